@@ -1,0 +1,119 @@
+"""Images as they travel: base64 text, data URIs, file types by their first bytes, sizes.
+
+Rules: standard library only, no decoding of pixels (that is the worker's, with Pillow). The gateway
+uses this to refuse bad input before any model is loaded for it, the worker to read what comes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from contracts.errors import InvalidRequest, UnsupportedParameter
+
+SIDE_MULTIPLE = 16  # pixels; FLUX works on 16 x 16 patches of the picture
+_SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
+_DATA_URI = re.compile(r"data:([^,]*?)(;base64)?,", re.DOTALL)
+
+
+def sniff(data: bytes) -> str | None:
+    """The image type by magic bytes: png, jpeg, gif, webp, bmp or tiff; None: not an image."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith(b"BM"):
+        return "bmp"
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        return "tiff"
+    return None
+
+
+def read_image_field(text: str, param: str) -> bytes:
+    """The bytes behind a data URI or bare base64 text.
+
+    Raises ``InvalidRequest`` naming *param* when the text is neither, is not base64, or its bytes are
+    not an image; ``UnsupportedParameter`` for http(s) URLs, which this version does not fetch.
+    """
+    if text.startswith(("http://", "https://")):
+        raise UnsupportedParameter(
+            "image URLs are not fetched; send the image as a data URI or as base64", param=param
+        )
+    encoded = text
+    if text.startswith("data:"):
+        match = _DATA_URI.match(text)
+        if match is None or match[2] is None:
+            raise InvalidRequest("expected a data URI like 'data:image/png;base64,...'", param=param)
+        encoded = text[match.end() :]
+    try:
+        # Line breaks are common (MIME wraps at 76 characters); anything else foreign is an error.
+        raw = encoded.encode("ascii").translate(None, b" \t\r\n")
+        data = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+    except (UnicodeEncodeError, binascii.Error) as exc:
+        raise InvalidRequest("the image is not valid base64", param=param) from exc
+    require_image(data, param)
+    return data
+
+
+def require_image(data: bytes, param: str) -> None:
+    """Raise ``InvalidRequest`` unless *data* starts like an image that Pillow reads."""
+    if not data:
+        raise InvalidRequest("the image is empty", param=param)
+    if sniff(data) is None:
+        raise InvalidRequest(
+            "not an image: expected PNG, JPEG, WebP, GIF, BMP or TIFF data", param=param
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+def parse_size(text: str, *, max_pixels: int, param: str = "size") -> Size:
+    """``"512x768"`` as a ``Size`` with both sides rounded down to multiples of 16.
+
+    Raises ``InvalidRequest`` when the text is no size, a side is below 16, or the picture has more than
+    *max_pixels*.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidRequest("expected 'WIDTHxHEIGHT', such as '512x512', or 'auto'", param=param)
+    asked = Size(int(match[1]), int(match[2]))
+    if min(asked.width, asked.height) < SIDE_MULTIPLE:
+        raise InvalidRequest(f"each side must be at least {SIDE_MULTIPLE} pixels", param=param)
+    if asked.pixels > max_pixels:
+        raise InvalidRequest(
+            f"{asked} has {asked.pixels} pixels; this model draws at most {max_pixels}", param=param
+        )
+    return Size(_down(asked.width), _down(asked.height))
+
+
+def fit_size(source: Size, *, max_pixels: int) -> Size:
+    """The size at which *source* is redrawn when none is asked for.
+
+    Its own, scaled down with its aspect kept when it has more than *max_pixels*; sides rounded down to
+    multiples of 16, never below 16.
+    """
+    scale = min(1.0, (max_pixels / source.pixels) ** 0.5)
+    return Size(_down(int(source.width * scale)), _down(int(source.height * scale)))
+
+
+def _down(side: int) -> int:
+    return max(SIDE_MULTIPLE, side // SIDE_MULTIPLE * SIDE_MULTIPLE)

@@ -1,0 +1,290 @@
+"""The settings: ``config.yaml`` and the environment, parsed once into frozen values.
+
+Rules: unknown keys and wrong types are errors that name file, line, key and reason; the environment
+wins over the file, the file over the defaults here; GiB exist only in the file, bytes everywhere else;
+nothing reads the environment or the file again. A change takes effect at a restart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from contracts.errors import InvalidRequest
+from contracts.media import parse_size
+
+GIB = 1 << 30
+PLACEHOLDER_KEY = "default-key-change-me"
+DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
+
+_ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+Port = Annotated[int, Field(ge=1, le=65535)]
+Gigabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+IdleSeconds = Annotated[float, Field(ge=-1, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class SettingsError(Exception):
+    """The settings can't be used; the message has a line for each problem."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class GatewaySettings(_Strict):
+    host: str = "0.0.0.0"  # noqa: S104 - the gateway is the tier that the LAN talks to
+    port: Port = 8000
+    api_key: str = ""
+    cors_origins: list[str] = []
+    max_body_mb: Annotated[int, Field(ge=1)] = 64
+    manager_host: str = "127.0.0.1"
+    manager_port: Port | None = None  # None: manager.port
+
+    @property
+    def required_key(self) -> str | None:
+        """The key that clients must send; None when the API is open."""
+        return None if self.api_key in ("", PLACEHOLDER_KEY) else self.api_key
+
+
+class ManagerSettings(_Strict):
+    host: str = "127.0.0.1"
+    port: Port = 8100
+    token: str = ""
+    idle_timeout_s: IdleSeconds = 300.0  # -1: never
+    start_timeout_s: Seconds = 300.0  # since the load last made progress
+    drain_timeout_s: Seconds = 30.0
+    stop_timeout_s: Seconds = 5.0  # from SIGTERM to SIGKILL
+    queue_limit: Annotated[int, Field(ge=1)] = 256  # per alias
+    queue_timeout_s: Seconds = 300.0
+    log_dir: str = "logs"
+    log_max_mb: Annotated[float, Field(gt=0)] = 10.0
+
+
+class MemorySettings(_Strict):
+    max_unified_memory_gb: Gigabytes | None = None  # None: 75 % of the machine's memory
+    safety_margin_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+    def budget_bytes(self, total_bytes: int) -> int:
+        """What all workers together may use on a machine with *total_bytes* of memory."""
+        limit = self.max_unified_memory_gb
+        whole = 0.75 * total_bytes if limit is None else limit * GIB
+        return max(0, int(whole - self.safety_margin_gb * GIB))
+
+
+class DefaultSettings(_Strict):
+    """The alias that serves a route when the request names no model."""
+
+    chat: str
+    analyze: str
+    generate: str
+    edit: str
+
+
+class _ModelSettings(_Strict):
+    path: Annotated[str, Field(min_length=1)]  # a Hugging Face id, or a folder (./, ../, / or ~)
+    port: Port
+    memory_gb: Gigabytes
+    names: list[Name] = []
+    idle_timeout_s: IdleSeconds | None = None  # None: manager.idle_timeout_s
+    pinned: bool = False
+    preload: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory_gb * GIB)
+
+
+class VlmSettings(_ModelSettings):
+    kind: Literal["vlm"]
+    max_tokens: Annotated[int, Field(ge=1)] = 1024  # of an answer when the client sets no limit
+
+
+class ImageSettings(_ModelSettings):
+    kind: Literal["image"]
+    family: Literal["flux1-schnell", "flux1-dev"]
+    quantize: Literal[3, 4, 5, 6, 8] | None = None  # bits; None: as the checkpoint is
+    steps: Annotated[int, Field(ge=1, le=100)] = 4
+    edit_steps: Annotated[int, Field(ge=1, le=100)] | None = None  # None: steps
+    guidance: Annotated[float, Field(ge=0, le=50)] = 3.5
+    size: str = "1024x1024"
+    max_pixels: Annotated[int, Field(ge=256)] = 2048 * 2048
+
+    @model_validator(mode="after")
+    def _default_size_is_one_that_may_be_asked_for(self) -> Self:
+        try:
+            parse_size(self.size, max_pixels=self.max_pixels)
+        except InvalidRequest as exc:
+            raise ValueError(f"size: {exc.message}") from exc
+        return self
+
+
+ModelSettings = Annotated[VlmSettings | ImageSettings, Field(discriminator="kind")]
+
+
+class Settings(_Strict):
+    gateway: GatewaySettings = GatewaySettings()
+    manager: ManagerSettings = ManagerSettings()
+    memory: MemorySettings = MemorySettings()
+    defaults: DefaultSettings
+    models: dict[str, ModelSettings]
+
+    @field_validator("models")
+    @classmethod
+    def _aliases_are_plain_words(cls, models: dict[str, Any]) -> dict[str, Any]:
+        # An alias stands in URLs, file names and argv.
+        for alias in models:
+            if _ALIAS.fullmatch(alias) is None:
+                raise ValueError(f"alias {alias!r} must be lower-case letters, digits, '.', '_', '-'")
+        return models
+
+    @model_validator(mode="after")
+    def _ports_and_names_are_unambiguous(self) -> Self:
+        taken = {self.gateway.port: "gateway.port"}
+        for where, port in [("manager.port", self.manager.port)] + [
+            (f"models.{alias}.port", model.port) for alias, model in self.models.items()
+        ]:
+            if port in taken:
+                raise ValueError(f"{where}: port {port} is also {taken[port]}")
+            taken[port] = where
+        known = {alias: alias for alias in self.models}
+        for alias, model in self.models.items():
+            for name in model.names:
+                if known.get(name, alias) != alias or name in self.models:
+                    raise ValueError(f"models.{alias}.names: {name!r} is also {known[name]}")
+                known[name] = alias
+        return self
+
+    @model_validator(mode="after")
+    def _defaults_are_models_of_the_right_kind(self) -> Self:
+        for route, kind in DEFAULT_KINDS.items():
+            alias = getattr(self.defaults, route)
+            model = self.models.get(alias)
+            if model is None:
+                raise ValueError(f"defaults.{route}: {alias!r} is not one of the models")
+            if model.kind != kind:
+                raise ValueError(f"defaults.{route}: {alias!r} is of kind {model.kind}, not {kind}")
+        return self
+
+    @property
+    def manager_url(self) -> str:
+        """Where the gateway finds the manager."""
+        port = self.gateway.manager_port or self.manager.port
+        return f"http://{self.gateway.manager_host}:{port}"
+
+    def idle_timeout_s(self, alias: str) -> float:
+        """Seconds without a request after which *alias* is stopped; -1: never."""
+        own = self.models[alias].idle_timeout_s
+        return self.manager.idle_timeout_s if own is None else own
+
+
+DEFAULT_KINDS: Mapping[str, str] = {
+    "chat": "vlm",
+    "analyze": "vlm",
+    "generate": "image",
+    "edit": "image",
+}
+
+# variable -> (section, key, type)
+ENVIRONMENT: Mapping[str, tuple[str, str, type]] = {
+    "GATEWAY_HOST": ("gateway", "host", str),
+    "GATEWAY_PORT": ("gateway", "port", int),
+    "GATEWAY_API_KEY": ("gateway", "api_key", str),
+    "WORKER_MANAGER_HOST": ("gateway", "manager_host", str),
+    "WORKER_MANAGER_PORT": ("gateway", "manager_port", int),
+    "MANAGER_HOST": ("manager", "host", str),
+    "MANAGER_PORT": ("manager", "port", int),
+    "MANAGER_TOKEN": ("manager", "token", str),
+    "IDLE_TIMEOUT": ("manager", "idle_timeout_s", float),
+}
+
+
+def load(path: str | Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of file *path* (else ``VISION_CONFIG``, else ``config.yaml``) under *environ*.
+
+    Raises ``SettingsError``. Relative folders among the paths are taken from the file's own folder.
+    """
+    file = Path(path or environ.get("VISION_CONFIG") or DEFAULT_CONFIG).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise SettingsError(f"{file}: cannot be read: {exc.strerror}") from exc
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise SettingsError(f"{file}: not valid YAML: {exc}") from exc
+    if not isinstance(data, dict):
+        raise SettingsError(f"{file}: expected a mapping of sections")
+    _apply_environment(data, environ)
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as exc:
+        raise SettingsError("\n".join(_problems(exc, file, text))) from exc
+    return _with_absolute_paths(settings, file.resolve().parent)
+
+
+def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for variable, (section, key, kind) in ENVIRONMENT.items():
+        text = environ.get(variable)
+        if not text:  # compose passes unset variables on as empty ones
+            continue
+        try:
+            value = kind(text)
+        except ValueError as exc:
+            raise SettingsError(f"environment: {variable}: {text!r} is not a number") from exc
+        if not isinstance(data.get(section), dict):
+            data[section] = {}
+        data[section][key] = value
+
+
+def _problems(exc: ValidationError, file: Path, text: str) -> list[str]:
+    lines = []
+    for problem in exc.errors(include_url=False):
+        # A discriminated union puts its tag ("vlm") into the location; the file has no such key.
+        loc = [str(part) for part in problem["loc"] if part not in ("vlm", "image")]
+        message = problem["msg"].removeprefix("Value error, ")
+        where = f"{file}:{line}" if (line := _line_of(text, loc)) else str(file)
+        lines.append(f"{where}: {'.'.join(loc)}: {message}" if loc else f"{where}: {message}")
+    return lines
+
+
+def _line_of(text: str, loc: list[str]) -> int | None:
+    """The line of the innermost part of *loc* that the file has."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pairs = {key.value: (key, value) for key, value in node.value}
+            if part not in pairs:
+                break
+            key, node = pairs[part]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit():
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
+    models = {
+        alias: model.model_copy(update={"path": _absolute(model.path, base)})
+        for alias, model in settings.models.items()
+    }
+    manager = settings.manager.model_copy(
+        update={"log_dir": str(base / Path(settings.manager.log_dir).expanduser())}
+    )
+    return settings.model_copy(update={"models": models, "manager": manager})
+
+
+def _absolute(path: str, base: Path) -> str:
+    if path.startswith(("./", "../", "/", "~")):
+        return str((base / Path(path).expanduser()).resolve())
+    return path  # a Hugging Face id

@@ -1,0 +1,56 @@
+"""Renders every error of an app in OpenAI's shape: the only place where error answers are made."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from contracts.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
+from contracts.openai import param_name
+
+log = logging.getLogger(__name__)
+
+
+def error_response(error: ApiError, source: str) -> JSONResponse:
+    return JSONResponse(error.body(source), error.status, headers=error.headers())
+
+
+def install_error_handlers(app: FastAPI, source: str) -> None:
+    """Make *app* answer every error as ``{"error": ...}``; *source* is the name of the tier."""
+
+    async def on_api_error(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, ApiError)
+        if exc.status >= 500:
+            log.warning("%s %s: %s", request.method, request.url.path, exc.message)
+        return error_response(exc, source)
+
+    async def on_http_error(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, HTTPException)
+        error: ApiError
+        if exc.status_code == 404:
+            error = NotFound(f"no route {request.method} {request.url.path}")
+        elif exc.status_code == 405:
+            error = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}")
+        else:
+            error = InvalidRequest(str(exc.detail))
+        return error_response(error, source)
+
+    async def on_validation_error(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, RequestValidationError)
+        problem: dict[str, Any] = exc.errors()[0]
+        param = param_name(tuple(problem["loc"][1:]))
+        return error_response(InvalidRequest(f"{param}: {problem['msg']}", param=param), source)
+
+    async def on_fault(request: Request, exc: Exception) -> JSONResponse:
+        # Starlette logs the traceback; the client is told nothing about the inside.
+        return error_response(InternalError("internal error; the log has the details"), source)
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(Exception, on_fault)

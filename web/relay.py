@@ -1,0 +1,130 @@
+"""Relays one request to the next tier, and its answer back, chunk by chunk.
+
+Rules: bytes are passed on as they come, never collected and never decompressed; hop-by-hop headers end
+here; a client that leaves closes the upstream connection at once (``Inbound.while_here``); an upstream
+that breaks off is told to the client: before the answer began by an exception, in a stream of events by
+an error event, else by cutting the connection, which chunked framing makes visible.
+aiohttp's client, because httpx's pool costs several times as much per request (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+
+import aiohttp
+from starlette.types import Send
+
+from contracts.errors import ApiError
+
+# RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
+)
+_REQUEST_DROPPED = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
+_ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server"}
+_SLICE = 1 << 18  # bytes
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class UpstreamUnreachable(Exception):
+    """No connection could be made: the request was not received."""
+
+
+class UpstreamBroke(Exception):
+    """The connection ended before the answer began: the request may have been received."""
+
+
+class StreamCut(Exception):
+    """The answer broke off in the middle; raised so that the server cuts the client's connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """One request to send upstream. ``body``: bytes, or an iterator with its length when known."""
+
+    method: str
+    url: str
+    headers: Headers
+    body: bytes | AsyncIterator[bytes] | None = None
+    content_length: int | None = None
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A client session without limits or time-outs of its own: those are decided by its callers."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+    return aiohttp.ClientSession(
+        auto_decompress=False, connector=connector, timeout=timeout, trust_env=False
+    )
+
+
+def passed_on(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) -> Headers:
+    """*headers* without those that belong to one hop."""
+    headers = list(headers)
+    named = {
+        token.strip().lower()
+        for key, value in headers
+        if key.lower() == b"connection"
+        for token in value.split(b",")
+    }
+    return [(k, v) for k, v in headers if k.lower() not in dropped and k.lower() not in named]
+
+
+async def relay(
+    session: aiohttp.ClientSession,
+    outbound: Outbound,
+    send: Send,
+    *,
+    cut_off: Callable[[], ApiError],
+    source: str,
+    extra_headers: Headers = (),
+) -> int:
+    """Send *outbound* and pass its answer to *send*; returns the status.
+
+    Raises ``UpstreamUnreachable`` or ``UpstreamBroke`` while nothing has been sent to the client, and
+    ``StreamCut`` after. *cut_off* makes the error that an event stream ends with when it is cut.
+    """
+    headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in passed_on(outbound.headers)]
+    if outbound.content_length is not None:
+        headers.append(("content-length", str(outbound.content_length)))
+    body = outbound.body
+    if isinstance(body, bytes):
+        headers.append(("content-length", str(len(body))))
+        body = _slices(body)
+    try:
+        answer = await session.request(
+            outbound.method, outbound.url, data=body, headers=headers, allow_redirects=False
+        )
+    except aiohttp.ClientConnectorError as exc:
+        raise UpstreamUnreachable(str(exc)) from exc
+    except (aiohttp.ClientError, OSError) as exc:
+        raise UpstreamBroke(str(exc)) from exc
+    async with answer:
+        kept = [*passed_on(answer.raw_headers, _ANSWER_DROPPED), *extra_headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": kept})
+        try:
+            async for chunk in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except (aiohttp.ClientError, OSError) as exc:
+            if answer.content_type != "text/event-stream":
+                raise StreamCut(f"{outbound.url} broke off") from exc
+            event = sse_error(cut_off(), source)
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return answer.status
+
+
+def sse_error(error: ApiError, source: str) -> bytes:
+    """The event with which a stream tells that it failed; OpenAI's SDKs raise it as an APIError."""
+    # The blank line first ends an event that was cut in the middle.
+    return b"\n\nevent: error\ndata: " + json.dumps(error.body(source)).encode() + b"\n\n"
+
+
+async def _slices(body: bytes) -> AsyncIterator[bytes]:
+    view = memoryview(body)
+    for start in range(0, len(body), _SLICE):
+        yield bytes(view[start : start + _SLICE])
