@@ -1,0 +1,38 @@
+"""``python -m gateway [--config FILE]``: serve the public API."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from contracts.settings import SettingsError, load
+from gateway.app import create_app
+from web.serve import PortTaken, bind, configure_logging, make_server
+
+GRACEFUL_S = 30
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="gateway", description="The public API.")
+    parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
+    args = parser.parse_args()
+    configure_logging()
+    log = logging.getLogger("gateway")
+    try:
+        settings = load(args.config, os.environ)
+        sock = bind(settings.gateway.host, settings.gateway.port)
+    except SettingsError as exc:
+        print(exc, file=sys.stderr)  # noqa: T201 - the settings' fault, told as it is
+        return 2
+    except PortTaken as exc:
+        log.error("cannot listen: %s; set GATEWAY_PORT or gateway.port to a free one", exc)
+        return 1
+    log.info("listening on http://%s:%d", settings.gateway.host, settings.gateway.port)
+    make_server(create_app(settings), graceful_s=GRACEFUL_S).run(sockets=[sock])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

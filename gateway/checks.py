@@ -1,0 +1,108 @@
+"""What a request must be before it is sent on: pure functions from a body to a ``Checked``.
+
+Rules: everything that can be known without the model is refused here, with the field's name, so that
+bad input costs no load. The body that goes on is the body that came, byte for byte; only a multipart
+form becomes JSON, because workers speak JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.errors import InvalidRequest
+from contracts.media import parse_size, read_image_field, require_image
+from contracts.openai import (
+    AnalyzeRequest,
+    ChatRequest,
+    ImageEditRequest,
+    ImageGenerationRequest,
+    parse_form,
+    parse_json,
+)
+from contracts.settings import ImageSettings, Settings
+from gateway.routing import choose_model
+
+_IMAGE_FIELD = re.compile(r"image(\[\d*\])?")  # image, image[], image[0]: the SDKs differ
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that may be sent: to which alias, and its JSON body."""
+
+    alias: str
+    body: bytes
+
+
+def check_chat(settings: Settings, body: bytes) -> Checked:
+    request = parse_json(ChatRequest, body)
+    alias, _ = choose_model(settings, "chat", request.model)
+    for i, message in enumerate(request.messages):
+        for j, part in enumerate(message.content):
+            if part.type == "image_url" and part.image_url is not None:
+                read_image_field(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
+    return Checked(alias, body)
+
+
+def check_analyze(settings: Settings, body: bytes) -> Checked:
+    request = parse_json(AnalyzeRequest, body)
+    alias, _ = choose_model(settings, "analyze", request.model)
+    read_image_field(request.image, "image")
+    return Checked(alias, body)
+
+
+def check_generation(settings: Settings, body: bytes) -> Checked:
+    request = parse_json(ImageGenerationRequest, body)
+    alias, model = choose_model(settings, "generate", request.model)
+    _check_size(request.size, model)
+    return Checked(alias, body)
+
+
+def check_edit(settings: Settings, body: bytes) -> Checked:
+    request = parse_json(ImageEditRequest, body)
+    alias, model = choose_model(settings, "edit", request.model)
+    _check_size(request.size, model)
+    for image in request.image:
+        read_image_field(image, "image")
+    return Checked(alias, body)
+
+
+def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]]) -> Checked:
+    """A multipart form's *fields* in their order: text as str, files as bytes."""
+    request = parse_form(ImageEditRequest, _as_json_fields(fields))
+    alias, model = choose_model(settings, "edit", request.model)
+    _check_size(request.size, model)
+    return Checked(alias, request.model_dump_json(exclude_none=True).encode())
+
+
+def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]:
+    images: list[str] = []
+    scalars: dict[str, Any] = {}
+    for name, value in fields:
+        if _IMAGE_FIELD.fullmatch(name):
+            images.append(_as_base64(value, "image"))
+        elif isinstance(value, bytes):
+            scalars[name] = base64.b64encode(value).decode()
+        elif value != "":  # an empty text field is what a form sends for "not given"
+            scalars[name] = value
+    if images:
+        scalars["image"] = images
+    return scalars
+
+
+def _as_base64(value: str | bytes, param: str) -> str:
+    if isinstance(value, str):
+        read_image_field(value, param)
+        return value
+    require_image(value, param)
+    return base64.b64encode(value).decode()
+
+
+def _check_size(size: str | None, model: Any) -> None:
+    if not isinstance(model, ImageSettings):
+        raise InvalidRequest("the model draws no images", param="model")
+    if size not in (None, "auto"):
+        parse_size(size, max_pixels=model.max_pixels)

@@ -1,0 +1,63 @@
+"""What there is: models and analysis tasks."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from contracts.openai import ModelList, ModelObject, TaskList, TaskObject
+from contracts.settings import Settings
+from contracts.tasks import DEFAULT_TASK, TASKS
+from gateway.routing import CAPABILITIES, find_alias
+
+router = APIRouter()
+
+UNKNOWN = "unknown"  # the state of a model while the manager is away
+
+
+def model_object(settings: Settings, alias: str, state: str, created: int) -> ModelObject:
+    model = settings.models[alias]
+    return ModelObject(
+        id=alias,
+        created=created,
+        kind=model.kind,
+        path=model.path,
+        names=model.names,
+        capabilities=CAPABILITIES[model.kind],
+        memory_gb=model.memory_gb,
+        state=state,
+    )
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> ModelList:
+    """The models, with the state of each."""
+    state = request.app.state
+    states = await state.manager.states()
+    return ModelList(
+        data=[
+            model_object(state.settings, alias, states.get(alias, UNKNOWN), state.created)
+            for alias in state.settings.models
+        ]
+    )
+
+
+# A path, because SDKs send the slash of "org/name" as %2F, which arrives decoded.
+@router.get("/v1/models/{name:path}")
+async def retrieve_model(request: Request, name: str) -> ModelObject:
+    """One model, by its alias or another of its names."""
+    state = request.app.state
+    alias = find_alias(state.settings, name)
+    states = await state.manager.states()
+    return model_object(state.settings, alias, states.get(alias, UNKNOWN), state.created)
+
+
+@router.get("/v1/vision/tasks")
+async def list_tasks() -> TaskList:
+    """The tasks of ``POST /v1/vision/analyze`` and the prompt behind each."""
+    return TaskList(
+        default=DEFAULT_TASK,
+        data=[
+            TaskObject(id=task.name, description=task.description, prompt=task.prompt)
+            for task in TASKS.values()
+        ],
+    )

@@ -1,0 +1,32 @@
+"""Which alias serves a request: by alias, by one of its names, or by the route's default. Pure."""
+
+from __future__ import annotations
+
+from contracts.errors import InvalidRequest, ModelNotFound
+from contracts.settings import DEFAULT_KINDS, ModelSettings, Settings
+
+CAPABILITIES = {"vlm": ["chat", "analyze"], "image": ["generate", "edit"]}
+
+
+def find_alias(settings: Settings, name: str) -> str:
+    """The alias that *name* means; raises ``ModelNotFound``."""
+    if name in settings.models:
+        return name
+    for alias, model in settings.models.items():
+        if name in model.names:
+            return alias
+    known = ", ".join(settings.models)
+    raise ModelNotFound(f"model {name!r} does not exist; there are: {known}", param="model")
+
+
+def choose_model(settings: Settings, route: str, name: str | None) -> tuple[str, ModelSettings]:
+    """The alias and settings that serve *route* (chat, analyze, generate or edit) for model *name*.
+
+    Raises ``ModelNotFound``, or ``InvalidRequest`` when the model can't do what the route asks for.
+    """
+    alias = find_alias(settings, name) if name else getattr(settings.defaults, route)
+    model = settings.models[alias]
+    if model.kind != DEFAULT_KINDS[route]:
+        can = " and ".join(CAPABILITIES[model.kind])
+        raise InvalidRequest(f"model {name!r} can't {route}: it can {can}", param="model")
+    return alias, model

@@ -1,0 +1,57 @@
+"""Starts a tier's HTTP server: binds first, so that a taken port is one line and no traceback."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+
+import uvicorn
+from starlette.types import ASGIApp
+
+# Longer than any client of ours keeps an idle connection (web.relay: 30 s), so that a request is never
+# sent into a connection that its server has just closed.
+KEEP_ALIVE_S = 75
+
+
+class PortTaken(Exception):
+    """Another process listens on the port."""
+
+
+def configure_logging() -> None:
+    """One line an event, to standard error; launchd, systemd, Docker or the manager keep them."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens on *host*:*port*; raises ``PortTaken``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        # Bound is not enough: two binds can both succeed, two listens can't.
+        sock.listen(2048)
+    except OSError as exc:
+        sock.close()
+        raise PortTaken(f"{host}:{port}: {exc.strerror}") from exc
+    return sock
+
+
+def make_server(app: ASGIApp, *, graceful_s: int) -> uvicorn.Server:
+    """A server for *app*; ``graceful_s`` bounds how long open requests may last after SIGTERM."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=graceful_s,
+            access_log=False,
+            log_config=None,
+        )
+    )
