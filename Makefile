@@ -1,0 +1,50 @@
+# Vision Insight API. Needs python3 (3.11-3.13) and make; everything else is installed into .venv.
+# `make help` lists the targets.
+
+PYTHON ?= python3
+ARGS ?=
+RUN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo up test check format grade train-demo lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup:  ## install what the stack needs into .venv
+	@$(PYTHON) scripts/setup.py host
+
+setup-dev:  ## the same, and what tests and checks need
+	@$(PYTHON) scripts/setup.py dev
+
+demo: setup  ## the whole stack on small trained models, with a tour; ARGS=--once leaves after it
+	@$(RUN) -m demo $(ARGS)
+
+up: setup  ## the whole stack on the models of config.yaml, without Docker
+	@$(RUN) -m scripts.up $(ARGS)
+
+test: setup-dev  ## all tests
+	@$(RUN) -m pytest -q $(ARGS)
+
+check: setup-dev  ## format, lint, types, tests
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+	@$(RUN) -m pytest -q $(ARGS)
+
+format: setup-dev  ## format the code
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+grade: setup  ## judge the demo models through the whole stack; status 1 below the marks
+	@$(RUN) -m demo.grade $(ARGS)
+
+train-demo: setup  ## train the demo models again: wants a GPU (demo/models/README.md)
+	@$(RUN) -m pip install --quiet -r requirements/train.txt
+	@$(RUN) -m demo.train $(ARGS)
+
+lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
+	@sh scripts/lock.sh
+
+clean:  ## remove .venv, logs and what the demo wrote
+	rm -rf .venv logs demo/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

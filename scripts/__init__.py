@@ -1,0 +1,1 @@
+"""Entry points of the Makefile: set-up, and a stack of local processes."""

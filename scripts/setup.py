@@ -1,0 +1,146 @@
+"""Makes .venv and installs a lock file into it: ``python3 scripts/setup.py gateway|host|dev``.
+
+Runs on whatever python3 there is, so: standard library only, and no syntax newer than Python 3.6, or
+it could not say that it is too old. Quick when nothing has changed; safe to interrupt and repeat.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+STAMP = os.path.join(VENV, "installed.txt")
+OLDEST, NEWEST = (3, 11), (3, 13)
+NEEDED_GB = {"gateway": 0.3, "host": 2.0, "dev": 2.5}
+# A later set holds everything of the earlier ones.
+CONTAINS = {"gateway": "gateway", "host": "gateway host", "dev": "gateway host dev"}
+
+
+class CannotSetUp(Exception):
+    """The message is one line: what is missing, and the cure."""
+
+
+def main():
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "host"
+    try:
+        python = find_python()
+        if installed(wanted):
+            return 0
+        check_venv_module(python)
+        check_disk(wanted)
+        make_venv(python)
+        install(wanted)
+    except CannotSetUp as exc:
+        sys.stderr.write("setup: %s\n" % exc)
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("setup: interrupted; run it again to go on\n")
+        return 130
+    return 0
+
+
+def find_python():
+    """This interpreter when it will do, else another on PATH."""
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
+        return sys.executable
+    for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
+        found = shutil.which("python3.%d" % minor)
+        if found:
+            return found
+    raise CannotSetUp(
+        "Python 3.%d to 3.%d is needed, python3 is %d.%d. "
+        "Debian/Ubuntu: apt-get install python3.11 python3.11-venv; Mac: brew install python@3.12; "
+        "or name one: make PYTHON=/path/to/python3.12 ..."
+        % (OLDEST[1], NEWEST[1], sys.version_info[0], sys.version_info[1])
+    )
+
+
+def check_venv_module(python):
+    probe = subprocess.run([python, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL)
+    if probe.returncode:
+        version = subprocess.check_output(
+            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        ).decode()
+        raise CannotSetUp(
+            "this Python has no venv module. Debian/Ubuntu: apt-get install python%s-venv" % version.strip()
+        )
+
+
+def check_disk(wanted):
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < NEEDED_GB[wanted]:
+        raise CannotSetUp(
+            "%.1f GB are free in %s and %.1f GB are needed: make room and run it again"
+            % (free, ROOT, NEEDED_GB[wanted])
+        )
+
+
+def venv_python():
+    return os.path.join(VENV, "bin", "python")
+
+
+def make_venv(python):
+    works = os.path.exists(venv_python()) and not subprocess.run(
+        [venv_python(), "-c", "pass"], stderr=subprocess.DEVNULL
+    ).returncode
+    if works:
+        return
+    say("making .venv")
+    shutil.rmtree(VENV, ignore_errors=True)
+    run([python, "-m", "venv", VENV], "the virtual environment could not be made")
+
+
+def install(wanted):
+    say("installing %s (first time: a minute or two, about %.0f GB)" % (lock_path(wanted), NEEDED_GB[wanted]))
+    if os.path.exists(STAMP):
+        os.remove(STAMP)  # so that an interrupted run is not taken for a whole one
+    lock = os.path.join(ROOT, lock_path(wanted))
+    pip = [venv_python(), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    # uv lives beside the packages, not among them: `uv pip sync` removes what the lock does not name.
+    tools = os.path.join(VENV, "tools")
+    uv = os.path.join(tools, "bin", "uv")
+    if not os.path.exists(uv):
+        subprocess.run(pip + ["--target", tools, "uv>=0.9,<1"], stderr=subprocess.DEVNULL)
+    done = False
+    if os.path.exists(uv):
+        sync = [uv, "pip", "sync", "--quiet", "--python", venv_python(), "--require-hashes", lock]
+        done = subprocess.run(sync).returncode == 0
+    if not done:
+        say("uv is not to be had here; pip takes longer")
+        run(pip + ["--no-deps", "--require-hashes", "-r", lock], "the packages could not be installed")
+    with open(STAMP, "w") as stamp:
+        stamp.write("%s %s\n" % (wanted, lock_hash(wanted)))
+
+
+def installed(wanted):
+    if not os.path.exists(STAMP) or not os.path.exists(venv_python()):
+        return False
+    with open(STAMP) as stamp:
+        have, found_hash = stamp.read().split()
+    return wanted in CONTAINS.get(have, have).split() and found_hash == lock_hash(have)
+
+
+def lock_path(wanted):
+    return os.path.join("requirements", wanted + ".lock")
+
+
+def lock_hash(wanted):
+    with open(os.path.join(ROOT, lock_path(wanted)), "rb") as lock:
+        return hashlib.sha256(lock.read()).hexdigest()
+
+
+def run(command, failure):
+    if subprocess.run(command).returncode:
+        raise CannotSetUp("%s; the reason is above" % failure)
+
+
+def say(text):
+    sys.stderr.write("setup: %s\n" % text)
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
