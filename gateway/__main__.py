@@ -9,6 +9,7 @@ import sys
 
 from contracts.settings import SettingsError, load
 from gateway.app import create_app
+from web.parent import leave_with_parent
 from web.serve import PortTaken, bind, configure_logging, make_server
 
 GRACEFUL_S = 30
@@ -17,6 +18,7 @@ GRACEFUL_S = 30
 def main() -> int:
     parser = argparse.ArgumentParser(prog="gateway", description="The public API.")
     parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
+    parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
     args = parser.parse_args()
     configure_logging()
     log = logging.getLogger("gateway")
@@ -29,6 +31,8 @@ def main() -> int:
     except PortTaken as exc:
         log.error("cannot listen: %s; set GATEWAY_PORT or gateway.port to a free one", exc)
         return 1
+    if args.parent_pipe:
+        leave_with_parent(GRACEFUL_S)
     log.info("listening on http://%s:%d", settings.gateway.host, settings.gateway.port)
     make_server(create_app(settings), graceful_s=GRACEFUL_S).run(sockets=[sock])
     return 0

@@ -23,7 +23,7 @@ class CannotSetUp(Exception):
     """The message is one line: what is missing, and the cure."""
 
 
-def main():
+def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "host"
     try:
         python = find_python()
@@ -34,7 +34,7 @@ def main():
         make_venv(python)
         install(wanted)
     except CannotSetUp as exc:
-        sys.stderr.write("setup: %s\n" % exc)
+        sys.stderr.write(f"setup: {exc}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("setup: interrupted; run it again to go on\n")
@@ -42,50 +42,52 @@ def main():
     return 0
 
 
-def find_python():
+def find_python() -> str:
     """This interpreter when it will do, else another on PATH."""
     if OLDEST <= sys.version_info[:2] <= NEWEST:
         return sys.executable
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
-        found = shutil.which("python3.%d" % minor)
+        found = shutil.which(f"python3.{minor}")
         if found:
             return found
     raise CannotSetUp(
-        "Python 3.%d to 3.%d is needed, python3 is %d.%d. "
+        f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is needed, "
+        f"python3 is {sys.version_info[0]}.{sys.version_info[1]}. "
         "Debian/Ubuntu: apt-get install python3.11 python3.11-venv; Mac: brew install python@3.12; "
         "or name one: make PYTHON=/path/to/python3.12 ..."
-        % (OLDEST[1], NEWEST[1], sys.version_info[0], sys.version_info[1])
     )
 
 
-def check_venv_module(python):
+def check_venv_module(python: str) -> None:
     probe = subprocess.run([python, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL)
     if probe.returncode:
         version = subprocess.check_output(
             [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         ).decode()
         raise CannotSetUp(
-            "this Python has no venv module. Debian/Ubuntu: apt-get install python%s-venv" % version.strip()
+            "this Python has no venv module. Debian/Ubuntu: "
+            f"apt-get install python{version.strip()}-venv"
         )
 
 
-def check_disk(wanted):
+def check_disk(wanted: str) -> None:
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDED_GB[wanted]:
         raise CannotSetUp(
-            "%.1f GB are free in %s and %.1f GB are needed: make room and run it again"
-            % (free, ROOT, NEEDED_GB[wanted])
+            f"{free:.1f} GB are free in {ROOT} and {NEEDED_GB[wanted]:.1f} GB are needed: "
+            "make room and run it again"
         )
 
 
-def venv_python():
+def venv_python() -> str:
     return os.path.join(VENV, "bin", "python")
 
 
-def make_venv(python):
-    works = os.path.exists(venv_python()) and not subprocess.run(
-        [venv_python(), "-c", "pass"], stderr=subprocess.DEVNULL
-    ).returncode
+def make_venv(python: str) -> None:
+    works = (
+        os.path.exists(venv_python())
+        and not subprocess.run([venv_python(), "-c", "pass"], stderr=subprocess.DEVNULL).returncode
+    )
     if works:
         return
     say("making .venv")
@@ -93,8 +95,11 @@ def make_venv(python):
     run([python, "-m", "venv", VENV], "the virtual environment could not be made")
 
 
-def install(wanted):
-    say("installing %s (first time: a minute or two, about %.0f GB)" % (lock_path(wanted), NEEDED_GB[wanted]))
+def install(wanted: str) -> None:
+    say(
+        f"installing {lock_path(wanted)} "
+        f"(first time: a minute or two, about {NEEDED_GB[wanted]:.0f} GB)"
+    )
     if os.path.exists(STAMP):
         os.remove(STAMP)  # so that an interrupted run is not taken for a whole one
     lock = os.path.join(ROOT, lock_path(wanted))
@@ -103,19 +108,19 @@ def install(wanted):
     tools = os.path.join(VENV, "tools")
     uv = os.path.join(tools, "bin", "uv")
     if not os.path.exists(uv):
-        subprocess.run(pip + ["--target", tools, "uv>=0.9,<1"], stderr=subprocess.DEVNULL)
+        subprocess.run([*pip, "--target", tools, "uv>=0.9,<1"], stderr=subprocess.DEVNULL)
     done = False
     if os.path.exists(uv):
         sync = [uv, "pip", "sync", "--quiet", "--python", venv_python(), "--require-hashes", lock]
         done = subprocess.run(sync).returncode == 0
     if not done:
         say("uv is not to be had here; pip takes longer")
-        run(pip + ["--no-deps", "--require-hashes", "-r", lock], "the packages could not be installed")
+        run([*pip, "--no-deps", "--require-hashes", "-r", lock], "the packages could not be installed")
     with open(STAMP, "w") as stamp:
-        stamp.write("%s %s\n" % (wanted, lock_hash(wanted)))
+        stamp.write(f"{wanted} {lock_hash(wanted)}\n")
 
 
-def installed(wanted):
+def installed(wanted: str) -> bool:
     if not os.path.exists(STAMP) or not os.path.exists(venv_python()):
         return False
     with open(STAMP) as stamp:
@@ -123,22 +128,22 @@ def installed(wanted):
     return wanted in CONTAINS.get(have, have).split() and found_hash == lock_hash(have)
 
 
-def lock_path(wanted):
+def lock_path(wanted: str) -> str:
     return os.path.join("requirements", wanted + ".lock")
 
 
-def lock_hash(wanted):
+def lock_hash(wanted: str) -> str:
     with open(os.path.join(ROOT, lock_path(wanted)), "rb") as lock:
         return hashlib.sha256(lock.read()).hexdigest()
 
 
-def run(command, failure):
+def run(command: "list[str]", failure: str) -> None:
     if subprocess.run(command).returncode:
-        raise CannotSetUp("%s; the reason is above" % failure)
+        raise CannotSetUp(f"{failure}; the reason is above")
 
 
-def say(text):
-    sys.stderr.write("setup: %s\n" % text)
+def say(text: str) -> None:
+    sys.stderr.write(f"setup: {text}\n")
     sys.stderr.flush()
 
 

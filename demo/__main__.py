@@ -1,0 +1,69 @@
+"""``make demo``: start the stack on the demo models, take the tour, stay up until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from demo.tour import Tour, TourFailed
+from scripts.local_stack import (
+    ROOT,
+    CannotStart,
+    LocalStack,
+    config_of,
+    interrupted_by_signals,
+    stay_up,
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument(
+        "--once", action="store_true", help="leave after the tour; status 0 if it was true"
+    )
+    args = parser.parse_args()
+    interrupted_by_signals()
+    try:
+        return run(once=args.once)
+    except CannotStart as exc:
+        print(f"demo: {exc}", file=sys.stderr)
+    except TourFailed as exc:
+        print(f"demo: the tour failed: {exc}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing is left running")
+        return 0
+    return 1
+
+
+def run(*, once: bool) -> int:
+    with LocalStack(config_of(os.environ, "config.demo.yaml"), os.environ) as stack:
+        stack.wait_until_ready(lambda waited: show(f"starting manager and gateway ({waited:.1f} s)"))
+        show("")
+        say(f"The stack is up: {stack.url} (models load at their first request)")
+        tour = Tour(stack.url, stack.headers, ROOT / "demo" / "out", say, show)
+        tour.run()
+        wrong = tour.verdict()
+        for line in wrong:
+            say(f"\nNOT TRUE: {line}")
+        if not wrong:
+            say("\nThe captions name what was drawn and what was edited: the stack tells the truth.")
+        if once:
+            return 1 if wrong else 0
+        say(f"\nIt stays up at {stack.url}; the curl lines above can be pasted. Ctrl-C stops it.")
+        stay_up(stack)
+    return 0
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def show(text: str) -> None:
+    """One line that is written over again; only where somebody watches."""
+    if sys.stdout.isatty():
+        print(f"\r\x1b[2K{text}", end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Images on the wire: what is read, what is refused, and which size is drawn."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.errors import InvalidRequest, UnsupportedParameter
+from contracts.media import Size, fit_size, parse_size, read_image_field, sniff
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
+ENCODED = base64.b64encode(PNG).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ENCODED,
+        f"data:image/png;base64,{ENCODED}",
+        f"data:image/jpeg;charset=x;base64,{ENCODED}",  # the type is told by the bytes
+        ENCODED[:8] + "\r\n" + ENCODED[8:],
+        ENCODED.rstrip("="),
+    ],
+)
+def test_base64_and_data_uris_are_read(text: str) -> None:
+    assert read_image_field(text, "image") == PNG
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not base64!", "aGVsbG8=", "data:image/png,raw", "data:;base64,", "data:image/png", "ÿ", "A"],
+)
+def test_what_is_no_image_is_refused_naming_the_field(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_image_field(text, "messages[0].content[1].image_url.url")
+    assert caught.value.param == "messages[0].content[1].image_url.url"
+
+
+def test_an_url_is_refused_as_not_offered() -> None:
+    with pytest.raises(UnsupportedParameter, match="not fetched"):
+        read_image_field("https://example.org/a.png", "image")
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_either_read_or_refused(text: str) -> None:
+    try:
+        assert sniff(read_image_field(text, "image"))
+    except InvalidRequest as exc:
+        assert exc.param == "image"  # noqa: PT017 - both ends are asserted
+
+
+def test_sides_are_rounded_down_to_multiples_of_16() -> None:
+    assert parse_size("500x770", max_pixels=10**7) == Size(496, 768)
+    assert str(parse_size(" 512X512 ", max_pixels=10**7)) == "512x512"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0x0", "15x512", "512", "x", "-1x5", "5.0x5", "1e3x1e3", "512x512x3", "99999x99999", "autos"],
+)
+def test_a_size_that_cannot_be_drawn_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_size(text, max_pixels=2048 * 2048)
+    assert caught.value.param == "size"
+
+
+@given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(256, 4_000_000))
+def test_an_edit_is_redrawn_within_the_limit_and_near_its_aspect(
+    width: int, height: int, max_pixels: int
+) -> None:
+    size = fit_size(Size(width, height), max_pixels=max_pixels)
+    assert size.width % 16 == size.height % 16 == 0
+    assert size.width >= 16
+    assert size.height >= 16
+    if min(size.width, size.height) > 16:
+        assert size.pixels <= max_pixels
+
+
+def test_a_picture_that_fits_keeps_its_size() -> None:
+    assert fit_size(Size(128, 256), max_pixels=65536) == Size(128, 256)

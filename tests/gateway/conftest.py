@@ -1,0 +1,66 @@
+"""A gateway over real sockets, in front of a stand-in manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from contracts.settings import Settings, load
+from gateway.app import create_app
+from tests.gateway.stand_in import StandIn
+from tests.servers import free_port, served
+
+CONFIG = """\
+defaults: {chat: a, analyze: a, generate: b, edit: b}
+models:
+  a: {kind: vlm, path: org/a, port: 18001, memory_gb: 1, names: [alpha, org/alpha]}
+  b:
+    kind: image
+    family: flux1-schnell
+    path: org/b
+    port: 18002
+    memory_gb: 1
+    max_pixels: 65536
+    size: 128x128
+"""
+
+
+def make_settings(tmp_path: Path, manager_url: str, extra: str = "") -> Settings:
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG + extra)
+    port = manager_url.rpartition(":")[2]
+    return load(file, {"WORKER_MANAGER_PORT": port})
+
+
+# One server of each kind for all tests: to start and stop one takes longer than most tests.
+_STAND_IN = StandIn()
+
+
+@pytest.fixture
+def manager() -> StandIn:
+    _STAND_IN.reset()
+    return _STAND_IN
+
+
+@pytest.fixture(scope="session")
+def manager_url() -> Iterator[str]:
+    with served(_STAND_IN.app()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterator[httpx.Client]:
+    settings = make_settings(tmp_path_factory.mktemp("gateway"), manager_url)
+    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a gateway whose manager is away."""
+    settings = make_settings(tmp_path_factory.mktemp("lonely"), f"http://127.0.0.1:{free_port()}")
+    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+        yield http

@@ -1,0 +1,92 @@
+"""A stand-in for the manager: records what it is sent and answers as it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+STATUS: dict[str, Any] = {"status": "ok", "workers": {}, "models": {"a": {"status": "ready"}}}
+
+
+@dataclass
+class Received:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class StandIn:
+    """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 503)."""
+
+    mode: str = "echo"
+    received: list[Received] = field(default_factory=list)
+    client_left: threading.Event = field(default_factory=threading.Event)
+    control: list[str] = field(default_factory=list)
+
+    def reset(self) -> None:
+        self.mode = "echo"
+        self.received.clear()
+        self.control.clear()
+        self.client_left.clear()
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/health", self._ok),
+                Route("/status", self._status),
+                Route("/spawn/{alias}", self._control, methods=["POST"]),
+                Route("/stop/{alias}", self._control, methods=["POST"]),
+                Route("/workers/{rest:path}", self._work, methods=["POST"]),
+            ]
+        )
+
+    async def _ok(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _status(self, request: Request) -> Response:
+        return JSONResponse(STATUS)
+
+    async def _control(self, request: Request) -> Response:
+        self.control.append(request.url.path)
+        if self.mode == "fail":
+            error = {"message": "no", "type": "server_error", "param": None, "code": "load_failed"}
+            return JSONResponse({"error": error}, 503, headers={"retry-after": "7", "x-secret": "1"})
+        return JSONResponse({"success": True})
+
+    async def _work(self, request: Request) -> Response:
+        body = await request.body()
+        self.received.append(Received(request.url.path, dict(request.headers), body))
+        if self.mode == "hang":
+            await self._until_left(request)
+        if self.mode in ("stream", "break"):
+            return StreamingResponse(self._events(request), media_type="text/event-stream")
+        if self.mode == "fail":
+            return JSONResponse({"error": {"message": "busy"}}, 429, headers={"retry-after": "3"})
+        return JSONResponse({"echo": len(body)})
+
+    async def _events(self, request: Request) -> AsyncIterator[bytes]:
+        try:
+            for i in range(3):
+                yield b"data: " + json.dumps({"i": i}).encode() + b"\n\n"
+                await asyncio.sleep(0.05)
+            if self.mode == "break":
+                raise RuntimeError("the manager breaks off")
+            await asyncio.sleep(30)
+        finally:
+            self.client_left.set()
+
+    async def _until_left(self, request: Request) -> None:
+        while not await request.is_disconnected():  # noqa: ASYNC110 - Starlette offers no event
+            await asyncio.sleep(0.02)
+        self.client_left.set()
+        raise ClientDisconnect

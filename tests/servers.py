@@ -1,0 +1,44 @@
+"""Runs ASGI apps over real sockets inside a test process, and finds free ports."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.types import ASGIApp
+
+from web.serve import bind, make_server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
+    """Serve *app* in a thread, as its tier would; yields its URL."""
+    sock = bind("127.0.0.1", port)
+    server = make_server(app, graceful_s=1)
+    started = threading.Event()
+    lifespan_started = server.startup
+
+    async def startup(sockets: list[socket.socket] | None = None) -> None:
+        await lifespan_started(sockets)
+        started.set()
+
+    server.startup = startup  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    try:
+        assert started.wait(10), "the server did not start"
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(15)
+        sock.close()
+        assert not thread.is_alive(), "the server did not stop"
