@@ -38,7 +38,7 @@ class LocalStack:
             self.settings: Settings = load(config, environ)
         except SettingsError as exc:
             raise CannotStart(str(exc)) from exc
-        self._config = config
+        self.config = config
         self._environ = dict(environ)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = Path(self.settings.manager.log_dir)
@@ -58,7 +58,7 @@ class LocalStack:
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             for tier in ("manager", "gateway"):
-                self._start(tier)
+                self.start(tier)
         except BaseException:
             self.stop()
             raise
@@ -81,14 +81,15 @@ class LocalStack:
             if _taken(model.port):
                 raise CannotStart(
                     f"port {model.port} is taken: stop what listens there (lsof -i :{model.port}), "
-                    f"or choose another with models.{alias}.port in {self._config}"
+                    f"or choose another with models.{alias}.port in {self.config}"
                 )
 
-    def _start(self, tier: str) -> None:
+    def start(self, tier: str) -> None:
+        """Start ``manager`` or ``gateway``, in the place of one that has ended."""
         log = self._logs / f"{tier}.log"
         with log.open("ab") as output:
             self._processes[tier] = subprocess.Popen(
-                [sys.executable, "-m", tier, "--config", str(self._config), "--parent-pipe"],
+                [sys.executable, "-m", tier, "--config", str(self.config), "--parent-pipe"],
                 cwd=ROOT,
                 env=self._environ,
                 stdin=subprocess.PIPE,
@@ -135,6 +136,12 @@ class LocalStack:
             if process.stdin is not None:
                 process.stdin.close()
         self._processes.clear()
+
+    def let_go(self) -> None:
+        """Close the pipes to the tiers, as the end of this process does: they leave by themselves."""
+        for process in self._processes.values():
+            if process.stdin is not None:
+                process.stdin.close()
 
     def _log_end(self, tier: str) -> str:
         log = self._logs / f"{tier}.log"

@@ -1,0 +1,85 @@
+"""Real stacks for tests: config.demo.yaml on free ports, with a few keys changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+from scripts.local_stack import ROOT, LocalStack
+from tests.servers import free_port
+
+_OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
+
+
+def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    """config.demo.yaml in *folder*, on free ports; *changes* are ``{"manager.idle_timeout_s": 1}``."""
+    data = yaml.safe_load((ROOT / "config.demo.yaml").read_text())
+    data["gateway"]["port"] = free_port()
+    data["manager"]["port"] = free_port()
+    for model in data["models"].values():
+        model["port"] = free_port()
+        model["path"] = str(ROOT / model["path"])
+    for key, value in (changes or {}).items():
+        *sections, last = key.split(".")
+        node = data
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+@contextmanager
+def running(folder: Path, changes: dict[str, Any] | None = None) -> Iterator[LocalStack]:
+    """A stack that answers; what it leaves behind fails the test."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
+    with LocalStack(demo_config(folder, changes), environ) as stack:
+        stack.wait_until_ready()
+        yield stack
+    left = processes(stack)
+    assert left == [], f"left behind: {left}"
+
+
+def processes(stack: LocalStack) -> list[psutil.Process]:
+    """The manager, gateway and workers of this stack that are alive."""
+    ports = {str(model.port) for model in stack.settings.models.values()}
+    config = str(stack.config)
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        argv = process.info["cmdline"] or []
+        ours = config in argv or ("workers" in argv and ports & set(argv))
+        if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def process_of(stack: LocalStack, what: str) -> psutil.Process:
+    """The process of a tier (``manager``, ``gateway``) or of an alias."""
+    (found,) = [p for p in processes(stack) if what in p.cmdline()]
+    return found
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+    """The first true value of *condition*; fails after *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s: {condition}")
+
+
+def states(stack: LocalStack) -> dict[str, str]:
+    models = httpx.get(f"{stack.url}/v1/system/status", timeout=10).json()["models"]
+    return {alias: model["status"] for alias, model in models.items()}
