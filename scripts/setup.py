@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
@@ -26,11 +27,11 @@ class CannotSetUp(Exception):
 def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "host"
     try:
-        python = find_python()
+        python = find_python(sys.version_info[:2], shutil.which)
         if installed(wanted):
             return 0
         check_venv_module(python)
-        check_disk(wanted)
+        check_disk(wanted, shutil.disk_usage(ROOT).free / 1e9)
         make_venv(python)
         install(wanted)
     except CannotSetUp as exc:
@@ -42,17 +43,17 @@ def main() -> int:
     return 0
 
 
-def find_python() -> str:
-    """This interpreter when it will do, else another on PATH."""
-    if OLDEST <= sys.version_info[:2] <= NEWEST:
+def find_python(version: "tuple[int, int]", which: "Callable[[str], str | None]") -> str:
+    """This interpreter when its *version* will do, else another that *which* finds."""
+    if OLDEST <= version <= NEWEST:
         return sys.executable
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
-        found = shutil.which(f"python3.{minor}")
+        found = which(f"python3.{minor}")
         if found:
             return found
     raise CannotSetUp(
         f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is needed, "
-        f"python3 is {sys.version_info[0]}.{sys.version_info[1]}. "
+        f"python3 is {version[0]}.{version[1]}. "
         "Debian/Ubuntu: apt-get install python3.11 python3.11-venv; Mac: brew install python@3.12; "
         "or name one: make PYTHON=/path/to/python3.12 ..."
     )
@@ -70,8 +71,7 @@ def check_venv_module(python: str) -> None:
         )
 
 
-def check_disk(wanted: str) -> None:
-    free = shutil.disk_usage(ROOT).free / 1e9
+def check_disk(wanted: str, free: float) -> None:
     if free < NEEDED_GB[wanted]:
         raise CannotSetUp(
             f"{free:.1f} GB are free in {ROOT} and {NEEDED_GB[wanted]:.1f} GB are needed: "

@@ -133,7 +133,7 @@ def test_a_checkpoint_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None
 def test_a_taken_port_is_named_with_the_cure(tmp_path: Path) -> None:
     with running(tmp_path) as stack:
         again = LocalStack(stack.config, {})
-        with pytest.raises(CannotStart, match="is taken.*GATEWAY_PORT="):
+        with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
             again.__enter__()
 
 
