@@ -32,11 +32,13 @@ class StandIn:
     received: list[Received] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
     control: list[str] = field(default_factory=list)
+    control_tokens: list[str] = field(default_factory=list)
 
     def reset(self) -> None:
         self.mode = "echo"
         self.received.clear()
         self.control.clear()
+        self.control_tokens.clear()
         self.client_left.clear()
 
     def app(self) -> Starlette:
@@ -58,6 +60,7 @@ class StandIn:
 
     async def _control(self, request: Request) -> Response:
         self.control.append(request.url.path)
+        self.control_tokens.append(request.headers.get("authorization", ""))
         if self.mode == "fail":
             error = {"message": "no", "type": "server_error", "param": None, "code": "load_failed"}
             return JSONResponse({"error": error}, 503, headers={"retry-after": "7", "x-secret": "1"})

@@ -1,0 +1,77 @@
+"""Settings of the gateway that no other test changes: each is changed, and something else is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from contracts.settings import load
+from gateway.app import create_app
+from scripts.local_stack import LocalStack
+from tests.gateway.conftest import CONFIG, make_settings
+from tests.gateway.stand_in import StandIn
+from tests.servers import served
+from tests.stacks import demo_config, process_of
+
+HELLO = {"messages": [{"role": "user", "content": "hi"}]}
+PNG = "iVBORw0KGgo="
+ROUTES = {
+    "chat": ("/v1/chat/completions", HELLO),
+    "analyze": ("/v1/vision/analyze", {"image": PNG}),
+    "generate": ("/v1/images/generations", {"prompt": "p"}),
+    "edit": ("/v1/images/edits", {"prompt": "p", "image": PNG}),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_default_of_a_route_is_the_configured_alias(
+    tmp_path: Path, manager: StandIn, manager_url: str, route: str
+) -> None:
+    data = yaml.safe_load(CONFIG)
+    data["models"]["a2"] = {**data["models"]["a"], "port": 18011, "names": []}
+    data["models"]["b2"] = {**data["models"]["b"], "port": 18012}
+    data["defaults"][route] += "2"
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    settings = load(file, {"WORKER_MANAGER_PORT": manager_url.rpartition(":")[2]})
+    path, body = ROUTES[route]
+    with served(create_app(settings)) as url:
+        httpx.post(url + path, json=body)
+    assert manager.received[0].path.startswith(f"/workers/{data['defaults'][route]}/")
+
+
+def test_the_manager_is_looked_for_on_the_configured_host(tmp_path: Path, manager_url: str) -> None:
+    # Nobody listens there; what is seen is where the gateway looked.
+    settings = make_settings(tmp_path, manager_url, "gateway: {manager_host: nowhere.invalid}\n")
+    with served(create_app(settings)) as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=20)
+    assert answer.status_code == 503
+    assert "http://nowhere.invalid:" in answer.json()["error"]["message"]
+
+
+def test_the_token_goes_to_the_manager_on_both_paths(
+    tmp_path: Path, manager: StandIn, manager_url: str
+) -> None:
+    settings = make_settings(tmp_path, manager_url, "manager: {token: t0ken}\n")
+    with served(create_app(settings)) as url:
+        httpx.post(f"{url}/v1/chat/completions", json=HELLO)
+        httpx.post(f"{url}/v1/system/evict/a")
+    assert manager.received[0].headers["authorization"] == "Bearer t0ken"
+    assert manager.control_tokens == ["Bearer t0ken"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("tier", ["gateway", "manager"])
+def test_a_tier_listens_on_the_configured_address(tmp_path: Path, tier: str, host: str) -> None:
+    file = demo_config(tmp_path, {f"{tier}.host": host})
+    with LocalStack(file, {"PATH": "/usr/bin:/bin"}) as stack:
+        stack.wait_until_ready()
+        process = process_of(stack, tier)
+        listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+        port = getattr(stack.settings, tier).port
+        assert listening == {(host, port)}
