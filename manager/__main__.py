@@ -1,0 +1,49 @@
+"""``python -m manager [--config FILE]``: run the manager until SIGTERM or SIGINT.
+
+Exit status: 0 after an orderly stop, 1 when it can't listen, 2 when the settings can't be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from contracts.settings import SettingsError, load
+from manager.app import ManagerApp
+from manager.process import Launcher
+from manager.server import ManagerServer, shutdown_bound_s
+from web.parent import leave_with_parent
+from web.serve import PortTaken, bind, configure_logging
+
+log = logging.getLogger("manager")
+
+
+def main(argv: Sequence[str] | None = None, *, launcher: Launcher | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="manager", description="The worker manager.")
+    parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
+    parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    args = parser.parse_args(argv)
+    configure_logging()
+    try:
+        settings = load(args.config, os.environ)
+        sock = bind(settings.manager.host, settings.manager.port)
+    except SettingsError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 2
+    except PortTaken as exc:
+        log.error("cannot listen: %s; set MANAGER_PORT or manager.port to a free port", exc)
+        return 1
+    if args.parent_pipe:
+        leave_with_parent(shutdown_bound_s(settings))
+    with sock:
+        log.info("listening on http://%s:%d", settings.manager.host, settings.manager.port)
+        ManagerServer(ManagerApp(settings, launcher=launcher)).run(sockets=[sock])
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

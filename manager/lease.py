@@ -1,0 +1,53 @@
+"""A lease: the right to use one process of a worker. A ticket: a request that waits for its lease."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from manager.process import Address
+from manager.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Held from the grant of a request to the end of its answer; it never outlives a process."""
+
+    worker: Worker
+    incarnation: int
+    address: Address
+    queue_s: float  # from asking to the grant
+    load_s: float  # the part of it during which the worker was loading
+
+    def release(self) -> None:
+        self.worker.release(self.incarnation)
+
+    async def broken(self, within_s: float) -> bool:
+        """Whether the process has been reaped; waits up to *within_s* for it."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self.worker.ended(self.incarnation)
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """``answer`` gets the lease, or the error that the request is to be answered with."""
+
+    alias: str
+    asked_at: float
+    answer: asyncio.Future[Lease] = field(repr=False)
+
+    def grant(self, worker: Worker, now: float) -> None:
+        """Give it a lease on *worker*, which is ready."""
+        loading_since = max(self.asked_at, worker.launched_at)
+        lease = Lease(
+            worker=worker,
+            incarnation=worker.lease(),
+            address=worker.address,
+            queue_s=now - self.asked_at,
+            load_s=max(0.0, worker.life.ready_at - loading_since),
+        )
+        self.answer.set_result(lease)

@@ -1,0 +1,281 @@
+"""All workers and the requests that wait for them: asks the planner, and does what it says.
+
+Rules: ``_dispatch`` is the only place where requests are granted and workers are started or evicted. It
+is synchronous and runs whenever something changed: a request came or left, a lease ended, a worker
+became ready or was reaped, a deadline passed. So there are no locks, and no request waits for another
+model's load. A load belongs to its alias: a client that leaves takes its ticket along, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from contracts.control import WorkerState
+from contracts.errors import ApiError
+from contracts.settings import Settings
+from manager import refusal
+from manager.lease import Lease, Ticket
+from manager.lifecycle import HOLDS_MEMORY, RUNNING
+from manager.logs import WorkerLog
+from manager.planner import (
+    Plan,
+    Refuse,
+    Serve,
+    Start,
+    Wait,
+    WorkerView,
+    idle_too_long,
+    schedule,
+    soonest_idle,
+)
+from manager.process import Launcher
+from manager.readiness import Probe
+from manager.worker import Surroundings, Timeouts, Worker
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_TIMER_S = 0.001  # timers may fire early by their resolution
+
+
+class Pool:
+    """The workers of *settings* under a memory budget of *budget* bytes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        launcher: Launcher,
+        probe: Probe,
+        *,
+        budget: int,
+        clock: Callable[[], float] = time.monotonic,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.budget = budget
+        self._clock = clock
+        self._queue_limit = settings.manager.queue_limit
+        self._queue_timeout_s = settings.manager.queue_timeout_s
+        self._queue: list[Ticket] = []
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._preloads: set[asyncio.Task[None]] = set()
+        around = Surroundings(
+            launcher, probe, clock, timeouts or Timeouts.of(settings), self._has_room, self._changed
+        )
+        log_bytes = int(settings.manager.log_max_mb * (1 << 20))
+        self.workers = {
+            alias: Worker(
+                alias,
+                model,
+                WorkerLog(Path(settings.manager.log_dir) / f"{alias}.log", log_bytes),
+                around,
+                idle_timeout_s=settings.idle_timeout_s(alias),
+            )
+            for alias, model in settings.models.items()
+        }
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{w.alias} {w.state} {w.life.leases}" for w in self.workers.values())
+        return f"<Pool [{states}] queued: {[t.alias for t in self._queue]}>"
+
+    # --- requests --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lease(self, alias: str) -> AsyncIterator[Lease]:
+        """A lease on *alias*, loaded first when need be. Raises an ``ApiError`` when there is none."""
+        lease = await self._granted(self.worker(alias))
+        try:
+            yield lease
+        finally:
+            self._release(lease)
+
+    def worker(self, alias: str) -> Worker:
+        worker = self.workers.get(alias)
+        if worker is None:
+            raise refusal.unknown(alias, list(self.workers))
+        return worker
+
+    def queued(self, alias: str) -> int:
+        return sum(ticket.alias == alias for ticket in self._queue)
+
+    async def _granted(self, worker: Worker) -> Lease:
+        if self._closing:
+            raise refusal.shutting_down()
+        alias = worker.alias
+        ticket = Ticket(alias, self._clock(), asyncio.get_running_loop().create_future())
+        self._queue.append(ticket)
+        self._dispatch()
+        if ticket.answer.done():
+            return ticket.answer.result()
+        if self.queued(alias) > self._queue_limit:
+            self._give_up(ticket)
+            raise refusal.queue_full(alias, self._queue_limit)
+        try:
+            await asyncio.wait({ticket.answer}, timeout=self._queue_timeout_s)
+        except asyncio.CancelledError:
+            self._give_up(ticket)
+            raise
+        if ticket.answer.done():
+            return ticket.answer.result()
+        self._give_up(ticket)
+        raise refusal.queue_timeout(alias, self._queue_timeout_s, f"it is {worker.state}")
+
+    def _give_up(self, ticket: Ticket) -> None:
+        if not ticket.answer.done():
+            self._queue.remove(ticket)
+            ticket.answer.cancel()
+            self._dispatch()  # it may have held others back
+        elif ticket.answer.exception() is None:  # granted in the very moment in which the client left
+            self._release(ticket.answer.result())
+
+    def _release(self, lease: Lease) -> None:
+        lease.release()
+        self._dispatch()
+
+    # --- people ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load what is to be preloaded."""
+        for worker in self.workers.values():
+            if worker.memory > self.budget:
+                log.warning(
+                    "%s can't be loaded: %s",
+                    worker.alias,
+                    refusal.too_large(worker.alias, worker.memory, self.budget),
+                )
+            if worker.model.preload:
+                task = asyncio.create_task(self._preload(worker.alias))
+                self._preloads.add(task)
+                task.add_done_callback(self._preloads.discard)
+
+    async def _preload(self, alias: str) -> None:
+        try:
+            async with self.lease(alias):
+                pass
+        except ApiError as exc:
+            log.warning("%s was not preloaded: %s", alias, exc.message)
+
+    async def stop(self, alias: str) -> bool:
+        """Stop *alias* once its open requests have ended; False: it was not loaded.
+
+        Requests that wait for the load that is being stopped are told so; later ones start it anew.
+        """
+        worker = self.worker(alias)
+        if worker.state not in HOLDS_MEMORY:
+            return False
+        incarnation = worker.life.incarnation
+        if worker.state is WorkerState.STARTING:
+            self._refuse_queued(lambda: refusal.stopped_while_loading(alias), alias)
+        worker.stop("asked to")
+        self._dispatch()
+        await worker.ended(incarnation)
+        return True
+
+    async def stop_all(self) -> list[str]:
+        """Stop every worker; returns the aliases of those that were loaded."""
+        stopped = await asyncio.gather(*(self.stop(alias) for alias in self.workers))
+        return [alias for alias, was_loaded in zip(self.workers, stopped, strict=True) if was_loaded]
+
+    def touch(self, alias: str) -> bool:
+        """Start the idle time of *alias* anew; False: it is not loaded."""
+        worker = self.worker(alias)
+        if worker.state not in RUNNING:
+            return False
+        worker.life.touch(self._clock())
+        return True
+
+    async def close(self, *, hurry: bool = False) -> None:
+        """Grant nothing more, and stop all workers side by side; *hurry*: without draining them."""
+        self._closing = True
+        self._refuse_queued(refusal.shutting_down)
+        if self._timer is not None:
+            self._timer.cancel()
+        alive = [(w, w.life.incarnation) for w in self.workers.values() if w.state in HOLDS_MEMORY]
+        for worker, _ in alive:
+            worker.stop("the manager is shutting down", hurry=hurry)
+        await asyncio.gather(*(worker.ended(incarnation) for worker, incarnation in alive))
+        await asyncio.gather(*self._preloads)
+        for worker in self.workers.values():
+            worker.log.close()
+
+    # --- dispatch --------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Grant, start, evict and refuse whatever can be now. Never awaits."""
+        if self._closing:
+            return
+        now = self._clock()
+        if self._queue:
+            waiting = self._queue
+            plans = schedule([t.alias for t in waiting], self._views(), budget=self.budget, now=now)
+            self._queue = [
+                t for t, made in zip(waiting, plans, strict=True) if not self._carry_out(made, t, now)
+            ]
+        views = self._views()
+        for alias in idle_too_long(views, now):
+            self.workers[alias].stop("idle")
+        self._arm_at(soonest_idle(views, now), now)
+
+    def _carry_out(self, made: Plan, ticket: Ticket, now: float) -> bool:
+        """True when *ticket* has got its answer."""
+        worker = self.workers[ticket.alias]
+        match made:
+            case Serve():
+                ticket.grant(worker, now)
+                return True
+            case Refuse():
+                error = refusal.refused(
+                    made, worker.view(), budget=self.budget, last_error=worker.last_error, now=now
+                )
+                ticket.answer.set_exception(error)
+                return True
+            case Start(evict):
+                for victim in evict:
+                    self.workers[victim].stop(f"evicted for {ticket.alias}")
+                worker.begin("requested")
+            case Wait(until=until):
+                self._arm_at(until, now)
+        return False
+
+    def _views(self) -> dict[str, WorkerView]:
+        return {alias: worker.view() for alias, worker in self.workers.items()}
+
+    def _has_room(self, worker: Worker) -> bool:
+        others = sum(w.memory for w in self.workers.values() if w.charged and w is not worker)
+        return others + worker.memory <= self.budget
+
+    def _changed(self, worker: Worker) -> None:
+        if not worker.charged:
+            for other in self.workers.values():
+                if other.state is WorkerState.STARTING:
+                    other.memory_was_freed()
+        self._dispatch()
+
+    def _arm_at(self, deadline: float | None, now: float) -> None:
+        """See that _dispatch runs at *deadline*; one timer is enough, as it arms the next one."""
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = asyncio.get_running_loop().call_later(
+            max(_SHORTEST_TIMER_S, deadline - now), self._on_timer
+        )
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    def _refuse_queued(self, make: Callable[[], ApiError], alias: str | None = None) -> None:
+        """Answer the tickets of *alias*, or all, with an error of their own each."""
+        for ticket in self._queue:
+            if alias in (None, ticket.alias):
+                ticket.answer.set_exception(make())
+        self._queue = [t for t in self._queue if not t.answer.done()]

@@ -1,0 +1,111 @@
+"""Is a starting worker ready, and does it get on? A pure judge, and the probe that feeds it.
+
+Rules: ready is only who answers 200 with the nonce and the pid of the process that was launched; any
+other answer on the port is a stranger's. Progress is a change of phase or detail; the deadline runs
+from the last progress, so that a slow load that gets on is never given up, and one that hangs is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import httpx
+from pydantic import ValidationError
+
+from contracts.control import Phase, WorkerHealth
+from manager.process import Address
+
+PROBE_TIMEOUT_S = 2.0
+_BODY_LIMIT = 1 << 16  # bytes; a stranger may send anything
+
+
+class Answer(NamedTuple):
+    """What ``GET /health`` gave."""
+
+    status: int
+    body: bytes
+
+
+Probe = Callable[[Address], Awaitable[Answer | None]]  # None: no answer
+
+
+@dataclass(slots=True)
+class Readiness:
+    """What is known of one process on its way to ready."""
+
+    nonce: str
+    pid: int
+    timeout_s: float
+    progressed_at: float
+    phase: str = "starting"
+    detail: str = ""
+    stranger: bool = False
+
+    def heard(self, answer: Answer | None, now: float) -> bool:
+        """Take in what the probe heard; True when the worker is ready."""
+        if answer is None:
+            return False
+        try:
+            health = WorkerHealth.model_validate_json(answer.body)
+        except ValidationError:
+            self.stranger = True
+            return False
+        if (health.nonce, health.pid) != (self.nonce, self.pid):
+            self.stranger = True
+            return False
+        self.stranger = False
+        if (health.phase, health.detail) != (self.phase, self.detail):
+            self.phase, self.detail, self.progressed_at = health.phase, health.detail, now
+        return answer.status == 200
+
+    @property
+    def failed(self) -> bool:
+        """The worker itself says that it can't."""
+        return self.phase == Phase.FAILED
+
+    def overdue(self, now: float) -> bool:
+        return now - self.progressed_at >= self.timeout_s
+
+    @property
+    def complaint(self) -> str:
+        """Why it was given up, for people."""
+        if self.stranger:
+            return "another process answers on its port"
+        return f"no progress for {self.timeout_s:g} s while {self}"
+
+    def __str__(self) -> str:
+        return f"{self.phase} ({self.detail})" if self.detail else self.phase
+
+
+class HttpProbe:
+    """Asks ``/health`` over a fresh connection each time: an old one may lead to an old process."""
+
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(
+            timeout=PROBE_TIMEOUT_S,
+            trust_env=False,
+            verify=False,  # no TLS here, and loading the certificates takes a while
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+
+    async def __call__(self, address: Address) -> Answer | None:
+        try:
+            # httpx's time-out is per read; a stranger may dribble.
+            async with (
+                asyncio.timeout(PROBE_TIMEOUT_S),
+                self._client.stream("GET", f"http://{address}/health") as response,
+            ):
+                body = b""
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > _BODY_LIMIT:
+                        break
+                return Answer(response.status_code, body)
+        except (httpx.HTTPError, TimeoutError, OSError):
+            return None
+
+    async def aclose(self) -> None:
+        await self._client.aclose()

@@ -1,0 +1,66 @@
+"""The errors with which the pool answers a request that gets no lease: the reasons in words. Pure."""
+
+from __future__ import annotations
+
+from contracts.errors import (
+    ApiError,
+    InsufficientMemory,
+    LoadFailed,
+    ModelNotFound,
+    QueueFull,
+    QueueTimeout,
+    Unavailable,
+)
+from contracts.settings import GIB
+from manager.planner import Refuse, Why, WorkerView
+
+BUSY_RETRY_S = 5.0  # what a client is told to wait where nobody knows
+
+
+def refused(
+    refusal: Refuse, target: WorkerView, *, budget: int, last_error: str, now: float
+) -> ApiError:
+    """The error for a request that the planner refuses."""
+    match refusal.why:
+        case Why.TOO_LARGE:
+            return InsufficientMemory(too_large(target.alias, target.memory, budget))
+        case Why.PINNED:
+            return InsufficientMemory(
+                f"{target.alias} needs {_gb(target.memory)}, which does not fit into the memory budget "
+                f"of {_gb(budget)} beside what is pinned: {', '.join(refusal.by)}"
+            )
+        case Why.LOAD_FAILED:
+            wait_s = (refusal.retry_at or now) - now
+            return LoadFailed(f"{target.alias} could not be loaded: {last_error}", retry_after=wait_s)
+
+
+def too_large(alias: str, memory: int, budget: int) -> str:
+    return f"{alias} needs {_gb(memory)}, more than the whole memory budget of {_gb(budget)}"
+
+
+def unknown(alias: str, known: list[str]) -> ApiError:
+    return ModelNotFound(f"no model {alias!r}; there are: {', '.join(known)}", param="model")
+
+
+def queue_full(alias: str, limit: int) -> ApiError:
+    return QueueFull(f"{limit} requests wait for {alias} already", retry_after=BUSY_RETRY_S)
+
+
+def queue_timeout(alias: str, timeout_s: float, why: str) -> ApiError:
+    return QueueTimeout(
+        f"{alias} could not serve this within {timeout_s:g} s ({why})", retry_after=BUSY_RETRY_S
+    )
+
+
+def stopped_while_loading(alias: str) -> ApiError:
+    error = Unavailable(f"{alias} was stopped while it was loading", code="stopped")
+    error.should_retry = False  # an automatic retry would undo what somebody asked for
+    return error
+
+
+def shutting_down() -> ApiError:
+    return Unavailable("the manager is shutting down", retry_after=BUSY_RETRY_S)
+
+
+def _gb(memory: int) -> str:
+    return f"{memory / GIB:.1f} GB"

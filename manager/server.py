@@ -1,0 +1,76 @@
+"""Serving the manager: its signals, and the order in which it shuts down.
+
+On SIGTERM or SIGINT: stop accepting; refuse what waits; let open requests finish within the drain time;
+stop all workers; leave. A second SIGINT skips the drain. Workers are stopped whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from contracts.settings import Settings
+from manager.app import ManagerApp
+from web.serve import KEEP_ALIVE_S
+
+_ANSWERS_END_S = 5.0  # after the last worker has been stopped
+_MARGIN_S = 5.0
+
+
+def shutdown_bound_s(settings: Settings) -> float:
+    """Longer than an orderly shutdown takes."""
+    manager = settings.manager
+    return manager.drain_timeout_s + manager.stop_timeout_s + _ANSWERS_END_S + _MARGIN_S
+
+
+class ManagerServer(uvicorn.Server):
+    """uvicorn, with the workers' end fitted into its own."""
+
+    def __init__(self, app: ManagerApp) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
+        super().__init__(config)
+        self._pool = app.pool
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Beside each other: uvicorn waits for answers, which end at the latest when their workers do.
+        closing = asyncio.create_task(self._close_workers())
+        serving = asyncio.create_task(super().shutdown(sockets))
+        await closing
+        await asyncio.wait({serving}, timeout=_ANSWERS_END_S)
+        self.force_exit = True
+        await asyncio.wait({serving}, timeout=1)
+        serving.cancel()  # a client that doesn't read its answer is not waited for
+        await self.lifespan.shutdown()
+
+    async def _close_workers(self) -> None:
+        draining = asyncio.create_task(self._pool.close())
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait({draining}, timeout=0.1)
+        if not draining.done():
+            await self._pool.close(hurry=True)
+        await draining
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signals anew when it is done, which would end this process before its
+        # caller has; an orderly stop is status 0.
+        before = {n: signal.signal(n, self.handle_exit) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,108 @@
+"""What ``GET /status`` says. Pure: reports and readings in, ``ManagerStatus`` out.
+
+Rules: names and units are those that the homelab dashboard reads (``contracts.control``). ``workers``
+holds only those that serve; every number is a number, never null.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from contracts.control import (
+    ConfigStatus,
+    ManagerStatus,
+    MemoryStatus,
+    ModelStatus,
+    RunningWorker,
+    WorkerState,
+)
+from contracts.settings import GIB, ImageSettings, Settings, VlmSettings
+from manager.lifecycle import RUNNING
+from manager.memory import MemoryReading
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """The facts about one alias at one moment. ``memory`` in bytes; times by the manager's clock."""
+
+    alias: str
+    model: VlmSettings | ImageSettings
+    state: WorkerState
+    memory: int
+    charged: bool = False
+    pid: int = 0
+    port: int = 0
+    leases: int = 0
+    queued: int = 0
+    request_count: int = 0
+    launched_at: float = 0.0
+    last_used: float = 0.0
+    retry_at: float = 0.0
+    phase: str = ""
+    last_error: str = ""
+
+
+def manager_status(
+    reports: Iterable[WorkerReport],
+    reading: MemoryReading,
+    settings: Settings,
+    *,
+    budget: int,
+    started_at: float,
+    now: float,
+) -> ManagerStatus:
+    reports = list(reports)
+    return ManagerStatus(
+        status="ok",
+        uptime_seconds=round(now - started_at, 3),
+        workers={r.alias: _running(r, now) for r in reports if r.state in RUNNING},
+        models={r.alias: _model(r, now) for r in reports},
+        memory=MemoryStatus(
+            total_gb=_gb(reading.total),
+            available_gb=_gb(reading.available),
+            used_gb=_gb(reading.used),
+            used_percent=round(reading.used_percent, 1),
+            usage_percent=round(reading.used_percent, 1),
+            budget_gb=_gb(budget),
+            models_loaded_gb=_gb(sum(r.memory for r in reports if r.charged)),
+        ),
+        config=ConfigStatus(
+            idle_timeout_seconds=settings.manager.idle_timeout_s,
+            max_requests_before_restart=0,  # workers are not restarted by number of requests
+            safety_margin_gb=settings.memory.safety_margin_gb,
+        ),
+    )
+
+
+def _running(report: WorkerReport, now: float) -> RunningWorker:
+    return RunningWorker(
+        port=report.port,
+        pid=report.pid,
+        state=report.state,
+        memory_gb=_gb(report.memory),
+        uptime_seconds=round(now - report.launched_at, 3),
+        idle_seconds=0.0 if report.leases else round(now - report.last_used, 3),
+        active_requests=report.leases,
+        request_count=report.request_count,
+        model_path=report.model.path,
+        model_type=report.model.kind,
+    )
+
+
+def _model(report: WorkerReport, now: float) -> ModelStatus:
+    failed = report.state is WorkerState.FAILED
+    return ModelStatus(
+        path=report.model.path,
+        kind=report.model.kind,
+        port=report.model.port,
+        status=report.state,
+        memory_gb=_gb(report.memory),
+        phase=report.phase,
+        queued=report.queued,
+        last_error=report.last_error,
+        retry_in_seconds=max(0.0, round(report.retry_at - now, 3)) if failed else 0.0,
+        pinned=report.model.pinned,
+    )
+
+
+def _gb(memory: int) -> float:
+    return round(memory / GIB, 3)

@@ -1,0 +1,114 @@
+"""Pictures between bytes and pixels, with Pillow.
+
+Rules: runs in worker threads, never on the event loop nor on the model thread; what comes in is
+hostile: pixels are counted before they are decoded, and whatever Pillow raises becomes an
+``InvalidRequest`` that names the field; what goes on is always an upright, opaque RGB picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+
+from PIL import Image, ImageOps
+
+from contracts.errors import InvalidRequest
+from contracts.media import Size, read_image_field
+
+MAX_PIXELS = 64_000_000  # of a picture that comes in; 192 MB as RGB
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those of contracts.media.sniff
+_RGB_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV")
+DEFAULT_QUALITY = 95
+
+
+def read_image(text: str, param: str) -> Image.Image:
+    """The picture behind a data URI or base64 text; raises ``InvalidRequest`` naming *param*."""
+    return decode(read_image_field(text, param), param)
+
+
+def decode(data: bytes, param: str) -> Image.Image:
+    """*data* as RGB: first frame, turned as EXIF says, transparency on white.
+
+    Raises ``InvalidRequest`` naming *param* for what is damaged, truncated or has too many pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures (bounded below) and of odd metadata (not used).
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InvalidRequest(
+                        f"the image has {image.width}x{image.height} pixels;"
+                        f" at most {MAX_PIXELS // 1_000_000} million are read",
+                        param=param,
+                    )
+                image.load()
+                return _opaque(_upright(image))
+    except InvalidRequest:
+        raise
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as exc:  # Pillow's decoders raise all kinds, struct.error and IndexError too
+        raise InvalidRequest("the image is damaged and can't be read", param=param) from exc
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged metadata is no reason to refuse good pixels
+        return image
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _from_deep(image)
+    if image.mode in _RGB_MODES and not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "RGBa":
+        image = image.convert("RGBA")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _from_deep(image: Image.Image) -> Image.Image:
+    """16-bit grey (and 32-bit, and float): ``convert`` would clip at 255 instead of scaling."""
+    grey = image.convert("F")
+    _, highest = grey.getextrema()
+    if image.mode == "F" and highest <= 1.0:
+        scale = 255.0
+    elif highest > 255 or image.mode.startswith("I;16"):
+        scale = 255 / 65535 if highest <= 65535 else 255 / highest
+    else:
+        scale = 1.0
+    return grey.point(lambda value: value * scale + 0).convert("L").convert("RGB")
+
+
+def cover(image: Image.Image, size: Size) -> Image.Image:
+    """*image* scaled to fill *size*, what stands over cut off evenly: never stretched."""
+    if image.size == (size.width, size.height):
+        return image
+    return ImageOps.fit(image, (size.width, size.height), Image.Resampling.LANCZOS)
+
+
+def encode(image: Image.Image, output_format: str, compression: int | None) -> bytes:
+    """*image* as png, jpeg or webp; *compression* (0-100) is the quality of the latter two."""
+    buffer = io.BytesIO()
+    quality = DEFAULT_QUALITY if compression is None else compression
+    if output_format == "png":
+        image.save(buffer, "PNG")
+    elif output_format == "jpeg":
+        # Pillow's scale ends at 95 for sense; below 1 it is an error in some builds.
+        image.save(buffer, "JPEG", quality=max(1, quality), subsampling=0 if quality >= 90 else -1)
+    else:
+        image.save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def encode_rgb(size: Size, rgb: bytes, output_format: str, compression: int | None) -> str:
+    """Raw RGB bytes as base64 text of a picture file."""
+    image = Image.frombytes("RGB", (size.width, size.height), rgb)
+    return base64.b64encode(encode(image, output_format, compression)).decode("ascii")

@@ -1,0 +1,87 @@
+"""Conversations as the models read them. Pure: text and order, no library.
+
+Rules: what a user writes never becomes a control token; a message with one image has it before its
+text (the order that the models were trained on), one with several keeps its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from contracts.errors import InvalidRequest, UnsupportedParameter
+from workers.engine import ChatJob, Part, Turn
+
+_INVISIBLE = "\u200b"  # zero width space: splits a control token without changing how it looks
+
+
+def ordered(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """*parts* with a single image moved to the front."""
+    parts = tuple(parts)
+    images = [part for part in parts if not isinstance(part, str)]
+    if len(images) != 1:
+        return parts
+    return (images[0], *(part for part in parts if isinstance(part, str)))
+
+
+def harmless(text: str, control: Iterable[str]) -> str:
+    """*text* in which no string of *control* occurs: an image token without an image would fail,
+    and an end-of-turn token would let a message speak for somebody else."""
+    for token in sorted(control, key=len, reverse=True):
+        if len(token) > 1 and token in text:
+            text = text.replace(token, token[0] + _INVISIBLE + token[1:])
+    return text
+
+
+def template_messages(turns: Iterable[Turn], control: Iterable[str]) -> list[dict[str, Any]]:
+    """*turns* as a chat template takes them: plain text as a string, else a list of parts."""
+    control = list(control)
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        content: list[dict[str, str]] = [
+            {"type": "text", "text": harmless(part, control)}
+            if isinstance(part, str)
+            else {"type": "image"}
+            for part in ordered(turn.parts)
+        ]
+        if len(content) == 1 and content[0]["type"] == "text":
+            messages.append({"role": turn.role, "content": content[0]["text"]})
+        else:
+            messages.append({"role": turn.role, "content": content})
+    return messages
+
+
+def moondream_question(job: ChatJob, control: Iterable[str]) -> str:
+    """A whole conversation as the one question that Moondream2 takes.
+
+    It knows ``Question: ... Answer: ...`` and nothing else, so earlier turns are folded into that form
+    and system texts stand in front of the first question.
+    Raises ``UnsupportedParameter`` for more than one image, ``InvalidRequest`` without a question.
+    """
+    control = list(control)
+    if len(job.images) > 1:
+        raise UnsupportedParameter(
+            f"this model looks at one image per conversation; {len(job.images)} were sent",
+            param="messages",
+        )
+    if not any(turn.role == "user" for turn in job.turns):
+        raise InvalidRequest("messages: there is no message of the user", param="messages")
+    instructions: list[str] = []
+    folded: list[str] = []  # question, answer, question, ...
+    for turn in job.turns:
+        said = "\n".join(harmless(part, control) for part in turn.parts if isinstance(part, str))
+        if turn.role == "system":
+            instructions.append(said)
+        elif (turn.role == "user") == (len(folded) % 2 == 0):
+            folded.append(said)
+        elif folded:  # the same speaker again
+            folded[-1] += "\n" + said
+        else:  # an answer that nobody asked for
+            folded += ["", said]
+    if len(folded) % 2 == 0:
+        folded.append("")  # the last word is the model's: it goes on
+    folded[0] = "\n".join([*instructions, folded[0]]).strip()
+    text = folded[0]
+    for at, said in enumerate(folded[1:], 1):
+        text += f"\n\n{'Question' if at % 2 == 0 else 'Answer'}: {said}"
+    return text

@@ -1,0 +1,58 @@
+"""Prepares the process for MLX and the model libraries; the first thing that an engine's load does.
+
+Rules: environment first (the libraries read it when they are imported), BLAS next (it must be there
+before MLX), MLX last. Harmless noise is silenced one message at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+
+from workers import blas
+
+log = logging.getLogger(__name__)
+
+_ENVIRONMENT = {
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",  # "PyTorch was not found", "bos_token_id ...", once a request
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# (message, category): DeprecationWarnings of the libraries among themselves.
+_HARMLESS_WARNINGS = (
+    (r"builtin type Swig\w+ has no __module__ attribute", DeprecationWarning),  # sentencepiece
+    (r"builtin type swig\w+ has no __module__ attribute", DeprecationWarning),
+)
+CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; it grows to the largest transient else
+
+
+def prepare() -> None:
+    """Set the environment, find a BLAS, import MLX and bound what it keeps."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    silence_harmless_warnings()
+    blas.enable()
+    import mlx.core as mx
+
+    if needs_no_compiler(mx):
+        log.warning("no g++ on PATH: MLX runs uncompiled, a little more slowly")
+        mx.disable_compile()
+    mx.set_cache_limit(CACHE_LIMIT_BYTES)
+
+
+def silence_harmless_warnings() -> None:
+    for message, category in _HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)
+
+
+def needs_no_compiler(mx: object) -> bool:
+    """MLX's CPU back end builds fused kernels at run time by calling ``g++``; is there none?"""
+    device = mx.default_device()  # type: ignore[attr-defined]
+    on_cpu = device.type == mx.cpu  # type: ignore[attr-defined]
+    return sys.platform == "linux" and on_cpu and shutil.which("g++") is None
