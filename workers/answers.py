@@ -207,9 +207,7 @@ def chosen_steps(request: ImageGenerationRequest | EditRequest, settings: ImageS
 def refuse_negative_prompt(request: ImageGenerationRequest | EditRequest, family: str) -> None:
     """FLUX.1 has no use for one; mflux takes it and does nothing."""
     if request.negative_prompt:
-        raise UnsupportedParameter(
-            f"{family} models know no negative prompt", param="negative_prompt"
-        )
+        raise UnsupportedParameter(f"{family} models know no negative prompt", param="negative_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +236,7 @@ class ImageAnswer:
 
     def whole(self, pictures: list[str], *, prompt_tokens: int, latency_s: float) -> bytes:
         """An ``ImagesResponse`` with *pictures* (base64)."""
-        usage = self.usage(
-            n=self.n, seed=self.seed, prompt_tokens=prompt_tokens, latency_s=latency_s
-        )
+        usage = self.usage(n=self.n, seed=self.seed, prompt_tokens=prompt_tokens, latency_s=latency_s)
         return (
             ImagesResponse(
                 created=self.who.created,

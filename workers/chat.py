@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 
 from PIL.Image import Image
 
@@ -30,26 +30,14 @@ class ChatRoutes:
             return answers.chat_job(request, turns, self._settings.max_tokens)
 
         who = self._worker.identity("chatcmpl", exchange.request_id)
-        events: AsyncIterator[ChatEvent] = self._worker.events(prepare)
         if request.stream:
             options = request.stream_options
             chunks = answers.ChatChunks(
                 who, n=request.n or 1, include_usage=bool(options and options.include_usage)
             )
-            return self._streamed(exchange, events, chunks)
-        collected = [event async for event in events]
-        self._note(exchange, collected)
+            return self._streamed(exchange, prepare, chunks)
+        collected, _ = await self._collected(exchange, prepare)
         return answers.chat_completion(who, collected)
-
-    async def _streamed(
-        self, exchange: Exchange, events: AsyncIterator[ChatEvent], chunks: answers.ChatChunks
-    ) -> AsyncIterator[bytes]:
-        counted: list[ChatEvent] = []
-        async for event in events:
-            counted.append(event)
-            yield chunks.of(event)
-        self._note(exchange, counted)
-        yield chunks.end(answers.chat_usage(counted))
 
     async def analyze(self, exchange: Exchange) -> Answer:
         """``POST /v1/vision/analyze``"""
@@ -59,16 +47,34 @@ class ChatRoutes:
             image = media.read_image(request.image, "image")
             return answers.analyze_job(request, Turn("user", (image, request.question)))
 
-        watch = Stopwatch()
-        collected: list[ChatEvent] = []
-        events: AsyncIterator[ChatEvent] = self._worker.events(prepare)
-        async for event in events:
-            if isinstance(event, Prompted):
-                watch.restart()
-            collected.append(event)
-        self._note(exchange, collected)
         who = self._worker.identity("analysis", exchange.request_id)
-        return answers.analysis(who, request, collected, watch.seconds)
+        collected, seconds = await self._collected(exchange, prepare)
+        return answers.analysis(who, request, collected, seconds)
+
+    async def _collected(
+        self, exchange: Exchange, prepare: Callable[[], ChatJob]
+    ) -> tuple[list[ChatEvent], float]:
+        """All events of a job, and the seconds that the model took."""
+        collected: list[ChatEvent] = []
+        watch = Stopwatch()
+        async with self._worker.running(prepare) as (_, events):
+            async for event in events:
+                if isinstance(event, Prompted):
+                    watch.restart()
+                collected.append(event)
+        self._note(exchange, collected)
+        return collected, watch.seconds
+
+    async def _streamed(
+        self, exchange: Exchange, prepare: Callable[[], ChatJob], chunks: answers.ChatChunks
+    ) -> AsyncGenerator[bytes, None]:
+        counted: list[ChatEvent] = []
+        async with self._worker.running(prepare) as (_, events):
+            async for event in events:
+                counted.append(event)
+                yield chunks.of(event)
+        self._note(exchange, counted)
+        yield chunks.end(answers.chat_usage(counted))
 
     def _note(self, exchange: Exchange, events: list[ChatEvent]) -> None:
         usage = answers.chat_usage(events)

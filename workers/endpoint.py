@@ -1,8 +1,8 @@
 """What every route of a worker does around its work.
 
-Rules: ASGI, because one task must read both the body and the disconnect (``web.inbound``); a client that
-leaves cancels its job, streaming or not; an error before the first byte is an answer with its status,
-after it the last event of the stream; one log line per request, without what was said.
+Rules: ASGI, because one task must read both the body and the disconnect (``web.inbound``); a client
+that leaves cancels its job, streaming or not; an error before the first byte is an answer with its
+status, after it the last event of the stream; one log line per request, without what was said.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from web.inbound import ClientGone, Inbound
 from web.relay import sse_error
 from web.request_id import HEADER
 from workers.answers import Identity
-from workers.engine import Event, Job
+from workers.engine import Job
 from workers.thread import ModelThread
 
 SOURCE = "worker"
@@ -69,13 +69,15 @@ class Worker:
     def identity(self, prefix: str, request_id: str) -> Identity:
         return Identity(f"{prefix}-{request_id}", int(time.time()), self.alias)
 
-    async def events(self, prepare: Callable[[], Job]) -> AsyncIterator[Event]:
-        """The events of the job that *prepare* makes (in a thread: it decodes pictures)."""
+    @asynccontextmanager
+    async def running(
+        self, prepare: Callable[[], Job]
+    ) -> AsyncIterator[tuple[Job, AsyncIterator[Any]]]:
+        """The job that *prepare* makes (in a thread: it decodes pictures), and its events."""
         async with self.prepared:
             job = await asyncio.to_thread(prepare)
-            async with aclosing(self.thread.run(job)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    yield event
+            async with aclosing(self.thread.run(job)) as events:
+                yield job, events
 
 
 @dataclass
@@ -92,7 +94,7 @@ class Exchange:
         return await asyncio.to_thread(parse_json, cls, self.body)
 
 
-Answer = bytes | AsyncIterator[bytes]  # a whole JSON body, or server-sent events
+Answer = bytes | AsyncGenerator[bytes, None]  # a whole JSON body, or server-sent events
 Handler = Callable[[Exchange], Awaitable[Answer]]
 
 
@@ -162,8 +164,8 @@ class Endpoint:
             return 200
         return await self._stream(answer, send)
 
-    async def _stream(self, chunks: AsyncIterator[bytes], send: Send) -> int:
-        async with aclosing(chunks):  # type: ignore[type-var]
+    async def _stream(self, chunks: AsyncGenerator[bytes, None], send: Send) -> int:
+        async with aclosing(chunks):
             first = await anext(chunks)  # what fails before it, fails with a status of its own
             headers = [
                 (b"content-type", b"text/event-stream; charset=utf-8"),

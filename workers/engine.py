@@ -2,22 +2,22 @@
 
 Rules: frozen data only; no library of models is known here; pictures go in as RGB ``PIL`` images and
 come out as raw bytes, text as ``str``: nothing that MLX owns leaves the model thread. An engine is
-loaded, run and closed by one thread (``workers.thread``). Today it runs one job at a time; an engine that
-batches needs another ``ModelThread``, and neither the jobs and events nor the app change.
+loaded, run and closed by one thread (``workers.thread``). Today it runs one job at a time; an engine
+that batches needs another ``ModelThread``, and neither the jobs and events nor the app change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from PIL.Image import Image
 
 from contracts.control import Phase
 
 Role = Literal["system", "user", "assistant"]
-Part = str | Image
+Part: TypeAlias = "str | Image"
 FinishReason = Literal["stop", "length"]
 
 Report = Callable[[Phase, str], None]

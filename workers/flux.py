@@ -52,7 +52,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def load(folder: Path, settings: ImageSettings) -> Flux1:
-    """The model of *folder*, every parameter evaluated. Raises ``LoadError`` for a faulty checkpoint."""
+    """The model of *folder*, evaluated. Raises ``LoadError`` for a checkpoint that isn't whole."""
     tiny = _tiny_config(folder)
     config = ModelConfig.dev() if settings.family == "flux1-dev" else ModelConfig.schnell()
     if tiny is not None:

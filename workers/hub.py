@@ -71,9 +71,7 @@ def _reason(exc: Exception, path: str) -> str:
         return f"{path} is gated: accept its licence at https://huggingface.co/{path} and {_TOKEN_HELP}"
     if any(isinstance(error, errors.RepositoryNotFoundError) for error in chain) or status == 404:
         # The Hub tells nobody whether a private repository exists.
-        return (
-            f"{path} is not on the Hugging Face Hub, or is private; check the name, or {_TOKEN_HELP}"
-        )
+        return f"{path} is not on the Hugging Face Hub, or is private; check the name, or {_TOKEN_HELP}"
     if status in (401, 403):
         return (
             f"the Hugging Face Hub refuses {path} (status {status}):"
@@ -93,7 +91,7 @@ def _progress_class(report: Report) -> type[Any]:
     lock = threading.Lock()
     last = [-1]
 
-    class Progress(tqdm):  # type: ignore[type-arg]
+    class Progress(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # Two bars count bytes, one files. The one that counts what is on disk matters.
             self._counts = kwargs.get("unit") == "B" and "Reconstruct" in kwargs.get("desc", "")
@@ -105,10 +103,11 @@ def _progress_class(report: Report) -> type[Any]:
                 self._done += n or 0
                 total = self.total or 0
                 if self._counts and total:
-                    percent = min(100, int(100 * self._done / total))
-                    if percent != last[0]:
-                        last[0] = percent
-                        report(Phase.DOWNLOADING, f"{percent} %")
+                    permille = min(1000, int(1000 * self._done / total))
+                    if permille != last[0]:
+                        last[0] = permille
+                        # To the tenth: a manager takes a standstill for the end of the load.
+                        report(Phase.DOWNLOADING, f"{permille / 10} %")
             return None
 
     return Progress

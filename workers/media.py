@@ -21,6 +21,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those of contracts.m
 _RGB_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV")
 DEFAULT_QUALITY = 95
 
+Picture = Image.Image
+
 
 def read_image(text: str, param: str) -> Image.Image:
     """The picture behind a data URI or base64 text; raises ``InvalidRequest`` naming *param*."""

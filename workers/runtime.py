@@ -38,9 +38,9 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     silence_harmless_warnings()
     blas.enable()
-    import mlx.core as mx
+    import mlx.core as mx  # noqa: TID251 - for the engines
 
-    if needs_no_compiler(mx):
+    if lacks_compiler(mx):
         log.warning("no g++ on PATH: MLX runs uncompiled, a little more slowly")
         mx.disable_compile()
     mx.set_cache_limit(CACHE_LIMIT_BYTES)
@@ -51,7 +51,7 @@ def silence_harmless_warnings() -> None:
         warnings.filterwarnings("ignore", message=message, category=category)
 
 
-def needs_no_compiler(mx: object) -> bool:
+def lacks_compiler(mx: object) -> bool:
     """MLX's CPU back end builds fused kernels at run time by calling ``g++``; is there none?"""
     device = mx.default_device()  # type: ignore[attr-defined]
     on_cpu = device.type == mx.cpu  # type: ignore[attr-defined]

@@ -52,11 +52,7 @@ class Chooser:
             penalty = sampling.repetition_penalty
             penalised = mx.where(logits > 0, logits / penalty, logits * penalty)
             logits = mx.where(produced | self._in_prompt, penalised, logits)
-        return (
-            logits
-            - sampling.presence_penalty * produced
-            - sampling.frequency_penalty * self._counts
-        )
+        return logits - sampling.presence_penalty * produced - sampling.frequency_penalty * self._counts
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """The next token of each row of *logprobs* (1, V)."""

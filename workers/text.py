@@ -62,9 +62,7 @@ class StopFinder:
         if self.stopped:
             return ""
         self._held += text
-        found = [
-            (at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0
-        ]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             _, cut = min(found)
             self.stopped = True

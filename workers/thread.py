@@ -12,8 +12,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
 from typing import Generic
 
 from contracts.control import Phase
@@ -73,7 +72,7 @@ class ModelThread(Generic[Job, Event]):
     def start(self) -> None:
         self._thread.start()
 
-    async def run(self, job: Job) -> AsyncIterator[Event]:
+    async def run(self, job: Job) -> AsyncGenerator[Event, None]:
         """The events of *job*; closing the iterator early cancels the job.
 
         Raises ``Unavailable`` when the model is not ready, ``ApiError`` when the job fails.
@@ -91,11 +90,6 @@ class ModelThread(Generic[Job, Event]):
         finally:
             ticket.cancelled.set()
             self._open.discard(ticket)
-
-    async def collect(self, job: Job) -> list[Event]:
-        """All events of *job*; cancelling the coroutine cancels the job."""
-        async with aclosing(self.run(job)) as events:  # type: ignore[type-var]
-            return [event async for event in events]
 
     def stop_jobs(self) -> None:
         """End every job now, running or waiting, with ``Unavailable``; take no more. On the loop."""
@@ -150,6 +144,8 @@ class ModelThread(Generic[Job, Event]):
         self._state = (phase, detail)
 
     def _fail(self, reason: str) -> None:
+        if self._closing:  # the process leaves anyway, and not for this reason
+            return
         self._state = (Phase.FAILED, reason)
         self._on_failed()
 

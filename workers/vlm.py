@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +68,7 @@ class VlmEngine:
         runtime.prepare()
         import mlx_vlm  # noqa: TID251 - this is the one importer
 
-        folder = hub.locate(
-            self._settings.path, self._alias, patterns=hub.VLM_FILES, report=report
-        )
+        folder = hub.locate(self._settings.path, self._alias, patterns=hub.VLM_FILES, report=report)
         report(Phase.LOADING, "")
         config = self._read_config(folder)
         moondream = str(config.get("model_type", "")).startswith("moondream")
@@ -211,9 +209,7 @@ class VlmEngine:
             )
         return self._context - prompt_tokens
 
-    def _answer(
-        self, index: int, job: ChatJob, inputs: Inputs, ids: list[int], emit: Emit
-    ) -> None:
+    def _answer(self, index: int, job: ChatJob, inputs: Inputs, ids: list[int], emit: Emit) -> None:
         text = Detokenizer(lambda tokens: str(self._tokenizer.decode(tokens, skip_special_tokens=True)))
         stops = StopFinder(job.stops)
 
@@ -240,7 +236,7 @@ class VlmEngine:
 
     def _tokens(
         self, inputs: Inputs, ids: list[int], sampling: Sampling, max_tokens: int
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """The tokens of one answer, the one that ends it among them."""
         from mlx_vlm import stream_generate  # noqa: TID251
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from demo.training.flux.dimensions import Dimensions
@@ -54,3 +54,22 @@ def _write(weights: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> i
 def _to_mlx(weight: Tensor) -> Tensor:
     """MLX has the input channels of a convolution last."""
     return weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of an exported checkpoint for the twins, VAE and net, in fp32."""
+    vae = _read(folder / "vae")
+    net = {
+        prefix + key: value
+        for prefix, name in FOLDERS.items()
+        for key, value in _read(folder / name).items()
+    }
+    return vae, net
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    return {key: _from_mlx(v).float() for key, v in load_file(folder / SHARD).items()}
+
+
+def _from_mlx(weight: Tensor) -> Tensor:
+    return weight.permute(0, 3, 1, 2) if weight.ndim == 4 else weight

@@ -1,0 +1,248 @@
+"""A small real worker: speaks the worker contract over HTTP, and misbehaves on request.
+
+Standard library only, so that it starts in a blink. It takes the arguments of ``python -m workers``;
+what it shall do stands, as a JSON object, where the path of a model would:
+
+    journal      file that each thing that happens is appended to: "EVENT ALIAS PID DETAIL"
+    say          text for stdout at the start
+    phases       [[phase, detail, seconds], ...] on the way to ready
+    ready_when   not ready before this file exists
+    stuck        never gets any further than its last phase
+    deaf         does not listen, and never gets ready
+    nonce        a wrong nonce to show
+    exit         status to leave with while loading, after the phases
+    exit_times   only at the first so many launches (needs the journal)
+    last_words   said before that exit
+    says_failed  reports the phase "failed" and stays
+    stubborn     ignores SIGTERM
+    child        has a child process of its own
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+POLL_S = 0.01
+
+
+class Request(NamedTuple):
+    method: str
+    target: str
+    headers: list[list[str]]
+    body: bytes
+
+
+class FakeWorker:
+    def __init__(self, argv: list[str]) -> None:
+        parser = argparse.ArgumentParser()
+        for name in ("--alias", "--spec", "--host", "--nonce"):
+            parser.add_argument(name, required=True)
+        parser.add_argument("--port", type=int, required=True)
+        parser.add_argument("--parent-pipe", action="store_true", required=True)
+        self.arguments = parser.parse_args(argv)
+        path = json.loads(self.arguments.spec)["path"]
+        self.knobs: dict[str, Any] = json.loads(path) if path.startswith("{") else {}
+        self.phase, self.detail = "importing", ""
+
+    def note(self, event: str, detail: str = "") -> None:
+        if journal := self.knobs.get("journal"):
+            with Path(journal).open("a") as file:
+                file.write(f"{event} {self.arguments.alias} {os.getpid()} {detail}\n")
+
+    async def run(self) -> None:
+        threading.Thread(target=_leave_with_parent, daemon=True).start()
+        self.note("launched")
+        loop = asyncio.get_running_loop()
+        if self.knobs.get("stubborn"):
+            loop.add_signal_handler(signal.SIGTERM, lambda: self.note("ignored"))
+        else:
+            loop.add_signal_handler(signal.SIGTERM, self.terminate)
+        if self.knobs.get("child"):
+            child = await asyncio.create_subprocess_exec("sleep", "600")
+            self.note("child", str(child.pid))
+        sys.stdout.write(self.knobs.get("say", ""))
+        sys.stdout.flush()
+        if self.knobs.get("deaf"):
+            await asyncio.Event().wait()
+        server = await asyncio.start_server(
+            self.connection, self.arguments.host, self.arguments.port, backlog=512
+        )
+        async with server:
+            await self.load()
+            await asyncio.Event().wait()
+
+    def terminate(self) -> None:
+        self.note("terminated")
+        os._exit(0)
+
+    async def load(self) -> None:
+        for phase, detail, seconds in self.knobs.get("phases", [["loading", "", 0]]):
+            self.phase, self.detail = phase, detail
+            await asyncio.sleep(seconds)
+        if "ready_when" in self.knobs:
+            await _exists(self.knobs["ready_when"])
+        if self.knobs.get("stuck"):
+            await asyncio.Event().wait()
+        if "exit" in self.knobs and self._launches() <= self.knobs.get("exit_times", 1 << 30):
+            sys.stdout.write(self.knobs.get("last_words", ""))
+            sys.stdout.flush()
+            os._exit(self.knobs["exit"])
+        if self.knobs.get("says_failed"):
+            self.phase, self.detail = "failed", "weights are missing"
+            await asyncio.Event().wait()
+        self.phase, self.detail = "ready", ""
+        self.note("ready")
+
+    def _launches(self) -> int:
+        journal = Path(self.knobs["journal"]).read_text().splitlines()
+        return sum(line.startswith(f"launched {self.arguments.alias} ") for line in journal)
+
+    # --- HTTP ------------------------------------------------------------------------------------
+
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while request := await _read(reader):
+                await self.answer(request, reader, writer)
+                await writer.drain()
+        writer.close()
+
+    async def answer(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        url = urlsplit(request.target)
+        if url.path == "/health":
+            self.health(writer)
+            return
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        self.note("begin", request.target)
+        work = asyncio.create_task(self.work(url.path, query, request, writer))
+        # Nothing more is sent on this connection while its answer is awaited: data means its end.
+        left = asyncio.create_task(reader.read(1))
+        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+            self.note("gone", request.target)
+            raise ConnectionResetError
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        self.note("end", request.target)
+        work.result()
+
+    def health(self, writer: asyncio.StreamWriter) -> None:
+        body = {
+            "alias": self.arguments.alias,
+            "phase": self.phase,
+            "detail": self.detail,
+            "nonce": self.knobs.get("nonce", self.arguments.nonce),
+            "pid": os.getpid(),
+        }
+        _respond(writer, 200 if self.phase == "ready" else 503, body)
+
+    async def work(
+        self, path: str, query: dict[str, str], request: Request, writer: asyncio.StreamWriter
+    ) -> None:
+        known: dict[str, Callable[[], Any]] = {
+            "/die": lambda: os._exit(7),
+            "/hang-up": writer.close,
+            "/wait": lambda: self._wait(query, writer),
+            "/sse": lambda: self._sse(query, writer),
+            "/blob": lambda: self._blob(query, writer),
+        }
+        if path not in known:
+            digest = hashlib.sha256(request.body).hexdigest()
+            answer = {**request._asdict(), "body": len(request.body), "sha256": digest}
+            _respond(writer, int(query.get("status", 200)), answer)
+        elif (outcome := known[path]()) is not None:
+            await outcome
+
+    async def _wait(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        await _exists(query["until"])
+        _respond(writer, 200, {"waited": True})
+
+    async def _sse(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        """*n* events, then whatever: the end *until* a file exists, or *die*."""
+        head = (
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(head.encode())
+        for number in range(int(query["n"])):
+            _chunk(writer, f"data: {number}\n\n".encode())
+            await writer.drain()
+        if "die" in query:
+            await asyncio.sleep(0.05)  # for the events to leave
+            os._exit(7)
+        if "until" in query:
+            await _exists(query["until"])
+        _chunk(writer, b"data: [DONE]\n\n")
+        _chunk(writer, b"")
+
+    async def _blob(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        """*bytes* zero bytes; *die*: half of them."""
+        size = int(query["bytes"])
+        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n".encode())
+        for _ in range(size // 2 if "die" in query else size, 0, -(1 << 16)):
+            writer.write(bytes(min(_, 1 << 16)))
+            await writer.drain()
+        if "die" in query:
+            await asyncio.sleep(0.05)
+            os._exit(7)
+
+
+async def _read(reader: asyncio.StreamReader) -> Request | None:
+    line = await reader.readline()
+    if not line:
+        return None
+    method, target, _ = line.decode().split(" ", 2)
+    headers = []
+    while (line := await reader.readline()) not in (b"\r\n", b""):
+        key, _, value = line.decode("latin-1").partition(":")
+        headers.append([key.lower(), value.strip()])
+    named = dict(headers)
+    body = b""
+    if "content-length" in named:
+        body = await reader.readexactly(int(named["content-length"]))
+    elif named.get("transfer-encoding") == "chunked":
+        while size := int(await reader.readline(), 16):
+            body += await reader.readexactly(size)
+            await reader.readline()
+        await reader.readline()
+    return Request(method, target, headers, body)
+
+
+def _respond(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:
+    data = json.dumps(body).encode()
+    head = (
+        f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    writer.write(head.encode() + data)
+
+
+def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+async def _exists(path: str) -> None:
+    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - there is no event for it
+        await asyncio.sleep(POLL_S)
+
+
+def _leave_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(FakeWorker(sys.argv[1:]).run())

@@ -1,0 +1,394 @@
+"""The planner: each branch of plan(), the fairness of schedule(), and properties of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.control import WorkerState as S
+from manager.lifecycle import HOLDS_MEMORY
+from manager.planner import (
+    Plan,
+    Refuse,
+    Serve,
+    Start,
+    Wait,
+    Why,
+    WorkerView,
+    choose_victims,
+    idle_too_long,
+    plan,
+    schedule,
+    soonest_idle,
+)
+
+
+def view(alias: str, state: S = S.READY, memory: int = 4, **kw: Any) -> WorkerView:
+    return WorkerView(alias, state, memory, **kw)
+
+
+def ask(target: WorkerView, *others: WorkerView, budget: int = 12, now: float = 100.0) -> Plan:
+    return plan(target.alias, {w.alias: w for w in (target, *others)}, budget=budget, now=now)
+
+
+def line_up(waiting: str, *workers: WorkerView, budget: int = 12, now: float = 100.0) -> list[Plan]:
+    return schedule(waiting.split(), {w.alias: w for w in workers}, budget=budget, now=now)
+
+
+# --- plan ----------------------------------------------------------------------------------------
+
+
+def test_ready_is_served() -> None:
+    assert ask(view("a")) == Serve()
+
+
+@pytest.mark.parametrize("state", [S.STARTING, S.DRAINING, S.STOPPING])
+def test_a_worker_in_motion_is_waited_for(state: S) -> None:
+    assert ask(view("a", state)) == Wait(f"a is {state}")
+
+
+def test_too_large_for_the_whole_budget_is_refused() -> None:
+    assert ask(view("a", S.STOPPED, 13)) == Refuse(Why.TOO_LARGE)
+
+
+def test_as_large_as_the_whole_budget_is_started() -> None:
+    assert ask(view("a", S.STOPPED, 12)) == Start()
+
+
+def test_a_failed_load_is_refused_until_its_backoff_has_passed() -> None:
+    failed = view("a", S.FAILED, retry_at=101.0, load_failed=True)
+    assert ask(failed, now=100.9) == Refuse(Why.LOAD_FAILED, retry_at=101.0)
+    assert ask(failed, now=101.0) == Start()
+
+
+def test_a_crash_is_waited_out() -> None:
+    crashed = view("a", S.FAILED, retry_at=101.0)
+    assert ask(crashed, now=100.9) == Wait("a crashed", until=101.0)
+    assert ask(crashed, now=101.0) == Start()
+
+
+def test_only_pinned_workers_in_the_way_refuse_at_once_and_are_named() -> None:
+    pinned = [view("c", memory=4, pinned=True), view("b", memory=1, pinned=True)]
+    assert ask(view("a", S.STOPPED, 8), *pinned) == Refuse(Why.PINNED, by=("b", "c"))
+
+
+def test_pinned_workers_beside_which_there_will_be_room_are_waited_past() -> None:
+    pinned, busy = view("b", memory=4, pinned=True), view("c", memory=4, leases=1)
+    assert ask(view("a", S.STOPPED, 8), pinned, busy) == Wait("a waits for memory", True, ("c",))
+
+
+@pytest.mark.parametrize("state", [S.DRAINING, S.STOPPING])
+def test_a_pinned_worker_that_somebody_stops_is_not_in_the_way_for_good(state: S) -> None:
+    leaving = view("b", state, 8, pinned=True)
+    assert not isinstance(ask(view("a", S.STOPPED, 8), leaving), Refuse)
+
+
+def test_room_to_spare_evicts_nobody() -> None:
+    assert ask(view("a", S.STOPPED), view("b")) == Start()
+
+
+@pytest.mark.parametrize("state", [S.STOPPED, S.FAILED])
+def test_a_worker_without_a_process_takes_no_room(state: S) -> None:
+    assert ask(view("a", S.STOPPED, 12), view("b", state, 12, retry_at=999.0)) == Start()
+
+
+@pytest.mark.parametrize("state", [S.STARTING, S.DRAINING])
+def test_a_worker_on_its_way_up_or_draining_holds_its_room(state: S) -> None:
+    waits = ask(view("a", S.STOPPED, 8), view("b", state, 8))
+    assert waits == Wait("a waits for memory", memory=True)
+
+
+def test_memory_on_its_way_back_is_counted_on_and_nobody_is_evicted_for_it() -> None:
+    leaving, idle = view("b", S.STOPPING, memory=8), view("c", memory=8)
+    assert ask(view("a", S.STOPPED, 8), leaving, idle, budget=16) == Start()
+
+
+def test_least_recently_used_goes_first() -> None:
+    newer, older = view("b", memory=6, last_used=9), view("c", memory=6, last_used=3)
+    assert ask(view("a", S.STOPPED, 6), newer, older) == Start(("c",))
+
+
+def test_a_victim_whose_memory_is_not_needed_is_spared() -> None:
+    small, large = view("b", memory=2, last_used=1), view("c", memory=8, last_used=2)
+    assert ask(view("a", S.STOPPED, 8), small, large, budget=10) == Start(("c",))
+
+
+def test_a_busy_worker_is_never_evicted_and_is_held_for_its_turn_to_end() -> None:
+    busy = view("b", memory=8, leases=1)
+    assert ask(view("a", S.STOPPED, 8), busy) == Wait("a waits for memory", True, ("b",))
+
+
+def test_the_longest_busy_worker_is_held_and_no_more_than_needed() -> None:
+    busy = [view(alias, memory=4, leases=1, busy_since=since) for alias, since in (("b", 9), ("c", 3))]
+    assert ask(view("a", S.STOPPED, 8), *busy) == Wait("a waits for memory", True, ("c",))
+
+
+def test_nobody_is_held_while_that_would_not_make_room() -> None:
+    busy, loading = view("b", memory=4, leases=1), view("c", S.STARTING, 8)
+    assert ask(view("a", S.STOPPED, 12), busy, loading) == Wait("a waits for memory", memory=True)
+
+
+# --- schedule ------------------------------------------------------------------------------------
+
+
+def test_nothing_waits_nothing_to_do() -> None:
+    assert line_up("", view("a")) == []
+
+
+def test_all_requests_of_a_ready_worker_are_served() -> None:
+    assert line_up("a a a", view("a")) == [Serve()] * 3
+
+
+def test_many_requests_are_one_start() -> None:
+    assert line_up("a a a", view("a", S.STOPPED)) == [Start(), *[Wait("a is waited for")] * 2]
+
+
+def test_a_refusal_meets_all_requests_of_the_alias() -> None:
+    assert line_up("a a", view("a", S.STOPPED, 99)) == [Refuse(Why.TOO_LARGE)] * 2
+
+
+def test_a_ready_worker_is_served_past_one_that_loads() -> None:
+    assert line_up("a b", view("a", S.STOPPED), view("b")) == [Start(), Serve()]
+
+
+def test_a_worker_that_a_request_has_just_been_granted_is_not_evicted_for_the_next() -> None:
+    plans = line_up("b a", view("a", S.STOPPED, 8), view("b", memory=8))
+    assert plans == [Serve(), Wait("a waits for memory", True, ("b",))]
+
+
+def test_a_later_request_is_not_granted_ahead_of_one_that_waits_for_the_memory_of_its_worker() -> None:
+    plans = line_up("a b", view("a", S.STOPPED, 8), view("b", memory=8, leases=1))
+    assert plans == [Wait("a waits for memory", True, ("b",)), Wait("b is stopping")]
+
+
+def test_a_worker_that_is_not_in_the_way_is_served_past_one_that_waits_for_memory() -> None:
+    workers = [
+        view("a", S.STOPPED, 8),
+        view("b", memory=8, leases=1, busy_since=1),
+        view("c", memory=4, leases=1, busy_since=2),
+    ]
+    assert line_up("a c", *workers) == [Wait("a waits for memory", True, ("b",)), Serve()]
+
+
+def test_an_idle_worker_that_must_leave_too_is_held_as_well() -> None:
+    workers = [view("a", S.STOPPED, 12), view("b", memory=6, leases=1), view("c", memory=6)]
+    waits, later = line_up("a c", *workers)
+    assert waits == Wait("a waits for memory", True, ("c", "b"))
+    assert later == Wait("c is stopping")
+
+
+def test_nothing_starts_in_the_room_that_an_earlier_request_waits_for() -> None:
+    workers = [view("a", S.STOPPED, 12), view("b", memory=6, leases=1), view("c", S.STOPPED, 6)]
+    waits, later = line_up("a c", *workers)
+    assert isinstance(waits, Wait)
+    assert isinstance(later, Wait)
+
+
+def test_what_fits_beside_the_earlier_request_is_started() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1), view("c", S.STOPPED, 4)]
+    assert line_up("a c", *workers) == [Wait("a waits for memory", True, ("b",)), Start()]
+
+
+def test_two_loads_never_count_on_the_same_memory() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", S.STOPPED, 8), view("c", memory=8)]
+    plans = line_up("a b", *workers)
+    assert plans == [Start(("c",)), Wait("b waits for memory", memory=True)]
+
+
+# --- idle ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("worker", "leaves"),
+    [
+        (view("a", last_used=90, idle_timeout_s=10), True),
+        (view("a", last_used=91, idle_timeout_s=10), False),
+        (view("a", last_used=100, idle_timeout_s=0), True),
+        (view("a", last_used=0, idle_timeout_s=-1), False),
+        (view("a", last_used=0, idle_timeout_s=10, leases=1), False),
+        (view("a", last_used=0, idle_timeout_s=10, pinned=True), False),
+        (view("a", S.STARTING, last_used=0, idle_timeout_s=10), False),
+    ],
+)
+def test_an_idle_worker_leaves_when_its_timeout_has_passed(worker: WorkerView, leaves: bool) -> None:
+    assert idle_too_long({"a": worker}, now=100) == (("a",) if leaves else ())
+
+
+def test_the_next_idle_timeout_is_known() -> None:
+    workers = [
+        view("a", last_used=95, idle_timeout_s=10),
+        view("b", last_used=97, idle_timeout_s=5),
+        view("c", last_used=1, idle_timeout_s=5, leases=1),
+        view("d", last_used=1, idle_timeout_s=5),  # overdue: dealt with already
+    ]
+    assert soonest_idle({w.alias: w for w in workers}, now=100) == 102
+    assert soonest_idle({}, now=100) is None
+
+
+# --- properties ----------------------------------------------------------------------------------
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[dict[str, WorkerView], int]:
+    """Workers as they can be: what is loaded fits into the budget (what leaves may come on top)."""
+    views = []
+    for alias in "abcdef"[: draw(st.integers(1, 6))]:
+        state = draw(st.sampled_from(list(S)))
+        views.append(
+            WorkerView(
+                alias,
+                state,
+                memory=draw(st.integers(1, 9)),
+                leases=draw(st.integers(0, 2)) if state in (S.READY, S.DRAINING) else 0,
+                last_used=draw(st.integers(0, 99)),
+                busy_since=draw(st.integers(0, 99)),
+                retry_at=draw(st.integers(90, 110)),
+                load_failed=draw(st.booleans()),
+                pinned=draw(st.booleans()),
+                idle_timeout_s=draw(st.sampled_from([-1.0, 0.0, 50.0])),
+            )
+        )
+    staying = sum(v.memory for v in views if v.state in HOLDS_MEMORY and v.state is not S.STOPPING)
+    return {v.alias: v for v in views}, staying + draw(st.integers(0, 9))
+
+
+def queues(world: dict[str, WorkerView]) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(sorted(world)), max_size=12)
+
+
+@given(st.data())
+def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
+    world, budget = data.draw(worlds())
+    waiting = data.draw(queues(world))
+    plans = schedule(waiting, world, budget=budget, now=100)
+    assert len(plans) == len(waiting)
+    served: set[str] = set()
+    started: list[str] = []
+    evicted: list[str] = []
+    held: set[str] = set()
+    for alias, made in zip(waiting, plans, strict=True):
+        match made:
+            case Serve():
+                assert world[alias].state is S.READY
+                assert alias not in held, (
+                    "granted ahead of an earlier request that waits for its memory"
+                )
+                assert alias not in evicted
+                served.add(alias)
+            case Start(victims):
+                assert world[alias].state in (S.STOPPED, S.FAILED)
+                assert all(world[v].evictable for v in victims), "a busy or pinned victim"
+                assert not served & set(victims), "a victim that was just granted"
+                started.append(alias)
+                evicted += victims
+            case Wait():
+                assert not any(world[h].pinned for h in made.held)
+                held |= set(made.held)
+            case Refuse(Why.PINNED):
+                assert made.by
+                assert all(world[p].pinned for p in made.by)
+    assert len(started) == len(set(started)), "one load however many ask"
+    assert len(evicted) == len(set(evicted))
+    # Once what leaves has left, everything that stays or starts fits.
+    staying = [
+        w
+        for w in world.values()
+        if w.state in HOLDS_MEMORY and w.state is not S.STOPPING and w.alias not in evicted
+    ]
+    assert sum(w.memory for w in staying) + sum(world[a].memory for a in started) <= budget
+    # All requests of one alias fare alike, save for how far they got.
+    for alias in set(waiting):
+        kinds = {type(p) for a, p in zip(waiting, plans, strict=True) if a == alias}
+        assert kinds in ({Serve}, {Refuse}, {Wait}, {Start}, {Start, Wait}, {Serve, Wait})
+
+
+@given(worlds(), st.integers(1, 40))
+def test_victims_are_enough_and_none_is_in_vain(
+    drawn: tuple[dict[str, WorkerView], int], shortfall: int
+) -> None:
+    world = drawn[0]
+    victims = [world[alias] for alias in choose_victims(world.values(), shortfall)]
+    freed = sum(w.memory for w in victims)
+    if victims:
+        assert all(w.evictable for w in victims)
+        assert freed >= shortfall
+        assert all(freed - w.memory < shortfall for w in victims), "a victim in vain"
+    else:
+        assert sum(w.memory for w in world.values() if w.evictable) < shortfall
+
+
+@given(st.data())
+def test_who_is_held_makes_room_when_idle(data: st.DataObject) -> None:
+    world, budget = data.draw(worlds())
+    alias = data.draw(st.sampled_from(sorted(world)))
+    made = plan(alias, world, budget=budget, now=100)
+    if isinstance(made, Wait) and made.held:
+        idle = {a: replace(w, leases=0) if a in made.held else w for a, w in world.items()}
+        assert isinstance(plan(alias, idle, budget=budget, now=100), Start)
+
+
+def test_a_stream_of_requests_for_the_loaded_model_starves_nobody() -> None:
+    world = {"w0": view("w0", memory=9), "w1": view("w1", memory=1), "z": view("z", S.STOPPED, 12)}
+    assert gets_its_turn(world, 12, iter([["w0", "w0"]] * 9)) == 2
+
+
+@given(st.data())
+def test_whatever_the_others_are_a_stream_of_requests_starves_nobody(data: st.DataObject) -> None:
+    budget = 12
+    sizes = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=5), label="sizes")
+    world: dict[str, WorkerView] = {}
+    for i, size in enumerate(sizes):
+        fits = sum(w.memory for w in world.values()) + size <= budget
+        world[f"w{i}"] = view(f"w{i}", S.READY if fits else S.STOPPED, size)
+    world["z"] = view("z", S.STOPPED, data.draw(st.integers(1, budget), label="z"))
+    pair = st.lists(st.sampled_from([a for a in world if a != "z"]), min_size=2, max_size=2)
+    gets_its_turn(world, budget, iter(lambda: data.draw(pair), None))
+
+
+def gets_its_turn(world: dict[str, WorkerView], budget: int, others: Iterator[list[str]]) -> int:
+    """Runs a world in which two requests of *others* come and the two oldest end in every round.
+
+    So without fairness somebody would be busy for ever. Returns the round in which ``z``, which is asked
+    for after the first four, is started: as soon as what was granted before has ended.
+    """
+    running: list[str] = []
+    queue = [*next(others), *next(others), "z"]
+    for now in range(20):
+        queue = run_once(world, queue, running, budget, now)
+        if world["z"].state is S.STARTING:
+            return now
+        for alias in running[:2]:
+            world[alias] = replace(world[alias], leases=world[alias].leases - 1, last_used=now)
+        running = running[2:]
+        queue += next(others)
+    raise AssertionError(f"starved: {world}, {queue}")
+
+
+def run_once(
+    world: dict[str, WorkerView], queue: list[str], running: list[str], budget: int, now: float
+) -> list[str]:
+    """Carry out a schedule, in a world where starts and stops take no time. Returns who still waits."""
+    left = []
+    for alias, made in zip(queue, schedule(queue, world, budget=budget, now=now), strict=True):
+        worker = world[alias]
+        match made:
+            case Serve():
+                since = worker.busy_since if worker.leases else now
+                world[alias] = replace(
+                    worker, leases=worker.leases + 1, last_used=now, busy_since=since
+                )
+                running.append(alias)
+            case Start(victims):
+                for victim in victims:
+                    world[victim] = replace(world[victim], state=S.STOPPED)
+                state = S.STARTING if alias == "z" else S.READY
+                world[alias] = replace(worker, state=state, last_used=now)
+                left.append(alias)
+            case _:
+                left.append(alias)
+    return left

@@ -1,0 +1,73 @@
+"""``python -m workers``: one model, one port.
+
+The manager gives the settings of the model in argv (``--spec``), so that an edit of config.yaml can't
+break a load; people give a file (``--config``, else config.yaml) and an alias of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter, ValidationError
+
+from contracts import settings as config
+from contracts.settings import ImageSettings, ModelSettings, SettingsError, VlmSettings
+from web.serve import PortTaken, bind, configure_logging
+from workers import server
+
+EXIT_USAGE = 2
+EXIT_PORT = 3
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="python -m workers", description="Serve one model.")
+    parse.add_argument("--alias", required=True, help="the name of the model in the settings")
+    source = parse.add_mutually_exclusive_group()
+    source.add_argument("--spec", help="its settings, as JSON")
+    source.add_argument("--config", help="the settings file (default: config.yaml)")
+    parse.add_argument("--host", default="127.0.0.1")
+    parse.add_argument("--port", type=int, help="default: the port in the settings")
+    parse.add_argument("--nonce", default="", help="comes back in /health")
+    parse.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    return parse
+
+
+def read_settings(args: argparse.Namespace) -> VlmSettings | ImageSettings:
+    """The settings of the model that *args* name; raises ``SettingsError``."""
+    if args.spec is not None:
+        try:
+            spec: VlmSettings | ImageSettings = TypeAdapter(ModelSettings).validate_json(args.spec)
+        except ValidationError as exc:
+            problem = exc.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise SettingsError(f"--spec: {where}: {problem['msg']}") from exc
+        return spec
+    models = config.load(args.config, os.environ).models
+    if args.alias not in models:
+        raise SettingsError(f"{args.alias!r} is not one of the models: {', '.join(models)}")
+    return models[args.alias]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    configure_logging()
+    logging.getLogger().setLevel(logging.WARNING)  # the libraries
+    logging.getLogger("workers").setLevel(logging.INFO)
+    try:
+        settings = read_settings(args)
+        sock = bind(args.host, settings.port if args.port is None else args.port)
+    except SettingsError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return EXIT_USAGE
+    except PortTaken as exc:
+        sys.stderr.write(f"cannot listen on {exc}\n")
+        return EXIT_PORT
+    return server.serve(args.alias, settings, sock, nonce=args.nonce, parent_pipe=args.parent_pipe)
+
+
+if __name__ == "__main__":
+    server.leave(main())

@@ -1,0 +1,113 @@
+"""The process of a worker: its socket, its server, how it leaves.
+
+Rules: ``__main__`` takes the port before anything slow happens, so that a port in use is an error at
+once and ``/health`` answers while the model is imported; the process ends by a signal, by the end of
+its parent or by a failed load, always within seconds; the reason for a failed load is the last line of
+the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from contracts.control import Phase
+from contracts.settings import ImageSettings, VlmSettings
+from web.parent import leave_with_parent
+from web.serve import KEEP_ALIVE_S
+from workers.app import create_app
+from workers.endpoint import Worker
+from workers.engine import AnyEngine
+
+GRACE_S = 1  # seconds that requests get to end by themselves after SIGTERM
+FAILED_HEALTH_S = 1.0  # seconds for which /health tells why the load failed, before the exit
+PARENT_GRACE_S = 1.5  # seconds from the end of the parent to the hard exit
+EXIT_FAILED = 1
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self._worker = worker
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn would raise the signal again at the end, and the exit status would be lost.
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # What still runs after the grace ends with an error of ours, not with a cut connection.
+        asyncio.get_running_loop().call_later(GRACE_S, self._worker.thread.stop_jobs)
+        await super().shutdown(sockets)
+
+
+def make_engine(alias: str, settings: VlmSettings | ImageSettings) -> AnyEngine:
+    # Imported here for symmetry alone: neither imports its library before load.
+    if isinstance(settings, VlmSettings):
+        from workers.vlm import VlmEngine
+
+        return VlmEngine(alias, settings)
+    from workers.image import FluxEngine
+
+    return FluxEngine(alias, settings)
+
+
+def serve(
+    alias: str,
+    settings: VlmSettings | ImageSettings,
+    sock: socket.socket,
+    *,
+    nonce: str = "",
+    parent_pipe: bool = False,
+    engine: AnyEngine | None = None,
+) -> int:
+    """Serve until a signal, the end of the parent or a failed load; the exit status."""
+    server: _Server | None = None
+
+    def on_failed() -> None:
+        time.sleep(FAILED_HEALTH_S)
+        if server is not None:
+            server.should_exit = True
+
+    app: FastAPI = create_app(
+        alias, settings, engine or make_engine(alias, settings), nonce=nonce, on_failed=on_failed
+    )
+    worker: Worker = app.state.worker
+    server = _Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S + 1,
+        ),
+        worker,
+    )
+    if parent_pipe:
+        leave_with_parent(PARENT_GRACE_S)
+    server.run(sockets=[sock])
+    if worker.thread.phase is Phase.FAILED:
+        # Bare, and the last line of all: the manager shows it as the reason.
+        logging.shutdown()
+        sys.stderr.write(f"load failed: {worker.thread.detail}\n")
+        return EXIT_FAILED
+    return 0
+
+
+def leave(status: int) -> None:
+    """End the process now: the model thread may be inside MLX, and must not be torn down there."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
