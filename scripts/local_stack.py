@@ -86,6 +86,9 @@ class LocalStack:
 
     def start(self, tier: str) -> None:
         """Start ``manager`` or ``gateway``, in the place of one that has ended."""
+        before = self._processes.pop(tier, None)
+        if before is not None:
+            _reap(before)
         log = self._logs / f"{tier}.log"
         with log.open("ab") as output:
             self._processes[tier] = subprocess.Popen(
@@ -128,13 +131,7 @@ class LocalStack:
         for process in reversed(self._processes.values()):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            _reap(process)
         self._processes.clear()
 
     def let_go(self) -> None:
@@ -146,6 +143,16 @@ class LocalStack:
     def _log_end(self, tier: str) -> str:
         log = self._logs / f"{tier}.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-5:]) + f"\n(log: {log})"
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _taken(port: int) -> bool:

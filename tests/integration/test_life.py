@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -53,8 +53,33 @@ def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path) -> None:
         assert states(stack)["image-gen"] == "stopped"
 
 
-def test_a_client_that_leaves_stops_the_work(tmp_path: Path) -> None:
-    with running(tmp_path) as stack, httpx.Client(base_url=stack.url, timeout=120) as http:
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A stack for tests that it recovers from; each starts with vlm-best answering."""
+    with running(tmp_path_factory.mktemp("warm")) as stack:
+        yield stack
+
+
+def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(warm: LocalStack) -> None:
+    assert caption(warm).status_code == 200
+    done: list[str] = []
+
+    def draw() -> None:
+        httpx.post(f"{warm.url}/v1/images/generations", json=DRAW, timeout=120)
+        done.append("draw")
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    wait_for(lambda: states(warm)["image-gen"] == "starting")
+    answer = caption(warm)
+    done.append("caption")
+    thread.join()
+    assert answer.status_code == 200
+    assert done == ["caption", "draw"]
+
+
+def test_a_client_that_leaves_stops_the_work(warm: LocalStack) -> None:
+    with httpx.Client(base_url=warm.url, timeout=120) as http:
         assert http.post("/v1/images/generations", json=DRAW).status_code == 200
         with pytest.raises(httpx.ReadTimeout):
             http.post("/v1/images/generations", json={**DRAW, "steps": 100, "n": 10}, timeout=1)
@@ -81,29 +106,33 @@ def test_kill_9_of_the_manager_leaves_no_process_within_five_seconds(tmp_path: P
 
 
 def test_kill_9_of_a_worker_in_mid_stream_ends_the_stream_with_an_error_and_the_next_request_is_served(
-    tmp_path: Path,
+    warm: LocalStack,
 ) -> None:
-    with running(tmp_path) as stack:
-        assert caption(stack).status_code == 200
-        body = {**ask(RED_CIRCLE, "Describe this image in detail."), "stream": True, "n": 8}
-        with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body, timeout=60) as answer:
-            lines = answer.iter_lines()
-            next(line for line in lines if "content" in line)
-            process_of(stack, "vlm-best").kill()
-            rest = "\n".join(lines)
-        assert "worker_failed" in rest
-        wait_for(lambda: caption(stack).status_code == 200, 30)
+    assert caption(warm).status_code == 200
+    body = {**ask(RED_CIRCLE, "Describe this image in detail."), "stream": True, "n": 8}
+    with httpx.stream("POST", f"{warm.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(line for line in lines if "content" in line)
+        process_of(warm, "vlm-best").kill()
+        rest = "\n".join(lines)
+    assert "worker_failed" in rest
+    wait_for(lambda: caption(warm).status_code == 200, 30)
 
 
-def test_kill_9_of_the_gateway_stops_no_worker_and_a_new_one_finds_it_ready(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
-        assert caption(stack).status_code == 200
-        worker = process_of(stack, "vlm-best")
-        process_of(stack, "gateway").kill()
-        stack.start("gateway")
-        stack.wait_until_ready()
-        assert caption(stack).status_code == 200
-        assert process_of(stack, "vlm-best").pid == worker.pid
+def test_kill_9_of_the_gateway_stops_no_worker_and_a_new_one_finds_it_ready(warm: LocalStack) -> None:
+    assert caption(warm).status_code == 200
+    worker = process_of(warm, "vlm-best")
+    process_of(warm, "gateway").kill()
+    warm.start("gateway")
+    warm.wait_until_ready()
+    assert caption(warm).status_code == 200
+    assert process_of(warm, "vlm-best").pid == worker.pid
+
+
+def test_a_taken_port_is_named_with_the_cure(warm: LocalStack) -> None:
+    again = LocalStack(warm.config, {})
+    with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
+        again.__enter__()
 
 
 def test_the_death_of_whoever_started_the_stack_ends_it(tmp_path: Path) -> None:
@@ -128,29 +157,3 @@ def test_a_checkpoint_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None
         assert problem["code"] == "load_failed"
         assert "nowhere" in problem["message"]
         assert answer.headers["x-should-retry"] == "false"
-
-
-def test_a_taken_port_is_named_with_the_cure(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
-        again = LocalStack(stack.config, {})
-        with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
-            again.__enter__()
-
-
-def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
-        assert caption(stack).status_code == 200
-        done: list[str] = []
-
-        def draw() -> None:
-            httpx.post(f"{stack.url}/v1/images/generations", json=DRAW, timeout=120)
-            done.append("draw")
-
-        thread = threading.Thread(target=draw)
-        thread.start()
-        wait_for(lambda: states(stack)["image-gen"] == "starting")
-        answer: Any = caption(stack)
-        done.append("caption")
-        thread.join()
-        assert answer.status_code == 200
-        assert done == ["caption", "draw"]
