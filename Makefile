@@ -41,7 +41,9 @@ grade: setup  ## judge the demo models through the whole stack; status 1 below t
 
 train-demo: setup  ## train the demo models again: wants a GPU (demo/models/README.md)
 	@$(RUN) -m pip install --quiet -r requirements/train.txt
-	@$(RUN) -m demo.train $(ARGS)
+	@$(RUN) -m demo.train_vlm vlm-best --out demo/out/trained/vlm-best $(ARGS)
+	@$(RUN) -m demo.train_vlm vlm-fast --out demo/out/trained/vlm-fast $(ARGS)
+	@$(RUN) -m demo.train_flux --out demo/out/trained/image-gen $(ARGS)
 
 lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
 	@sh scripts/lock.sh

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     if given.smoke:
-        run = Run(work, "cpu", scale=0.004, max_steps=4, graded=2)
+        run = Run(work, "cpu", scale=0.001, max_steps=4, graded=2)
         run_stages(run, given.out, given.time, given.only)
         return
     with Pool(given.workers) as pool:  # started before the device is: forking after that breaks it

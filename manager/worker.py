@@ -221,7 +221,10 @@ class Worker:
             await self._drain(exited)
         if not exited.done():
             await self._stop_ladder(handle, exited)
-        return given_up or ending(await exited, self.log.last_lines())
+        status = await exited
+        if self.state is WorkerState.STOPPING:
+            return exit_text(status)
+        return given_up or ending(status, self.log.last_lines())
 
     @property
     def _leaving(self) -> bool:
@@ -236,10 +239,10 @@ class Worker:
             answer = await self._ask(handle, exited)
             if self._leaving or exited.done():
                 return ""
-            before = str(judge)
+            before = judge.phase
             if judge.heard(answer, clock()):
                 return ""
-            if str(judge) != before:
+            if judge.phase != before:
                 log.info("%s: loading: %s", self.alias, judge)
             if judge.failed:
                 # It says why in its log, and leaves by itself.

@@ -22,6 +22,16 @@ from workers.thread import first_line
 
 log = logging.getLogger(__name__)
 
+# What mflux's FluxWeightDefinition downloads, weights and tokenizers.
+FILES = (
+    *(
+        f"{part}/*.{kind}"
+        for part in ("text_encoder", "text_encoder_2", "transformer", "vae")
+        for kind in ("safetensors", "json")
+    ),
+    "tokenizer/**",
+    "tokenizer_2/**",
+)
 _SEEDS = 2**64
 _PROMPTS_KEPT = 16  # 2-4 MiB each at full size
 _TILED_FROM = 1024 * 1024  # pixels; the VAE's peak would be half as much again as the weights
@@ -44,23 +54,14 @@ class FluxEngine:
         report(Phase.IMPORTING, "")
         runtime.prepare()
         from mflux.models.common.resolution.model_revisions import ModelRevisions  # noqa: TID251
-        from mflux.models.flux.weights.flux_weight_definition import (  # noqa: TID251
-            FluxWeightDefinition,
-        )
 
-        from workers import flux
-
+        # Before the networks, which take seconds to import: most failed loads are a wrong path.
         path = self._settings.path
         folder = hub.locate(
-            path,
-            self._alias,
-            patterns=(
-                *FluxWeightDefinition.get_download_patterns(),
-                *(p for t in FluxWeightDefinition.get_tokenizers() for p in t.download_patterns),
-            ),
-            report=report,
-            revision=ModelRevisions.get(path),
+            path, self._alias, patterns=FILES, report=report, revision=ModelRevisions.get(path)
         )
+        from workers import flux
+
         report(Phase.LOADING, "")
         try:
             self._model = flux.load(folder, self._settings)

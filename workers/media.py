@@ -40,15 +40,13 @@ def decode(data: bytes, param: str) -> Image.Image:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise InvalidRequest(
-                        f"the image has {image.width}x{image.height} pixels;"
-                        f" at most {MAX_PIXELS // 1_000_000} million are read",
-                        param=param,
-                    )
+                    raise Image.DecompressionBombError  # as Pillow does, only much later
                 image.load()
                 return _opaque(_upright(image))
-    except InvalidRequest:
-        raise
+    except Image.DecompressionBombError as exc:
+        raise InvalidRequest(
+            f"the image has more than {MAX_PIXELS // 1_000_000} million pixels", param=param
+        ) from exc
     except (MemoryError, RecursionError):
         raise
     except Exception as exc:  # Pillow's decoders raise all kinds, struct.error and IndexError too

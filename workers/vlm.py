@@ -66,9 +66,10 @@ class VlmEngine:
     def load(self, report: Report) -> None:
         report(Phase.IMPORTING, "")
         runtime.prepare()
+        # Before the library, which takes seconds: most failed loads are a wrong path.
+        folder = hub.locate(self._settings.path, self._alias, patterns=hub.VLM_FILES, report=report)
         import mlx_vlm  # noqa: TID251 - this is the one importer
 
-        folder = hub.locate(self._settings.path, self._alias, patterns=hub.VLM_FILES, report=report)
         report(Phase.LOADING, "")
         config = self._read_config(folder)
         moondream = str(config.get("model_type", "")).startswith("moondream")

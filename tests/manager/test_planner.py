@@ -353,8 +353,8 @@ def test_whatever_the_others_are_a_stream_of_requests_starves_nobody(data: st.Da
 def gets_its_turn(world: dict[str, WorkerView], budget: int, others: Iterator[list[str]]) -> int:
     """Runs a world in which two requests of *others* come and the two oldest end in every round.
 
-    So without fairness somebody would be busy for ever. Returns the round in which ``z``, which is asked
-    for after the first four, is started: as soon as what was granted before has ended.
+    So without fairness somebody would be busy for ever. Returns the round in which ``z``, asked for
+    after the first four, is started: as soon as what was granted before has ended.
     """
     running: list[str] = []
     queue = [*next(others), *next(others), "z"]

@@ -78,15 +78,16 @@ def encode_latents(run: Run, vae: VAE, coder: PromptCoder, size: int, count: int
     )
     tokens = (size // TOKEN_PIXELS) ** 2
     shape = (count, tokens, 64)
-    encoded = [torch.empty(shape, dtype=torch.float16, device=device) for _ in range(2)]
+    pictures, sources = (torch.empty(shape, dtype=torch.float16, device=device) for _ in range(2))
     chunk = max(1, int(2048 * (MAIN_SIZE / size) ** 2 * min(1, run.scale * 4)))
     for i in range(0, count, chunk):
         part = slice(i, i + chunk)
-        for out, source in zip(encoded, (scenes, others), strict=True):
+        for out, shown in ((pictures, scenes), (sources, others)):
             with torch.autocast(device, torch.bfloat16):
-                out[part] = pack(vae.encode(paint_scenes(source[part], geometry[part], size)))
-    texts = (torch.tensor(ids, device=device) for ids in coder(specs.prompts))
-    return Latents(*encoded, torch.tensor(specs.noise, device=device), *texts)
+                out[part] = pack(vae.encode(paint_scenes(shown[part], geometry[part], size)))
+    t5_ids, clip_ids = (torch.tensor(ids, device=device) for ids in coder(specs.prompts))
+    noise = torch.tensor(specs.noise, device=device)
+    return Latents(pictures, sources, noise, t5_ids, clip_ids)
 
 
 def draw_points(latents: Latents, count: int, schedule: Schedule) -> Points:

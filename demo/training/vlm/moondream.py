@@ -181,6 +181,8 @@ class Moondream(nn.Module):
         x = vision.post_ln(x).view(batch, count, GRID * GRID, -1)
         whole = parts = x[:, 0]
         if count > 1:
+            if layout is None:
+                raise ValueError("several crops need a layout")
             if layout not in self._pools:
                 self._pools[layout] = pooling_matrix(*layout).to(x.device)
             flat = x[:, 1:].reshape(batch, (count - 1) * GRID * GRID, -1)

@@ -1,0 +1,93 @@
+"""What image-gen is trained to draw is what its prompts ask for, and never a held-out scene."""
+
+from __future__ import annotations
+
+import random
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+
+from demo import judge, world
+from demo.training.flux.specs import COLOR_NAMES, GEOMETRY_CHANNELS, Spec, draw_spec, draw_specs
+from demo.world import SHAPES, Scene, Thing
+
+
+def draw(count: int) -> list[Spec]:
+    rng = random.Random(11)
+    return [draw_spec(rng) for _ in range(count)]
+
+
+def scene_of(spec: Spec) -> Scene:
+    return Scene(
+        COLOR_NAMES[spec.background],
+        tuple(
+            Thing(COLOR_NAMES[color], SHAPES[shape], *spot)
+            for (color, shape), spot in zip(spec.things, spec.geometry, strict=True)
+        ),
+    )
+
+
+def test_no_held_out_scene_is_trained_on_or_edited_from() -> None:
+    for spec in draw(1000):
+        assert not world.is_held_out(scene_of(spec))
+        ground, things = spec.other
+        named = tuple(Thing(COLOR_NAMES[color], SHAPES[shape], 0, 0, 0) for color, shape in things)
+        assert not world.is_held_out(Scene(COLOR_NAMES[ground], named))
+
+
+def test_a_prompt_is_true_of_the_picture_that_goes_with_it() -> None:
+    judged = 0
+    for spec in draw(60):
+        if judge.parse_caption(spec.prompt) is None:
+            continue  # "a red circle on blue": leaves out the word that captions are known by
+        verdict = judge.check_caption(world.render(scene_of(spec)), spec.prompt)
+        assert verdict.right, (spec, verdict)
+        judged += 1
+    assert judged > 40
+
+
+def test_prompts_that_ask_for_a_place_or_size_get_it() -> None:
+    said = {"center": 0, "left": 0, "right": 0, "top": 0, "bottom": 0, "small": 0, "large": 0}
+    for spec in draw(2000):
+        words = spec.prompt.lower().replace(".", "").split()
+        if len(spec.things) > 1 or not said.keys() & set(words):
+            continue
+        (thing,) = scene_of(spec).things
+        (word,) = said.keys() & set(words)
+        assert word in (world.place(thing), world.size_word(thing)), spec
+        said[word] += 1
+    assert min(said.values()) > 5
+
+
+def test_the_noise_of_the_geometry_is_standard_normal() -> None:
+    noise = [spec.noise for spec in draw(500)]
+    assert {len(values) for values in noise} == {GEOMETRY_CHANNELS}
+    assert np.abs(np.mean(noise, 0)).max() < 0.2
+    assert np.abs(np.std(noise, 0) - 1).max() < 0.2
+
+
+def test_what_a_prompt_leaves_open_is_decided_by_the_noise() -> None:
+    seen = 0
+    for spec in draw(200):
+        scene = scene_of(spec)
+        if len(spec.things) > 1 or spec.prompt != world.caption(scene):
+            continue
+        share = NormalDist().cdf(spec.noise[2])
+        assert scene.things[0].r == pytest.approx(0.17 + 0.19 * share)
+        seen += 1
+    assert seen > 20
+
+
+def test_specs_depend_on_the_seed_and_not_on_who_draws_them() -> None:
+    def backwards(function: Any, jobs: list[Any]) -> list[Any]:
+        return [function(job) for job in reversed(jobs)][::-1]
+
+    def forwards(function: Any, jobs: list[Any]) -> list[Any]:
+        return [function(job) for job in jobs]
+
+    one, other = draw_specs(2500, 3, forwards), draw_specs(2500, 3, backwards)
+    assert one.prompts == other.prompts
+    assert np.array_equal(one.geometry, other.geometry)
+    assert len(one.prompts) == 2500

@@ -1,0 +1,317 @@
+"""A pool in virtual time: a loop whose clock leaps to what is due next, and processes made of nothing.
+
+What takes minutes takes no time here and always happens in the same order. A wait that nothing will
+ever end is an error at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import selectors
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contracts.settings import GIB, Settings
+from manager.lease import Lease
+from manager.pool import Pool
+from manager.process import Address, LaunchSpec, Output, StopSignal
+from manager.readiness import Answer
+from manager.worker import Timeouts
+
+
+class Deadlock(Exception):
+    """Everybody waits, and no timer runs."""
+
+
+class _LeapingSelector(selectors.DefaultSelector):
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise Deadlock
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._leaping = _LeapingSelector()
+        super().__init__(self._leaping)
+
+    def time(self) -> float:
+        return self._leaping.now
+
+
+@contextlib.contextmanager
+def virtual_time() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        yield runner
+
+
+@dataclass
+class Behaviour:
+    """How the next processes of an alias behave."""
+
+    load_s: float = 1.0
+    progress: bool = True  # while it loads
+    fails_with: str | None = None  # its last words, at the end of the load
+    hangs: bool = False  # for ever, in its last phase
+    stubborn: bool = False  # ignores TERMINATE
+    leaves_s: float = 0.0  # from TERMINATE to its end
+    launch_error: Exception | None = None
+
+
+class FakeProcess:
+    """A ``Handle``."""
+
+    def __init__(self, host: FakeHost, spec: LaunchSpec, output: Output, pid: int) -> None:
+        self.spec = spec
+        self.alias = spec.alias
+        self.memory = host.memory[spec.alias]
+        self.behaviour = host.behaviours[spec.alias]
+        self.signals: list[StopSignal] = []
+        self._host = host
+        self._output = output
+        self._pid = pid
+        self._status: int | None = None
+        self._ended = asyncio.Event()
+        self._launched_at = host.now()
+        if self.behaviour.fails_with is not None:
+            asyncio.get_running_loop().call_later(self.behaviour.load_s, self._fail)
+
+    def __repr__(self) -> str:
+        return f"<FakeProcess {self.alias} pid={self._pid} status={self._status}>"
+
+    def _fail(self) -> None:
+        if self._status is None:
+            self._output(f"{self.behaviour.fails_with}\n".encode())
+            self.end(1)
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
+    def address(self) -> Address:
+        return Address("somewhere", self.spec.port)
+
+    def poll(self) -> int | None:
+        return self._status
+
+    def signal(self, rung: StopSignal) -> None:
+        if self._status is not None:
+            return
+        self.signals.append(rung)
+        self._host.signalled(self, rung)
+        if rung is StopSignal.KILL:
+            self.end(-9)
+        elif not self.behaviour.stubborn:
+            asyncio.get_running_loop().call_later(self.behaviour.leaves_s, self.end, 0)
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        assert self._status is not None
+        return self._status
+
+    def end(self, status: int = -9) -> None:
+        if self._status is None:
+            self._status = status
+            self._ended.set()
+
+    def health(self) -> Answer:
+        age = self._host.now() - self._launched_at
+        ready = age >= self.behaviour.load_s and not self.behaviour.hangs
+        body = {
+            "alias": self.alias,
+            "phase": "ready" if ready else "loading",
+            "detail": f"{age:.1f} s" if self.behaviour.progress and age < self.behaviour.load_s else "",
+            "nonce": self.spec.nonce,
+            "pid": self._pid,
+        }
+        return Answer(200 if ready else 503, json.dumps(body).encode())
+
+
+@dataclass
+class FakeHost:
+    """A ``Launcher`` and a ``Probe``; counts what lives."""
+
+    now: Callable[[], float]
+    memory: dict[str, int]  # bytes
+    behaviours: dict[str, Behaviour]
+    signalled: Callable[[FakeProcess, StopSignal], None] = lambda process, rung: None
+    processes: list[FakeProcess] = field(default_factory=list)
+    peak: int = 0
+
+    async def launch(self, spec: LaunchSpec, output: Output) -> FakeProcess:
+        await asyncio.sleep(0)
+        error = self.behaviours[spec.alias].launch_error
+        if error is not None:
+            raise error
+        process = FakeProcess(self, spec, output, pid=1000 + len(self.processes))
+        self.processes.append(process)
+        self.peak = max(self.peak, sum(p.memory for p in self.living()))
+        return process
+
+    async def probe(self, address: Address) -> Answer | None:
+        await asyncio.sleep(0)
+        for process in self.living():
+            if process.address == address:
+                return process.health()
+        return None
+
+    def living(self) -> list[FakeProcess]:
+        return [p for p in self.processes if p.poll() is None]
+
+    def of(self, alias: str) -> list[FakeProcess]:
+        return [p for p in self.processes if p.alias == alias]
+
+    def last(self, alias: str) -> FakeProcess:
+        return self.of(alias)[-1]
+
+
+def settings_of(folder: Path, models: dict[str, Any], **manager: Any) -> Settings:
+    """Settings with *models* (``{"a": 4}`` is GiB, or a dict of keys) under a budget of 12 GiB."""
+    first = next(iter(models))
+    made: dict[str, Any] = {}
+    for port, (alias, given) in enumerate(models.items(), 9001):
+        keys = given if isinstance(given, dict) else {"memory_gb": given}
+        made[alias] = {"kind": "vlm", "path": "p", "port": port, **keys}
+    image = {"kind": "image", "family": "flux1-schnell", "path": "p", "port": 9999, "memory_gb": 1}
+    data = {
+        "manager": {"log_dir": str(folder), "idle_timeout_s": -1, **manager},
+        "memory": {"max_unified_memory_gb": 12, "safety_margin_gb": 0},
+        "defaults": {"chat": first, "analyze": first, "generate": "image", "edit": "image"},
+        "models": {**made, "image": image},
+    }
+    return Settings.model_validate(data)
+
+
+class Scene:
+    """A pool, its host, and requests against it."""
+
+    def __init__(self, settings: Settings) -> None:
+        clock = asyncio.get_running_loop().time
+        models = settings.models
+        self.now = clock
+        self.requests: list[Request] = []
+        self.host = FakeHost(
+            clock,
+            memory={alias: model.memory_bytes for alias, model in models.items()},
+            behaviours={alias: Behaviour() for alias in models},
+        )
+        self.budget = 12 * GIB
+        timeouts = Timeouts.of(settings)
+        self.pool = Pool(
+            settings, self.host, self.host.probe, budget=self.budget, clock=clock, timeouts=timeouts
+        )
+
+    def ask(self, alias: str = "a") -> Request:
+        request = Request(self, alias)
+        self.requests.append(request)  # a task that nobody holds may vanish
+        return request
+
+    def state(self, alias: str = "a") -> str:
+        return self.pool.worker(alias).state
+
+    async def served(self, alias: str = "a") -> None:
+        """A whole request, which takes no time once it is granted."""
+        async with self.pool.lease(alias):
+            pass
+
+    async def end(self) -> None:
+        """Close the pool: no process is left, and the budget has been kept all the time."""
+        await self.pool.close(hurry=True)
+        for request in self.requests:
+            request.task.cancel()
+        await asyncio.gather(*(request.task for request in self.requests), return_exceptions=True)
+        assert self.host.living() == []
+        assert self.host.peak <= self.budget
+
+    async def settle(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Let everything happen that is due now, or just so much that *until* is true."""
+        for _ in range(50):
+            if until():
+                return
+            await asyncio.sleep(0)
+
+
+class Request:
+    """A client: it asks, holds its lease until told to finish, and can leave."""
+
+    def __init__(self, scene: Scene, alias: str) -> None:
+        self.alias = alias
+        self.lease: Lease | None = None
+        self._finish = asyncio.Event()
+        self._granted = asyncio.Event()
+        self.task = asyncio.create_task(self._run(scene))
+
+    def __repr__(self) -> str:
+        state = "holds" if self.holds else "done" if self.task.done() else "waits"
+        return f"<Request {self.alias} {state}>"
+
+    async def _run(self, scene: Scene) -> None:
+        try:
+            async with scene.pool.lease(self.alias) as self.lease:
+                self._granted.set()
+                await self._finish.wait()
+        finally:
+            self._granted.set()
+
+    @property
+    def holds(self) -> bool:
+        return self.lease is not None and not self.task.done()
+
+    async def granted(self) -> Lease:
+        """The lease; raises what the request is answered with instead."""
+        await self._granted.wait()
+        if self.lease is None:
+            await self.task
+        assert self.lease is not None
+        return self.lease
+
+    async def refused(self) -> BaseException:
+        """The error that it is answered with."""
+        await asyncio.wait({self.task})
+        error = self.task.exception()
+        assert error is not None
+        return error
+
+    def let_finish(self) -> None:
+        """Finish now, or as soon as it is granted."""
+        self._finish.set()
+
+    async def finish(self) -> None:
+        self.let_finish()
+        await asyncio.wait({self.task})
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+Story = Callable[[Scene], Coroutine[Any, Any, None]]
+
+
+def story(models: dict[str, Any], **manager: Any) -> Callable[[Story], Callable[[Path], None]]:
+    """Makes a test of a coroutine that acts on a Scene with *models* and settings of the manager.
+
+    However it goes, closing the pool at its end must leave no process, and the budget has been kept.
+    """
+
+    def decorate(tell: Story) -> Callable[[Path], None]:
+        async def whole(folder: Path) -> None:
+            scene = Scene(settings_of(folder, models, **manager))
+            await tell(scene)
+            await scene.end()
+
+        def test(tmp_path: Path) -> None:
+            with virtual_time() as runner:
+                runner.run(whole(tmp_path))
+
+        return test
+
+    return decorate

@@ -1,0 +1,172 @@
+"""Every settings key has a test in which changing it changes what is observed.
+
+``CHANGED_BY`` names that test for each key; a key without one, and a test that is not there, fail here.
+The tests at the end are those that no other file has.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from contracts.settings import GIB, ImageSettings, Settings, VlmSettings, load
+from scripts.local_stack import ROOT
+from tests.pictures import RED_CIRCLE, ask
+from tests.stacks import demo_config, running
+
+HERE = "test_every_setting.py"
+GATEWAY = "gateway/test_settings_take_effect.py"
+POOL = "manager/test_pool.py"
+LIFE = "integration/test_life.py"
+
+CHANGED_BY = {
+    "gateway.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "gateway.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "gateway.api_key": (LIFE, "test_a_key_is_wanted_when_one_is_set"),
+    "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
+    "gateway.max_body_mb": ("gateway/test_routes.py", "test_a_body_beyond_the_limit_is_a_413"),
+    "gateway.manager_host": (GATEWAY, "test_the_manager_is_looked_for_on_the_configured_host"),
+    "gateway.manager_port": ("gateway/test_routes.py", "test_a_valid_request_goes_to_the_default_of_its_route_byte_for_byte"),
+    "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "manager.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
+    "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),
+    "manager.start_timeout_s": (POOL, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),
+    "manager.drain_timeout_s": (POOL, "test_a_drain_ends_when_its_time_is_up"),
+    "manager.stop_timeout_s": (POOL, "test_the_stop_ladder_ends_with_a_kill"),
+    "manager.queue_limit": (POOL, "test_the_queue_of_each_alias_is_bounded"),
+    "manager.queue_timeout_s": (POOL, "test_who_has_waited_too_long_is_told_and_the_load_goes_on"),
+    "manager.log_dir": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
+    "manager.log_max_mb": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
+    "memory.max_unified_memory_gb": (LIFE, "test_two_models_that_do_not_fit_together_take_turns"),
+    "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
+    "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
+    "defaults.analyze": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
+    "defaults.generate": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
+    "defaults.edit": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
+    "models.kind": ("gateway/test_routes.py", "test_a_model_of_the_wrong_kind_is_refused"),
+    "models.path": (LIFE, "test_a_checkpoint_that_is_not_there_is_a_clear_error"),
+    "models.port": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
+    "models.memory_gb": (LIFE, "test_two_models_that_do_not_fit_together_take_turns"),
+    "models.names": ("gateway/test_routes.py", "test_a_model_is_found_by_alias_and_by_its_other_names"),
+    "models.idle_timeout_s": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_and_leaves_when_evicted_or_idle"),
+    "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
+    "models.preload": (POOL, "test_what_is_to_be_preloaded_is_loaded_unasked"),
+    "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
+    "models.family": ("workers/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
+    "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
+    "models.steps": ("workers/test_answers.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.edit_steps": ("workers/test_answers.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
+    "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
+    "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
+}  # fmt: skip
+
+
+def keys() -> set[str]:
+    found = set()
+    for section in ("gateway", "manager", "memory", "defaults"):
+        model: Any = Settings.model_fields[section].annotation
+        assert issubclass(model, BaseModel)
+        found |= {f"{section}.{key}" for key in model.model_fields}
+    for kind in (VlmSettings, ImageSettings):
+        found |= {f"models.{key}" for key in kind.model_fields}
+    return found
+
+
+def test_every_key_has_a_test_and_every_named_key_exists() -> None:
+    assert set(CHANGED_BY) == keys()
+
+
+@pytest.mark.parametrize("key", CHANGED_BY)
+def test_the_named_test_exists(key: str) -> None:
+    file, name = CHANGED_BY[key]
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+
+
+# --- the tests that no other file has ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("margin", "budget_gb"), [(0.0, 6), (1.5, 4.5)])
+def test_the_margin_is_taken_off_the_budget_that_the_manager_keeps(
+    tmp_path: Path, margin: float, budget_gb: float
+) -> None:
+    from manager.app import ManagerApp
+
+    settings = load(demo_config(tmp_path, {"memory.safety_margin_gb": margin}), {})
+    assert ManagerApp(settings).pool.budget == budget_gb * GIB
+
+
+def test_logs_are_written_where_and_as_large_as_configured(tmp_path: Path) -> None:
+    from manager.app import ManagerApp
+
+    changes = {"manager.log_dir": str(tmp_path / "elsewhere"), "manager.log_max_mb": 0.001}
+    pool = ManagerApp(load(demo_config(tmp_path, changes), {})).pool
+    log = pool.workers["vlm-best"].log
+    for _ in range(5):
+        log.write(b"x" * 400 + b"\n")
+    log.close()
+    assert (tmp_path / "elsewhere" / "vlm-best.log").stat().st_size <= 1049
+    assert len(list((tmp_path / "elsewhere").glob("vlm-best.log*"))) > 1
+
+
+@pytest.mark.process
+@pytest.mark.mlx
+def test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, {"models.vlm-best.max_tokens": 2}) as stack:
+        request = ask(RED_CIRCLE, "Describe this image in detail.")
+        answer = httpx.post(f"{stack.url}/v1/chat/completions", json=request, timeout=60).json()
+        assert answer["usage"]["completion_tokens"] == 2
+        assert answer["choices"][0]["finish_reason"] == "length"
+        port = stack.settings.models["vlm-best"].port
+        assert httpx.get(f"http://127.0.0.1:{port}/health").json()["alias"] == "vlm-best"
+
+
+def demo_painter(**fields: Any) -> ImageSettings:
+    base = {"kind": "image", "family": "flux1-schnell", "port": 1, "memory_gb": 1.0}
+    path = str(ROOT / "demo" / "models" / "image-gen")
+    return ImageSettings.model_validate({**base, "path": path, **fields})
+
+
+def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
+    from tests.workers.fakes import FakeEngine
+    from tests.workers.test_app import worker
+
+    engine = FakeEngine()
+    with worker(engine, demo_painter(guidance=1.25, size="48x32")) as client:
+        answer = client.post("/v1/images/generations", json={"prompt": "x"})
+    assert answer.json()["size"] == "48x32"
+    (job,) = engine.jobs
+    assert (job.guidance, job.width, job.height) == (1.25, 48, 32)
+
+
+@pytest.mark.mlx
+def test_a_model_is_quantized_when_asked() -> None:
+    """In a process of its own, which reports how its layers are stored."""
+    code = (
+        "import sys; from pathlib import Path; from workers import runtime; runtime.prepare();"
+        "from contracts.settings import ImageSettings; from workers import flux;"
+        "s = ImageSettings.model_validate_json(sys.argv[1]); m = flux.load(Path(s.path), s);"
+        "print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
+    )
+    counts = []
+    for bits in (None, 8):
+        spec = demo_painter(quantize=bits).model_dump_json()
+        done = subprocess.run(
+            [sys.executable, "-c", code, spec], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        counts.append(int(done.stdout.split()[-1]))
+    assert counts[0] == 0
+    assert counts[1] > 20

@@ -1,0 +1,129 @@
+"""The demo models, each loaded once for all tests, on a thread of its own as in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic
+
+import pytest
+
+from contracts.settings import ImageSettings, VlmSettings
+from workers import blas
+from workers.engine import (
+    Answered,
+    ChatEvent,
+    ChatJob,
+    Drawn,
+    Engine,
+    Event,
+    ImageEvent,
+    ImageJob,
+    Job,
+    Prompted,
+    Sampling,
+    Turn,
+)
+
+MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
+
+blas.enable()  # before a test module imports MLX: a drawing takes a fifth of the time
+
+
+class Loaded(Generic[Job, Event]):
+    """A loaded engine, and the only thread that may touch it."""
+
+    def __init__(self, engine: Engine[Job, Event]) -> None:
+        self.engine: Any = engine
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.phases: list[str] = []
+        self.do(engine.load, lambda phase, detail: self.phases.append(phase.value))
+
+    def do(self, work: Any, *args: Any) -> Any:
+        return self._thread.submit(work, *args).result()
+
+    def events(self, job: Job) -> list[Event]:
+        seen: list[Event] = []
+        self.do(self.engine.run, job, lambda event: seen.append(event) if event else None)
+        return seen
+
+    def close(self) -> None:
+        self.do(self.engine.close)
+        self._thread.shutdown()
+
+
+class Talker(Loaded[ChatJob, ChatEvent]):
+    def ask(self, *parts: Any, **fields: Any) -> str:
+        """The greedy answer to one message of *parts*."""
+        return self.say([Turn("user", parts)], **fields)
+
+    def say(self, turns: list[Turn], **fields: Any) -> str:
+        from workers.answers import text_of
+
+        return text_of(self.events(talk(turns, **fields)))
+
+    def prompt_tokens(self, turns: list[Turn]) -> int:
+        (prompted,) = [e for e in self.events(talk(turns, max_tokens=1)) if isinstance(e, Prompted)]
+        return prompted.prompt_tokens
+
+
+class Painter(Loaded[ImageJob, ImageEvent]):
+    def draw(self, prompt: str, **fields: Any) -> Any:
+        """One picture, as PIL."""
+        from PIL import Image
+
+        (drawn,) = [e for e in self.events(paint(prompt, **fields)) if isinstance(e, Drawn)]
+        return Image.frombytes("RGB", (drawn.width, drawn.height), drawn.rgb)
+
+
+def talk(turns: list[Turn], **fields: Any) -> ChatJob:
+    own = {key: fields.pop(key) for key in ("max_tokens", "stops", "n") if key in fields}
+    return ChatJob(
+        tuple(turns), Sampling(**{"temperature": 0, **fields}), own.pop("max_tokens", 60), **own
+    )
+
+
+def paint(prompt: str, **fields: Any) -> ImageJob:
+    base = {"width": 128, "height": 128, "steps": 4, "guidance": 3.5, "seed": 7, **fields}
+    return ImageJob(prompt, run_steps=base.pop("run_steps", base["steps"]), **base)
+
+
+def ends(events: list[ChatEvent]) -> list[Answered]:
+    return [event for event in events if isinstance(event, Answered)]
+
+
+def vlm_settings(path: Path) -> VlmSettings:
+    return VlmSettings(kind="vlm", path=str(path), port=1, memory_gb=1.0)
+
+
+def image_settings(path: Path, **fields: Any) -> ImageSettings:
+    base = {"kind": "image", "family": "flux1-schnell", "port": 1, "memory_gb": 1.0}
+    return ImageSettings.model_validate({**base, "path": str(path), **fields})
+
+
+def vlm(name: str) -> Iterator[Talker]:
+    from workers.vlm import VlmEngine
+
+    loaded = Talker(VlmEngine(name, vlm_settings(MODELS / name)))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="session")
+def qwen() -> Iterator[Talker]:
+    yield from vlm("vlm-best")
+
+
+@pytest.fixture(scope="session")
+def moondream() -> Iterator[Talker]:
+    yield from vlm("vlm-fast")
+
+
+@pytest.fixture(scope="session")
+def flux() -> Iterator[Painter]:
+    from workers.image import FluxEngine
+
+    loaded = Painter(FluxEngine("image-gen", image_settings(MODELS / "image-gen")))
+    yield loaded
+    loaded.close()

@@ -1,0 +1,400 @@
+"""The app over real sockets, with a small engine without a model behind it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from PIL import Image
+
+from contracts.control import Phase, WorkerHealth
+from contracts.errors import InvalidRequest
+from contracts.openai import ImagesResponse
+from contracts.settings import ImageSettings, VlmSettings
+from tests.servers import served
+from tests.workers.fakes import FakeEngine
+from workers.app import create_app
+from workers.engine import ImageJob, LoadError
+
+VLM = VlmSettings(kind="vlm", path="x", port=1, memory_gb=1.0, max_tokens=77)
+IMAGE = ImageSettings(
+    kind="image",
+    family="flux1-schnell",
+    path="x",
+    port=1,
+    memory_gb=1.0,
+    edit_steps=8,
+    size="64x32",
+    max_pixels=64 * 64,
+)
+HELLO = {"messages": [{"role": "user", "content": "hi"}]}
+DRAW = {"prompt": "a cat", "seed": 7}
+
+
+def png(width: int = 8, height: int = 8, colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@contextmanager
+def worker(
+    engine: FakeEngine, settings: VlmSettings | ImageSettings, *, ready: bool = True
+) -> Iterator[httpx.Client]:
+    app = create_app("fake", settings, engine, nonce="n0nce")
+    try:
+        with served(app) as url, httpx.Client(base_url=url, timeout=10) as client:
+            if ready:
+                wait_for(lambda: client.get("/health").status_code == 200)
+            yield client
+    finally:
+        engine.turnstile.set()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def vlm(engine: FakeEngine) -> Iterator[httpx.Client]:
+    with worker(engine, VLM) as client:
+        yield client
+
+
+@pytest.fixture
+def painter(engine: FakeEngine) -> Iterator[httpx.Client]:
+    with worker(engine, IMAGE) as client:
+        yield client
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = answer.json()["error"]
+    assert body.keys() == {"message", "type", "param", "code", "source"}
+    assert body["source"] == "worker"
+    assert answer.headers["x-request-id"]
+    return body
+
+
+class TestHealth:
+    def test_a_cold_worker_answers_503_with_its_phase_and_nonce(self) -> None:
+        engine = FakeEngine(gate=threading.Event())
+        with worker(engine, VLM, ready=False) as client:
+            wait_for(lambda: client.get("/health").json()["phase"] == "loading")
+            answer = client.get("/health")
+            health = WorkerHealth.model_validate(answer.json())
+            assert answer.status_code == 503
+            assert (health.alias, health.nonce, health.detail) == ("fake", "n0nce", "half way")
+            refused = client.post("/v1/chat/completions", json=HELLO)
+            assert (refused.status_code, error_of(refused)["code"]) == (503, "unavailable")
+            assert refused.headers["retry-after"]
+            engine.gate.set()
+            wait_for(lambda: client.get("/health").status_code == 200)
+
+    def test_health_answers_at_once_while_the_model_works(
+        self, vlm: httpx.Client, engine: FakeEngine
+    ) -> None:
+        engine.turnstile.clear()
+        with vlm.stream("POST", "/v1/chat/completions", json={**HELLO, "stream": True}) as stream:
+            assert stream.status_code == 200
+            began = time.monotonic()
+            health = WorkerHealth.model_validate(vlm.get("/health").json())
+            assert time.monotonic() - began < 0.5
+            assert (health.phase, health.active_requests) == (Phase.READY, 1)
+            engine.turnstile.set()
+            stream.read()
+        wait_for(lambda: vlm.get("/health").json()["active_requests"] == 0)
+        assert vlm.get("/health").json()["request_count"] == 1
+
+    def test_a_model_that_failed_to_load_is_never_healthy(self) -> None:
+        engine = FakeEngine(load_error=LoadError("models.fake.path: nothing there"))
+        with worker(engine, VLM, ready=False) as client:
+            wait_for(lambda: client.get("/health").json()["phase"] == "failed")
+            answer = client.get("/health")
+            assert answer.status_code == 503
+            assert answer.json()["detail"] == "models.fake.path: nothing there"
+            refused = client.post("/v1/chat/completions", json=HELLO)
+            assert "nothing there" in error_of(refused)["message"]
+
+
+class TestChat:
+    def test_a_completion_has_openais_shape(self, vlm: httpx.Client, engine: FakeEngine) -> None:
+        answer = vlm.post("/v1/chat/completions", json=HELLO, headers={"x-request-id": "abc"})
+        body = answer.json()
+        assert answer.headers["x-request-id"] == "abc"
+        assert body["choices"][0]["message"]["content"] == "a b c"
+        assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+        assert engine.jobs[0].max_tokens == 77
+
+    def test_a_stream_is_the_same_text_and_ends_with_done(self, vlm: httpx.Client) -> None:
+        fields = {**HELLO, "stream": True, "stream_options": {"include_usage": True}}
+        answer = vlm.post("/v1/chat/completions", json=fields)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+        chunks = [json.loads(event) for event in events[:-1]]
+        text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks[:-1])
+        assert (text, events[-1]) == ("a b c", "[DONE]")
+        assert chunks[-1]["usage"]["total_tokens"] == 9
+        assert len({chunk["id"] for chunk in chunks}) == 1
+
+    def test_a_developer_speaks_as_the_system_and_pictures_are_decoded(
+        self, vlm: httpx.Client, engine: FakeEngine
+    ) -> None:
+        uri = f"data:image/png;base64,{b64(png(9, 5))}"
+        messages = [
+            {"role": "developer", "content": "brief"},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "what?"},
+                    {"type": "image_url", "image_url": {"url": uri}},
+                ],
+            },
+        ]
+        assert vlm.post("/v1/chat/completions", json={"messages": messages}).status_code == 200
+        system, user = engine.jobs[0].turns
+        assert (system.role, system.parts) == ("system", ("brief",))
+        assert user.parts[0] == "what?"
+        assert (user.parts[1].mode, user.parts[1].size) == ("RGB", (9, 5))
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_damaged_picture_is_refused_by_name_before_the_model_sees_it(
+        self, vlm: httpx.Client, engine: FakeEngine, stream: bool
+    ) -> None:
+        part = {"type": "image_url", "image_url": {"url": b64(png()[:40])}}
+        fields = {"messages": [{"role": "user", "content": [part]}], "stream": stream}
+        answer = vlm.post("/v1/chat/completions", json=fields)
+        assert answer.status_code == 400
+        assert error_of(answer)["param"] == "messages[0].content[0].image_url.url"
+        assert engine.jobs == []
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_an_error_before_the_first_byte_has_its_own_status(
+        self, vlm: httpx.Client, engine: FakeEngine, stream: bool
+    ) -> None:
+        engine.refusal = InvalidRequest("too long", code="context_length_exceeded")
+        answer = vlm.post("/v1/chat/completions", json={**HELLO, "stream": stream})
+        assert answer.status_code == 400
+        assert error_of(answer)["code"] == "context_length_exceeded"
+
+    def test_a_failed_generation_is_a_500_that_is_not_worth_a_retry(
+        self, vlm: httpx.Client, engine: FakeEngine
+    ) -> None:
+        engine.words = ["a", ValueError("inside")]
+        answer = vlm.post("/v1/chat/completions", json=HELLO)
+        assert (answer.status_code, error_of(answer)["code"]) == (500, "generation_failed")
+        assert answer.headers["x-should-retry"] == "false"
+
+    def test_a_failure_in_the_middle_of_a_stream_ends_it_with_an_error_event(
+        self, vlm: httpx.Client, engine: FakeEngine
+    ) -> None:
+        engine.words = ["a", ValueError("inside")]
+        answer = vlm.post("/v1/chat/completions", json={**HELLO, "stream": True})
+        assert answer.status_code == 200
+        last = answer.text.strip().split("\n\n")[-1].strip()
+        name, data = last.split("\n")
+        assert name == "event: error"
+        assert json.loads(data[6:])["error"]["code"] == "generation_failed"
+        assert "[DONE]" not in answer.text
+
+    @pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"messages": []}', b"\xff"])
+    def test_what_is_no_request_is_refused(self, vlm: httpx.Client, body: bytes) -> None:
+        answer = vlm.post("/v1/chat/completions", content=body)
+        assert answer.status_code == 400
+        assert error_of(answer)["type"] == "invalid_request_error"
+
+    def test_other_methods_and_routes_are_told_as_such(self, vlm: httpx.Client) -> None:
+        assert error_of(vlm.get("/v1/chat/completions"))["code"] == "method_not_allowed"
+        assert error_of(vlm.get("/nowhere"))["code"] == "not_found"
+
+    def test_a_route_of_the_other_kind_says_what_this_model_serves(self, vlm: httpx.Client) -> None:
+        answer = vlm.post("/v1/images/generations", json=DRAW)
+        assert answer.status_code == 404
+        assert "/v1/chat/completions" in error_of(answer)["message"]
+
+
+class TestAnalyze:
+    def test_the_prompt_of_the_task_is_asked_greedily(
+        self, vlm: httpx.Client, engine: FakeEngine
+    ) -> None:
+        engine.words = ["- a red", " star\n", "- a cat"]
+        fields = {"image": b64(png()), "task": "objects"}
+        body = vlm.post("/v1/vision/analyze", json=fields).json()
+        assert body["objects"] == ["a red star", "a cat"]
+        assert body["usage"]["latency"] >= 0
+        (job,) = engine.jobs
+        assert job.sampling.temperature == 0
+        assert job.turns[0].parts[1] == "List the objects in this image, one per line."
+
+    def test_a_faulty_image_is_refused_by_name(self, vlm: httpx.Client) -> None:
+        answer = vlm.post("/v1/vision/analyze", json={"image": b64(png()[:30])})
+        assert (answer.status_code, error_of(answer)["param"]) == (400, "image")
+
+
+class TestImages:
+    def test_a_drawing_has_the_size_and_steps_of_the_settings(
+        self, painter: httpx.Client, engine: FakeEngine
+    ) -> None:
+        body = ImagesResponse.model_validate(painter.post("/v1/images/generations", json=DRAW).json())
+        assert body.size == "64x32"
+        assert (body.usage.seed, body.usage.output_tokens) == (7, 8)
+        job: ImageJob = engine.jobs[0]
+        assert (job.steps, job.run_steps, job.guidance, job.source) == (4, 4, 3.5, None)
+        with Image.open(io.BytesIO(base64.b64decode(body.data[0].b64_json))) as image:
+            assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (64, 32), (7, 7, 7))
+
+    def test_n_pictures_have_seeds_one_after_another(self, painter: httpx.Client) -> None:
+        body = painter.post("/v1/images/generations", json={**DRAW, "n": 3, "seed": 0}).json()
+        shades = []
+        for data in body["data"]:
+            with Image.open(io.BytesIO(base64.b64decode(data["b64_json"]))) as image:
+                shades.append(image.getpixel((0, 0))[0])
+        assert shades == [0, 1, 2]
+
+    def test_an_edit_keeps_the_size_and_the_aspect_of_its_source(
+        self, painter: httpx.Client, engine: FakeEngine
+    ) -> None:
+        fields = {**DRAW, "image": b64(png(100, 37)), "strength": 0.5, "size": "auto"}
+        body = painter.post("/v1/images/edits", json=fields).json()
+        job: ImageJob = engine.jobs[0]
+        assert job.source is not None
+        assert body["size"] == f"{job.width}x{job.height}" == "96x32"
+        assert job.source.size == (96, 32)
+        assert (job.steps, job.run_steps) == (8, 4)
+        assert body["usage"]["input_tokens_details"]["image_tokens"] == 12
+
+    def test_an_explicit_size_of_another_aspect_cuts_the_source(
+        self, painter: httpx.Client, engine: FakeEngine
+    ) -> None:
+        fields = {**DRAW, "image": b64(png(100, 50)), "size": "32x32"}
+        assert painter.post("/v1/images/edits", json=fields).json()["size"] == "32x32"
+        assert engine.jobs[0].source.size == (32, 32)
+
+    def test_without_a_strength_the_default_is_used(
+        self, painter: httpx.Client, engine: FakeEngine
+    ) -> None:
+        painter.post("/v1/images/edits", json={**DRAW, "image": b64(png())})
+        assert engine.jobs[0].run_steps == 6  # ceil(8 * 0.7)
+
+    def test_strength_0_gives_the_original_back_without_the_model(
+        self, painter: httpx.Client, engine: FakeEngine
+    ) -> None:
+        original = png(33, 21, "purple")
+        fields = {**DRAW, "image": b64(original), "strength": 0, "n": 2}
+        body = painter.post("/v1/images/edits", json=fields).json()
+        assert [base64.b64decode(d["b64_json"]) for d in body["data"]] == [original] * 2
+        assert body["size"] == "33x21"
+        again = painter.post("/v1/images/edits", json={**fields, "output_format": "webp"}).json()
+        with Image.open(io.BytesIO(base64.b64decode(again["data"][0]["b64_json"]))) as image:
+            assert (image.format, image.size) == ("WEBP", (33, 21))
+        assert engine.jobs == []
+
+    @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+    def test_the_output_format_is_honoured(self, painter: httpx.Client, form: str) -> None:
+        fields = {**DRAW, "output_format": form, "output_compression": 50}
+        body = painter.post("/v1/images/generations", json=fields).json()
+        assert body["output_format"] == form
+        with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
+            assert (image.format or "").lower() == form
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"size": "8x8"}, "size"),
+            ({"size": "big"}, "size"),
+            ({"size": "4096x4096"}, "size"),
+            ({"negative_prompt": "blurry"}, "negative_prompt"),
+            ({"steps": 0}, "steps"),
+            ({"seed": -1}, "seed"),
+            ({"prompt": ""}, "prompt"),
+        ],
+    )
+    def test_what_is_not_offered_is_refused_by_name(
+        self, painter: httpx.Client, engine: FakeEngine, fields: dict[str, Any], param: str
+    ) -> None:
+        answer = painter.post("/v1/images/generations", json={**DRAW, **fields})
+        assert (answer.status_code, error_of(answer)["param"]) == (400, param)
+        assert engine.jobs == []
+
+    def test_a_stream_has_a_comment_for_each_step_and_an_event_for_each_picture(
+        self, painter: httpx.Client
+    ) -> None:
+        fields = {**DRAW, "stream": True, "partial_images": 2, "n": 2, "steps": 2}
+        text = painter.post("/v1/images/generations", json=fields).text
+        blocks = [block for block in text.split("\n\n") if block]
+        kinds = [block.split("\n")[0] for block in blocks]
+        picture = "event: image_generation.completed"
+        steps = [": step 1/2", ": step 2/2"]
+        assert kinds == [": started", *steps, picture, *steps, picture]
+        data = [json.loads(block.split("\ndata: ")[1]) for block in blocks if "data: " in block]
+        assert [d["usage"]["seed"] for d in data] == [7, 8]
+        assert {d["type"] for d in data} == {"image_generation.completed"}
+
+    def test_an_edit_streams_events_of_its_own_name(self, painter: httpx.Client) -> None:
+        fields = {**DRAW, "stream": True, "image": b64(png())}
+        text = painter.post("/v1/images/edits", json=fields).text
+        assert "event: image_edit.completed" in text
+
+
+class TestLeaving:
+    """A client that leaves cancels its job at the next token or step."""
+
+    def leave_during(self, client: httpx.Client, engine: FakeEngine, path: str, body: Any) -> None:
+        engine.turnstile.clear()
+        url = urlsplit(str(client.base_url))
+        raw = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+        with socket.create_connection((url.hostname or "", url.port or 0)) as connection:
+            connection.sendall(head.encode() + raw)
+            assert engine.working.wait(10)
+        assert engine.cancelled.wait(10)
+        assert engine.emitted == 0
+        wait_for(lambda: client.get("/health").json()["active_requests"] == 0)
+        engine.turnstile.set()
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_chat_is_cancelled_and_the_next_request_unharmed(
+        self, vlm: httpx.Client, engine: FakeEngine, stream: bool
+    ) -> None:
+        self.leave_during(vlm, engine, "/v1/chat/completions", {**HELLO, "stream": stream})
+        assert vlm.post("/v1/chat/completions", json=HELLO).status_code == 200
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_drawing_is_cancelled_and_the_next_request_unharmed(
+        self, painter: httpx.Client, engine: FakeEngine, stream: bool
+    ) -> None:
+        self.leave_during(painter, engine, "/v1/images/generations", {**DRAW, "stream": stream})
+        assert painter.post("/v1/images/generations", json=DRAW).status_code == 200
+
+    def test_a_log_line_tells_what_happened_and_not_what_was_said(
+        self, vlm: httpx.Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "workers")
+        secret = {"messages": [{"role": "user", "content": "my secret"}]}
+        vlm.post("/v1/chat/completions", json=secret, headers={"x-request-id": "r-1"})
+        wait_for(lambda: "request=r-1" in caplog.text)
+        (line,) = [r.getMessage() for r in caplog.records if "r-1" in r.getMessage()]
+        assert line.startswith("alias=fake request=r-1 POST /v1/chat/completions status=200 ms=")
+        assert line.endswith("prompt_tokens=5 completion_tokens=4")
+        assert "secret" not in caplog.text

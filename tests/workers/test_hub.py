@@ -1,0 +1,138 @@
+"""Where weights come from, and how it is told when they don't. A local stand-in is the Hub."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from contracts.control import Phase
+from tests.servers import free_port
+from workers import hub
+from workers.engine import LoadError
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCATE = """
+import sys
+from workers import hub
+from workers.engine import LoadError
+for name in sys.argv[1:]:
+    try:
+        print(hub.locate(name, "painter", patterns=("*.json",), report=lambda *_: None))
+    except LoadError as exc:
+        print(exc)
+"""
+LIMIT_S = 20
+# The stand-in answers a repository by its name: maker/STATUS or maker/STATUS-CODE.
+REFUSED = {
+    "maker/401": ["refuses", "HF_TOKEN", "hf auth login"],
+    "maker/401-GatedRepo": ["gated", "licence", "HF_TOKEN"],
+    "maker/403-GatedRepo": ["gated", "licence", "HF_TOKEN"],
+    "maker/404-RepoNotFound": ["not on the Hugging Face Hub", "HF_TOKEN"],
+    "maker/404": ["not on the Hugging Face Hub"],
+    "maker/500": ["not downloaded yet", "500"],
+    "a//b": ["neither a Hugging Face id"],
+}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status, _, code = self.path.split("/")[4].partition("-")
+        self.send_response(int(status))
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@contextmanager
+def a_hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def located(names: Sequence[str], endpoint: str, home: Path, **environment: str) -> list[str]:
+    """What ``hub.locate`` says in a process of its own (the endpoint is read at import)."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOCATE, *names],
+        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.process
+class TestTheHubRefuses:
+    def test_one_line_names_the_key_the_model_and_the_remedy(self, tmp_path: Path) -> None:
+        with a_hub() as endpoint:
+            lines = located(list(REFUSED), endpoint, tmp_path)
+        assert len(lines) == len(REFUSED)
+        for line, (name, says) in zip(lines, REFUSED.items(), strict=True):
+            assert line.startswith("models.painter.path: ")
+            assert all(words in line for words in [name, *says]), line
+
+    def test_a_hub_that_is_not_reachable_is_told_at_once(self, tmp_path: Path) -> None:
+        (line,) = located(["maker/x"], f"http://127.0.0.1:{free_port()}", tmp_path)
+        assert "not downloaded yet" in line
+        assert "refused" in line
+
+    def test_offline_is_told_as_such(self, tmp_path: Path) -> None:
+        (line,) = located(["maker/x"], "http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")
+        assert "HF_HUB_OFFLINE is set" in line
+
+
+def locate(path: str) -> Path:
+    return hub.locate(path, "painter", patterns=("*",), report=lambda phase, detail: None)
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert locate(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere", "~/nowhere-at-all"])
+def test_a_folder_that_does_not_exist_is_a_clear_error(path: str) -> None:
+    with pytest.raises(LoadError, match=r"models\.painter\.path: .*nowhere.* does not exist"):
+        locate(path)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "weights").touch()
+    with pytest.raises(LoadError, match="is not a folder"):
+        locate(str(tmp_path / "weights"))
+
+
+def test_a_download_tells_how_far_it_is() -> None:
+    told: list[tuple[Phase, str]] = []
+    progress = hub._progress_class(lambda phase, detail: told.append((phase, detail)))
+    bar = progress(total=0, initial=0, unit="B", desc="Reconstructing (incomplete total...)")
+    bar.total = 2000
+    for done in (1, 499, 500, 1000):
+        bar.update(done)
+    files = progress(total=4, desc="Fetching 4 files")
+    files.update(4)
+    assert told == [
+        (Phase.DOWNLOADING, "0.0 %"),
+        (Phase.DOWNLOADING, "25.0 %"),
+        (Phase.DOWNLOADING, "50.0 %"),
+        (Phase.DOWNLOADING, "100.0 %"),
+    ]

@@ -1,0 +1,204 @@
+"""``python -m workers`` as the manager runs it, on the real demo model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from contracts.control import WorkerHealth
+from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
+from tests.servers import free_port
+from tests.workers.conftest import MODELS, vlm_settings
+from workers.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.process
+
+CAPTION = "Write a one-sentence caption for this image."
+
+
+class Process:
+    def __init__(self, path: str, log: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        spec = vlm_settings(Path(path)).model_copy(update={"path": path}).model_dump_json()
+        argv = ["--alias", "vlm-best", "--spec", spec, "--host", "127.0.0.1"]
+        argv += ["--port", str(self.port), "--nonce", "N0", "--parent-pipe"]
+        with log.open("wb") as output:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "workers", *argv],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def log(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+    def logged(self, what: str) -> list[str]:
+        """The lines about *what*; they are written after the answer is sent."""
+        deadline = time.monotonic() + 5
+        while not (lines := [line for line in self.log if what in line]):
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.01)
+        return lines
+
+    def health(self) -> tuple[int, WorkerHealth] | None:
+        try:
+            answer = httpx.get(f"{self.url}/health", timeout=5)
+        except httpx.TransportError:
+            return None
+        return answer.status_code, WorkerHealth.model_validate(answer.json())
+
+    def watch_until_ready(self) -> list[tuple[int, WorkerHealth]]:
+        """All different answers of /health up to the first 200."""
+        seen: list[tuple[int, WorkerHealth]] = []
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.popen.poll() is None:
+            if answer := self.health():
+                if not seen or seen[-1][1].phase != answer[1].phase:
+                    seen.append(answer)
+                if answer[0] == 200:
+                    return seen
+            time.sleep(0.02)
+        raise AssertionError(f"not ready: {self.log}")
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=body, timeout=60)
+
+    def exit_within(self, seconds: float) -> int:
+        return self.popen.wait(seconds)
+
+
+@contextmanager
+def process(path: str, tmp_path: Path, **environment: str) -> Iterator[Process]:
+    started = Process(path, tmp_path / "log", **environment)
+    try:
+        yield started
+    finally:
+        started.popen.kill()
+        started.popen.communicate()
+
+
+@pytest.mark.mlx
+def test_the_life_of_a_worker(tmp_path: Path) -> None:
+    with process(str(MODELS / "vlm-best"), tmp_path) as worker:
+        # It answers while it imports and loads, then it is ready, with the nonce and its own pid.
+        seen = worker.watch_until_ready()
+        phases = [health.phase.value for _, health in seen]
+        assert phases[0] == "importing"
+        assert phases[-1] == "ready"
+        assert [status for status, _ in seen] == [503] * (len(seen) - 1) + [200]
+        assert {(health.nonce, health.pid) for _, health in seen} == {("N0", worker.popen.pid)}
+
+        # It answers rightly, and the log has one line for it.
+        answer = worker.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
+        assert answer["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
+        (line,) = worker.logged("/v1/chat/completions")
+        assert "status=200" in line
+        assert "completion_tokens=8" in line
+        assert not any("Traceback" in line or "Warning" in line for line in worker.log)
+
+        # SIGTERM during a long generation: bounded, and a clean exit.
+        endless = ask(RED_CIRCLE, "hm", stream=True, temperature=2, max_tokens=30_000)
+        endless["frequency_penalty"] = -2
+        url = f"{worker.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json=endless, timeout=30) as stream:
+            chunks = stream.iter_text()
+            next(chunks)
+            began = time.monotonic()
+            worker.popen.send_signal(signal.SIGTERM)
+            rest = "".join(chunks)
+        assert worker.exit_within(5) == 0
+        assert time.monotonic() - began < 4.5
+        # Its client is told, and not merely cut off.
+        assert "event: error" in rest
+        assert "the worker is stopping" in rest
+
+
+@pytest.mark.mlx
+def test_a_worker_leaves_with_its_parent_even_while_it_loads(tmp_path: Path) -> None:
+    with process(str(MODELS / "vlm-best"), tmp_path) as worker:
+        while worker.health() is None:
+            time.sleep(0.02)
+        assert worker.popen.stdin
+        worker.popen.stdin.close()
+        assert worker.exit_within(2.5) is not None
+        assert "the parent process is gone" in "\n".join(worker.log)
+        worker.popen.stdin = None
+
+
+def test_a_load_that_fails_is_told_by_health_by_the_last_line_and_by_the_status(
+    tmp_path: Path,
+) -> None:
+    with process("/nowhere/at/all", tmp_path) as worker:
+        failed = None
+        while worker.popen.poll() is None:
+            answer = worker.health()
+            if answer and answer[1].phase == "failed":
+                failed = answer
+            time.sleep(0.05)
+        assert failed is not None
+        assert failed[0] == 503
+        reason = "models.vlm-best.path: /nowhere/at/all does not exist"
+        assert failed[1].detail == reason
+        assert worker.popen.returncode == 1
+        assert worker.log[-1] == f"load failed: {reason}"
+
+
+def test_a_hub_that_refuses_ends_the_load_at_once(tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    environment = {"HF_ENDPOINT": nobody, "HF_HOME": str(tmp_path / "hf")}
+    with process("maker/model-x", tmp_path, **environment) as worker:
+        assert worker.exit_within(20) == 1
+        assert worker.log[-1].startswith("load failed: models.vlm-best.path: maker/model-x ")
+        assert "HF_TOKEN" in worker.log[-1]
+
+
+def test_a_port_that_is_taken_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        spec = vlm_settings(MODELS / "vlm-best").model_dump_json()
+        assert main(["--alias", "x", "--spec", spec, "--port", str(port)]) == 3
+    assert capfd.readouterr().err.splitlines() == [
+        f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("{", "--spec"),
+        (json.dumps({"kind": "vlm", "path": "x", "port": 1, "memory_gb": 1, "zzz": 2}), "zzz"),
+        (json.dumps({"kind": "sound"}), "kind"),
+    ],
+)
+def test_settings_that_are_none_are_one_line(
+    capfd: pytest.CaptureFixture[str], spec: str, says: str
+) -> None:
+    assert main(["--alias", "x", "--spec", spec]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_an_alias_that_the_file_does_not_have_is_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--alias", "x", "--config", str(ROOT / "config.demo.yaml")]) == 2
+    assert "'x' is not one of the models" in capfd.readouterr().err

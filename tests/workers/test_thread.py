@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from contracts.control import Phase
+from contracts.errors import GenerationFailed, InvalidRequest, Unavailable
+from tests.workers.fakes import FakeEngine
+from workers.engine import Answered, ChatEvent, ChatJob, Delta, LoadError, Sampling, Turn
+from workers.thread import ModelThread
+
+JOB = ChatJob((Turn("user", ("hi",)),), Sampling(), 10)
+Model = ModelThread[ChatJob, ChatEvent]
+
+
+@asynccontextmanager
+async def running(engine: FakeEngine, *, ready: bool = True) -> AsyncIterator[Model]:
+    thread: Model = ModelThread(engine, on_failed=lambda: None)
+    thread.start()
+    try:
+        if ready:
+            await until(lambda: thread.phase is Phase.READY)
+        yield thread
+    finally:
+        engine.turnstile.set()
+        engine.gate.set()
+        assert thread.close(5)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - a condition of another thread
+            await asyncio.sleep(0.002)
+
+
+async def collected(thread: Model, job: ChatJob = JOB) -> list[Any]:
+    async with aclosing(thread.run(job)) as events:
+        return [event async for event in events]
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(work())  # type: ignore[arg-type]
+
+
+def test_one_thread_loads_and_runs_the_model() -> None:
+    engine = FakeEngine()
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            await asyncio.gather(*(collected(thread) for _ in range(4)))
+
+    run(work)
+    assert len(engine.threads) == 1
+    assert engine.threads != {threading.get_ident()}
+    assert engine.closed.is_set()
+
+
+def test_the_events_of_a_job_come_in_order() -> None:
+    async def work() -> None:
+        async with running(FakeEngine()) as thread:
+            events = await collected(thread)
+            assert [e.text for e in events if isinstance(e, Delta)] == ["a", " b", " c"]
+            assert isinstance(events[-1], Answered)
+
+    run(work)
+
+
+def test_jobs_are_done_first_come_first_served() -> None:
+    engine = FakeEngine()
+    jobs = [ChatJob(JOB.turns, Sampling(), number) for number in range(1, 9)]
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            await asyncio.gather(*(collected(thread, job) for job in jobs))
+
+    run(work)
+    assert engine.jobs == jobs
+
+
+def test_a_job_that_is_cancelled_ends_at_the_next_token_and_the_next_is_unharmed() -> None:
+    engine = FakeEngine(words=["x"] * 1000)
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            engine.turnstile.clear()
+            task = asyncio.create_task(collected(thread))
+            await until(engine.working.is_set)
+            task.cancel()
+            await until(engine.cancelled.is_set)
+            assert engine.emitted == 0
+            engine.turnstile.set()
+            engine.words = ["fine"]
+            assert Delta(0, "fine") in await collected(thread)
+
+    run(work)
+
+
+def test_a_job_that_is_cancelled_while_it_waits_never_begins() -> None:
+    engine = FakeEngine()
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            engine.turnstile.clear()
+            first = asyncio.create_task(collected(thread))
+            await until(engine.working.is_set)
+            second = asyncio.create_task(collected(thread))
+            await asyncio.sleep(0.01)
+            second.cancel()
+            await asyncio.sleep(0.01)
+            engine.turnstile.set()
+            await first
+            await collected(thread)
+
+    run(work)
+    assert len(engine.jobs) == 2
+
+
+def test_an_exception_fails_only_its_own_job() -> None:
+    engine = FakeEngine(words=["a", RuntimeError("secret inside")])
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            with pytest.raises(GenerationFailed) as caught:
+                await collected(thread)
+            assert "secret" not in caught.value.message
+            assert caught.value.should_retry is False
+            engine.words = ["b"]
+            assert Delta(0, "b") in await collected(thread)
+
+    run(work)
+
+
+def test_what_the_client_did_wrong_is_told_as_it_is() -> None:
+    engine = FakeEngine(refusal=InvalidRequest("too long", code="context_length_exceeded"))
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            with pytest.raises(InvalidRequest, match="too long"):
+                await collected(thread)
+
+    run(work)
+
+
+def test_before_the_model_is_ready_it_takes_no_job() -> None:
+    engine = FakeEngine(gate=threading.Event())
+
+    async def work() -> None:
+        async with running(engine, ready=False) as thread:
+            await until(lambda: thread.phase is Phase.LOADING)
+            assert thread.detail == "half way"
+            with pytest.raises(Unavailable) as caught:
+                await collected(thread)
+            assert caught.value.retry_after
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (LoadError("models.x.path: no such folder"), "models.x.path: no such folder"),
+        (RuntimeError("two\nlines"), "RuntimeError: two lines"),
+    ],
+)
+def test_a_failed_load_is_told_and_never_becomes_ready(error: Exception, reason: str) -> None:
+    failed = threading.Event()
+
+    async def work() -> None:
+        thread: Model = ModelThread(FakeEngine(load_error=error), on_failed=failed.set)
+        thread.start()
+        await until(failed.is_set)
+        assert (thread.phase, thread.detail) == (Phase.FAILED, reason)
+        with pytest.raises(Unavailable, match="could not be loaded"):
+            await collected(thread)
+
+    run(work)
+
+
+def test_stopping_ends_running_and_waiting_jobs_with_an_error() -> None:
+    engine = FakeEngine()
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            engine.turnstile.clear()
+            tasks = [asyncio.create_task(collected(thread)) for _ in range(3)]
+            await until(engine.working.is_set)
+            await asyncio.sleep(0.01)
+            thread.stop_jobs()
+            for task in tasks:
+                with pytest.raises(Unavailable, match="stopping"):
+                    await task
+            await until(engine.cancelled.is_set)
+            with pytest.raises(Unavailable, match="stopping"):
+                await collected(thread)
+
+    run(work)
+
+
+def test_a_load_that_is_stopped_is_no_failed_load() -> None:
+    engine = FakeEngine(gate=threading.Event())
+    failed = threading.Event()
+
+    async def work() -> None:
+        thread: Model = ModelThread(engine, on_failed=failed.set)
+        thread.start()
+        await until(lambda: thread.phase is Phase.LOADING)
+        assert not thread.close(0.01)
+        engine.gate.set()
+        assert thread.close(5)
+
+    run(work)
+    assert not failed.is_set()
