@@ -86,7 +86,7 @@ class ModelStatus(_Wire):
 
 
 class MemoryStatus(_Wire):
-    """GiB. ``used`` and ``available`` are the system's; ``models_loaded_gb`` is charged to the budget."""
+    """GiB. ``used``, ``available``: the system's; ``models_loaded_gb`` is charged to the budget."""
 
     total_gb: float
     available_gb: float

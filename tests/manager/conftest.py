@@ -188,10 +188,6 @@ def error_of(response: httpx.Response) -> Json:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Bench:
+    caplog.set_level(logging.INFO)  # a failing test shows the transitions
     return Bench(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)

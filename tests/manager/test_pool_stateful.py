@@ -60,7 +60,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.runner.run(self.open())
 
     async def open(self) -> None:
-        self.scene = Scene(settings_of(Path(self.folder.name), MODELS, **MANAGER))
+        self.scene = Scene(settings_of(Path(self.folder.name), MODELS, **MANAGER), poll_s=0.5)
         self.scene.host.signalled = self.check_signal
         self.pool = self.scene.pool
 

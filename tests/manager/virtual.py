@@ -11,7 +11,7 @@ import contextlib
 import json
 import selectors
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from manager.lease import Lease
 from manager.pool import Pool
 from manager.process import Address, LaunchSpec, Output, StopSignal
 from manager.readiness import Answer
-from manager.worker import Timeouts
+from manager.worker import POLL_S, Timeouts
 
 
 class Deadlock(Exception):
@@ -193,7 +193,7 @@ def settings_of(folder: Path, models: dict[str, Any], **manager: Any) -> Setting
 class Scene:
     """A pool, its host, and requests against it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, poll_s: float = POLL_S) -> None:
         clock = asyncio.get_running_loop().time
         models = settings.models
         self.now = clock
@@ -204,7 +204,7 @@ class Scene:
             behaviours={alias: Behaviour() for alias in models},
         )
         self.budget = 12 * GIB
-        timeouts = Timeouts.of(settings)
+        timeouts = replace(Timeouts.of(settings), poll_s=poll_s)
         self.pool = Pool(
             settings, self.host, self.host.probe, budget=self.budget, clock=clock, timeouts=timeouts
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from contracts.control import WorkerHealth
 from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
@@ -96,6 +99,21 @@ def process(path: str, tmp_path: Path, **environment: str) -> Iterator[Process]:
         started.popen.communicate()
 
 
+def endless() -> dict[str, Any]:
+    """A request that makes the model repeat itself for as long as it may."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1500, 16)).save(buffer, "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    parts = [{"type": "text", "text": "hm"}, {"type": "image_url", "image_url": {"url": uri}}]
+    return {
+        "messages": [{"role": "user", "content": parts}],
+        "stream": True,
+        "temperature": 0,
+        "frequency_penalty": -2,
+        "max_tokens": 30_000,
+    }
+
+
 @pytest.mark.mlx
 def test_the_life_of_a_worker(tmp_path: Path) -> None:
     with process(str(MODELS / "vlm-best"), tmp_path) as worker:
@@ -116,10 +134,8 @@ def test_the_life_of_a_worker(tmp_path: Path) -> None:
         assert not any("Traceback" in line or "Warning" in line for line in worker.log)
 
         # SIGTERM during a long generation: bounded, and a clean exit.
-        endless = ask(RED_CIRCLE, "hm", stream=True, temperature=2, max_tokens=30_000)
-        endless["frequency_penalty"] = -2
         url = f"{worker.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json=endless, timeout=30) as stream:
+        with httpx.stream("POST", url, json=endless(), timeout=30) as stream:
             chunks = stream.iter_text()
             next(chunks)
             began = time.monotonic()
