@@ -12,7 +12,7 @@ The stages, in order (--only runs some of them; what passes between them lies in
     repair       the flow once more, now also from where its own steps lead, 255 s
     export       a checkpoint in mflux's layout
 
-Needs the dependency group ``train`` and, to be worth while, a GPU. The shipped checkpoint was made in
+Needs requirements/train.txt and, to be worth while, a GPU. The shipped checkpoint was made in
 these four runs, with these settings, on one NVIDIA H200, by the scripts that this one was tidied up
 from; the seconds are wall-clock, so another GPU takes other steps. This script was run here for a few
 steps on a CPU only, where it took the same steps as those; the whole sequence was never run in one go.

@@ -4,7 +4,7 @@
     python -m demo.train_vlm vlm-fast --out DIR     Moondream2, 3.69 M parameters
     python -m demo.train_vlm vlm-best --out DIR --smoke     a few tiny steps, to see that it runs
 
-Needs the dependency group ``train`` and, to be worth while, a GPU. The shipped checkpoints were made
+Needs requirements/train.txt and, to be worth while, a GPU. The shipped checkpoints were made
 by the first two commands' settings on one NVIDIA H200 (290 s and 400 s of training, 15 processes
 drawing pictures), by the script that this one was tidied up from. This one was run for a few steps
 on a CPU, where it took the same steps as that one.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from contracts.control import WorkerState
 from contracts.settings import ImageSettings, Settings, VlmSettings
-from manager.lifecycle import HOLDS_MEMORY, WHEN_REAPED, Event, Lifecycle
+from manager.lifecycle import WHEN_REAPED, Event, Lifecycle
 from manager.logs import WorkerLog
 from manager.planner import WorkerView
 from manager.process import (
@@ -169,9 +169,7 @@ class Worker:
 
     async def ended(self, incarnation: int) -> None:
         """Returns when process number *incarnation* has been reaped."""
-        while self._task is not None and self.life.incarnation == incarnation:
-            if self.state not in HOLDS_MEMORY:
-                return
+        if self._task is not None and self.life.incarnation == incarnation:
             await asyncio.wait({self._task})
 
     # --- what becomes of it ----------------------------------------------------------------------

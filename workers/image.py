@@ -46,7 +46,6 @@ class FluxEngine:
         self._settings = settings
         self._model: Any = None
         self._steps: _StepDispatcher | None = None
-        self._lower_case = False
 
     # --- loading -----------------------------------------------------------------------------------
 
@@ -70,7 +69,6 @@ class FluxEngine:
         except Exception as exc:
             log.warning("mflux failed to load the model", exc_info=True)
             raise self._unfit(exc) from exc
-        self._lower_case = (folder / "tiny.json").is_file()  # the demo's tokenizers know no capitals
         self._model.prompt_cache = PromptCache(_PROMPTS_KEPT)
         self._steps = _StepDispatcher()
         self._model.callbacks.register(self._steps)
@@ -99,8 +97,7 @@ class FluxEngine:
         from mflux.models.common.vae.tiling_config import TilingConfig  # noqa: TID251
 
         assert self._steps is not None
-        prompt = job.prompt.lower() if self._lower_case else job.prompt
-        emit(Encoded(self._prompt_tokens(prompt)))
+        emit(Encoded(self._prompt_tokens(job.prompt)))
         strength = mflux_strength(job.steps, job.run_steps)
         tiled = job.width * job.height >= _TILED_FROM
         self._model.tiling_config = TilingConfig() if tiled else None
@@ -109,7 +106,7 @@ class FluxEngine:
                 self._steps.begin(index, job.run_steps, emit)
                 image = self._model.generate_image(
                     seed=(job.seed + index) % _SEEDS,
-                    prompt=prompt,
+                    prompt=job.prompt,
                     num_inference_steps=job.steps,
                     width=job.width,
                     height=job.height,

@@ -26,8 +26,8 @@ _ENVIRONMENT = {
 }
 # (message, category): DeprecationWarnings of the libraries among themselves.
 _HARMLESS_WARNINGS = (
-    (r"builtin type Swig\w+ has no __module__ attribute", DeprecationWarning),  # sentencepiece
-    (r"builtin type swig\w+ has no __module__ attribute", DeprecationWarning),
+    # sentencepiece, on Python 3.12 and later
+    (r"builtin type [Ss]wig\w+ has no __module__ attribute", DeprecationWarning),
 )
 CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; it grows to the largest transient else
 
@@ -52,7 +52,10 @@ def silence_harmless_warnings() -> None:
 
 
 def lacks_compiler(mx: object) -> bool:
-    """MLX's CPU back end builds fused kernels at run time by calling ``g++``; is there none?"""
+    """MLX's CPU back end builds fused kernels at run time by calling ``g++``; is there none?
+
+    MLX 0.32.4 asks that as well before it compiles; not to depend on it costs nothing.
+    """
     device = mx.default_device()  # type: ignore[attr-defined]
     on_cpu = device.type == mx.cpu  # type: ignore[attr-defined]
     return sys.platform == "linux" and on_cpu and shutil.which("g++") is None

@@ -57,6 +57,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.requests: list[Request] = []
         self.stopped: set[tuple[str, int]] = set()  # alias and incarnation that somebody stopped
         self.stops: list[asyncio.Task[Any]] = []
+        self.wrongs: list[str] = []
         self.runner.run(self.open())
 
     async def open(self) -> None:
@@ -67,8 +68,10 @@ class PoolMachine(RuleBasedStateMachine):
     def check_signal(self, process: FakeProcess, rung: StopSignal) -> None:
         worker = self.pool.worker(process.alias)
         asked = (process.alias, worker.life.incarnation) in self.stopped
-        assert asked or not worker.life.leases, f"{process} was busy and nobody stopped it"
-        assert asked or not worker.model.pinned or worker.state is S.STARTING, f"{process} is pinned"
+        if worker.life.leases and not asked:
+            self.wrongs.append(f"{process} was busy and nobody stopped it")
+        if worker.model.pinned and not asked and worker.state is not S.STARTING:
+            self.wrongs.append(f"{process} is pinned and nobody stopped it")
 
     # --- what can happen -------------------------------------------------------------------------
 
@@ -140,6 +143,10 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.scene.host.peak <= self.scene.budget
 
     @invariant()
+    def nobody_is_stopped_who_is_busy_or_pinned(self) -> None:
+        assert self.wrongs == []
+
+    @invariant()
     def the_books_are_right(self) -> None:
         for alias, worker in self.pool.workers.items():
             life = worker.life
@@ -185,6 +192,7 @@ class PoolMachine(RuleBasedStateMachine):
             if not request.task.cancelled():
                 assert isinstance(request.task.exception(), ApiError | None)
         await asyncio.gather(*self.stops)
+        assert self.wrongs == []
         await self.scene.end()
 
 
