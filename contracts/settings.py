@@ -218,15 +218,40 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Settings:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as exc:
-        raise SettingsError(f"{file}: not valid YAML: {exc}") from exc
+        raise SettingsError(f"{_place(file, exc)}: not valid YAML: {_problem(exc)}") from exc
     if not isinstance(data, dict):
         raise SettingsError(f"{file}: expected a mapping of sections")
+    _refuse_repeated_keys(file, yaml.compose(text, Loader=yaml.SafeLoader))
     _apply_environment(data, environ)
     try:
         settings = Settings.model_validate(data)
     except ValidationError as exc:
         raise SettingsError("\n".join(_problems(exc, file, text))) from exc
     return _with_absolute_paths(settings, file.resolve().parent)
+
+
+def _place(file: Path, exc: yaml.YAMLError) -> str:
+    mark = getattr(exc, "problem_mark", None)
+    return f"{file}:{mark.line + 1}" if mark else str(file)
+
+
+def _problem(exc: yaml.YAMLError) -> str:
+    return str(getattr(exc, "problem", None) or exc).splitlines()[0]
+
+
+def _refuse_repeated_keys(file: Path, node: yaml.Node | None) -> None:
+    """YAML lets the last of two equal keys win without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(file, item)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise SettingsError(f"{file}:{line}: {key.value}: is there twice")
+            seen.add(key.value)
+            _refuse_repeated_keys(file, value)
 
 
 def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -249,6 +274,8 @@ def _problems(exc: ValidationError, file: Path, text: str) -> list[str]:
         # A discriminated union puts its tag ("vlm") into the location; the file has no such key.
         loc = [str(part) for part in problem["loc"] if part not in ("vlm", "image")]
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "is not a key that there is"
         where = f"{file}:{line}" if (line := _line_of(text, loc)) else str(file)
         lines.append(f"{where}: {'.'.join(loc)}: {message}" if loc else f"{where}: {message}")
     return lines

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
+import signal
 
-from demo.tour import Tour, TourFailed
-from scripts.local_stack import (
+# Until there is something to stop, Ctrl-C just ends this, without a traceback from an import.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import argparse  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+
+from demo.tour import Tour, TourFailed  # noqa: E402
+from scripts.local_stack import (  # noqa: E402
     ROOT,
     CannotStart,
     LocalStack,

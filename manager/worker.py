@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.03
 _FAILED_PREFIX = "load failed:"
+_ROUTINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (DEBUG|INFO) ")  # what a worker logs when all is well
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,9 @@ class Worker:
 
     async def ended(self, incarnation: int) -> None:
         """Returns when process number *incarnation* has been reaped."""
-        if self._task is not None and self.life.incarnation == incarnation:
-            await asyncio.wait({self._task})
+        task = self._task if self.life.incarnation == incarnation else None
+        if task is not None and not task.done():
+            await asyncio.wait({task})
 
     # --- what becomes of it ----------------------------------------------------------------------
 
@@ -296,6 +299,7 @@ class Worker:
 
 
 def ending(status: int, last_lines: Sequence[str]) -> str:
-    """Why a process ended, for people: its last line, and how it ended."""
-    last = last_lines[-1].removeprefix(_FAILED_PREFIX).strip() if last_lines else ""
+    """Why a process ended, for people: its last line that is no routine, and how it ended."""
+    telling = [line for line in last_lines if not _ROUTINE.match(line)]
+    last = telling[-1].removeprefix(_FAILED_PREFIX).strip() if telling else ""
     return f"{last or 'it ended without a word'} ({exit_text(status)})"

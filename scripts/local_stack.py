@@ -7,12 +7,15 @@ one, which stops them in order; a pipe to each tells them when this one dies wit
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,11 +45,12 @@ class LocalStack:
         self._environ = dict(environ)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = Path(self.settings.manager.log_dir)
+        self._log_starts: dict[str, int] = {}  # where this run begins in a log that goes on
 
     @property
     def url(self) -> str:
         """Where this machine reaches the gateway."""
-        return f"http://127.0.0.1:{self.settings.gateway.port}"
+        return f"http://{_reachable(self.settings.gateway.host)}:{self.settings.gateway.port}"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -70,15 +74,19 @@ class LocalStack:
         self.stop()
 
     def _check_ports(self) -> None:
-        ports = {"GATEWAY_PORT": self.settings.gateway.port, "MANAGER_PORT": self.settings.manager.port}
-        for variable, port in ports.items():
-            if _taken(port):
+        gateway, manager = self.settings.gateway, self.settings.manager
+        tiers = {
+            "GATEWAY_PORT": (gateway.host, gateway.port),
+            "MANAGER_PORT": (manager.host, manager.port),
+        }
+        for variable, (host, port) in tiers.items():
+            if _taken(host, port):
                 raise CannotStart(
                     f"port {port} is taken: stop what listens there (lsof -i :{port}), "
                     f"or choose another with {variable}=..."
                 )
         for alias, model in self.settings.models.items():
-            if _taken(model.port):
+            if _taken("127.0.0.1", model.port):
                 raise CannotStart(
                     f"port {model.port} is taken: stop what listens there (lsof -i :{model.port}), "
                     f"or choose another with models.{alias}.port in {self.config}"
@@ -91,6 +99,7 @@ class LocalStack:
             _reap(before)
         log = self._logs / f"{tier}.log"
         with log.open("ab") as output:
+            self._log_starts[tier] = output.tell()
             self._processes[tier] = subprocess.Popen(
                 [sys.executable, "-m", tier, "--config", str(self.config), "--parent-pipe"],
                 cwd=ROOT,
@@ -111,7 +120,7 @@ class LocalStack:
             tick(waited)
             for tier, process in self._processes.items():
                 if process.poll() is not None:
-                    raise CannotStart(f"the {tier} ended at once:\n{self._log_end(tier)}")
+                    raise CannotStart(self._how_it_ended(tier, process))
             try:
                 if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
                     return
@@ -124,15 +133,29 @@ class LocalStack:
         """Raises ``CannotStart`` when a tier has ended."""
         for tier, process in self._processes.items():
             if process.poll() is not None:
-                raise CannotStart(f"the {tier} ended:\n{self._log_end(tier)}")
+                raise CannotStart(self._how_it_ended(tier, process))
 
     def stop(self) -> None:
-        """Gateway first, so that nothing new comes; then the manager, which stops its workers."""
-        for process in reversed(self._processes.values()):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            _reap(process)
+        """Both are asked to end and drain side by side; the manager stops its workers.
+
+        While this waits, Ctrl-C does not end this process, which would leave the others behind: a
+        second one skips the drain.
+        """
+        with _signals_to(self._hurry):
+            self._signal(signal.SIGTERM)
+            for process in self._processes.values():
+                _reap(process)
         self._processes.clear()
+
+    def _hurry(self, number: int, frame: object) -> None:
+        # The tiers take a second SIGINT as "now".
+        self._signal(signal.SIGINT)
+        self._signal(signal.SIGINT)
+
+    def _signal(self, number: int) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(number)
 
     def let_go(self) -> None:
         """Close the pipes to the tiers, as the end of this process does: they leave by themselves."""
@@ -140,9 +163,33 @@ class LocalStack:
             if process.stdin is not None:
                 process.stdin.close()
 
+    def _how_it_ended(self, tier: str, process: subprocess.Popen[bytes]) -> str:
+        status = process.returncode
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"the {tier} {how}\n{self._log_end(tier)}"
+
     def _log_end(self, tier: str) -> str:
         log = self._logs / f"{tier}.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-5:]) + f"\n(log: {log})"
+        with log.open("rb") as file:
+            file.seek(self._log_starts.get(tier, 0))
+            lines = file.read().decode(errors="replace").splitlines()
+        return "\n".join([*lines[-3:], f"(log: {log})"])
+
+
+@contextmanager
+def _signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP call *handler* inside the block; elsewhere than in the main thread,
+    where no signal arrives, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
@@ -155,25 +202,34 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            probe.listen()
-        except OSError:
-            return True
+def _reachable(host: str) -> str:
+    """Where this machine reaches a server that listens on *host*."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+
+
+def _taken(host: str, port: int) -> bool:
+    # Other errors (a privileged port, a foreign address) are told better by the tier itself.
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as exc:
+        return exc.errno == errno.EADDRINUSE
     return False
 
 
 def interrupted_by_signals() -> None:
-    """Make SIGTERM and SIGHUP end this process as Ctrl-C does, through its ``with`` blocks."""
+    """Make SIGINT, SIGTERM and SIGHUP end this process as Ctrl-C does, through its ``with`` blocks.
+
+    SIGINT is named because a shell without job control starts background commands with it ignored;
+    SIGHUP stays ignored where nohup has asked for that.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, interrupt)
 
 
 def stay_up(stack: LocalStack) -> None:

@@ -96,10 +96,7 @@ def make_venv(python: str) -> None:
 
 
 def install(wanted: str) -> None:
-    say(
-        f"installing {lock_path(wanted)} "
-        f"(first time: a minute or two, about {NEEDED_GB[wanted]:.0f} GB)"
-    )
+    say(f"installing {lock_path(wanted)} (the first time: a minute or two)")
     if os.path.exists(STAMP):
         os.remove(STAMP)  # so that an interrupted run is not taken for a whole one
     lock = os.path.join(ROOT, lock_path(wanted))

@@ -9,6 +9,7 @@ aiohttp's client, because httpx's pool costs several times as much per request (
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 from starlette.types import Send
 
-from contracts.errors import ApiError
+from contracts.errors import ApiError, Unavailable
 
 # RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
@@ -112,10 +113,19 @@ async def relay(
         except (aiohttp.ClientError, OSError) as exc:
             if answer.content_type != "text/event-stream":
                 raise StreamCut(f"{outbound.url} broke off") from exc
-            event = sse_error(cut_off(), source)
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await _end(send, sse_error(cut_off(), source))
+        except asyncio.CancelledError:
+            # This server stops, or the client has left, who then gets nothing.
+            if answer.content_type == "text/event-stream":
+                await _end(send, sse_error(Unavailable(f"the {source} is stopping"), source))
+            raise
+        else:
+            await _end(send)
         return answer.status
+
+
+async def _end(send: Send, last: bytes = b"") -> None:
+    await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def sse_error(error: ApiError, source: str) -> bytes:

@@ -25,6 +25,7 @@ def configure_logging() -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's broken form is no event
 
 
 def bind(host: str, port: int) -> socket.socket:

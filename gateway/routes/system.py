@@ -15,7 +15,7 @@ from gateway.routing import find_alias
 router = APIRouter()
 
 
-@router.get("/healthz")
+@router.api_route("/healthz", methods=["GET", "HEAD"])
 async def healthz(request: Request) -> dict[str, Any]:
     """200 while the gateway lives; ``degraded`` while the manager is away."""
     up = await request.app.state.manager.is_up()
@@ -26,7 +26,7 @@ async def healthz(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/readyz")
+@router.api_route("/readyz", methods=["GET", "HEAD"])
 async def readyz(request: Request) -> JSONResponse:
     """200 when requests can be served, else 503: for strict probes."""
     up = await request.app.state.manager.is_up()

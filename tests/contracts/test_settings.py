@@ -57,14 +57,20 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "key", "reason"),
     [
-        ("    port: 8001", "    prot: 8001", 6, "models.a.prot", "Extra inputs"),
+        ("    port: 8001", "    prot: 8001", 6, "models.a.prot", "is not a key that there is"),
         ("    port: 8001", '    port: "8001"', 6, "models.a.port", "valid integer"),
         ("    port: 8001", "    port: 0", 6, "models.a.port", "greater than or equal to 1"),
         ("    memory_gb: 1", "    memory_gb: -1", 7, "models.a.memory_gb", "greater than 0"),
         ("    memory_gb: 1", "    memory_gb: .nan", 7, "models.a.memory_gb", "finite"),
         ("    family: flux1-schnell", "    family: sdxl", 10, "models.b.family", "flux1-schnell"),
         ("    kind: vlm", "    kind: llm", 3, "models.a", "tag"),
-        ("    kind: vlm", "    kind: vlm\n    steps: 4", 5, "models.a.steps", "Extra inputs"),
+        (
+            "    kind: vlm",
+            "    kind: vlm\n    steps: 4",
+            5,
+            "models.a.steps",
+            "is not a key that there is",
+        ),
     ],
 )
 def test_an_error_names_file_line_key_and_reason(
@@ -100,6 +106,20 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, old: str, new: str, 
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError):
         load(write(tmp_path, text), {})
+
+
+def test_a_syntax_error_is_one_line_with_its_place(tmp_path: Path) -> None:
+    file = write(tmp_path, "models:\n  a: [\n")
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+    assert str(caught.value).startswith(f"{file}:3: not valid YAML:")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL + "models: {}\n")
+    with pytest.raises(SettingsError, match=r"yaml:\d+: models: is there twice"):
+        load(file, {})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Standard library only, so that it starts in a blink. It takes the arguments of `
 what it shall do stands, as a JSON object, where the path of a model would:
 
     journal      file that each thing that happens is appended to: "EVENT ALIAS PID DETAIL"
-    say          text for stdout at the start
+    say          text for stdout at the start, ``say_times``
     phases       [[phase, detail, seconds], ...] on the way to ready
     ready_when   not ready before this file exists
     stuck        never gets any further than its last phase
@@ -72,7 +72,7 @@ class FakeWorker:
         if self.knobs.get("child"):
             child = await asyncio.create_subprocess_exec("sleep", "600")
             self.note("child", str(child.pid))
-        sys.stdout.write(self.knobs.get("say", ""))
+        sys.stdout.write(self.knobs.get("say", "") * self.knobs.get("say_times", 1))
         sys.stdout.flush()
         if self.knobs.get("deaf"):
             await asyncio.Event().wait()

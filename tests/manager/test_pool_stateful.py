@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,10 @@ class PoolMachine(RuleBasedStateMachine):
         if worker.model.pinned and not asked and worker.state is not S.STARTING:
             self.wrongs.append(f"{process} is pinned and nobody stopped it")
 
+    async def then_settle(self, happening: Coroutine[Any, Any, None]) -> None:
+        await happening
+        await self.scene.settle()  # who was granted something shall have heard of it
+
     # --- what can happen -------------------------------------------------------------------------
 
     @rule(alias=aliases)
@@ -95,13 +100,13 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def an_answer_ends(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from([r for r in self.requests if r.holds]))
-        self.runner.run(request.finish())
+        self.runner.run(self.then_settle(request.finish()))
 
     @precondition(lambda self: any(not r.task.done() for r in self.requests))
     @rule(data=st.data())
     def a_client_leaves(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from([r for r in self.requests if not r.task.done()]))
-        self.runner.run(request.leave())
+        self.runner.run(self.then_settle(request.leave()))
 
     @precondition(lambda self: self.scene.host.living())
     @rule(data=st.data(), status=st.sampled_from([-9, 0, 1]))
@@ -134,7 +139,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 7.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
-        self.runner.run(asyncio.sleep(seconds))
+        self.runner.run(self.then_settle(asyncio.sleep(seconds)))
 
     # --- what always holds -----------------------------------------------------------------------
 

@@ -74,8 +74,45 @@ def test_an_event_stream_that_is_cut_ends_with_an_error_event() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     sent = asyncio.run(with_server(head + b"9\r\ndata: {}\n\r\n"))
     assert sent[0]["status"] == 200
-    assert b"event: error" in sent[-2]["body"]
-    assert b"worker_failed" in sent[-2]["body"]
+    assert b"event: error" in sent[-1]["body"]
+    assert b"worker_failed" in sent[-1]["body"]
+    assert sent[-1]["more_body"] is False
+
+
+def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> None:
+    async def run() -> list[Message]:
+        sent: list[Message] = []
+        begun, held, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"body")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n")
+            await held.wait()
+            writer.close()
+            await writer.wait_closed()
+            closed.set()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+            if message.get("body"):
+                begun.set()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, open_session() as session:
+            outbound = Outbound("POST", f"http://127.0.0.1:{port}/x", [], b"body")
+            cut = WorkerFailed("cut")
+            work = asyncio.create_task(relay(session, outbound, send, cut_off=lambda: cut, source="t"))
+            await begun.wait()
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            held.set()
+            await closed.wait()
+        return sent
+
+    sent = asyncio.run(run())
+    assert b"the t is stopping" in sent[-1]["body"]
     assert sent[-1]["more_body"] is False
 
 

@@ -1,0 +1,223 @@
+"""Worker processes, as the manager starts and ends them: real ones, of a few lines each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from manager.process import (
+    ROOT,
+    Handle,
+    LaunchFailed,
+    LaunchSpec,
+    LocalLauncher,
+    StopSignal,
+    exit_text,
+)
+from manager.worker import ending
+from tests.manager.conftest import alive, eventually
+
+pytestmark = pytest.mark.process
+
+SPEC = LaunchSpec(alias="a", model='{"kind": "vlm"}', port=1, nonce="n0nce")
+UNTIL_EOF = "import os; os.read(0, 1)"
+
+
+class Output:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __call__(self, data: bytes) -> None:
+        self.text += data.decode()
+
+
+async def start(
+    stack: AsyncExitStack,
+    code: str,
+    output: Callable[[bytes], None] = lambda data: None,
+    **environ: str,
+) -> Handle:
+    """A worker whose program is *code*; it is gone when *stack* is."""
+    launcher = LocalLauncher(
+        (sys.executable, "-c", code), environ={**os.environ, **environ} if environ else None
+    )
+    handle = await launcher.launch(SPEC, output)
+
+    async def end() -> None:
+        handle.signal(StopSignal.KILL)
+        await handle.wait()
+
+    stack.push_async_callback(end)
+    return handle
+
+
+def act(play: Callable[[AsyncExitStack], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        async with AsyncExitStack() as stack:
+            await asyncio.wait_for(play(stack), 20)
+
+    asyncio.run(whole())
+
+
+def test_a_worker_gets_the_agreed_arguments_in_the_root_of_the_repository() -> None:
+    seen = Output()
+
+    async def play(stack: AsyncExitStack) -> None:
+        code = "import os, sys, json; print(json.dumps([os.getcwd(), sys.argv[1:]]))"
+        handle = await start(stack, code, seen)
+        assert await handle.wait() == 0
+
+    act(play)
+    assert json.loads(seen.text) == [
+        str(ROOT),
+        [
+            *("--alias", "a", "--spec", '{"kind": "vlm"}', "--host", "127.0.0.1", "--port", "1"),
+            *("--nonce", "n0nce", "--parent-pipe"),
+        ],
+    ]
+    assert (ROOT / "manager").is_dir()
+
+
+def test_what_starts_workers_by_default_is_this_python() -> None:
+    assert LocalLauncher().command(SPEC)[:3] == [sys.executable, "-m", "workers"]
+
+
+def test_all_that_a_worker_wrote_is_passed_on_before_its_end_is_told() -> None:
+    seen = Output()
+
+    async def play(stack: AsyncExitStack) -> None:
+        code = "import sys; print('x' * 300_000); sys.stderr.write('last words'); sys.exit(3)"
+        handle = await start(stack, code, seen)
+        assert await handle.wait() == 3
+        assert handle.poll() == 3
+        assert seen.text.endswith("xx\nlast words")
+        assert len(seen.text) == 300_011
+
+    act(play)
+
+
+def test_a_worker_leaves_when_the_pipe_from_its_manager_closes() -> None:
+    async def play(stack: AsyncExitStack) -> None:
+        handle = await start(stack, UNTIL_EOF)
+        assert handle.poll() is None
+        handle._popen.stdin.close()  # type: ignore[attr-defined] - as the end of the manager does
+        assert await handle.wait() == 0
+
+    act(play)
+
+
+def test_one_worker_does_not_hold_the_pipe_of_another() -> None:
+    async def play(stack: AsyncExitStack) -> None:
+        first = await start(stack, UNTIL_EOF)
+        second = await start(stack, UNTIL_EOF)
+        first._popen.stdin.close()  # type: ignore[attr-defined]
+        assert await first.wait() == 0
+        assert second.poll() is None
+
+    act(play)
+
+
+def test_a_stop_signal_reaches_the_children_too_and_no_child_outlives_its_worker() -> None:
+    seen = Output()
+
+    async def play(stack: AsyncExitStack) -> None:
+        code = (
+            "import subprocess, sys\n"
+            "child = [sys.executable, '-c', 'import signal, time\\nsignal.signal(signal.SIGTERM,"
+            ' signal.SIG_IGN); print("deaf", flush=True); time.sleep(600)\']\n'
+            "print(subprocess.Popen(child).pid, flush=True)\n"
+            "import time; time.sleep(600)"
+        )
+        handle = await start(stack, code, seen)
+        await asyncio.to_thread(eventually, lambda: "deaf" in seen.text)
+        child = int(seen.text.split()[0])
+        assert os.getpgid(child) == handle.pid == os.getsid(handle.pid)
+        handle.signal(StopSignal.TERMINATE)
+        assert await handle.wait() == -signal.SIGTERM
+        await asyncio.to_thread(eventually, lambda: not alive(child))
+
+    act(play)
+
+
+def test_a_process_that_keeps_the_output_open_does_not_delay_the_end() -> None:
+    async def play(stack: AsyncExitStack) -> None:
+        code = (
+            "import subprocess, sys\n"
+            "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+            "print(child.pid, flush=True)"
+        )
+        seen = Output()
+        handle = await start(stack, code, seen)
+        assert await handle.wait() == 0
+        os.kill(int(seen.text), signal.SIGKILL)
+
+    act(play)
+
+
+def test_a_signal_to_a_process_that_has_ended_goes_nowhere() -> None:
+    async def play(stack: AsyncExitStack) -> None:
+        handle = await start(stack, "pass")
+        await handle.wait()
+        handle.signal(StopSignal.KILL)
+        assert handle.poll() == 0
+
+    act(play)
+
+
+def test_a_program_that_is_not_there_is_a_failed_launch() -> None:
+    async def launch() -> None:
+        await LocalLauncher(("/no/such/program",)).launch(SPEC, lambda data: None)
+
+    with pytest.raises(LaunchFailed, match="cannot start /no/such/program: No such file"):
+        asyncio.run(launch())
+
+
+def test_keys_of_the_other_tiers_do_not_reach_model_code() -> None:
+    seen = Output()
+
+    async def play(stack: AsyncExitStack) -> None:
+        code = (
+            "import os; print(sorted({'MANAGER_TOKEN', 'GATEWAY_API_KEY', 'HF_TOKEN'} & {*os.environ}))"
+        )
+        keys = {"MANAGER_TOKEN": "1", "GATEWAY_API_KEY": "2", "HF_TOKEN": "3"}
+        await (await start(stack, code, seen, **keys)).wait()
+
+    act(play)
+    assert seen.text == "['HF_TOKEN']\n"
+
+
+def test_a_handle_shows_what_it_is() -> None:
+    async def play(stack: AsyncExitStack) -> None:
+        handle = await start(stack, UNTIL_EOF)
+        assert repr(handle) == f"<LocalHandle pid={handle.pid} at 127.0.0.1:1 status=None>"
+
+    act(play)
+    assert repr(LocalLauncher(("python", "w.py"))) == "<LocalLauncher python w.py>"
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "text"),
+    [
+        (1, ["load failed: weights are missing"], "weights are missing (exit status 1)"),
+        (-9, ["loading", "still loading"], "still loading (killed by SIGKILL)"),
+        (0, [], "it ended without a word (exit status 0)"),
+        (-200, [], "it ended without a word (killed by signal 200)"),
+        (
+            3,
+            ["2026-11-23 11:40:01,123 INFO workers: listening"],
+            "it ended without a word (exit status 3)",
+        ),
+        (3, ["out of memory", "2026-11-23 11:40:01,123 INFO x: y"], "out of memory (exit status 3)"),
+    ],
+)
+def test_why_a_process_ended_is_told_in_its_own_words(status: int, lines: list[str], text: str) -> None:
+    assert ending(status, lines) == text
+    assert exit_text(status) in text
