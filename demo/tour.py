@@ -115,7 +115,8 @@ class Tour:
         return str(file)
 
     def _curl(self, path: str, data: str, flags: str = "") -> None:
-        key = " -H 'Authorization: Bearer '$GATEWAY_API_KEY" if self.headers else ""
+        # The key itself is not printed: set GATEWAY_API_KEY where you paste the line.
+        key = ' -H "Authorization: Bearer $GATEWAY_API_KEY"' if self.headers else ""
         self.say(
             f"   curl -s{flags} {self.url}{path} -H 'Content-Type: application/json'{key} -d '{data}'"
         )
