@@ -30,10 +30,13 @@ class WorkerView:
     load_failed: bool = False
     pinned: bool = False
     idle_timeout_s: float = -1.0  # -1: never
+    # Only inside ``schedule``, for what an earlier request waits for:
+    held: bool = False  # must leave for it once it is idle
+    reserved: bool = False  # has its room reserved, and no process yet
 
     @property
     def evictable(self) -> bool:
-        return self.state is S.READY and self.leases == 0 and not self.pinned
+        return self.state is S.READY and self.leases == 0 and not self.pinned and not self.held
 
     @property
     def idle_deadline(self) -> float | None:
@@ -114,7 +117,6 @@ def schedule(waiting: Sequence[str], workers: Workers, *, budget: int, now: floa
 
 
 def _apply(made: Plan, alias: str, world: dict[str, WorkerView], now: float) -> None:
-    leaving: tuple[str, ...] = ()
     target = world[alias]
     match made:
         case Serve():
@@ -122,14 +124,14 @@ def _apply(made: Plan, alias: str, world: dict[str, WorkerView], now: float) -> 
             world[alias] = replace(target, leases=target.leases + 1, busy_since=busy_since)
         case Start(evict):
             world[alias] = replace(target, state=S.STARTING)
-            leaving = evict
+            for victim in evict:
+                world[victim] = replace(world[victim], state=S.STOPPING)
         case Wait(memory=True, held=held):
-            # Its room is as good as taken, and who must leave for it as good as gone: a later request
-            # may only take what is left besides.
-            world[alias] = replace(target, state=S.STARTING)
-            leaving = held
-    for other in leaving:
-        world[other] = replace(world[other], state=S.STOPPING)
+            # Its room is as good as taken: a later request may only take what is left besides. Who
+            # must leave for it still has its memory, but nothing new to do.
+            world[alias] = replace(target, state=S.STARTING, reserved=True)
+            for other in held:
+                world[other] = replace(world[other], held=True)
 
 
 def plan(target: str, workers: Workers, *, budget: int, now: float) -> Plan:
@@ -146,6 +148,8 @@ def plan(target: str, workers: Workers, *, budget: int, now: float) -> Plan:
     8. Otherwise the room it needs is busy: wait, and reserve it.
     """
     worker = workers[target]
+    if worker.state is S.READY and worker.held:
+        return Wait(f"{target} must leave for an earlier request")
     if worker.state is S.READY:
         return Serve()
     if worker.state in HOLDS_MEMORY:
@@ -162,15 +166,18 @@ def plan(target: str, workers: Workers, *, budget: int, now: float) -> Plan:
     pinned = [w for w in staying if w.pinned and w.state is not S.DRAINING]
     if sum(w.memory for w in pinned) + worker.memory > budget:
         return Refuse(Why.PINNED, by=tuple(sorted(w.alias for w in pinned)))
-    shortfall = sum(w.memory for w in staying) + worker.memory - budget
+    # It must fit now, and when those that earlier requests wait for have taken the place of the held.
+    now_short = sum(w.memory for w in staying if not w.reserved) + worker.memory - budget
+    later_short = sum(w.memory for w in staying if not w.held) + worker.memory - budget
+    shortfall = max(now_short, later_short)
     if shortfall <= 0:
         return Start()
     idle = [w for w in staying if w.evictable]
     victims = choose_victims(idle, shortfall)
     if victims:
         return Start(victims)
-    busy = [w for w in staying if w.state is S.READY and not w.pinned and w.leases]
-    held = _spare(_until_enough([*_by_use(idle), *_by_busy(busy)], shortfall), shortfall)
+    busy = [w for w in staying if w.state is S.READY and not w.pinned and w.leases and not w.held]
+    held = _spare(_until_enough([*_by_use(idle), *_by_busy(busy)], later_short), later_short)
     return Wait(f"{target} waits for memory", memory=True, held=held)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ import pytest
 from contracts.settings import Settings
 from manager.app import ManagerApp
 from manager.process import LocalLauncher
-from tests.servers import free_port, served
+from tests.servers import served
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
 FAKE_WORKER = (sys.executable, str(FAKES / "worker.py"))
@@ -47,6 +49,22 @@ def eventually(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> An
     raise AssertionError(f"not within {timeout_s} s")
 
 
+_PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
+
+
+def unused_port() -> int:
+    """A port that is free, below those that the system gives to clients, and never given twice."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
 def alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -69,7 +87,7 @@ class Bench:
     def model(self, *, memory_gb: float = 1, **knobs: Any) -> dict[str, Any]:
         """A model of the configuration whose worker behaves as *knobs* say."""
         path = json.dumps({"journal": str(self.journal), **knobs})
-        return {"kind": "vlm", "path": path, "port": free_port(), "memory_gb": memory_gb}
+        return {"kind": "vlm", "path": path, "port": unused_port(), "memory_gb": memory_gb}
 
     def config(
         self, models: dict[str, dict[str, Any]] | None = None, **sections: Any
@@ -80,20 +98,20 @@ class Bench:
         first = next(iter(models))
         return {
             "manager": {
-                "port": free_port(),
+                "port": unused_port(),
                 "log_dir": str(self.folder / "logs"),
                 "idle_timeout_s": -1.0,
                 "stop_timeout_s": 3.0,
                 **sections.pop("manager", {}),
             },
-            "gateway": {"port": free_port()},
+            "gateway": {"port": unused_port()},
             "memory": {
                 "max_unified_memory_gb": 8.0,
                 "safety_margin_gb": 0.0,
                 **sections.pop("memory", {}),
             },
             "defaults": {"chat": first, "analyze": first, "generate": "image", "edit": "image"},
-            "models": {**models, "image": {**image, "port": free_port()}},
+            "models": {**models, "image": {**image, "port": unused_port()}},
         }
 
     def settings(self, models: dict[str, dict[str, Any]] | None = None, **sections: Any) -> Settings:

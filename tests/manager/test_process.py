@@ -18,6 +18,7 @@ from manager.process import (
     Handle,
     LaunchFailed,
     LaunchSpec,
+    LocalHandle,
     LocalLauncher,
     StopSignal,
     exit_text,
@@ -67,6 +68,13 @@ def act(play: Callable[[AsyncExitStack], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(whole())
 
 
+def close_the_pipe(handle: Handle) -> None:
+    """As the end of the manager does."""
+    assert isinstance(handle, LocalHandle)
+    assert handle._popen.stdin is not None
+    handle._popen.stdin.close()
+
+
 def test_a_worker_gets_the_agreed_arguments_in_the_root_of_the_repository() -> None:
     seen = Output()
 
@@ -108,7 +116,7 @@ def test_a_worker_leaves_when_the_pipe_from_its_manager_closes() -> None:
     async def play(stack: AsyncExitStack) -> None:
         handle = await start(stack, UNTIL_EOF)
         assert handle.poll() is None
-        handle._popen.stdin.close()  # type: ignore[attr-defined] - as the end of the manager does
+        close_the_pipe(handle)
         assert await handle.wait() == 0
 
     act(play)
@@ -118,7 +126,7 @@ def test_one_worker_does_not_hold_the_pipe_of_another() -> None:
     async def play(stack: AsyncExitStack) -> None:
         first = await start(stack, UNTIL_EOF)
         second = await start(stack, UNTIL_EOF)
-        first._popen.stdin.close()  # type: ignore[attr-defined]
+        close_the_pipe(first)
         assert await first.wait() == 0
         assert second.poll() is None
 
