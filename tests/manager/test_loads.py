@@ -18,7 +18,7 @@ def test_fifty_requests_at_once_are_one_load_and_fifty_answers(bench: Bench) -> 
     with bench.manager(models) as manager:
         asked = [manager.ask_in_background() for _ in range(50)]
         manager.queued(50)
-        assert manager.model()["phase"] == "loading"
+        eventually(lambda: manager.model()["phase"] == "loading")
         bench.raise_flag()
         assert {request.result().status_code for request in asked} == {200}
     assert len(bench.notes("launched")) == 1
