@@ -12,6 +12,14 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 
+# Headers between the tiers; none of them is for clients to rely on, but the timings.
+KEEP_ALIVE_HEADER = b"x-vision-keep-alive"  # of a request: seconds, see ``contracts.openai.KeepAlive``
+RETRYABLE_HEADER = b"x-vision-retryable"  # of a 503: the worker ended before its answer had begun
+QUEUE_HEADER = b"x-vision-queue-ms"  # of an answer: from asking for the worker to the grant
+LOAD_HEADER = b"x-vision-load-ms"  # the part of that during which the worker was loading
+MODEL_HEADER = b"x-vision-model-ms"  # what the model took; not for streams, which begin before it
+
+
 class WorkerState(StrEnum):
     """Where a worker is in its life; the table of transitions is ``manager.lifecycle``."""
 
@@ -38,11 +46,30 @@ class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
+class DeviceMemory(_Wire):
+    """Bytes that MLX holds. ``unified``: they are part of the process's own footprint already."""
+
+    active: int = 0
+    cache: int = 0  # freed, and kept for the next buffer
+    peak: int = 0  # the most that was ever active in this process
+    unified: bool = True  # False on CUDA
+
+
+class Download(_Wire):
+    """How far a download is. ``total_bytes`` 0: not known yet; ``eta_seconds`` likewise."""
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_second: float = 0.0
+    eta_seconds: float = 0.0
+
+
 class WorkerHealth(_Wire):
     """``GET /health`` of a worker: 200 when ``phase`` is ready, else 503, with this body either way.
 
     ``nonce`` and ``pid`` prove that the answer comes from the process that was started: a stranger on
-    the same port can't know the nonce.
+    the same port can't know the nonce. ``progress`` counts what the model thread has done (jobs begun,
+    tokens, steps); while ``jobs`` are in hand it must grow.
     """
 
     alias: str
@@ -53,6 +80,10 @@ class WorkerHealth(_Wire):
     active_requests: int = 0
     request_count: int = 0
     uptime_seconds: float = 0.0
+    jobs: int = 0  # on the model thread, running or waiting
+    progress: int = 0
+    device: DeviceMemory = DeviceMemory()
+    download: Download | None = None  # while ``phase`` is downloading
 
 
 class RunningWorker(_Wire):
@@ -71,14 +102,25 @@ class RunningWorker(_Wire):
 
 
 class ModelStatus(_Wire):
-    """Every configured alias, running or not. ``status`` is its ``WorkerState``."""
+    """Every configured alias, running or not. ``status`` is its ``WorkerState``. GiB, 0: not known.
+
+    ``memory_gb`` is what it is charged while it is loaded, the larger of its estimate (``learned_gb``,
+    or ``declared_gb`` until a peak was learned) and its footprint; ``measured_gb`` is the footprint now,
+    ``peak_gb`` the most that this process was seen to need.
+    """
 
     path: str
     kind: str
     port: int
     status: WorkerState
     memory_gb: float
+    declared_gb: float = 0.0
+    learned_gb: float = 0.0
+    learned_age_seconds: float = 0.0  # since that peak was seen
+    measured_gb: float = 0.0
+    peak_gb: float = 0.0
     phase: str = ""
+    download: Download = Download()  # in the phase downloading
     queued: int = 0
     last_error: str = ""
     retry_in_seconds: float = 0.0
@@ -86,7 +128,11 @@ class ModelStatus(_Wire):
 
 
 class MemoryStatus(_Wire):
-    """GiB. ``used``, ``available``: the system's; ``models_loaded_gb`` is charged to the budget."""
+    """GiB. ``used``, ``available``: the system's; ``models_loaded_gb`` is charged to the budget.
+
+    ``models_measured_gb`` is what the workers' footprints add up to, ``standby_gb`` that of processes
+    that wait for work; ``pressure`` is the system's: normal, warning or critical.
+    """
 
     total_gb: float
     available_gb: float
@@ -95,6 +141,16 @@ class MemoryStatus(_Wire):
     usage_percent: float
     budget_gb: float
     models_loaded_gb: float
+    models_measured_gb: float = 0.0
+    standby_gb: float = 0.0
+    pressure: str = "normal"
+
+
+class StandbyStatus(_Wire):
+    """Processes that wait with their libraries imported; ``ready``: all of them are."""
+
+    count: int = 0
+    ready: int = 0
 
 
 class ConfigStatus(_Wire):
@@ -109,4 +165,5 @@ class ManagerStatus(_Wire):
     workers: dict[str, RunningWorker]
     models: dict[str, ModelStatus]
     memory: MemoryStatus
+    standby: StandbyStatus = StandbyStatus()
     config: ConfigStatus

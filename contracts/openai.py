@@ -8,6 +8,7 @@ and not offered is refused rather than ignored. Errors name the field as OpenAI 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -31,6 +32,8 @@ def _as_parts(value: Any) -> Any:
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Seconds for which the model stays in memory after the answer; 0: not at all, -1: no idle timeout.
+KeepAlive = Annotated[Finite, Field(ge=-1)]
 Prompt = Annotated[str, Field(min_length=1, max_length=32_000)]
 StopStrings = Annotated[
     list[Annotated[str, Field(min_length=1)]],
@@ -45,6 +48,7 @@ class _Request(BaseModel):
 
     model: str | None = None
     user: str | None = None
+    keep_alive: KeepAlive | None = None  # None: the configured idle timeout; the manager's matter
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -76,6 +80,19 @@ def _translated(parse: Callable[[], Parsed]) -> Parsed:
             raise InvalidRequest(f"{param}: {cause}", param=param) from exc
         what = "is required" if problem["type"] == "missing" else problem["msg"]
         raise InvalidRequest(f"{param}: {what}" if param else what, param=param) from exc
+
+
+def read_keep_alive(text: str) -> float:
+    """*text*, of a header or a query, as a ``KeepAlive``; raises ``InvalidRequest``."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= -1):
+        raise InvalidRequest(
+            "keep_alive: expected a number of seconds, at least -1", param="keep_alive"
+        )
+    return seconds
 
 
 def param_name(loc: tuple[int | str, ...]) -> str | None:

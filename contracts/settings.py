@@ -63,6 +63,11 @@ class ManagerSettings(_Strict):
     stop_timeout_s: Seconds = 5.0  # from SIGTERM to SIGKILL
     queue_limit: Annotated[int, Field(ge=1)] = 256  # per alias
     queue_timeout_s: Seconds = 300.0
+    max_wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0  # then its turn has come
+    stall_timeout_s: Seconds = 180.0  # without a token or step while there is work
+    max_requests: Annotated[int, Field(ge=0)] = 0  # of one worker process; 0: any number
+    standby: Annotated[int, Field(ge=0, le=4)] | None = None  # None: 1, or 0 below 24 GB of memory
+    state_dir: str = "state"
     log_dir: str = "logs"
     log_max_mb: Annotated[float, Field(gt=0)] = 10.0
 
@@ -70,11 +75,20 @@ class ManagerSettings(_Strict):
 class MemorySettings(_Strict):
     max_unified_memory_gb: Gigabytes | None = None  # None: 75 % of the machine's memory
     safety_margin_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    # A worker whose footprint outgrew what it was after ``recycle_after`` requests by this share is
+    # replaced; 0: never.
+    recycle_growth: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    recycle_after: Annotated[int, Field(ge=1)] = 20
 
-    def budget_bytes(self, total_bytes: int) -> int:
-        """What all workers together may use on a machine with *total_bytes* of memory."""
+    def budget_bytes(self, total_bytes: int, ceiling: int | None = None) -> int:
+        """What all workers together may use on a machine with *total_bytes* of memory.
+
+        *ceiling*: what the GPU may hold of it, when the system says so.
+        """
         limit = self.max_unified_memory_gb
         whole = 0.75 * total_bytes if limit is None else limit * GIB
+        if ceiling is not None:
+            whole = min(whole, ceiling)
         return max(0, int(whole - self.safety_margin_gb * GIB))
 
 
@@ -305,9 +319,11 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
         alias: model.model_copy(update={"path": _absolute(model.path, base)})
         for alias, model in settings.models.items()
     }
-    manager = settings.manager.model_copy(
-        update={"log_dir": str(base / Path(settings.manager.log_dir).expanduser())}
-    )
+    folders = {
+        key: str(base / Path(getattr(settings.manager, key)).expanduser())
+        for key in ("log_dir", "state_dir")
+    }
+    manager = settings.manager.model_copy(update=folders)
     return settings.model_copy(update={"models": models, "manager": manager})
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway.auth import RequireKey
 from gateway.manager_client import ManagerClient
@@ -19,6 +20,8 @@ from web.relay import open_session
 from web.request_id import RequestId
 
 log = logging.getLogger(__name__)
+
+_TIMINGS = [header.decode() for header in (QUEUE_HEADER, LOAD_HEADER, MODEL_HEADER)]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -51,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_origins=settings.gateway.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", *_TIMINGS],
         )
     app.add_middleware(RequestId)
     return app

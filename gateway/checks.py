@@ -31,10 +31,11 @@ _IMAGE_FIELD = re.compile(r"image(\[\d*\])?")  # image, image[], image[0]: the S
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A request that may be sent: to which alias, and its JSON body."""
+    """A request that may be sent: to which alias, its JSON body, and what it says to the manager."""
 
     alias: str
     body: bytes
+    keep_alive: float | None  # seconds, see ``contracts.openai.KeepAlive``
 
 
 def check_chat(settings: Settings, body: bytes) -> Checked:
@@ -44,21 +45,21 @@ def check_chat(settings: Settings, body: bytes) -> Checked:
         for j, part in enumerate(message.content):
             if part.type == "image_url" and part.image_url is not None:
                 read_image_field(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
-    return Checked(alias, body)
+    return Checked(alias, body, request.keep_alive)
 
 
 def check_analyze(settings: Settings, body: bytes) -> Checked:
     request = parse_json(AnalyzeRequest, body)
     alias, _ = choose_model(settings, "analyze", request.model)
     read_image_field(request.image, "image")
-    return Checked(alias, body)
+    return Checked(alias, body, request.keep_alive)
 
 
 def check_generation(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageGenerationRequest, body)
     alias, model = choose_model(settings, "generate", request.model)
     _check_size(request.size, model)
-    return Checked(alias, body)
+    return Checked(alias, body, request.keep_alive)
 
 
 def check_edit(settings: Settings, body: bytes) -> Checked:
@@ -67,7 +68,7 @@ def check_edit(settings: Settings, body: bytes) -> Checked:
     _check_size(request.size, model)
     for image in request.image:
         read_image_field(image, "image")
-    return Checked(alias, body)
+    return Checked(alias, body, request.keep_alive)
 
 
 def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]]) -> Checked:
@@ -75,7 +76,8 @@ def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]
     request = parse_form(ImageEditRequest, _as_json_fields(fields))
     alias, model = choose_model(settings, "edit", request.model)
     _check_size(request.size, model)
-    return Checked(alias, request.model_dump_json(exclude_none=True).encode())
+    body = request.model_dump_json(exclude_none=True).encode()
+    return Checked(alias, body, request.keep_alive)
 
 
 def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]:

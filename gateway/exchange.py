@@ -2,12 +2,15 @@
 
 An ``Exchange`` is returned by a route as its response, so that one object reads ``receive`` from the
 first byte of the request to the last of the answer: only so can a client that leaves be noticed.
+Rules: the body is held until the answer begins, and no longer; until then it is sent once more, never
+twice, when the manager says that the worker ended before it answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import aiohttp
@@ -15,19 +18,21 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from contracts.errors import ManagerUnreachable, UnsupportedMediaType, WorkerFailed
+from contracts.control import KEEP_ALIVE_HEADER
+from contracts.errors import ApiError, ManagerUnreachable, UnsupportedMediaType, WorkerFailed
 from contracts.settings import Settings
 from gateway.checks import Checked, check_edit_form
 from gateway.forms import read_form
+from web.account import CLIENT_GONE, Account, request_id
 from web.inbound import ClientGone, Inbound
-from web.relay import Outbound, UpstreamBroke, UpstreamUnreachable, relay
+from web.relay import Outbound, UpstreamBroke, UpstreamUnreachable, ask, may_be_repeated, pass_on
 
 log = logging.getLogger(__name__)
 
 Check = Callable[[Settings, bytes], Checked]
 
-# Keys are for this tier alone; cookies are nobody's.
-_PRIVATE = frozenset({b"authorization", b"x-api-key", b"cookie", b"content-type"})
+# Keys are for this tier alone; cookies are nobody's; the manager is told by us what the body says.
+_PRIVATE = frozenset({b"authorization", b"x-api-key", b"cookie", b"content-type", KEEP_ALIVE_HEADER})
 _LARGE = 1 << 18  # bytes; parsing more than this is done off the event loop
 
 
@@ -42,6 +47,7 @@ class Exchange(Response):
         check: Check,
         *,
         takes_forms: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -49,14 +55,26 @@ class Exchange(Response):
         self._path = path
         self._check = check
         self._takes_forms = takes_forms
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        account = Account(self._clock())
+        try:
+            await self._answer(account, scope, receive, send)
+        except ApiError as exc:
+            account.status = exc.status
+            raise
+        except ClientGone:
+            account.status = CLIENT_GONE
+        finally:
+            log.info(account.line(scope, self._clock()))
+
+    async def _answer(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         async with Inbound(receive) as inbound:
             try:
-                checked = await self._read(Headers(scope=scope), inbound)
-                await inbound.while_here(self._relay(checked, scope, send))
-            except ClientGone:
-                log.info("%s: the client left", self._path)
+                await inbound.while_here(
+                    self._relay(await self._read(Headers(scope=scope), inbound), account, scope, send)
+                )
             except UpstreamUnreachable as exc:
                 raise manager_unreachable(self._settings) from exc
             except UpstreamBroke as exc:
@@ -77,19 +95,32 @@ class Exchange(Response):
             return await asyncio.to_thread(self._check, self._settings, body)
         return self._check(self._settings, body)
 
-    async def _relay(self, checked: Checked, scope: Scope, send: Send) -> None:
+    async def _relay(self, checked: Checked, account: Account, scope: Scope, send: Send) -> None:
+        account.alias = checked.alias
+        answer = await ask(self._session, self._outbound(checked, scope))
+        if may_be_repeated(answer):
+            answer.close()
+            # At once: the manager lets it wait until the worker may be started again.
+            log.info("[%s] %s ended before it answered: sent again", request_id(scope), checked.alias)
+            answer = await ask(self._session, self._outbound(checked, scope))
+        del checked  # the body: a stream may last for minutes
+        await pass_on(
+            answer,
+            send,
+            cut_off=lambda: WorkerFailed("the answer broke off: the worker manager went away"),
+            source="gateway",
+            account=account,
+        )
+
+    def _outbound(self, checked: Checked, scope: Scope) -> Outbound:
         headers = [(key, value) for key, value in scope["headers"] if key not in _PRIVATE]
         headers.append((b"content-type", b"application/json"))
         if self._settings.manager.token:
             headers.append((b"authorization", b"Bearer " + self._settings.manager.token.encode()))
+        if checked.keep_alive is not None:
+            headers.append((KEEP_ALIVE_HEADER, repr(checked.keep_alive).encode()))
         url = f"{self._settings.manager_url}/workers/{checked.alias}{self._path}"
-        await relay(
-            self._session,
-            Outbound("POST", url, headers, checked.body),
-            send,
-            cut_off=lambda: WorkerFailed("the answer broke off: the worker manager went away"),
-            source="gateway",
-        )
+        return Outbound("POST", url, headers, checked.body)
 
 
 def manager_unreachable(settings: Settings) -> ManagerUnreachable:

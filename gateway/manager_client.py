@@ -50,9 +50,11 @@ class ManagerClient:
             return False
         return answer.status_code == 200
 
-    async def spawn(self, alias: str) -> httpx.Response:
+    async def spawn(self, alias: str, keep_alive: float | None) -> httpx.Response:
+        """Load *alias*; *keep_alive* as ``contracts.openai.KeepAlive``."""
         # A load is bounded by the manager, which knows its progress.
-        return await self._call("POST", f"/spawn/{alias}", None)
+        query = "" if keep_alive is None else f"?keep_alive={keep_alive!r}"
+        return await self._call("POST", f"/spawn/{alias}{query}", None)
 
     async def stop(self, alias: str) -> httpx.Response:
         return await self._call("POST", f"/stop/{alias}", _STOP_S)

@@ -9,19 +9,29 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from contracts.settings import SettingsError, load
+from manager import pressure
 from manager.app import ManagerApp
-from manager.process import Launcher
+from manager.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
+from manager.standby import Parker
 from web.parent import leave_with_parent
 from web.serve import PortTaken, bind, configure_logging
 
 log = logging.getLogger("manager")
 
 
-def main(argv: Sequence[str] | None = None, *, launcher: Launcher | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    launcher: Parker | None = None,
+    read_pressure: Callable[[], Pressure | None] = pressure.read,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """What is a parameter here is so for tests of the whole process."""
     parser = argparse.ArgumentParser(prog="manager", description="The worker manager.")
     parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
     parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
@@ -40,7 +50,8 @@ def main(argv: Sequence[str] | None = None, *, launcher: Launcher | None = None)
         leave_with_parent(shutdown_bound_s(settings))
     with sock:
         log.info("listening on http://%s:%d", settings.manager.host, settings.manager.port)
-        ManagerServer(ManagerApp(settings, launcher=launcher)).run(sockets=[sock])
+        app = ManagerApp(settings, launcher=launcher, read_pressure=read_pressure, clock=clock)
+        ManagerServer(app).run(sockets=[sock])
     log.info("stopped")
     return 0
 

@@ -1,32 +1,41 @@
-"""The manager's HTTP face: control routes by FastAPI, and beside them the proxy, which is raw ASGI.
+"""The manager put together: pool, keeper, pulls, events; control routes by FastAPI, the proxy beside.
 
-Rules: routes translate between HTTP and the pool and decide nothing. ``GET /health`` needs neither the
-pool nor the token. Answers of POST routes are always objects: the dashboard takes anything else as a
-failure.
+Rules: nothing is decided here. ``GET /health`` needs neither the pool nor the token.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import ManagerStatus
+from contracts.control import Download, ManagerStatus
 from contracts.settings import GIB, Settings
-from manager import memory
+from manager import memory, pressure
 from manager.auth import TokenGuard
+from manager.events import EventBus
+from manager.incarnation import Timeouts
+from manager.keeper import Keeper
 from manager.memory import MemoryReading
+from manager.peaks import Peaks
 from manager.pool import Pool
-from manager.process import Launcher, LocalLauncher
+from manager.pressure import Pressure
+from manager.process import LocalLauncher
 from manager.proxy import PREFIX, SOURCE, Proxy
+from manager.pulls import Pulls
 from manager.readiness import HttpProbe
-from manager.status import WorkerReport, manager_status
-from manager.worker import Timeouts, Worker
+from manager.routes import control_routes
+from manager.standby import TO_HAVE_FROM, Parker, Standbys
+from manager.status import Room, WorkerReport, manager_status
+from manager.worker import Worker
 from web.errors import install_error_handlers
 from web.relay import open_session
 from web.request_id import RequestId
@@ -44,27 +53,57 @@ class ManagerApp:
         self,
         settings: Settings,
         *,
-        launcher: Launcher | None = None,
+        launcher: Parker | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         read_memory: Callable[[], MemoryReading] = memory.read,
+        read_pressure: Callable[[], Pressure | None] = pressure.read,
         timeouts: Timeouts | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._wall_clock = wall_clock
         self._read_memory = read_memory
         self._started_at = clock()
         self._session: ClientSession | None = None
         self._probe = HttpProbe()
+        total = read_memory().total
+        # An id of an earlier process is never taken for one of this.
+        self.events = EventBus(first_id=int(wall_clock() * 1000))
+        self.peaks = Peaks(Path(settings.manager.state_dir) / "peaks.json", wall_clock=wall_clock)
+        self.pulls = Pulls(on_change=self._pull_changed)
+        self.standbys = standbys(settings, launcher, total)
         self.pool = Pool(
             settings,
-            launcher or LocalLauncher(),
+            self.standbys or launcher or LocalLauncher(),
             self._probe,
-            budget=settings.memory.budget_bytes(read_memory().total),
+            budget=settings.memory.budget_bytes(total, memory.wired_limit()),
             clock=clock,
             timeouts=timeouts,
+            peaks=self.peaks,
+            read_memory=read_memory,
+            standbys=self.standbys,
+            fetching=self.pulls.progress,
+            publish=self.events.publish,
         )
-        self._control = self._routes()
+        self.keeper = Keeper(
+            self.pool,
+            peaks=self.peaks,
+            events=self.events,
+            clock=clock,
+            read_pressure=read_pressure,
+            read_memory=read_memory,
+            standbys=self.standbys,
+        )
         self._proxy = Proxy(self.pool, self._open_session)
+        self._control = FastAPI(
+            title="Vision Insight worker manager",
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+        )
+        install_error_handlers(self._control, SOURCE)
+        self._control.include_router(control_routes(self))
         self._entry = RequestId(TokenGuard(self._switch, settings.manager.token, source=SOURCE))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,29 +124,63 @@ class ManagerApp:
         async with open_session() as self._session:
             log.info("budget for all workers: %.1f GB", self.pool.budget / GIB)
             self.pool.start()
+            keeping = asyncio.create_task(self.keeper.run(), name="keeper")
             try:
                 yield
             finally:
-                await self.pool.close()
+                keeping.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await keeping
+                await self.close()
                 await self._probe.aclose()
 
+    async def close(self, *, hurry: bool = False) -> None:
+        """Stop all that runs; *hurry*: without draining it. What is done already costs nothing more."""
+        self.events.close()
+        closing = [self.pool.close(hurry=hurry), self.pulls.close()]
+        if self.standbys is not None:
+            closing.append(self.standbys.close())
+        await asyncio.gather(*closing)
+        await asyncio.to_thread(self.peaks.save)
+
+    @property
+    def uptime_s(self) -> float:
+        return self._clock() - self._started_at
+
+    def _pull_changed(self, alias: str, download: Download | None) -> None:
+        data = download.model_dump() if download else None
+        self.events.publish("progress", {"alias": alias, "phase": "downloading", "download": data})
+
     def status(self) -> ManagerStatus:
+        standbys = self.standbys
+        count = standbys.count if standbys else 0
+        room = Room(
+            budget=self.pool.budget,
+            standbys=count,
+            standbys_ready=standbys.ready if standbys else 0,
+            standby_memory=count * standbys.memory_each if standbys else 0,
+            pressure=self.keeper.pressure,
+        )
         return manager_status(
             [self._report(worker) for worker in self.pool.workers.values()],
             self._read_memory(),
             self._settings,
-            budget=self.pool.budget,
+            room=room,
             started_at=self._started_at,
             now=self._clock(),
         )
 
     def _report(self, worker: Worker) -> WorkerReport:
-        life, handle = worker.life, worker.handle
+        life, handle, learned = worker.life, worker.handle, worker.learned
         return WorkerReport(
             alias=worker.alias,
             model=worker.model,
             state=worker.state,
             memory=worker.memory,
+            learned=learned.bytes if learned else 0,
+            learned_age_s=max(0.0, self._wall_clock() - learned.learned_at) if learned else 0.0,
+            footprint=worker.footprint,
+            peak=worker.peak,
             charged=worker.charged,
             pid=handle.pid if handle else 0,
             port=handle.address.port if handle else worker.model.port,
@@ -118,60 +191,15 @@ class ManagerApp:
             last_used=life.last_used,
             retry_at=life.retry_at,
             phase=worker.phase,
+            download=worker.download,
             last_error=worker.last_error,
         )
 
-    def _routes(self) -> FastAPI:
-        app = FastAPI(
-            title="Vision Insight worker manager",
-            lifespan=self._lifespan,
-            docs_url=None,
-            redoc_url=None,
-        )
-        install_error_handlers(app, SOURCE)
-        pool = self.pool
 
-        @app.get("/health")
-        async def health() -> dict[str, Any]:
-            return {"status": "ok", "uptime_seconds": round(self._clock() - self._started_at, 3)}
-
-        @app.get("/status")
-        async def status() -> ManagerStatus:
-            return self.status()
-
-        @app.post("/spawn/{alias}")
-        async def spawn(alias: str) -> dict[str, Any]:
-            async with pool.lease(alias) as lease:
-                return {
-                    "success": True,
-                    "alias": alias,
-                    "port": lease.address.port,
-                    "pid": lease.worker.handle.pid if lease.worker.handle else 0,
-                    "state": lease.worker.state,
-                    "load_seconds": round(lease.load_s, 3),
-                }
-
-        @app.post("/stop/{alias}")
-        async def stop(alias: str) -> dict[str, Any]:
-            was_loaded = await pool.stop(alias)
-            return {
-                "success": True,
-                "alias": alias,
-                "was_loaded": was_loaded,
-                "state": pool.worker(alias).state,
-            }
-
-        @app.post("/stop-all")
-        async def stop_all() -> dict[str, Any]:
-            return {"success": True, "stopped": await pool.stop_all()}
-
-        @app.post("/touch/{alias}")
-        async def touch(alias: str) -> dict[str, Any]:
-            return {
-                "success": True,
-                "alias": alias,
-                "loaded": pool.touch(alias),
-                "state": pool.worker(alias).state,
-            }
-
-        return app
+def standbys(settings: Settings, launcher: Parker | None, total: int) -> Standbys | None:
+    """The standby workers that *settings* want on a machine with *total* bytes of memory."""
+    wanted = settings.manager.standby
+    if wanted is None:
+        wanted = 1 if launcher is None and total >= TO_HAVE_FROM else 0
+    kinds = sorted({model.kind for model in settings.models.values()})
+    return Standbys(launcher or LocalLauncher(), kinds, wanted) if wanted else None

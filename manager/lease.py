@@ -39,13 +39,16 @@ class Ticket:
     alias: str
     asked_at: float
     answer: asyncio.Future[Lease] = field(repr=False)
+    keep_alive_s: float | None = None  # None: the configured idle timeout
+    counts: bool = True  # as a request that its process serves; a load by hand is none
+    pressure: bool = False  # it would be loaded for, were the system not short of memory
 
     def grant(self, worker: Worker, now: float) -> None:
         """Give it a lease on *worker*, which is ready."""
         loading_since = max(self.asked_at, worker.launched_at)
         lease = Lease(
             worker=worker,
-            incarnation=worker.lease(),
+            incarnation=worker.lease(self.keep_alive_s, counts=self.counts),
             address=worker.address,
             queue_s=now - self.asked_at,
             load_s=max(0.0, worker.life.ready_at - loading_since),

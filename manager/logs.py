@@ -3,11 +3,13 @@
 Rules: nothing that happens to the file reaches the worker. Output is always taken at once; what a full
 or vanished disk can't hold is counted and dropped, and the file notes the gap when there is room again.
 ``write`` is called from the threads that read the workers' pipes, ``last_lines`` from anywhere, and the
-latter never waits for a disk.
+latter never waits for a disk. Who follows a log is told each line as it is written, from memory: a slow
+follower loses lines, a full disk costs it none, and it stays through ends and restarts of the worker.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -15,7 +17,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -23,10 +25,60 @@ log = logging.getLogger(__name__)
 KEPT_FILES = 3  # besides the current one
 KEPT_LINES = 50
 LINE_LIMIT = 1000  # bytes of a line that are kept in memory
+FOLLOWER_LINES = 1000  # unread lines of one follower
 RETRY_S = 5.0  # after the disk refused
 
 _LINE_END = re.compile(rb"[\r\n]+")  # progress bars end their lines with \r
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Follower:
+    """Lines as they are written, in batches; iterate over it in the event loop that made it.
+
+    Each batch has at least one line, but for the first, which has what there was and comes at once. A
+    wait that is cancelled loses nothing.
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._unread = deque(lines, maxlen=FOLLOWER_LINES)
+        self._skipped = 0
+        self._ended = False
+        self._woken = True  # or about to be
+        self._wake = asyncio.Event()
+        self._wake.set()
+
+    def __repr__(self) -> str:
+        return f"<Follower unread={len(self._unread)} skipped={self._skipped} ended={self._ended}>"
+
+    def put(self, lines: list[str], *, end: bool = False) -> None:
+        """From any thread; never waits for the follower, never raises."""
+        with self._lock:
+            self._skipped += max(0, len(self._unread) + len(lines) - FOLLOWER_LINES)
+            self._unread.extend(lines)
+            self._ended = self._ended or end
+            if self._woken:
+                return
+            self._woken = True
+        with contextlib.suppress(RuntimeError):  # its loop is closed: nobody is there
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    def __aiter__(self) -> Follower:
+        return self
+
+    async def __anext__(self) -> list[str]:
+        await self._wake.wait()
+        with self._lock:
+            lines, skipped = list(self._unread), self._skipped
+            self._unread.clear()
+            self._skipped = 0
+            if not self._ended:
+                self._wake.clear()
+                self._woken = False
+            elif not lines:
+                raise StopAsyncIteration
+        return [f"[manager: {skipped} lines were skipped here]", *lines] if skipped else lines
 
 
 class WorkerLog:
@@ -42,6 +94,8 @@ class WorkerLog:
         self._lines_lock = threading.Lock()
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._partial = b""
+        self._followers: set[Follower] = set()
+        self._closed = False
         self._fd = -1
         self._size = 0
         self._retry_at = float("-inf")
@@ -55,6 +109,7 @@ class WorkerLog:
     def begin(self) -> None:
         """A new process writes from now on: forget the last lines of the one before."""
         with self._lines_lock:
+            self._tell(_clean(self._partial))  # its last words may have had no line end
             self._lines.clear()
             self._partial = b""
 
@@ -70,7 +125,26 @@ class WorkerLog:
             lines = [*self._lines, *_clean(self._partial)]
         return lines[-count:]
 
+    @contextlib.asynccontextmanager
+    async def follow(self, lines: int = KEPT_LINES) -> AsyncIterator[Follower]:
+        """The last *lines* whole lines first, then each one as it is written, until ``close``."""
+        with self._lines_lock:  # nothing is missed or told twice between the two
+            follower = Follower([*self._lines][-lines:] if lines > 0 else [])
+            self._followers.add(follower)
+            if self._closed:
+                follower.put([], end=True)
+        try:
+            yield follower
+        finally:
+            with self._lines_lock:
+                self._followers.discard(follower)
+
     def close(self) -> None:
+        with self._lines_lock:
+            unfinished = _clean(self._partial)
+            self._lines.extend(unfinished)
+            self._tell(unfinished, end=True)
+            self._partial, self._closed = b"", True
         with self._file_lock:
             self._close()
 
@@ -78,8 +152,14 @@ class WorkerLog:
         with self._lines_lock:
             *whole, partial = _LINE_END.split(self._partial + data)
             self._partial = partial[:LINE_LIMIT]
-            for line in whole:
-                self._lines.extend(_clean(line[:LINE_LIMIT]))
+            fresh = [text for line in whole for text in _clean(line[:LINE_LIMIT])]
+            self._lines.extend(fresh)
+            self._tell(fresh)
+
+    def _tell(self, lines: list[str], *, end: bool = False) -> None:
+        if lines or end:
+            for follower in self._followers:
+                follower.put(lines, end=end)
 
     def _store(self, data: bytes) -> None:
         if self._clock() < self._retry_at:

@@ -1,8 +1,18 @@
 """Readings of the system's memory. Never policy: what a reading means is decided elsewhere."""
 
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
+
+MIB = 1 << 20
+WIRED_LIMIT = "iogpu.wired_limit_mb"
+
+Sysctl = Callable[[str], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +34,32 @@ class MemoryReading:
 def read() -> MemoryReading:
     memory = psutil.virtual_memory()
     return MemoryReading(total=memory.total, available=memory.available)
+
+
+def sysctl(name: str, platform: str = sys.platform) -> int | None:
+    """The integer *name* of macOS's ``sysctl``; None where there is none. Untested on macOS."""
+    if platform != "darwin":
+        return None
+    value = ctypes.c_int64(0)  # a 32-bit value fills the lower half: all Macs are little-endian
+    size = ctypes.c_size_t(ctypes.sizeof(value))
+    function = ctypes.CDLL(None).sysctlbyname
+    function.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.POINTER(ctypes.c_size_t),
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+    )
+    function.restype = ctypes.c_int
+    if function(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0) != 0:
+        return None
+    return int(value.value)
+
+
+def wired_limit(sysctl: Sysctl = sysctl) -> int | None:
+    """Bytes that the GPU of a Mac may hold, when somebody has set that; else None.
+
+    0 stands for macOS's own limit, about 75 % of the memory, which the default budget observes.
+    """
+    mebibytes = sysctl(WIRED_LIMIT)
+    return mebibytes * MIB if mebibytes is not None and mebibytes > 0 else None

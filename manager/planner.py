@@ -1,11 +1,17 @@
-"""What to do about the requests that wait, and about workers that idle. Pure: facts in, plans out.
+"""What to do about the requests that wait. Pure: facts in, plans out.
 
 Rules: no clock, no locks, no processes, no logging; ``schedule`` is a speculative question, asked again
 for every waiting request whenever anything changes. Memory is in bytes and is what a worker is charged.
 
-Fairness: requests are looked at first come first served. One that waits for memory reserves it: the
-workers that must leave for it get no new requests, and nothing that comes later may take its room.
-Requests for a ready worker that is not in the way are served past it.
+Fairness: requests are looked at first come first served. One that waits for memory reserves it: nothing
+that comes later may take its room. What is loaded goes on being served meanwhile, so that few swaps
+serve many requests, until the one that waits has watched that for ``max_wait_s``: from then on the
+workers that must leave for it get no new requests. So each loaded model has a turn of at least that
+length, which no stream of requests can stretch. Requests for a ready worker that is not in the way are
+served past it at any time.
+
+Only what a model is declared to need can refuse it. One that was measured to need more than there is
+runs alone: a measurement must lock nobody out.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,13 +29,16 @@ class WorkerView:
     alias: str
     state: S
     memory: int  # bytes charged to the budget while the worker holds memory
+    declared: int | None = None  # what the settings say; None: ``memory``
     leases: int = 0
     last_used: float = 0.0
     busy_since: float = 0.0
+    ready_at: float = 0.0
     retry_at: float = 0.0
     load_failed: bool = False
     pinned: bool = False
     idle_timeout_s: float = -1.0  # -1: never
+    admits: int | None = None  # requests before its process is replaced; None: any number
     # Only inside ``schedule``, for what an earlier request waits for:
     held: bool = False  # must leave for it once it is idle
     reserved: bool = False  # has its room reserved, and no process yet
@@ -39,13 +48,26 @@ class WorkerView:
         return self.state is S.READY and self.leases == 0 and not self.pinned and not self.held
 
     @property
-    def idle_deadline(self) -> float | None:
-        """When it has been idle for too long; None: never, as things are."""
-        return (
-            self.last_used + self.idle_timeout_s
-            if self.evictable and self.idle_timeout_s >= 0
-            else None
-        )
+    def stays(self) -> bool:
+        """Holds memory, and is not about to give it back."""
+        return self.state in HOLDS_MEMORY and self.state is not S.STOPPING
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that waits, since *since*."""
+
+    alias: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every plan has to keep to. ``budget`` in bytes."""
+
+    budget: int
+    max_wait_s: float = 0.0  # how long a loaded model is served past one that waits for its room
+    loads: bool = True  # False: the system is so short of memory that nothing may be loaded
 
 
 class Why(StrEnum):
@@ -63,23 +85,32 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Stop every worker in *evict*, and start the target as soon as their memory is back."""
+    """Stop every worker in *evict*, and start the target as soon as their memory is back.
 
+    ``memory``: the bytes that it is given, which is less than it is known to need when ``alone``: then
+    there is not so much to be had, and nothing but pinned workers is left beside it.
+    """
+
+    memory: int
     evict: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing to do until something changes.
 
-    ``memory``: the target has no room, and the room is reserved for it; ``held``: the workers that must
-    leave for it once they are idle. ``until``: ask again then, if nothing changes before.
+    ``memory``: bytes of room that are reserved for the target, which has none yet; ``held``: the
+    workers that must leave for it once they are idle. ``until``: ask again then, if nothing changes
+    before.
+    ``pressure``: it would be started, were the system not short of memory.
     """
 
     reason: str
-    memory: bool = False
+    memory: int = 0
     held: tuple[str, ...] = ()
     until: float | None = None
+    pressure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +126,23 @@ Plan = Serve | Start | Wait | Refuse
 Workers = Mapping[str, WorkerView]
 
 
-def schedule(waiting: Sequence[str], workers: Workers, *, budget: int, now: float) -> list[Plan]:
-    """A plan for each of *waiting*, which are aliases in the order in which the requests came.
+def schedule(waiting: Sequence[Waiting], workers: Workers, terms: Terms, now: float) -> list[Plan]:
+    """A plan for each of *waiting*, in the order in which the requests came.
 
     Each is made for the world as the plans before it leave it; carry them out in order.
     """
     world = dict(workers)
     settled: dict[str, Plan] = {}  # the later requests of an alias fare as its first that waits
     plans: list[Plan] = []
-    for alias in waiting:
+    for request in waiting:
+        alias = request.alias
         made = settled.get(alias)
         if made is None:
-            made = plan(alias, world, budget=budget, now=now)
+            made = plan(request, world, terms, now)
             _apply(made, alias, world, now)
             if isinstance(made, Start | Wait):
-                settled[alias] = Wait(f"{alias} is waited for")
+                pressure = isinstance(made, Wait) and made.pressure
+                settled[alias] = Wait(f"{alias} is waited for", pressure=pressure)
             elif isinstance(made, Refuse):
                 settled[alias] = made
         plans.append(made)
@@ -120,41 +153,50 @@ def _apply(made: Plan, alias: str, world: dict[str, WorkerView], now: float) -> 
     target = world[alias]
     match made:
         case Serve():
-            busy_since = target.busy_since if target.leases else now
-            world[alias] = replace(target, leases=target.leases + 1, busy_since=busy_since)
-        case Start(evict):
-            world[alias] = replace(target, state=S.STARTING)
+            world[alias] = replace(
+                target,
+                leases=target.leases + 1,
+                busy_since=target.busy_since if target.leases else now,
+                admits=None if target.admits is None else target.admits - 1,
+            )
+        case Start(memory, evict):
+            world[alias] = replace(target, state=S.STARTING, memory=memory)
             for victim in evict:
                 world[victim] = replace(world[victim], state=S.STOPPING)
-        case Wait(memory=True, held=held):
+        case Wait(memory=memory, held=held) if memory:
             # Its room is as good as taken: a later request may only take what is left besides. Who
             # must leave for it still has its memory, but nothing new to do.
-            world[alias] = replace(target, state=S.STARTING, reserved=True)
+            world[alias] = replace(target, state=S.STARTING, memory=memory, reserved=True)
             for other in held:
                 world[other] = replace(world[other], held=True)
 
 
-def plan(target: str, workers: Workers, *, budget: int, now: float) -> Plan:
-    """Decide what one request for *target* needs, in this order:
+def plan(request: Waiting, workers: Workers, terms: Terms, now: float) -> Plan:
+    """Decide what one request needs, in this order:
 
-    1. Ready: serve it.
+    1. Ready: serve it, unless the worker must leave or be replaced first.
     2. On its way up, or on its way down: wait for that to settle.
-    3. Larger than the whole budget: refuse.
+    3. Declared larger than the whole budget: refuse.
     4. Failed recently: refuse until its backoff has passed if it was the load that failed; wait for
        that if it crashed later, as the next process may well serve.
-    5. Doesn't fit beside the pinned workers: refuse, as those never leave by themselves.
-    6. Fits beside what is loaded and not on its way out: start it.
-    7. Fits once idle workers are evicted, least recently used first: evict, then start.
-    8. Otherwise the room it needs is busy: wait, and reserve it.
+    5. Declared too large to fit beside the pinned workers: refuse, as those never leave by themselves.
+    6. Nothing may be loaded now: wait.
+    7. Fits beside what is loaded and not on its way out: start it.
+    8. Fits once idle workers are evicted, least recently used first: evict, then start.
+    9. Otherwise the room it needs is busy: wait, and reserve it.
     """
+    target, budget = request.alias, terms.budget
     worker = workers[target]
-    if worker.state is S.READY and worker.held:
-        return Wait(f"{target} must leave for an earlier request")
     if worker.state is S.READY:
+        if worker.held:
+            return Wait(f"{target} must leave for an earlier request")
+        if worker.admits is not None and worker.admits <= 0:
+            return Wait(f"{target} is to be replaced by a fresh process")
         return Serve()
     if worker.state in HOLDS_MEMORY:
         return Wait(f"{target} is {worker.state}")
-    if worker.memory > budget:
+    declared = worker.memory if worker.declared is None else worker.declared
+    if declared > budget:
         return Refuse(Why.TOO_LARGE)
     if worker.state is S.FAILED and now < worker.retry_at:
         if worker.load_failed:
@@ -162,23 +204,29 @@ def plan(target: str, workers: Workers, *, budget: int, now: float) -> Plan:
         return Wait(f"{target} crashed", until=worker.retry_at)
 
     # What is on its way out counts as gone: the process is launched when its memory is really back.
-    staying = [w for w in workers.values() if w.state in HOLDS_MEMORY and w.state is not S.STOPPING]
+    staying = [w for w in workers.values() if w.stays]
     pinned = [w for w in staying if w.pinned and w.state is not S.DRAINING]
-    if sum(w.memory for w in pinned) + worker.memory > budget:
+    room = budget - sum(w.memory for w in pinned)
+    if declared > room:
         return Refuse(Why.PINNED, by=tuple(sorted(w.alias for w in pinned)))
+    if not terms.loads:
+        return Wait(f"{target} waits for the system to have memory again", pressure=True)
+    memory = min(worker.memory, room)
+    alone = memory < worker.memory
     # It must fit now, and when those that earlier requests wait for have taken the place of the held.
-    now_short = sum(w.memory for w in staying if not w.reserved) + worker.memory - budget
-    later_short = sum(w.memory for w in staying if not w.held) + worker.memory - budget
+    now_short = sum(w.memory for w in staying if not w.reserved) + memory - budget
+    later_short = sum(w.memory for w in staying if not w.held) + memory - budget
     shortfall = max(now_short, later_short)
     if shortfall <= 0:
-        return Start()
+        return Start(memory, alone=alone)
     idle = [w for w in staying if w.evictable]
     victims = choose_victims(idle, shortfall)
     if victims:
-        return Start(victims)
+        return Start(memory, victims, alone)
     busy = [w for w in staying if w.state is S.READY and not w.pinned and w.leases and not w.held]
-    held = _spare(_until_enough([*_by_use(idle), *_by_busy(busy)], later_short), later_short)
-    return Wait(f"{target} waits for memory", memory=True, held=held)
+    over = [w for w in busy if now - max(request.since, w.ready_at) >= terms.max_wait_s]
+    held = _spare(_until_enough([*by_use(idle), *_by_busy(over)], later_short), later_short)
+    return Wait(f"{target} waits for memory", memory=memory, held=held)
 
 
 def choose_victims(loaded: Collection[WorkerView], shortfall: int) -> tuple[str, ...]:
@@ -187,22 +235,11 @@ def choose_victims(loaded: Collection[WorkerView], shortfall: int) -> tuple[str,
     Least recently used first; then spare, most recently used first, every victim whose memory turned
     out not to be needed.
     """
-    return _spare(_until_enough(_by_use(w for w in loaded if w.evictable), shortfall), shortfall)
+    return _spare(_until_enough(by_use(w for w in loaded if w.evictable), shortfall), shortfall)
 
 
-def idle_too_long(workers: Workers, now: float) -> tuple[str, ...]:
-    """The aliases whose idle timeout has passed."""
-    deadlines = ((w.alias, w.idle_deadline) for w in workers.values())
-    return tuple(alias for alias, deadline in deadlines if deadline is not None and deadline <= now)
-
-
-def soonest_idle(workers: Workers, now: float) -> float | None:
-    """When the next idle timeout after *now* passes, if nothing changes before."""
-    deadlines = (w.idle_deadline for w in workers.values())
-    return min((d for d in deadlines if d is not None and d > now), default=None)
-
-
-def _by_use(workers: Iterable[WorkerView]) -> list[WorkerView]:
+def by_use(workers: Iterable[WorkerView]) -> list[WorkerView]:
+    """Least recently used first."""
     return sorted(workers, key=lambda w: (w.last_used, w.alias))
 
 

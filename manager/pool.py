@@ -15,27 +15,39 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from contracts.control import WorkerState
+from contracts.control import Download, WorkerState
 from contracts.errors import ApiError
 from contracts.settings import Settings
-from manager import refusal
+from manager import memory, refusal
+from manager.housekeeping import (
+    idle_too_long,
+    least_recently_used,
+    memory_is_back,
+    overcommitted,
+    soonest_idle,
+)
+from manager.incarnation import Timeouts
 from manager.lease import Lease, Ticket
 from manager.lifecycle import HOLDS_MEMORY, RUNNING
 from manager.logs import WorkerLog
+from manager.memory import MemoryReading
+from manager.peaks import Peaks
 from manager.planner import (
     Plan,
     Refuse,
     Serve,
     Start,
+    Terms,
     Wait,
+    Waiting,
     WorkerView,
-    idle_too_long,
     schedule,
-    soonest_idle,
 )
+from manager.pressure import Pressure
 from manager.process import Launcher
 from manager.readiness import Probe
-from manager.worker import Surroundings, Timeouts, Worker
+from manager.standby import Standbys
+from manager.worker import Habits, Publish, Surroundings, Worker
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +66,36 @@ class Pool:
         budget: int,
         clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts | None = None,
+        peaks: Peaks | None = None,
+        read_memory: Callable[[], MemoryReading] = memory.read,
+        standbys: Standbys | None = None,
+        fetching: Callable[[str], Download | None] = lambda alias: None,
+        publish: Publish = lambda kind, data: None,
     ) -> None:
         self.budget = budget
         self._clock = clock
+        self._read_memory = read_memory
+        self._standbys = standbys
+        self._max_wait_s = settings.manager.max_wait_s
+        self._pressure = Pressure.NORMAL
+        self._freed_at = float("-inf")  # when the memory of a worker was last given back
         self._queue_limit = settings.manager.queue_limit
         self._queue_timeout_s = settings.manager.queue_timeout_s
         self._queue: list[Ticket] = []
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._preloads: set[asyncio.Task[None]] = set()
+        self._loads: set[asyncio.Task[None]] = set()  # that no request asked for
         around = Surroundings(
-            launcher, probe, clock, timeouts or Timeouts.of(settings), self._has_room, self._changed
+            launcher,
+            probe,
+            clock,
+            timeouts or Timeouts.of(settings),
+            peaks or Peaks(None),
+            self._has_room,
+            self._changed,
+            fetching,
+            publish,
         )
         log_bytes = int(settings.manager.log_max_mb * (1 << 20))
         self.workers = {
@@ -74,7 +104,7 @@ class Pool:
                 model,
                 WorkerLog(Path(settings.manager.log_dir) / f"{alias}.log", log_bytes),
                 around,
-                idle_timeout_s=settings.idle_timeout_s(alias),
+                Habits.of(settings, alias),
             )
             for alias, model in settings.models.items()
         }
@@ -86,9 +116,15 @@ class Pool:
     # --- requests --------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def lease(self, alias: str) -> AsyncIterator[Lease]:
-        """A lease on *alias*, loaded first when need be. Raises an ``ApiError`` when there is none."""
-        lease = await self._granted(self.worker(alias))
+    async def lease(
+        self, alias: str, keep_alive: float | None = None, *, counts: bool = True
+    ) -> AsyncIterator[Lease]:
+        """A lease on *alias*, loaded first when need be. Raises an ``ApiError`` when there is none.
+
+        *keep_alive*: its idle timeout afterwards, in seconds, -1 for none; a later request that names
+        none sets the configured one again. *counts*: it is a request, and not only a load.
+        """
+        lease = await self._granted(self.worker(alias), keep_alive, counts)
         try:
             yield lease
         finally:
@@ -103,11 +139,12 @@ class Pool:
     def queued(self, alias: str) -> int:
         return sum(ticket.alias == alias for ticket in self._queue)
 
-    async def _granted(self, worker: Worker) -> Lease:
+    async def _granted(self, worker: Worker, keep_alive: float | None, counts: bool) -> Lease:
         if self._closing:
             raise refusal.shutting_down()
         alias = worker.alias
-        ticket = Ticket(alias, self._clock(), asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(alias, self._clock(), answer, keep_alive, counts)
         self._queue.append(ticket)
         self._dispatch()
         if ticket.answer.done():
@@ -115,6 +152,9 @@ class Pool:
         if self.queued(alias) > self._queue_limit:
             self._give_up(ticket)
             raise refusal.queue_full(alias, self._queue_limit)
+        if ticket.pressure:
+            self._give_up(ticket)
+            raise refusal.under_pressure(alias)
         try:
             await asyncio.wait({ticket.answer}, timeout=self._queue_timeout_s)
         except asyncio.CancelledError:
@@ -142,23 +182,27 @@ class Pool:
     def start(self) -> None:
         """Load what is to be preloaded."""
         for worker in self.workers.values():
-            if worker.memory > self.budget:
-                log.warning(
-                    "%s can't be loaded: %s",
-                    worker.alias,
-                    refusal.too_large(worker.alias, worker.memory, self.budget),
-                )
+            declared = worker.model.memory_bytes
+            if declared > self.budget:
+                why = refusal.too_large(worker.alias, declared, self.budget)
+                log.warning("%s can't be loaded: %s", worker.alias, why)
             if worker.model.preload:
-                task = asyncio.create_task(self._preload(worker.alias))
-                self._preloads.add(task)
-                task.add_done_callback(self._preloads.discard)
+                self._load(worker.alias, "to be preloaded")
+        self._dispatch()
 
-    async def _preload(self, alias: str) -> None:
-        try:
-            async with self.lease(alias):
-                pass
-        except ApiError as exc:
-            log.warning("%s was not preloaded: %s", alias, exc.message)
+    def _load(self, alias: str, why: str) -> None:
+        """Load *alias* though no request asks for it."""
+
+        async def load() -> None:
+            try:
+                async with self.lease(alias, counts=False):
+                    pass
+            except ApiError as exc:
+                log.warning("%s is not loaded (%s): %s", alias, why, exc.message)
+
+        task = asyncio.create_task(load(), name=f"load-{alias}")
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
 
     async def stop(self, alias: str) -> bool:
         """Stop *alias* once its open requests have ended; False: it was not loaded.
@@ -181,6 +225,15 @@ class Pool:
         stopped = await asyncio.gather(*(self.stop(alias) for alias in self.workers))
         return [alias for alias, was_loaded in zip(self.workers, stopped, strict=True) if was_loaded]
 
+    def set_pressure(self, level: Pressure) -> None:
+        """How short of memory the system is, from now on; when it is, an idle worker leaves."""
+        self._pressure = level
+        if level >= Pressure.WARNING and not self._closing:
+            victim = least_recently_used(self._views())
+            if victim is not None:
+                self.workers[victim].stop(f"idle, and the system is short of memory ({level.name})")
+        self._dispatch()
+
     def touch(self, alias: str) -> bool:
         """Start the idle time of *alias* anew; False: it is not loaded."""
         worker = self.worker(alias)
@@ -199,7 +252,7 @@ class Pool:
         for worker, _ in alive:
             worker.stop("the manager is shutting down", hurry=hurry)
         await asyncio.gather(*(worker.ended(incarnation) for worker, incarnation in alive))
-        await asyncio.gather(*self._preloads)
+        await asyncio.gather(*self._loads)
         for worker in self.workers.values():
             worker.log.close()
 
@@ -212,14 +265,22 @@ class Pool:
         now = self._clock()
         if self._queue:
             waiting = self._queue
-            plans = schedule([t.alias for t in waiting], self._views(), budget=self.budget, now=now)
+            terms = Terms(self.budget, self._max_wait_s, loads=self._pressure < Pressure.CRITICAL)
+            line = [Waiting(ticket.alias, ticket.asked_at) for ticket in waiting]
+            plans = schedule(line, self._views(), terms, now)
             self._queue = [
                 t for t, made in zip(waiting, plans, strict=True) if not self._carry_out(made, t, now)
             ]
+        for worker in self.workers.values():
+            if why := worker.worn_out:
+                worker.recycle(why)
+        for alias in overcommitted(self._views(), self.budget):
+            self.workers[alias].stop("idle, and others need more memory than they were expected to")
         views = self._views()
         for alias in idle_too_long(views, now):
             self.workers[alias].stop("idle")
         self._arm_at(soonest_idle(views, now), now)
+        self._tend_standbys()
 
     def _carry_out(self, made: Plan, ticket: Ticket, now: float) -> bool:
         """True when *ticket* has got its answer."""
@@ -234,11 +295,14 @@ class Pool:
                 )
                 ticket.answer.set_exception(error)
                 return True
-            case Start(evict):
+            case Start(memory, evict, alone):
                 for victim in evict:
                     self.workers[victim].stop(f"evicted for {ticket.alias}")
-                worker.begin("requested")
-            case Wait(until=until):
+                if alone:
+                    log.warning("%s", refusal.alone(ticket.alias, worker.estimate, memory))
+                worker.begin("requested", memory)
+            case Wait(until=until, pressure=pressure):
+                ticket.pressure = pressure
                 self._arm_at(until, now)
         return False
 
@@ -247,13 +311,36 @@ class Pool:
 
     def _has_room(self, worker: Worker) -> bool:
         others = sum(w.memory for w in self.workers.values() if w.charged and w is not worker)
-        return others + worker.memory <= self.budget
+        if self._standbys is not None:  # one of them becomes this worker
+            others += max(0, self._standbys.count - 1) * self._standbys.memory_each
+        if others + worker.memory > self.budget:
+            return False
+        freed_ago = self._clock() - self._freed_at
+        return memory_is_back(worker.memory, self._read_memory().available, freed_ago)
+
+    def _tend_standbys(self) -> None:
+        """As many as fit beside the workers; none is started while a worker loads."""
+        if self._standbys is None:
+            return
+        holding = [w for w in self.workers.values() if w.state in HOLDS_MEMORY]
+        spare = self.budget - sum(w.memory for w in holding)
+        unborn = sum(w.state is WorkerState.STARTING and not w.charged for w in holding)
+        loading = any(w.state is WorkerState.STARTING for w in holding)
+        fitting = max(0, spare // self._standbys.memory_each) + unborn
+        calm = not loading and self._pressure is Pressure.NORMAL
+        self._standbys.limit(fitting, may_start=calm)
 
     def _changed(self, worker: Worker) -> None:
-        if not worker.charged:
+        if not worker.charged and worker.state not in HOLDS_MEMORY:
+            self._freed_at = self._clock()
             for other in self.workers.values():
                 if other.state is WorkerState.STARTING:
                     other.memory_was_freed()
+            if worker.recycling:
+                worker.recycling = ""
+                self._load(worker.alias, "recycled")
+            elif worker.crashed and (worker.model.preload or worker.model.pinned):
+                self._load(worker.alias, "crashed")
         self._dispatch()
 
     def _arm_at(self, deadline: float | None, now: float) -> None:

@@ -5,13 +5,15 @@ launches a spec, and a ``Handle`` shaped like ``subprocess.Popen``: poll, signal
 
 A local worker is the leader of its own session and process group, so that a stop reaches its children
 and a Ctrl-C in the manager's terminal reaches no worker. Its stdin is a pipe that the manager holds
-open and never writes to: whatever ends the manager closes it, and the worker leaves at its end of file.
+open: whatever ends the manager closes it, and the worker leaves at its end of file. Nothing is written
+to it, but one line that tells a parked process which worker it is to be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -23,9 +25,12 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
+from manager.footprint import footprint
+
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
 Output = Callable[[bytes], None]  # takes what a worker writes; called from a thread
+Measure = Callable[[int], int | None]  # the bytes that the process with this pid costs
 
 _READ = 1 << 16  # bytes
 _LAST_WORDS_S = 1.0
@@ -79,6 +84,9 @@ class Handle(Protocol):
     async def wait(self) -> int:
         """The exit status, once the process is reaped and its last output has been passed on."""
 
+    async def footprint(self) -> int | None:
+        """Bytes of memory that the process costs; None when that can't be told."""
+
 
 class Launcher(Protocol):
     async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
@@ -94,7 +102,9 @@ class LocalLauncher:
         *,
         cwd: Path = ROOT,
         environ: Mapping[str, str] | None = None,
+        measure: Measure = footprint,
     ) -> None:
+        self._measure = measure
         self._argv = tuple(argv)
         self._cwd = cwd
         self._environ = environ
@@ -114,18 +124,30 @@ class LocalLauncher:
         ]  # fmt: skip
 
     async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
+        popen = await self._start(self.command(spec))
+        address = Address(LOOPBACK, spec.port)
+        return LocalHandle(popen, address, output, name=spec.alias, measure=self._measure)
+
+    async def park(self, kinds: Sequence[str], output: Output) -> LocalParked:
+        """Start a process that imports what workers of *kinds* need, and waits to be told its spec.
+
+        *output* gets what it writes until then. Raises ``LaunchFailed``.
+        """
+        popen = await self._start([*self._argv, "--standby", ",".join(kinds), "--parent-pipe"])
+        return LocalParked(popen, output, self._measure)
+
+    async def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
         # In a thread, because fork and exec of a large parent take milliseconds.
         try:
-            popen = await asyncio.to_thread(self._popen, spec)
+            return await asyncio.to_thread(self._popen, command)
         except OSError as exc:
             raise LaunchFailed(f"cannot start {self._argv[0]}: {exc.strerror or exc}") from exc
-        return LocalHandle(popen, Address(LOOPBACK, spec.port), output, name=spec.alias)
 
-    def _popen(self, spec: LaunchSpec) -> subprocess.Popen[bytes]:
+    def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         environ = {k: v for k, v in (self._environ or os.environ).items() if k not in _SECRETS}
         environ["PYTHONUNBUFFERED"] = "1"  # its last words shall not be lost in a buffer
         return subprocess.Popen(
-            self.command(spec),
+            command,
             cwd=self._cwd,
             env=environ,
             stdin=subprocess.PIPE,
@@ -140,11 +162,18 @@ class LocalHandle:
     """A child process. One thread passes on its output, another waits for its end."""
 
     def __init__(
-        self, popen: subprocess.Popen[bytes], address: Address, output: Output, *, name: str
+        self,
+        popen: subprocess.Popen[bytes],
+        address: Address,
+        output: Output,
+        *,
+        name: str,
+        measure: Measure,
     ) -> None:
         assert popen.stdout is not None
         self._popen = popen
         self._address = address
+        self._measure = measure
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
         self._pump = threading.Thread(
@@ -165,6 +194,9 @@ class LocalHandle:
     def address(self) -> Address:
         return self._address
 
+    def moved_to(self, address: Address) -> None:
+        self._address = address
+
     def poll(self) -> int | None:
         # Not Popen.poll(), which would reap the process before its group has been swept.
         return self._popen.returncode
@@ -176,6 +208,10 @@ class LocalHandle:
     async def wait(self) -> int:
         await self._exited.wait()
         return self._popen.returncode
+
+    async def footprint(self) -> int | None:
+        # The kernel walks the page tables for it, which takes milliseconds with gigabytes.
+        return None if self.poll() is not None else await asyncio.to_thread(self._measure, self.pid)
 
     def _reap(self) -> None:
         """Runs in a thread for as long as the process lives."""
@@ -195,6 +231,38 @@ class LocalHandle:
         self._popen.stdin.close()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._exited.set)
+
+
+class LocalParked:
+    """A child process that waits at its standard input for what it is to serve."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], output: Output, measure: Measure) -> None:
+        self._output = output
+        self._popen = popen
+        nowhere = Address(LOOPBACK, 0)
+        self.handle = LocalHandle(popen, nowhere, self._pass_on, name="standby", measure=measure)
+
+    def _pass_on(self, data: bytes) -> None:
+        self._output(data)
+
+    def adopt(self, spec: LaunchSpec, output: Output) -> LocalHandle:
+        """Make it the worker of *spec*, whose output goes to *output*."""
+        told = {
+            "alias": spec.alias,
+            "spec": spec.model,
+            "host": LOOPBACK,
+            "port": spec.port,
+            "nonce": spec.nonce,
+        }
+        assert self._popen.stdin is not None
+        self._output = output
+        try:
+            # Less than a pipe holds, so that this blocks nobody.
+            self._popen.stdin.write(json.dumps(told).encode() + b"\n")
+        except (OSError, ValueError) as exc:
+            raise LaunchFailed(f"the standby worker is gone: {exc}") from exc
+        self.handle.moved_to(Address(LOOPBACK, spec.port))
+        return self.handle
 
 
 def exit_text(status: int) -> str:

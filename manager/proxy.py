@@ -9,18 +9,29 @@ ticket; bodies stream both ways. A worker that ends before its answer has begun 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
 
+from contracts.control import KEEP_ALIVE_HEADER, LOAD_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, InternalError, WorkerFailed
+from contracts.openai import read_keep_alive
 from manager.lease import Lease
 from manager.pool import Pool
+from web.account import CLIENT_GONE, Account, request_id
 from web.errors import error_response
 from web.inbound import ClientGone, Inbound
-from web.relay import Headers, Outbound, StreamCut, UpstreamBroke, UpstreamUnreachable, relay
-from web.request_id import HEADER as REQUEST_ID
+from web.relay import (
+    Headers,
+    Outbound,
+    StreamCut,
+    UpstreamBroke,
+    UpstreamUnreachable,
+    ask,
+    pass_on,
+)
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -29,75 +40,101 @@ log = logging.getLogger(__name__)
 
 PREFIX = "/workers/"
 SOURCE = "manager"
-RETRYABLE = "x-vision-retryable"
 _NOTICED_WITHIN_S = 1.0
-_FOR_THE_MANAGER = frozenset({b"authorization", b"x-manager-token"})
+_FOR_THE_MANAGER = frozenset({b"authorization", b"x-manager-token", KEEP_ALIVE_HEADER})
+_SMALL = 1 << 16  # bytes
 
 
 class Proxy:
-    def __init__(self, pool: Pool, session: Callable[[], ClientSession]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        session: Callable[[], ClientSession],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pool = pool
         self._session = session
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with Inbound(receive) as inbound:
-            try:
-                await inbound.while_here(self._serve(scope, receive, send, inbound))
-            except ClientGone:
-                log.info("%s: the client left", _line(scope))
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, inbound: Inbound) -> None:
-        alias, path = split(scope["raw_path"])
+        account = Account(self._clock())
         try:
-            async with self._pool.lease(alias) as lease:
-                await self._relay(lease, path, scope, send, inbound)
+            async with Inbound(receive) as inbound:
+                await inbound.while_here(self._serve(account, scope, receive, send, inbound))
+        except ClientGone:
+            account.status = CLIENT_GONE
+        finally:
+            log.log(
+                logging.WARNING if account.error else logging.INFO, account.line(scope, self._clock())
+            )
+
+    async def _serve(
+        self, account: Account, scope: Scope, receive: Receive, send: Send, inbound: Inbound
+    ) -> None:
+        account.alias, path = split(scope["raw_path"])
+        try:
+            keep_alive = keep_alive_of(scope["headers"])
+            async with self._pool.lease(account.alias, keep_alive=keep_alive) as lease:
+                await self._relay(lease, path, account, scope, send, inbound)
         except ApiError as exc:
-            log.warning("%s: %d %s", _line(scope), exc.status, exc.message)
+            account.status, account.error = exc.status, exc.message
             response = error_response(exc, SOURCE)
             if isinstance(exc, WorkerFailed):
-                response.headers[RETRYABLE] = "1"
+                response.headers[RETRYABLE_HEADER.decode()] = "1"
             await response(scope, receive, send)
         except StreamCut as exc:
             # The server cuts the connection of an answer that was left unfinished.
-            log.warning("%s: %s", _line(scope), exc)
+            account.error = str(exc)
+        except ClientGone:
+            raise
         except Exception:
-            log.exception("%s: a fault of the manager", _line(scope))
+            log.exception("[%s] a fault of the manager", request_id(scope))
             # If the answer has begun, the server refuses to begin another and cuts the connection.
             error = InternalError("internal error; the log has the details")
+            account.status, account.error = error.status, error.message
             await error_response(error, SOURCE)(scope, receive, send)
 
-    async def _relay(self, lease: Lease, path: str, scope: Scope, send: Send, inbound: Inbound) -> None:
+    async def _relay(
+        self, lease: Lease, path: str, account: Account, scope: Scope, send: Send, inbound: Inbound
+    ) -> None:
         alias = lease.worker.alias
         query = scope["query_string"].decode("latin-1")
-        length, has_body = _body_of(scope["headers"])
         outbound = Outbound(
             method=scope["method"],
             url=f"http://{lease.address}/{path}" + (f"?{query}" if query else ""),
             headers=[(k, v) for k, v in scope["headers"] if k not in _FOR_THE_MANAGER],
-            body=inbound.chunks() if has_body else None,
-            content_length=length,
+            body=await _body_of(scope["headers"], inbound),
+            content_length=_length_of(scope["headers"]),
         )
-        queue_ms, load_ms = round(lease.queue_s * 1e3), round(lease.load_s * 1e3)
-        timings = [
-            (b"x-vision-queue-ms", b"%d" % queue_ms),
-            (b"x-vision-load-ms", b"%d" % load_ms),
-        ]
+        account.queue_ms, account.load_ms = round(lease.queue_s * 1e3), round(lease.load_s * 1e3)
         try:
-            status = await relay(
-                self._session(),
-                outbound,
-                send,
-                cut_off=lambda: WorkerFailed(f"{alias} ended while it was answering"),
-                source=SOURCE,
-                extra_headers=timings,
-            )
+            answer = await ask(self._session(), outbound)
         except (UpstreamUnreachable, UpstreamBroke) as exc:
             # Its end is noticed a moment later than its silence; until then a repeated request would
             # be given to the same dead process.
             ended = await lease.broken(_NOTICED_WITHIN_S)
             why = lease.worker.last_ending if ended else str(exc)
             raise WorkerFailed(f"{alias} ended before it answered: {why}", retry_after=1) from exc
-        log.info("%s: %d queue_ms=%d load_ms=%d", _line(scope), status, queue_ms, load_ms)
+        await pass_on(
+            answer,
+            send,
+            cut_off=lambda: WorkerFailed(f"{alias} ended while it was answering"),
+            source=SOURCE,
+            account=account,
+            extra_headers=[
+                (QUEUE_HEADER, b"%d" % account.queue_ms),
+                (LOAD_HEADER, b"%d" % account.load_ms),
+            ],
+        )
+
+
+def keep_alive_of(headers: Headers) -> float | None:
+    """The seconds that the request wants the worker to stay; raises ``InvalidRequest``."""
+    for key, value in headers:
+        if key == KEEP_ALIVE_HEADER:
+            return read_keep_alive(value.decode("latin-1"))
+    return None
 
 
 def split(raw_path: bytes) -> tuple[str, str]:
@@ -106,15 +143,21 @@ def split(raw_path: bytes) -> tuple[str, str]:
     return alias, path
 
 
-def _body_of(headers: Headers) -> tuple[int | None, bool]:
-    """The length of the request's body, when it is known, and whether there is one."""
-    given = dict(headers)
-    length = given.get(b"content-length")
-    if length is not None:  # the server has checked that it is a number
-        return int(length), int(length) > 0
-    return None, b"transfer-encoding" in given
+def _length_of(headers: Headers) -> int | None:
+    """Bytes of the request's body; None: it is chunked, or there is none."""
+    for key, value in headers:
+        if key == b"content-length":  # the server has checked that it is a number
+            return int(value)
+    return None
 
 
-def _line(scope: Scope) -> str:
-    request_id = next((v for k, v in scope["headers"] if k == REQUEST_ID), b"-").decode("latin-1")
-    return f"{scope['method']} {scope['path']} [{request_id}]"
+async def _body_of(headers: Headers, inbound: Inbound) -> bytes | AsyncIterator[bytes] | None:
+    """A small body at once, which saves the client a task; a large one, or one of unknown length, as
+    it comes; None when there is none."""
+    length = _length_of(headers)
+    if length is None:
+        chunked = any(key == b"transfer-encoding" for key, _ in headers)
+        return inbound.chunks() if chunked else None
+    if length > _SMALL:
+        return inbound.chunks()
+    return await inbound.body(length) if length else None

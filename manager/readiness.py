@@ -15,7 +15,7 @@ from typing import NamedTuple
 import httpx
 from pydantic import ValidationError
 
-from contracts.control import Phase, WorkerHealth
+from contracts.control import Download, Phase, WorkerHealth
 from manager.process import Address
 
 PROBE_TIMEOUT_S = 2.0
@@ -42,24 +42,29 @@ class Readiness:
     progressed_at: float
     phase: str = "starting"
     detail: str = ""
+    done_bytes: int = 0  # of a download
     stranger: bool = False
+    health: WorkerHealth | None = None  # the last of its own
 
     def heard(self, answer: Answer | None, now: float) -> bool:
         """Take in what the probe heard; True when the worker is ready."""
         if answer is None:
             return False
-        try:
-            health = WorkerHealth.model_validate_json(answer.body)
-        except ValidationError:
-            self.stranger = True
-            return False
-        if (health.nonce, health.pid) != (self.nonce, self.pid):
+        health = parse_health(answer)
+        if health is None or (health.nonce, health.pid) != (self.nonce, self.pid):
             self.stranger = True
             return False
         self.stranger = False
-        if (health.phase, health.detail) != (self.phase, self.detail):
-            self.phase, self.detail, self.progressed_at = health.phase, health.detail, now
+        self.health = health
+        done = health.download.done_bytes if health.download else 0
+        if (health.phase, health.detail, done) != (self.phase, self.detail, self.done_bytes):
+            self.phase, self.detail, self.done_bytes = health.phase, health.detail, done
+            self.progressed_at = now
         return answer.status == 200
+
+    @property
+    def download(self) -> Download | None:
+        return self.health.download if self.health is not None else None
 
     @property
     def failed(self) -> bool:
@@ -78,6 +83,16 @@ class Readiness:
 
     def __str__(self) -> str:
         return f"{self.phase} ({self.detail})" if self.detail else self.phase
+
+
+def parse_health(answer: Answer | None) -> WorkerHealth | None:
+    """The health in *answer*; None when it holds none."""
+    if answer is None:
+        return None
+    try:
+        return WorkerHealth.model_validate_json(answer.body)
+    except ValidationError:
+        return None
 
 
 class HttpProbe:

@@ -23,11 +23,11 @@ def refused(
     """The error for a request that the planner refuses."""
     match refusal.why:
         case Why.TOO_LARGE:
-            return InsufficientMemory(too_large(target.alias, target.memory, budget))
+            return InsufficientMemory(too_large(target.alias, _declared(target), budget))
         case Why.PINNED:
             return InsufficientMemory(
-                f"{target.alias} needs {_gb(target.memory)}, which does not fit into the memory budget "
-                f"of {_gb(budget)} beside what is pinned: {', '.join(refusal.by)}"
+                f"{target.alias} needs {_gb(_declared(target))}, which does not fit into the memory "
+                f"budget of {_gb(budget)} beside what is pinned: {', '.join(refusal.by)}"
             )
         case Why.LOAD_FAILED:
             wait_s = (refusal.retry_at or now) - now
@@ -36,6 +36,21 @@ def refused(
 
 def too_large(alias: str, memory: int, budget: int) -> str:
     return f"{alias} needs {_gb(memory)}, more than the whole memory budget of {_gb(budget)}"
+
+
+def alone(alias: str, estimate: int, given: int) -> str:
+    return (
+        f"{alias} was measured to need {_gb(estimate)} and there are {_gb(given)}: "
+        "it is loaded alone; raise memory.max_unified_memory_gb or choose a smaller model"
+    )
+
+
+def under_pressure(alias: str) -> ApiError:
+    return Unavailable(
+        f"{alias} is not loaded now: the system is critically short of memory",
+        code="memory_pressure",
+        retry_after=BUSY_RETRY_S,
+    )
 
 
 def unknown(alias: str, known: list[str]) -> ApiError:
@@ -60,6 +75,10 @@ def stopped_while_loading(alias: str) -> ApiError:
 
 def shutting_down() -> ApiError:
     return Unavailable("the manager is shutting down", retry_after=BUSY_RETRY_S)
+
+
+def _declared(target: WorkerView) -> int:
+    return target.memory if target.declared is None else target.declared
 
 
 def _gb(memory: int) -> str:

@@ -16,7 +16,7 @@ import uvicorn
 
 from contracts.settings import Settings
 from manager.app import ManagerApp
-from web.serve import KEEP_ALIVE_S
+from web.serve import config_for
 
 _ANSWERS_END_S = 5.0  # after the last worker has been stopped
 _MARGIN_S = 5.0
@@ -32,18 +32,8 @@ class ManagerServer(uvicorn.Server):
     """uvicorn, with the workers' end fitted into its own."""
 
     def __init__(self, app: ManagerApp) -> None:
-        config = uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            timeout_keep_alive=KEEP_ALIVE_S,
-        )
-        super().__init__(config)
-        self._pool = app.pool
+        super().__init__(config_for(app))
+        self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Beside each other: uvicorn waits for answers, which end at the latest when their workers do.
@@ -57,11 +47,11 @@ class ManagerServer(uvicorn.Server):
         await self.lifespan.shutdown()
 
     async def _close_workers(self) -> None:
-        draining = asyncio.create_task(self._pool.close())
+        draining = asyncio.create_task(self._app.close())
         while not draining.done() and not self.force_exit:
             await asyncio.wait({draining}, timeout=0.1)
         if not draining.done():
-            await self._pool.close(hurry=True)
+            await self._app.close(hurry=True)
         await draining
 
     @contextmanager

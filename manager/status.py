@@ -9,25 +9,32 @@ from dataclasses import dataclass
 
 from contracts.control import (
     ConfigStatus,
+    Download,
     ManagerStatus,
     MemoryStatus,
     ModelStatus,
     RunningWorker,
+    StandbyStatus,
     WorkerState,
 )
 from contracts.settings import GIB, ImageSettings, Settings, VlmSettings
 from manager.lifecycle import RUNNING
 from manager.memory import MemoryReading
+from manager.pressure import Pressure
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """The facts about one alias at one moment. ``memory`` in bytes; times by the manager's clock."""
+    """The facts about one alias at one moment. Memory in bytes; times by the manager's clock."""
 
     alias: str
     model: VlmSettings | ImageSettings
     state: WorkerState
-    memory: int
+    memory: int  # charged while it holds memory
+    learned: int = 0
+    learned_age_s: float = 0.0
+    footprint: int = 0
+    peak: int = 0
     charged: bool = False
     pid: int = 0
     port: int = 0
@@ -38,7 +45,19 @@ class WorkerReport:
     last_used: float = 0.0
     retry_at: float = 0.0
     phase: str = ""
+    download: Download | None = None
     last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is to share out: the budget and what standby processes take of it, in bytes."""
+
+    budget: int
+    standbys: int = 0
+    standbys_ready: int = 0
+    standby_memory: int = 0
+    pressure: Pressure = Pressure.NORMAL
 
 
 def manager_status(
@@ -46,7 +65,7 @@ def manager_status(
     reading: MemoryReading,
     settings: Settings,
     *,
-    budget: int,
+    room: Room,
     started_at: float,
     now: float,
 ) -> ManagerStatus:
@@ -62,12 +81,16 @@ def manager_status(
             used_gb=_gb(reading.used),
             used_percent=round(reading.used_percent, 1),
             usage_percent=round(reading.used_percent, 1),
-            budget_gb=_gb(budget),
+            budget_gb=_gb(room.budget),
             models_loaded_gb=_gb(sum(r.memory for r in reports if r.charged)),
+            models_measured_gb=_gb(sum(r.footprint for r in reports)),
+            standby_gb=_gb(room.standby_memory),
+            pressure=room.pressure.name.lower(),
         ),
+        standby=StandbyStatus(count=room.standbys, ready=room.standbys_ready),
         config=ConfigStatus(
             idle_timeout_seconds=settings.manager.idle_timeout_s,
-            max_requests_before_restart=0,  # workers are not restarted by number of requests
+            max_requests_before_restart=settings.manager.max_requests,
             safety_margin_gb=settings.memory.safety_margin_gb,
         ),
     )
@@ -96,7 +119,13 @@ def _model(report: WorkerReport, now: float) -> ModelStatus:
         port=report.model.port,
         status=report.state,
         memory_gb=_gb(report.memory),
+        declared_gb=_gb(report.model.memory_bytes),
+        learned_gb=_gb(report.learned),
+        learned_age_seconds=round(report.learned_age_s, 1),
+        measured_gb=_gb(report.footprint),
+        peak_gb=_gb(report.peak),
         phase=report.phase,
+        download=report.download or Download(),
         queued=report.queued,
         last_error=report.last_error,
         retry_in_seconds=max(0.0, round(report.retry_at - now, 3)) if failed else 0.0,

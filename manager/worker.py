@@ -1,54 +1,32 @@
-"""One alias: its life, its process and its readiness.
+"""One alias: its life, what is known of its memory, and its process when it has one.
 
-Rules: state changes only through ``Lifecycle``, each with one log line. What the pool decides
-(``begin``, ``stop``) takes effect at once and synchronously; what a process does becomes a fact in
-``_live``, which accompanies an incarnation from its start until it is reaped, and is told to the pool.
+Rules: state changes only through ``Lifecycle``, each with one log line and one event. What the pool
+decides (``begin``, ``stop``) takes effect at once and synchronously; what a process does becomes a fact
+here (``manager.incarnation`` tells it) and is told to the pool.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import re
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from contracts.control import WorkerState
+from contracts.control import Download, Phase, WorkerState
 from contracts.settings import ImageSettings, Settings, VlmSettings
+from manager.incarnation import Incarnation, Timeouts, new_nonce
 from manager.lifecycle import WHEN_REAPED, Event, Lifecycle
 from manager.logs import WorkerLog
+from manager.peaks import Peak, Peaks, peak_key
 from manager.planner import WorkerView
-from manager.process import (
-    Address,
-    Handle,
-    Launcher,
-    LaunchFailed,
-    LaunchSpec,
-    StopSignal,
-    exit_text,
-)
-from manager.readiness import Answer, Probe, Readiness
+from manager.process import Address, Handle, Launcher, LaunchSpec
+from manager.readiness import Probe
+from manager.watch import Growth
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.03
-_FAILED_PREFIX = "load failed:"
-_ROUTINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (DEBUG|INFO) ")  # what a worker logs when all is well
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    start_s: float  # since the load last made progress
-    drain_s: float
-    stop_s: float  # from SIGTERM to SIGKILL
-    poll_s: float = POLL_S
-
-    @classmethod
-    def of(cls, settings: Settings) -> Timeouts:
-        manager = settings.manager
-        return cls(manager.start_timeout_s, manager.drain_timeout_s, manager.stop_timeout_s)
+Publish = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +40,30 @@ class Surroundings:
     probe: Probe
     clock: Callable[[], float]
     timeouts: Timeouts
+    peaks: Peaks
     has_room: Callable[[Worker], bool]
     changed: Callable[[Worker], None]
+    fetching: Callable[[str], Download | None] = lambda alias: None  # how far a pull of it is
+    publish: Publish = lambda kind, data: None
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """The settings that say when a worker leaves by itself. Seconds; -1: never."""
+
+    idle_timeout_s: float
+    max_requests: int = 0  # 0: any number
+    growth: float = 0.0  # a share; 0: any growth
+    growth_after: int = 1  # requests
+
+    @classmethod
+    def of(cls, settings: Settings, alias: str) -> Habits:
+        return cls(
+            settings.idle_timeout_s(alias),
+            settings.manager.max_requests,
+            settings.memory.recycle_growth,
+            settings.memory.recycle_after,
+        )
 
 
 class Worker:
@@ -73,38 +73,42 @@ class Worker:
         model: VlmSettings | ImageSettings,
         worker_log: WorkerLog,
         around: Surroundings,
-        *,
-        idle_timeout_s: float,
+        habits: Habits,
     ) -> None:
         self.alias = alias
         self.model = model
         self.log = worker_log
         self.life = Lifecycle()
-        self.handle: Handle | None = None
-        self.readiness: Readiness | None = None
-        self.charged = False  # a process of it may hold memory
-        self.launched_at = 0.0
+        self.process: Incarnation | None = None
         self.request_count = 0  # of this incarnation
+        self.recycling = ""  # why it is to be replaced by a fresh process
+        self.patient = False  # its drain waits for its requests, however long they take
+        self.hurried = False  # its drain waits for nobody
         self.last_error = ""  # why it failed last; "" once it is ready again
         self.last_ending = ""
         self._around = around
-        self._idle_timeout_s = idle_timeout_s
-        self._wake = asyncio.Event()
-        self._hurry = False
+        self._habits = habits
+        self._keep_alive_s: float | None = None  # asked for by the request that was granted last
+        self._given = 0  # bytes that the planner gave it
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         pid = self.handle.pid if self.handle else None
         return f"<Worker {self.alias} {self.life.state} leases={self.life.leases} pid={pid}>"
 
+    # --- what is known of it ---------------------------------------------------------------------
+
     @property
     def state(self) -> WorkerState:
         return self.life.state
 
     @property
-    def memory(self) -> int:
-        """Bytes that it is charged while it holds memory."""
-        return self.model.memory_bytes
+    def leases(self) -> int:
+        return self.life.leases
+
+    @property
+    def handle(self) -> Handle | None:
+        return self.process.handle if self.process else None
 
     @property
     def address(self) -> Address:
@@ -112,62 +116,143 @@ class Worker:
         return self.handle.address
 
     @property
+    def crashed(self) -> bool:
+        """It ended by itself after it had been ready."""
+        return self.state is WorkerState.FAILED and not self.life.load_failed
+
+    @property
+    def charged(self) -> bool:
+        """A process of it may hold memory."""
+        return self.process is not None and self.process.charged
+
+    @property
+    def launched_at(self) -> float:
+        return self.process.launched_at if self.process else 0.0
+
+    @property
+    def learned(self) -> Peak | None:
+        """The most that an earlier (or this) process of the same model was seen to need."""
+        return self._around.peaks.get(peak_key(self.model))
+
+    @property
+    def estimate(self) -> int:
+        """Bytes that it is expected to need."""
+        learned = self.learned
+        return self.model.memory_bytes if learned is None else learned.bytes
+
+    @property
+    def footprint(self) -> int:
+        """Bytes, when last measured; 0 when there is nothing to measure."""
+        return self.process.footprint if self.process else 0
+
+    @property
+    def peak(self) -> int:
+        """Bytes; the most that this process was seen to need."""
+        return self.process.peak if self.process else 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it is charged while it holds memory, or would be."""
+        # What it is given is less than the estimate when it runs alone.
+        return max(self._given or self.estimate, self.footprint, self.peak)
+
+    @property
     def phase(self) -> str:
         """What it is doing on its way to ready; "" otherwise."""
         if self.state is not WorkerState.STARTING:
             return ""
+        if self.fetching():
+            return Phase.DOWNLOADING
         if not self.charged:
             return "waiting for memory"
-        return str(self.readiness) if self.readiness else "starting"
+        readiness = self.process.readiness if self.process else None
+        return str(readiness) if readiness else "starting"
+
+    @property
+    def download(self) -> Download | None:
+        """How far the download of its files is, while there is one."""
+        pull = self._around.fetching(self.alias)
+        if pull is not None:
+            return pull
+        starting = self.state is WorkerState.STARTING and self.process is not None
+        return self.process.download if starting and self.process else None
 
     def view(self) -> WorkerView:
-        life = self.life
+        life, habits = self.life, self._habits
+        idle_timeout_s = habits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
         return WorkerView(
             alias=self.alias,
             state=life.state,
             memory=self.memory,
+            declared=self.model.memory_bytes,
             leases=life.leases,
             last_used=life.last_used,
             busy_since=life.busy_since,
+            ready_at=life.ready_at,
             retry_at=life.retry_at,
             load_failed=life.load_failed,
             pinned=self.model.pinned,
-            idle_timeout_s=self._idle_timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            admits=habits.max_requests - self.request_count if habits.max_requests else None,
         )
 
     # --- what the pool decides -------------------------------------------------------------------
 
-    def begin(self, reason: str) -> None:
-        """Start it: at once, or as soon as its memory is free."""
+    def begin(self, reason: str, memory: int) -> None:
+        """Start it with *memory* bytes: at once, or as soon as they are free."""
+        around, habits = self._around, self._habits
         self._fire(Event.START, reason)
-        self._wake.clear()
-        self._hurry = False
+        self.patient = self.hurried = False
+        self.recycling = ""
         self.request_count = 0
-        self._task = asyncio.create_task(self._run(), name=f"worker-{self.alias}")
+        self._keep_alive_s = None
+        self._given = memory
+        self.process = Incarnation(
+            self,
+            LaunchSpec(self.alias, self.model.model_dump_json(), self.model.port, new_nonce()),
+            around.launcher,
+            around.probe,
+            around.clock,
+            around.timeouts,
+            Growth(habits.growth, habits.growth_after),
+        )
+        self._task = asyncio.create_task(self._run(self.process), name=f"worker-{self.alias}")
 
-    def stop(self, reason: str, *, hurry: bool = False) -> None:
+    def stop(self, reason: str, *, hurry: bool = False, patient: bool = False) -> None:
         """Stop it, after its open requests have ended; *hurry*: without waiting for them.
 
-        Does nothing more when it is on its way out already, or not there at all.
+        *patient*: they may take as long as they need (else as long as a drain may last), and it is
+        started anew afterwards. Does nothing more when it is on its way out already, or not there.
         """
-        self._hurry = self._hurry or hurry
+        self.hurried = self.hurried or hurry
+        self.patient = patient and (self.patient or not self.leaving)
+        self.recycling = reason if patient else ""
         if self.state is WorkerState.READY and self.life.leases:
             self._fire(Event.DRAIN, reason)
         elif self.state in (WorkerState.READY, WorkerState.STARTING):
             self._fire(Event.STOP, reason)
-        self._wake.set()
+        self._wake()
 
-    def lease(self) -> int:
+    def recycle(self, reason: str) -> None:
+        """Replace its process by a fresh one, when its requests have ended."""
+        self.stop(f"recycled: {reason}", patient=True)
+
+    def lease(self, keep_alive_s: float | None = None, *, counts: bool = True) -> int:
         """A request for it begins; give the returned number to release()."""
-        self.request_count += 1
+        self.request_count += counts
+        self._keep_alive_s = keep_alive_s
         return self.life.lease(self._around.clock())
+
+    def keep_alive(self, seconds: float | None) -> None:
+        """Its idle timeout from now on; None: the configured one."""
+        self._keep_alive_s = seconds
 
     def release(self, incarnation: int) -> None:
         self.life.release(incarnation, self._around.clock())
-        self._wake.set()
+        self._wake()
 
     def memory_was_freed(self) -> None:
-        self._wake.set()
+        self._wake()
 
     async def ended(self, incarnation: int) -> None:
         """Returns when process number *incarnation* has been reaped."""
@@ -175,18 +260,68 @@ class Worker:
         if task is not None and not task.done():
             await asyncio.wait({task})
 
+    @property
+    def worn_out(self) -> str:
+        """Why its process should be replaced; "" when it should not."""
+        if self.state is not WorkerState.READY or self.process is None:
+            return ""
+        growth, limit = self.process.growth, self._habits.max_requests
+        if limit and self.request_count >= limit:
+            return f"it has served {self.request_count} requests"
+        if growth.outgrown:
+            return f"its footprint grew from {growth.baseline:,} to {growth.footprint:,} bytes"
+        return ""
+
+    # --- what its process tells (incarnation.Owner) ----------------------------------------------
+
+    @property
+    def leaving(self) -> bool:
+        return self.state in (WorkerState.DRAINING, WorkerState.STOPPING)
+
+    @property
+    def draining(self) -> bool:
+        return self.state is WorkerState.DRAINING
+
+    def fetching(self) -> bool:
+        return self._around.fetching(self.alias) is not None
+
+    def has_room(self) -> bool:
+        return self._around.has_room(self)
+
+    def became_ready(self, reason: str) -> None:
+        self.last_error = ""
+        self._fire(Event.BECAME_READY, reason)
+        self._around.changed(self)
+
+    def drained(self, reason: str) -> None:
+        self._fire(Event.STOP, reason)
+
+    def lost_its_room(self) -> None:
+        self._fire(Event.STOP, "the memory that it was promised is used by others")
+
+    def progressed(self) -> None:
+        download = self.download
+        data = {"alias": self.alias, "phase": self.phase}
+        self._around.publish(
+            "progress", {**data, "download": download.model_dump() if download else None}
+        )
+
+    def measured(self) -> None:
+        if self.request_count and self.peak:
+            self._around.peaks.learn(peak_key(self.model), self.peak)
+        self._around.changed(self)
+
     # --- what becomes of it ----------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _run(self, process: Incarnation) -> None:
         try:
-            reason = await self._live()
+            reason = await process.live()
         except Exception:
             log.exception("%s: a fault of the manager ends this worker", self.alias)
             reason = "internal error of the manager; its log has the details"
-            if self.handle is not None:
-                self.handle.signal(StopSignal.KILL)
-                await self.handle.wait()
-        self.handle, self.readiness, self.charged = None, None, False
+            await process.abandon()
+        self.process = None
+        self._given = 0
         event = WHEN_REAPED[self.state]
         if event is Event.EXITED:
             self.last_ending = "it was stopped"
@@ -195,111 +330,15 @@ class Worker:
         self._fire(event, reason)
         self._around.changed(self)
 
-    async def _live(self) -> str:
-        """One incarnation, from START until its process is reaped; returns why it ended."""
-        await self._until(lambda: self._leaving or self._around.has_room(self))
-        if self._leaving:
-            return "stopped before it was launched"
-        self.charged = True
-        nonce = secrets.token_hex(16)
-        spec = LaunchSpec(self.alias, self.model.model_dump_json(), self.model.port, nonce)
-        self.log.begin()
-        self.launched_at = self._around.clock()
-        try:
-            self.handle = await self._around.launcher.launch(spec, self.log.write)
-        except LaunchFailed as exc:
-            return str(exc)
-        handle = self.handle
-        exited = asyncio.create_task(handle.wait(), name=f"exit-{self.alias}")
-        exited.add_done_callback(lambda _: self._wake.set())
-        given_up = await self._load(handle, nonce, exited)
-        if not given_up and not exited.done() and not self._leaving:
-            self.last_error = ""
-            loading_s = self._around.clock() - self.launched_at
-            self._fire(Event.BECAME_READY, f"pid {handle.pid}, {loading_s:.2f} s after its launch")
-            self._around.changed(self)
-            await self._until(lambda: self._leaving or exited.done())
-            await self._drain(exited)
-        if not exited.done():
-            await self._stop_ladder(handle, exited)
-        status = await exited
-        if self.state is WorkerState.STOPPING:
-            return exit_text(status)
-        return given_up or ending(status, self.log.last_lines())
-
-    @property
-    def _leaving(self) -> bool:
-        return self.state in (WorkerState.DRAINING, WorkerState.STOPPING)
-
-    async def _load(self, handle: Handle, nonce: str, exited: asyncio.Task[int]) -> str:
-        """Returns when it is ready, ended, told to stop, or (with the reason) given up."""
-        clock, timeouts = self._around.clock, self._around.timeouts
-        judge = Readiness(nonce, handle.pid, timeouts.start_s, progressed_at=clock())
-        self.readiness = judge
-        while True:
-            answer = await self._ask(handle, exited)
-            if self._leaving or exited.done():
-                return ""
-            before = judge.phase
-            if judge.heard(answer, clock()):
-                return ""
-            if judge.phase != before:
-                log.info("%s: loading: %s", self.alias, judge)
-            if judge.failed:
-                # It says why in its log, and leaves by itself.
-                await self._until(exited.done, timeouts.stop_s)
-                return "" if exited.done() else str(judge)
-            if judge.overdue(clock()):
-                last = self.log.last_lines(1)
-                return judge.complaint + (f"; its last line: {last[0]}" if last else "")
-            await self._until(lambda: self._leaving or exited.done(), timeouts.poll_s)
-
-    async def _ask(self, handle: Handle, exited: asyncio.Task[int]) -> Answer | None:
-        """One probe, which neither a stop nor the end of the process waits for."""
-        probe = asyncio.ensure_future(self._around.probe(handle.address))
-        probe.add_done_callback(lambda _: self._wake.set())
-        await self._until(lambda: probe.done() or self._leaving or exited.done())
-        if not probe.done():
-            probe.cancel()
-            await asyncio.wait({probe})
-            return None
-        return probe.result()
-
-    async def _drain(self, exited: asyncio.Task[int]) -> None:
-        if self.state is not WorkerState.DRAINING:
-            return
-        await self._until(
-            lambda: exited.done() or self._hurry or not self.life.leases, self._around.timeouts.drain_s
-        )
-        if not exited.done():
-            left = self.life.leases
-            self._fire(Event.STOP, f"drained, {left} requests are cut off" if left else "drained")
-
-    async def _stop_ladder(self, handle: Handle, exited: asyncio.Task[int]) -> None:
-        handle.signal(StopSignal.TERMINATE)
-        await self._until(exited.done, self._around.timeouts.stop_s)
-        if not exited.done():
-            log.warning("%s: pid %d ignores SIGTERM; killing it", self.alias, handle.pid)
-            handle.signal(StopSignal.KILL)
-            await self._until(exited.done)
-
-    async def _until(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
-        """Wait for *condition*, which is looked at whenever something wakes this worker."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not condition():
-                    self._wake.clear()
-                    await self._wake.wait()
+    def _wake(self) -> None:
+        if self.process is not None:
+            self.process.wake.set()
 
     def _fire(self, event: Event, reason: str) -> None:
         old = self.state
         new = self.life.fire(event, self._around.clock())
         level = logging.WARNING if new is WorkerState.FAILED else logging.INFO
         log.log(level, "%s: %s -> %s: %s", self.alias, old, new, reason)
-
-
-def ending(status: int, last_lines: Sequence[str]) -> str:
-    """Why a process ended, for people: its last line that is no routine, and how it ended."""
-    telling = [line for line in last_lines if not _ROUTINE.match(line)]
-    last = telling[-1].removeprefix(_FAILED_PREFIX).strip() if telling else ""
-    return f"{last or 'it ended without a word'} ({exit_text(status)})"
+        self._around.publish(
+            "transition", {"alias": self.alias, "from": old, "to": new, "reason": reason}
+        )

@@ -27,6 +27,7 @@ def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
     for model in data["models"].values():
         model["port"] = free_port()
         model["path"] = str(ROOT / model["path"])
+    data["manager"].setdefault("standby", 0)
     for key, value in (changes or {}).items():
         *sections, last = key.split(".")
         node = data

@@ -24,6 +24,7 @@ from tests.stacks import demo_config, running
 HERE = "test_every_setting.py"
 GATEWAY = "gateway/test_settings_take_effect.py"
 POOL = "manager/test_pool.py"
+MEMORY = "manager/test_pool_memory.py"
 LIFE = "integration/test_life.py"
 
 CHANGED_BY = {
@@ -43,10 +44,17 @@ CHANGED_BY = {
     "manager.stop_timeout_s": (POOL, "test_the_stop_ladder_ends_with_a_kill"),
     "manager.queue_limit": (POOL, "test_the_queue_of_each_alias_is_bounded"),
     "manager.queue_timeout_s": (POOL, "test_who_has_waited_too_long_is_told_and_the_load_goes_on"),
+    "manager.max_wait_s": (MEMORY, "test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough"),
+    "manager.stall_timeout_s": (MEMORY, "test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it"),
+    "manager.max_requests": (MEMORY, "test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one"),
+    "manager.standby": ("manager/test_standby.py", "test_there_is_one_where_there_is_memory_enough_and_as_many_as_configured"),
+    "manager.state_dir": (HERE, "test_what_was_learned_is_kept_in_the_configured_folder"),
     "manager.log_dir": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
     "manager.log_max_mb": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
     "memory.max_unified_memory_gb": (LIFE, "test_two_models_that_do_not_fit_together_take_turns"),
     "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
+    "memory.recycle_growth": (MEMORY, "test_how_much_it_may_grow_is_configured"),
+    "memory.recycle_after": (MEMORY, "test_growth_of_the_first_requests_is_the_baseline"),
     "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "defaults.analyze": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "defaults.generate": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
@@ -117,6 +125,19 @@ def test_logs_are_written_where_and_as_large_as_configured(tmp_path: Path) -> No
     log.close()
     assert (tmp_path / "elsewhere" / "vlm-best.log").stat().st_size <= 1049
     assert len(list((tmp_path / "elsewhere").glob("vlm-best.log*"))) > 1
+
+
+def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> None:
+    from manager.app import ManagerApp
+    from manager.peaks import peak_key
+
+    changes = {"manager.state_dir": str(tmp_path / "elsewhere")}
+    settings = load(demo_config(tmp_path, changes), {})
+    peaks = ManagerApp(settings).peaks
+    peaks.learn(peak_key(settings.models["vlm-best"]), 5 * GIB)
+    peaks.save()
+    assert (tmp_path / "elsewhere" / "peaks.json").exists()
+    assert ManagerApp(settings).pool.workers["vlm-best"].estimate == 5 * GIB
 
 
 @pytest.mark.process

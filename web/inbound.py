@@ -1,14 +1,15 @@
 """The client's side of one request: its body, chunk by chunk, and whether the client is still there.
 
-ASGI has one ``receive`` for both, so one task reads it: first the body, then the disconnect. The body
-is read ahead by a bounded number of bytes, so that a request that waits for something holds little.
+ASGI has one ``receive`` for both. Before ``while_here`` it is read when a chunk is asked for; during it
+one task reads it, first the rest of the body, then the disconnect. The body is read ahead by a bounded
+number of bytes, so that a request that waits for something holds little.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -34,38 +35,43 @@ class Inbound:
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._complete = False
-        self._gone = asyncio.Event()
+        self._gone = False
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self._at_work: asyncio.Task[Any] | None = None  # cancelled when the client leaves
 
     async def __aenter__(self) -> Self:
-        self._reader = asyncio.create_task(self._read())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        assert self._reader is not None
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+        if self._reader is not None and not self._reader.done():
+            self._reader.cancel()
+            await asyncio.wait({self._reader})
+
+    async def _take(self) -> None:
+        """One message of ``receive``."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._gone = True
+            return
+        chunk = message.get("body", b"")
+        if chunk:
+            self._chunks.append(chunk)
+            self._buffered += len(chunk)
+        self._complete = self._complete or not message.get("more_body", False)
 
     async def _read(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._gone.set()
-                self._changed.set()
-                return
-            chunk = message.get("body", b"")
-            if chunk:
-                self._chunks.append(chunk)
-                self._buffered += len(chunk)
-            self._complete = self._complete or not message.get("more_body", False)
+        while not self._gone:
+            await self._take()
             self._changed.set()
-            while self._buffered >= self._read_ahead and not self._complete:
+            while self._buffered >= self._read_ahead and not self._complete and not self._gone:
                 self._room.clear()
                 await self._room.wait()
+        if self._at_work is not None:
+            self._at_work.cancel()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body; raises ``ClientGone`` when it ends before it is whole."""
@@ -77,10 +83,13 @@ class Inbound:
                 yield chunk
             if self._complete:
                 return
-            if self._gone.is_set():
+            if self._gone:
                 raise ClientGone
-            self._changed.clear()
-            await self._changed.wait()
+            if self._reader is None:
+                await self._take()
+            else:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def body(self, limit: int) -> bytes:
         """The whole body; raises ``PayloadTooLarge`` as soon as it passes *limit* bytes."""
@@ -92,25 +101,26 @@ class Inbound:
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def gone(self) -> None:
-        """Returns when the client has left."""
-        await self._gone.wait()
-
     async def while_here(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of *work*, which is cancelled, with ``ClientGone``, when the client leaves."""
-        task = asyncio.create_task(work)
-        left = asyncio.create_task(self.gone())
+        """The result of *work*, which is cancelled, with ``ClientGone``, when the client leaves.
+
+        It runs in the task that asks, as under ``asyncio.timeout``: a task of its own costs as much as
+        a third of a hop.
+        """
+        if self._gone:
+            work.close()
+            raise ClientGone
+        task = asyncio.current_task()
+        assert task is not None
+        self._at_work = task
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
         try:
-            await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ClientGone
-            return task.result()
+            return await work
+        except asyncio.CancelledError:
+            # Cancelled by the client's leaving, unless somebody else has asked for it as well.
+            if self._gone and task.uncancel() == 0:
+                raise ClientGone from None
+            raise
         finally:
-            await _cancelled(task, left)
-
-
-async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    waiting: Awaitable[Any] = asyncio.gather(*tasks, return_exceptions=True)
-    await waiting
+            self._at_work = None

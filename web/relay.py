@@ -1,5 +1,7 @@
 """Relays one request to the next tier, and its answer back, chunk by chunk.
 
+Two steps: ``ask`` returns with the head of the answer, so that it can be looked at before the client
+sees anything of it; ``pass_on`` gives the client that head and the body behind it.
 Rules: bytes are passed on as they come, never collected and never decompressed; hop-by-hop headers end
 here; a client that leaves closes the upstream connection at once (``Inbound.while_here``); an upstream
 that breaks off is told to the client: before the answer began by an exception, in a stream of events by
@@ -17,7 +19,9 @@ from dataclasses import dataclass
 import aiohttp
 from starlette.types import Send
 
+from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, Unavailable
+from web.account import Account
 
 # RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
@@ -25,7 +29,9 @@ _HOP_BY_HOP = frozenset(
     b"transfer-encoding upgrade".split()
 )
 _REQUEST_DROPPED = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
-_ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server"}
+# That an answer may be asked for again is for whoever holds the body, which is never the client.
+_ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server", RETRYABLE_HEADER}
+_TIMINGS = {QUEUE_HEADER: "queue_ms", LOAD_HEADER: "load_ms", MODEL_HEADER: "model_ms"}
 _SLICE = 1 << 18  # bytes
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -75,44 +81,60 @@ def passed_on(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) ->
     return [(k, v) for k, v in headers if k.lower() not in dropped and k.lower() not in named]
 
 
-async def relay(
-    session: aiohttp.ClientSession,
-    outbound: Outbound,
-    send: Send,
-    *,
-    cut_off: Callable[[], ApiError],
-    source: str,
-    extra_headers: Headers = (),
-) -> int:
-    """Send *outbound* and pass its answer to *send*; returns the status.
+async def ask(session: aiohttp.ClientSession, outbound: Outbound) -> aiohttp.ClientResponse:
+    """Send *outbound*; returns when the head of its answer is there. To be closed by the caller.
 
-    Raises ``UpstreamUnreachable`` or ``UpstreamBroke`` while nothing has been sent to the client, and
-    ``StreamCut`` after. *cut_off* makes the error that an event stream ends with when it is cut.
+    Raises ``UpstreamUnreachable`` or ``UpstreamBroke``. Holds nothing of the body when it returns.
     """
     headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in passed_on(outbound.headers)]
-    if outbound.content_length is not None:
-        headers.append(("content-length", str(outbound.content_length)))
-    body = outbound.body
+    body: bytes | AsyncIterator[bytes] | None = outbound.body
+    length = outbound.content_length
     if isinstance(body, bytes):
-        headers.append(("content-length", str(len(body))))
-        body = _slices(body)
+        length = len(body)
+        if length > _SLICE:
+            body = _slices(body)
+    if length is not None:
+        headers.append(("content-length", str(length)))
     try:
-        answer = await session.request(
+        return await session.request(
             outbound.method, outbound.url, data=body, headers=headers, allow_redirects=False
         )
     except aiohttp.ClientConnectorError as exc:
         raise UpstreamUnreachable(str(exc)) from exc
     except (aiohttp.ClientError, OSError) as exc:
         raise UpstreamBroke(str(exc)) from exc
+
+
+def may_be_repeated(answer: aiohttp.ClientResponse) -> bool:
+    """Whether the next tier says that nothing was answered, so that the request may be sent again."""
+    return answer.status == 503 and RETRYABLE_HEADER.decode() in answer.headers
+
+
+async def pass_on(
+    answer: aiohttp.ClientResponse,
+    send: Send,
+    *,
+    cut_off: Callable[[], ApiError],
+    source: str,
+    account: Account,
+    extra_headers: Headers = (),
+) -> None:
+    """Give *answer* to *send*, and close it; *account* is told what passes.
+
+    Raises ``StreamCut``. *cut_off* makes the error that an event stream ends with when it is cut.
+    """
     async with answer:
         kept = [*passed_on(answer.raw_headers, _ANSWER_DROPPED), *extra_headers]
+        _note_timings(account, kept)
+        account.status = answer.status
         await send({"type": "http.response.start", "status": answer.status, "headers": kept})
         try:
             async for chunk in answer.content.iter_any():
+                account.bytes_out += len(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except (aiohttp.ClientError, OSError) as exc:
             if answer.content_type != "text/event-stream":
-                raise StreamCut(f"{outbound.url} broke off") from exc
+                raise StreamCut("the answer broke off") from exc
             await _end(send, sse_error(cut_off(), source))
         except asyncio.CancelledError:
             # This server stops, or the client has left, who then gets nothing.
@@ -121,7 +143,13 @@ async def relay(
             raise
         else:
             await _end(send)
-        return answer.status
+
+
+def _note_timings(account: Account, headers: Headers) -> None:
+    for key, value in headers:
+        name = _TIMINGS.get(key.lower())
+        if name is not None and value.isdigit():
+            setattr(account, name, int(value))
 
 
 async def _end(send: Send, last: bytes = b"") -> None:

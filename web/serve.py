@@ -43,16 +43,22 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def make_server(app: ASGIApp, *, graceful_s: int) -> uvicorn.Server:
-    """A server for *app*; ``graceful_s`` bounds how long open requests may last after SIGTERM."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=graceful_s,
-            access_log=False,
-            log_config=None,
-        )
+def config_for(app: ASGIApp, *, graceful_s: int | None = None) -> uvicorn.Config:
+    """How every tier is served. *graceful_s*: seconds that open requests may last after SIGTERM; None:
+    as long as they want, unless the server ends them itself."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=graceful_s,
+        access_log=False,
+        log_config=None,
     )
+
+
+def make_server(app: ASGIApp, *, graceful_s: int) -> uvicorn.Server:
+    """A server for *app* that is stopped by signals; *graceful_s* as of ``config_for``."""
+    return uvicorn.Server(config_for(app, graceful_s=graceful_s))

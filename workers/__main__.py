@@ -1,7 +1,8 @@
 """``python -m workers``: one model, one port.
 
 The manager gives the settings of the model in argv (``--spec``), so that an edit of config.yaml can't
-break a load; people give a file (``--config``, else config.yaml) and an alias of it.
+break a load; people give a file (``--config``, else config.yaml) and an alias of it. With ``--standby``
+all that comes later, in one line on standard input (``standby``).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from pydantic import TypeAdapter, ValidationError
 from contracts import settings as config
 from contracts.settings import ImageSettings, ModelSettings, SettingsError, VlmSettings
 from web.serve import PortTaken, bind, configure_logging
-from workers import server
+from workers import server, standby
 
 EXIT_USAGE = 2
 EXIT_PORT = 3
+_STDIN = 0
 
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m workers", description="Serve one model.")
-    parse.add_argument("--alias", required=True, help="the name of the model in the settings")
+    parse.add_argument("--alias", help="the name of the model in the settings")
     source = parse.add_mutually_exclusive_group()
     source.add_argument("--spec", help="its settings, as JSON")
     source.add_argument("--config", help="the settings file (default: config.yaml)")
@@ -33,7 +35,36 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--port", type=int, help="default: the port in the settings")
     parse.add_argument("--nonce", default="", help="comes back in /health")
     parse.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    parse.add_argument(
+        "--standby",
+        type=_kinds,
+        metavar="KINDS",
+        help="import what models of these kinds need (vlm,image), then wait for the rest as a line of"
+        " JSON on standard input",
+    )
     return parse
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if unknown := set(kinds) - set(standby.KINDS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not {','.join(standby.KINDS)}")
+    return kinds
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parse = parser()
+    args = parse.parse_args(argv)
+    if (args.alias is None) == (args.standby is None):
+        parse.error("one of --alias and --standby is needed")
+    return args
+
+
+def await_assignment(args: argparse.Namespace) -> None:
+    """Wait for the arguments of a standby and put them into *args*; raises ``SettingsError``."""
+    assigned = standby.wait(args.standby, _STDIN, lambda: server.leave(0))
+    vars(args).update(assigned)
+    logging.getLogger("workers").info("standby taken: alias=%s port=%d", args.alias, args.port)
 
 
 def read_settings(args: argparse.Namespace) -> VlmSettings | ImageSettings:
@@ -53,11 +84,13 @@ def read_settings(args: argparse.Namespace) -> VlmSettings | ImageSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parse_arguments(argv)
     configure_logging()
     logging.getLogger().setLevel(logging.WARNING)  # the libraries
     logging.getLogger("workers").setLevel(logging.INFO)
     try:
+        if args.standby is not None:
+            await_assignment(args)
         settings = read_settings(args)
         sock = bind(args.host, settings.port if args.port is None else args.port)
     except SettingsError as exc:

@@ -10,8 +10,8 @@ from contracts.errors import InvalidRequest
 from contracts.openai import AnalyzeRequest, ChatRequest, Message
 from contracts.settings import VlmSettings
 from workers import answers, media
-from workers.endpoint import Answer, Exchange, Stopwatch, Worker
-from workers.engine import ChatEvent, ChatJob, Part, Prompted, Turn
+from workers.endpoint import Answer, Exchange, Worker
+from workers.engine import ChatEvent, ChatJob, Part, Turn
 
 MAX_PIXELS = 2 * media.MAX_PIXELS  # of all pictures of one conversation
 
@@ -36,7 +36,7 @@ class ChatRoutes:
                 who, n=request.n or 1, include_usage=bool(options and options.include_usage)
             )
             return self._streamed(exchange, prepare, chunks)
-        collected, _ = await self._collected(exchange, prepare)
+        collected = await self._collected(exchange, prepare)
         return answers.chat_completion(who, collected)
 
     async def analyze(self, exchange: Exchange) -> Answer:
@@ -48,28 +48,21 @@ class ChatRoutes:
             return answers.analyze_job(request, Turn("user", (image, request.question)))
 
         who = self._worker.identity("analysis", exchange.request_id)
-        collected, seconds = await self._collected(exchange, prepare)
-        return answers.analysis(who, request, collected, seconds)
+        collected = await self._collected(exchange, prepare)
+        return answers.analysis(who, request, collected, exchange.model_s)
 
-    async def _collected(
-        self, exchange: Exchange, prepare: Callable[[], ChatJob]
-    ) -> tuple[list[ChatEvent], float]:
-        """All events of a job, and the seconds that the model took."""
-        collected: list[ChatEvent] = []
-        watch = Stopwatch()
-        async with self._worker.running(prepare) as (_, events):
-            async for event in events:
-                if isinstance(event, Prompted):
-                    watch.restart()
-                collected.append(event)
+    async def _collected(self, exchange: Exchange, prepare: Callable[[], ChatJob]) -> list[ChatEvent]:
+        """All events of a job."""
+        async with self._worker.running(prepare, exchange) as (_, events):
+            collected: list[ChatEvent] = [event async for event in events]
         self._note(exchange, collected)
-        return collected, watch.seconds
+        return collected
 
     async def _streamed(
         self, exchange: Exchange, prepare: Callable[[], ChatJob], chunks: answers.ChatChunks
     ) -> AsyncGenerator[bytes, None]:
         counted: list[ChatEvent] = []
-        async with self._worker.running(prepare) as (_, events):
+        async with self._worker.running(prepare, exchange) as (_, events):
             async for event in events:
                 counted.append(event)
                 yield chunks.of(event)

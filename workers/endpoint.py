@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import Phase, WorkerHealth
+from contracts.control import MODEL_HEADER, Phase, WorkerHealth
 from contracts.errors import ApiError, InternalError
 from contracts.openai import parse_json
 from contracts.settings import ImageSettings, VlmSettings
@@ -26,9 +26,10 @@ from web.errors import error_response
 from web.inbound import ClientGone, Inbound
 from web.relay import sse_error
 from web.request_id import HEADER
+from workers import runtime
 from workers.answers import Identity
 from workers.engine import Job
-from workers.thread import ModelThread
+from workers.thread import ModelThread, Timing
 
 SOURCE = "worker"
 MAX_BODY = 256 << 20  # bytes; the gateway has its own, smaller limit
@@ -64,6 +65,10 @@ class Worker:
             active_requests=self.active,
             request_count=self.count,
             uptime_seconds=round(time.monotonic() - self.started, 3),
+            jobs=self.thread.jobs,
+            progress=self.thread.progress,
+            device=runtime.device_memory(),
+            download=self.thread.download,
         )
 
     def identity(self, prefix: str, request_id: str) -> Identity:
@@ -71,22 +76,37 @@ class Worker:
 
     @asynccontextmanager
     async def running(
-        self, prepare: Callable[[], Job]
+        self, prepare: Callable[[], Job], exchange: Exchange
     ) -> AsyncIterator[tuple[Job, AsyncIterator[Any]]]:
-        """The job that *prepare* makes (in a thread: it decodes pictures), and its events."""
+        """The job that *prepare* makes (in a thread: it decodes pictures), and its events.
+
+        At the end *exchange* is told how long the model took.
+        """
         async with self.prepared:
             job = await asyncio.to_thread(prepare)
-            async with aclosing(self.thread.run(job)) as events:
-                yield job, events
+            timing = Timing()
+            try:
+                async with aclosing(self.thread.run(job, timing)) as events:
+                    yield job, events
+            finally:
+                exchange.model_s = timing.seconds(self.thread.clock())
 
 
 @dataclass
 class Exchange:
-    """One request: its id, its body, and what the log line will say."""
+    """One request: its id, its body, and what the log line will say.
+
+    ``model_s``: seconds that the model took, its queue excluded; known once the job is done.
+    """
 
     request_id: str
     body: bytes
     notes: dict[str, int] = field(default_factory=dict)
+    model_s: float = 0.0
+
+    @property
+    def model_ms(self) -> int:
+        return round(self.model_s * 1000)
 
     async def parsed(self, cls: type[Parsed]) -> Parsed:
         if len(self.body) <= SMALL_BODY:
@@ -142,13 +162,14 @@ class Endpoint:
         finally:
             worker.active -= 1
             log.info(
-                "alias=%s request=%s %s %s status=%d ms=%d%s",
+                "alias=%s request=%s %s %s status=%d ms=%d model_ms=%d%s",
                 worker.alias,
                 exchange.request_id,
                 scope["method"],
                 scope["path"],
                 status,
                 (time.monotonic() - began) * 1000,
+                exchange.model_ms,
                 "".join(f" {key}={value}" for key, value in exchange.notes.items()),
             )
 
@@ -158,6 +179,7 @@ class Endpoint:
             headers = [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(answer)).encode()),
+                (MODEL_HEADER, str(exchange.model_ms).encode()),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": answer})

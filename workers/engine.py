@@ -14,13 +14,17 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from PIL.Image import Image
 
-from contracts.control import Phase
+from contracts.control import Download, Phase
 
 Role = Literal["system", "user", "assistant"]
 Part: TypeAlias = "str | Image"
 FinishReason = Literal["stop", "length"]
 
-Report = Callable[[Phase, str], None]
+
+class Report(Protocol):
+    """Takes where a load is: its phase, a detail for people, and how far the download is."""
+
+    def __call__(self, phase: Phase, detail: str, download: Download | None = None) -> None: ...
 
 
 class LoadError(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -36,7 +37,26 @@ _SEEDS = 2**64
 _PROMPTS_KEPT = 16  # 2-4 MiB each at full size
 _TILED_FROM = 1024 * 1024  # pixels; the VAE's peak would be half as much again as the weights
 
+# What loading and drawing import; a standby does it ahead.
+LIBRARIES = (
+    "workers.flux",
+    "mflux.callbacks.generation_context",
+    "mflux.models.common.resolution.model_revisions",
+    "mflux.models.common.vae.tiling_config",
+    "transformers.models.clip.tokenization_clip",
+    "transformers.models.t5.tokenization_t5",
+)
+
 Emit = Callable[[ImageEvent | None], None]
+
+
+def locate(alias: str, settings: ImageSettings, report: Report) -> Path:
+    """The folder of the checkpoint, after downloading it; raises ``LoadError``."""
+    # The one part of mflux that brings no network along.
+    from mflux.models.common.resolution.model_revisions import ModelRevisions  # noqa: TID251
+
+    revision = ModelRevisions.get(settings.path)
+    return hub.locate(settings.path, alias, patterns=FILES, report=report, revision=revision)
 
 
 class FluxEngine:
@@ -52,13 +72,8 @@ class FluxEngine:
     def load(self, report: Report) -> None:
         report(Phase.IMPORTING, "")
         runtime.prepare()
-        from mflux.models.common.resolution.model_revisions import ModelRevisions  # noqa: TID251
-
         # Before the networks, which take seconds to import: most failed loads are a wrong path.
-        path = self._settings.path
-        folder = hub.locate(
-            path, self._alias, patterns=FILES, report=report, revision=ModelRevisions.get(path)
-        )
+        folder = locate(self._alias, self._settings, report)
         from workers import flux
 
         report(Phase.LOADING, "")

@@ -81,7 +81,7 @@ class ImageRoutes:
     async def _draw(
         self, exchange: Exchange, request: _Request, prepare: Callable[[], ImageJob]
     ) -> _Pieces:
-        async with self._worker.running(prepare) as (job, events):
+        async with self._worker.running(prepare, exchange) as (job, events):
             size = Size(job.width, job.height)
             answer = self._new_answer(exchange, request, job, None if job.source is None else size)
             form = answer.output_format

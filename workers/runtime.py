@@ -1,7 +1,8 @@
 """Prepares the process for MLX and the model libraries; the first thing that an engine's load does.
 
 Rules: environment first (the libraries read it when they are imported), BLAS next (it must be there
-before MLX), MLX last. Harmless noise is silenced one message at a time.
+before MLX), MLX last. Harmless noise is silenced one message at a time. ``device_memory`` is for any
+thread, and the one function that must not be what imports MLX.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import os
 import shutil
 import sys
 import warnings
+from typing import Any
 
+from contracts.control import DeviceMemory
 from workers import blas
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ _HARMLESS_WARNINGS = (
     # sentencepiece, on Python 3.12 and later
     (r"builtin type [Ss]wig\w+ has no __module__ attribute", DeprecationWarning),
 )
+WIDEN_LIMIT_BYTES = 1 << 30  # of weights as float32; a larger model keeps the width it was saved in
 CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; it grows to the largest transient else
 
 
@@ -59,3 +63,36 @@ def lacks_compiler(mx: object) -> bool:
     device = mx.default_device()  # type: ignore[attr-defined]
     on_cpu = device.type == mx.cpu  # type: ignore[attr-defined]
     return sys.platform == "linux" and on_cpu and shutil.which("g++") is None
+
+
+def widen(model: Any, limit_bytes: int = WIDEN_LIMIT_BYTES) -> bool:
+    """Make a small bf16 *model* float32 where that is faster by far: on the CPU. Did it?
+
+    MLX's CPU back end has a BLAS for float32 alone; bf16 takes four times as long. A model that would
+    have more than *limit_bytes* of weights is left as it is, and so is a quantized one.
+    """
+    import mlx.core as mx  # noqa: TID251
+    from mlx.utils import tree_flatten  # noqa: TID251
+
+    if mx.default_device().type != mx.cpu:
+        return False
+    weights = dict(tree_flatten(model.parameters()))
+    quantized = any(name.rpartition(".")[2] == "scales" for name in weights)
+    if quantized or 4 * sum(value.size for value in weights.values()) > limit_bytes:
+        return False
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return True
+
+
+def device_memory() -> DeviceMemory:
+    """What MLX holds now; zeros while it is not imported. For any thread: it reads counters."""
+    mx = sys.modules.get("mlx.core")
+    if mx is None or not hasattr(mx, "get_peak_memory"):  # the latter: half imported
+        return DeviceMemory()
+    return DeviceMemory(
+        active=mx.get_active_memory(),
+        cache=mx.get_cache_memory(),
+        peak=mx.get_peak_memory(),
+        unified=mx.default_device().type == mx.cpu or mx.metal.is_available(),
+    )

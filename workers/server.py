@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from contracts.control import Phase
 from contracts.settings import ImageSettings, VlmSettings
 from web.parent import leave_with_parent
-from web.serve import KEEP_ALIVE_S
+from web.serve import config_for
 from workers.app import create_app
 from workers.endpoint import Worker
 from workers.engine import AnyEngine
@@ -81,19 +81,7 @@ def serve(
         alias, settings, engine or make_engine(alias, settings), nonce=nonce, on_failed=on_failed
     )
     worker: Worker = app.state.worker
-    server = _Server(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACE_S + 1,
-        ),
-        worker,
-    )
+    server = _Server(config_for(app, graceful_s=GRACE_S + 1), worker)
     if parent_pipe:
         leave_with_parent(PARENT_GRACE_S)
     server.run(sockets=[sock])

@@ -22,6 +22,7 @@ from contracts.control import Phase
 from contracts.errors import InvalidRequest
 from contracts.settings import VlmSettings
 from workers import hub, runtime
+from workers.checkpoint import context_length, control_tokens, has_moondream_vocabulary
 from workers.engine import (
     Answered,
     ChatEvent,
@@ -43,6 +44,13 @@ _STARMIE = "moondream/starmie-v1"  # the tokenizer of every Moondream2
 _ANSWER_ID = 3  # of that tokenizer: what follows is the answer
 _MAX_ASPECT = 200  # Qwen's image processor refuses more
 _TOWERS = ("vision_tower", "vision", "vision_model")
+# What loading and answering import; a standby does it ahead.
+LIBRARIES = (
+    "mlx_vlm.models.moondream2",
+    "mlx_vlm.models.qwen2_5_vl",
+    "transformers.models.qwen2_5_vl.configuration_qwen2_5_vl",
+    "workers.sampling",
+)
 
 Emit = Callable[[ChatEvent | None], None]
 Inputs = dict[str, Any]  # tensors of one prompt; input_ids among them
@@ -67,12 +75,12 @@ class VlmEngine:
         report(Phase.IMPORTING, "")
         runtime.prepare()
         # Before the library, which takes seconds: most failed loads are a wrong path.
-        folder = hub.locate(self._settings.path, self._alias, patterns=hub.VLM_FILES, report=report)
+        folder = locate(self._alias, self._settings, report)
         import mlx_vlm  # noqa: TID251 - this is the one importer
 
         report(Phase.LOADING, "")
         config = self._read_config(folder)
-        moondream = str(config.get("model_type", "")).startswith("moondream")
+        moondream = is_moondream(config)
         if moondream:
             self._point_to_tokenizer(folder, report)
         try:
@@ -82,6 +90,7 @@ class VlmEngine:
                 log.warning("mlx-vlm failed to load the model", exc_info=True)
             raise self._unfit(exc) from exc
         self._check(moondream)
+        runtime.widen(self._model)
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
         # mlx-vlm's detokenizers raise at ids they don't know, and ours has the text anyway.
         self._processor.detokenizer = _NoDetokenizer()
@@ -107,12 +116,7 @@ class VlmEngine:
         """mlx-vlm fetches Moondream's tokenizer from the Hub, even for a model in a folder."""
         import mlx_vlm.models.moondream2.processing_moondream2 as processing  # noqa: TID251
 
-        if not has_moondream_vocabulary(folder):
-            try:
-                folder = hub.locate(_STARMIE, self._alias, patterns=hub.VLM_FILES, report=report)
-            except LoadError as exc:
-                raise LoadError(f"{exc} (the tokenizer of Moondream2)") from exc
-        processing.TOKENIZER_REPO = str(folder)
+        processing.TOKENIZER_REPO = str(locate_tokenizer(self._alias, folder, report))
 
     def _check(self, moondream: bool) -> None:
         """What mlx-vlm passes over in silence, and images would be dropped for."""
@@ -129,10 +133,23 @@ class VlmEngine:
         return LoadError(f"{self._key}: the checkpoint can't be used: {kind}{first_line(exc)}")
 
     def _warm_up(self) -> None:
-        """One token about a grey picture: compiles the kernels and proves that the parts fit."""
+        """One token, and the plan for a grey picture: builds the kernels, proves that the parts fit.
+
+        MLX is lazy: the picture's tensors are laid out, which finds shapes that don't fit, and are not
+        computed. Computing them would double the time from a cold start to the first token.
+        """
         picture = Image.new("RGB", (56, 56), "grey")
-        turn = Turn("user", (picture, "What is in this image?"))
-        self.run(ChatJob((turn,), Sampling(temperature=0), max_tokens=1), lambda event: None)
+        seen, unseen = (
+            ChatJob((Turn("user", parts),), Sampling(temperature=0), max_tokens=1)
+            for parts in ((picture, "What is this?"), ("What is this?",))
+        )
+        inputs = self._inputs(seen)
+        ids, pixels = inputs.pop("input_ids"), inputs.pop("pixel_values")
+        self._model.get_input_embeddings(ids, pixels, **inputs)
+        try:
+            self.run(unseen, lambda event: None)
+        except Exception:  # some models don't talk without a picture
+            self.run(seen, lambda event: None)
 
     # --- running -----------------------------------------------------------------------------------
 
@@ -140,7 +157,7 @@ class VlmEngine:
         import mlx.core as mx  # noqa: TID251 - this is the VLM engine
 
         try:
-            inputs = self._moondream(job) if self._is_moondream else self._templated(job)
+            inputs = self._inputs(job)
             ids = inputs["input_ids"].flatten().tolist()
             room = self._room(len(ids))
             emit(Prompted(len(ids)))
@@ -150,9 +167,9 @@ class VlmEngine:
         finally:
             mx.clear_cache()
 
-    @property
-    def _is_moondream(self) -> bool:
-        return type(self._processor).__name__ == "Moondream2Processor"
+    def _inputs(self, job: ChatJob) -> Inputs:
+        moondream = type(self._processor).__name__ == "Moondream2Processor"
+        return self._moondream(job) if moondream else self._templated(job)
 
     def _templated(self, job: ChatJob) -> Inputs:
         from mlx_vlm import prepare_inputs  # noqa: TID251
@@ -287,29 +304,21 @@ def _as_inputs(raw: dict[str, Any]) -> Inputs:
     return inputs
 
 
-def has_moondream_vocabulary(folder: Path) -> bool:
-    """Does the folder hold Moondream's own tokenizer? Its repositories often hold a stale GPT-2 one."""
+def locate(alias: str, settings: VlmSettings, report: Report) -> Path:
+    """The folder of the checkpoint, after downloading it; raises ``LoadError``."""
+    return hub.locate(settings.path, alias, patterns=hub.VLM_FILES, report=report)
+
+
+def locate_tokenizer(alias: str, folder: Path, report: Report) -> Path:
+    """The folder of the tokenizer for the Moondream2 in *folder*; raises ``LoadError``."""
+    if has_moondream_vocabulary(folder):
+        return folder
     try:
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        vocabulary = dict(tokenizer["model"]["vocab"])
-        vocabulary |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    # Moondream's hard-coded ids: 0 begins and ends a text. GPT-2 has 50256 there.
-    return vocabulary.get("<|endoftext|>") == 0
+        return hub.locate(_STARMIE, alias, patterns=hub.VLM_FILES, report=report)
+    except LoadError as exc:
+        raise LoadError(f"{exc} (the tokenizer of Moondream2)") from exc
 
 
-def context_length(config: dict[str, Any]) -> int | None:
-    """How many tokens the model can hold, by its config.json; None: it doesn't say."""
-    for section in (config, config.get("text_config") or {}):
-        length = section.get("max_position_embeddings")
-        if isinstance(length, int) and length > 0:
-            return length
-    return None
-
-
-def control_tokens(tokenizer: Any) -> list[str]:
-    """The strings that *tokenizer* would read as control tokens inside a user's text."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {token.content for token in added.values() if token.special}
-    return sorted(special | set(getattr(tokenizer, "all_special_tokens", [])))
+def is_moondream(config: dict[str, Any]) -> bool:
+    """Is it Moondream2, by its config.json?"""
+    return str(config.get("model_type", "")).startswith("moondream")

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from contracts.errors import UpstreamError
+from contracts.openai import KeepAlive
 from gateway.routing import find_alias
 
 router = APIRouter()
@@ -47,10 +48,10 @@ async def evict(request: Request, name: str) -> Response:
 
 
 @router.post("/v1/system/warm/{name}")
-async def warm(request: Request, name: str) -> Response:
-    """Load a worker, and answer when it is ready."""
+async def warm(request: Request, name: str, keep_alive: KeepAlive | None = None) -> Response:
+    """Load a worker, and answer when it is ready; it then stays for *keep_alive* seconds."""
     state = request.app.state
-    return _passed_on(await state.manager.spawn(find_alias(state.settings, name)))
+    return _passed_on(await state.manager.spawn(find_alias(state.settings, name), keep_alive))
 
 
 def _passed_on(answer: httpx.Response) -> Response:

@@ -16,6 +16,18 @@ what it shall do stands, as a JSON object, where the path of a model would:
     says_failed  reports the phase "failed" and stays
     stubborn     ignores SIGTERM
     child        has a child process of its own
+    allocate_mb  memory that it takes, and touches, while it loads
+    device_mb    memory of a device of its own that it claims to hold
+
+and for the routes of the public API, which it answers without a model:
+
+    answer_s     seconds that an answer takes
+    tokens       of a stream, one each ``pace_s``
+    hold         no answer ends before this file exists; a stream stops after its first token
+    stall        no answer ever, and no progress
+    request_exit status to leave with when a request comes
+    times        stall and request_exit only in the first so many launches (needs the journal)
+    grow_mb      memory that each request leaves behind
 """
 
 from __future__ import annotations
@@ -35,6 +47,12 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 POLL_S = 0.01
+TICK_S = 0.05  # between two steps of progress
+EXIT_PORT = 3
+API = ("/v1/chat/completions", "/v1/vision/analyze", "/v1/images/generations", "/v1/images/edits")
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 
 
 class Request(NamedTuple):
@@ -55,6 +73,9 @@ class FakeWorker:
         path = json.loads(self.arguments.spec)["path"]
         self.knobs: dict[str, Any] = json.loads(path) if path.startswith("{") else {}
         self.phase, self.detail = "importing", ""
+        self.jobs = self.progress = self.requests = 0
+        self.held: list[bytearray] = []
+        self.misbehaves = False
 
     def note(self, event: str, detail: str = "") -> None:
         if journal := self.knobs.get("journal"):
@@ -76,9 +97,14 @@ class FakeWorker:
         sys.stdout.flush()
         if self.knobs.get("deaf"):
             await asyncio.Event().wait()
-        server = await asyncio.start_server(
-            self.connection, self.arguments.host, self.arguments.port, backlog=512
-        )
+        try:
+            server = await asyncio.start_server(
+                self.connection, self.arguments.host, self.arguments.port, backlog=512
+            )
+        except OSError as exc:
+            sys.stdout.write(f"cannot listen on {self.arguments.port}: {exc.strerror}\n")
+            sys.stdout.flush()
+            os._exit(EXIT_PORT)
         async with server:
             await self.load()
             await asyncio.Event().wait()
@@ -91,6 +117,7 @@ class FakeWorker:
         for phase, detail, seconds in self.knobs.get("phases", [["loading", "", 0]]):
             self.phase, self.detail = phase, detail
             await asyncio.sleep(seconds)
+        self.take(self.knobs.get("allocate_mb", 0))
         if "ready_when" in self.knobs:
             await _exists(self.knobs["ready_when"])
         if self.knobs.get("stuck"):
@@ -102,8 +129,16 @@ class FakeWorker:
         if self.knobs.get("says_failed"):
             self.phase, self.detail = "failed", "weights are missing"
             await asyncio.Event().wait()
+        if "times" in self.knobs:
+            self.misbehaves = self._launches() <= self.knobs["times"]
+        else:
+            self.misbehaves = True
         self.phase, self.detail = "ready", ""
         self.note("ready")
+
+    def take(self, megabytes: float) -> None:
+        if megabytes:
+            self.held.append(bytearray(b"\x01") * int(megabytes * (1 << 20)))
 
     def _launches(self) -> int:
         journal = Path(self.knobs["journal"]).read_text().splitlines()
@@ -147,7 +182,14 @@ class FakeWorker:
             "detail": self.detail,
             "nonce": self.knobs.get("nonce", self.arguments.nonce),
             "pid": os.getpid(),
+            "active_requests": self.jobs,
+            "request_count": self.requests,
+            "jobs": self.jobs,
+            "progress": self.progress,
         }
+        if device_mb := self.knobs.get("device_mb"):
+            held = device_mb << 20
+            body["device"] = {"active": held, "cache": 0, "peak": held, "unified": False}
         _respond(writer, 200 if self.phase == "ready" else 503, body)
 
     async def work(
@@ -159,6 +201,7 @@ class FakeWorker:
             "/wait": lambda: self._wait(query, writer),
             "/sse": lambda: self._sse(query, writer),
             "/blob": lambda: self._blob(query, writer),
+            **dict.fromkeys(API, lambda: self._api(request, writer)),
         }
         if path not in known:
             digest = hashlib.sha256(request.body).hexdigest()
@@ -167,16 +210,54 @@ class FakeWorker:
         elif (outcome := known[path]()) is not None:
             await outcome
 
+    async def _api(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        """An answer in the shape of the public API, one way or another."""
+        knobs = self.knobs
+        self.requests += 1
+        self.take(knobs.get("grow_mb", 0))
+        if "request_exit" in knobs and self.misbehaves:
+            os._exit(knobs["request_exit"])
+        self.jobs += 1
+        ticking = asyncio.create_task(self._tick())
+        try:
+            if knobs.get("stall") and self.misbehaves:
+                ticking.cancel()
+                await asyncio.Event().wait()
+            elif json.loads(request.body).get("stream"):
+                await self._tokens(writer)
+            else:
+                await asyncio.sleep(knobs.get("answer_s", 0))
+                if "hold" in knobs:
+                    await _exists(knobs["hold"])
+                _respond(writer, 200, {"result": "from a fake", "pid": os.getpid()})
+        finally:
+            ticking.cancel()
+            self.jobs -= 1
+
+    async def _tick(self) -> None:
+        while True:
+            self.progress += 1
+            await asyncio.sleep(TICK_S)
+
+    async def _tokens(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(_STREAM_HEAD)
+        for number in range(self.knobs.get("tokens", 5)):
+            delta = {"choices": [{"index": 0, "delta": {"content": f"{number} "}}]}
+            _chunk(writer, f"data: {json.dumps(delta)}\n\n".encode())
+            await writer.drain()
+            if number == 0 and "hold" in self.knobs:
+                await _exists(self.knobs["hold"])
+            await asyncio.sleep(self.knobs.get("pace_s", 0))
+        _chunk(writer, b"data: [DONE]\n\n")
+        _chunk(writer, b"")
+
     async def _wait(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
         await _exists(query["until"])
         _respond(writer, 200, {"waited": True})
 
     async def _sse(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
         """*n* events, then whatever: the end *until* a file exists, or *die*."""
-        head = (
-            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
-        writer.write(head.encode())
+        writer.write(_STREAM_HEAD)
         for number in range(int(query["n"])):
             _chunk(writer, f"data: {number}\n\n".encode())
             await writer.drain()

@@ -26,9 +26,13 @@ class Received:
 
 @dataclass
 class StandIn:
-    """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 503)."""
+    """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 429).
+
+    The next ``deaths`` requests are answered as when their worker ends before it has answered.
+    """
 
     mode: str = "echo"
+    deaths: int = 0
     received: list[Received] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
     control: list[str] = field(default_factory=list)
@@ -36,6 +40,7 @@ class StandIn:
 
     def reset(self) -> None:
         self.mode = "echo"
+        self.deaths = 0
         self.received.clear()
         self.control.clear()
         self.control_tokens.clear()
@@ -59,7 +64,8 @@ class StandIn:
         return JSONResponse(STATUS)
 
     async def _control(self, request: Request) -> Response:
-        self.control.append(request.url.path)
+        query = f"?{request.url.query}" if request.url.query else ""
+        self.control.append(request.url.path + query)
         self.control_tokens.append(request.headers.get("authorization", ""))
         if self.mode == "fail":
             error = {"message": "no", "type": "server_error", "param": None, "code": "load_failed"}
@@ -69,13 +75,18 @@ class StandIn:
     async def _work(self, request: Request) -> Response:
         body = await request.body()
         self.received.append(Received(request.url.path, dict(request.headers), body))
+        if self.deaths:
+            self.deaths -= 1
+            error = {"message": "a ended before it answered", "code": "worker_failed"}
+            return JSONResponse({"error": error}, 503, headers={"x-vision-retryable": "1"})
         if self.mode == "hang":
             await self._until_left(request)
         if self.mode in ("stream", "break"):
             return StreamingResponse(self._events(request), media_type="text/event-stream")
         if self.mode == "fail":
             return JSONResponse({"error": {"message": "busy"}}, 429, headers={"retry-after": "3"})
-        return JSONResponse({"echo": len(body)})
+        timings = {"x-vision-queue-ms": "12", "x-vision-load-ms": "5", "x-vision-model-ms": "34"}
+        return JSONResponse({"echo": len(body)}, headers=timings)
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         try:

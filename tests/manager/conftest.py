@@ -100,6 +100,7 @@ class Bench:
             "manager": {
                 "port": unused_port(),
                 "log_dir": str(self.folder / "logs"),
+                "state_dir": str(self.folder / "state"),
                 "idle_timeout_s": -1.0,
                 "stop_timeout_s": 3.0,
                 **sections.pop("manager", {}),
@@ -122,7 +123,9 @@ class Bench:
         self, models: dict[str, dict[str, Any]] | None = None, **sections: Any
     ) -> Iterator[Manager]:
         """A manager that serves; what it leaves behind fails the test."""
-        app = ManagerApp(self.settings(models, **sections), launcher=LocalLauncher(FAKE_WORKER))
+        # Fake workers are declared to need gigabytes and take none: measuring them would teach that.
+        launcher = LocalLauncher(FAKE_WORKER, measure=lambda pid: None)
+        app = ManagerApp(self.settings(models, **sections), launcher=launcher)
         with served(app) as url, Manager(url, app, self) as manager:
             yield manager
         left = [note for note in self.notes("launched") if alive(note.pid)]

@@ -17,14 +17,14 @@ from manager.planner import (
     Refuse,
     Serve,
     Start,
+    Terms,
     Wait,
+    Waiting,
     Why,
     WorkerView,
     choose_victims,
-    idle_too_long,
     plan,
     schedule,
-    soonest_idle,
 )
 
 
@@ -33,11 +33,13 @@ def view(alias: str, state: S = S.READY, memory: int = 4, **kw: Any) -> WorkerVi
 
 
 def ask(target: WorkerView, *others: WorkerView, budget: int = 12, now: float = 100.0) -> Plan:
-    return plan(target.alias, {w.alias: w for w in (target, *others)}, budget=budget, now=now)
+    workers = {w.alias: w for w in (target, *others)}
+    return plan(Waiting(target.alias, now), workers, Terms(budget), now)
 
 
 def line_up(waiting: str, *workers: WorkerView, budget: int = 12, now: float = 100.0) -> list[Plan]:
-    return schedule(waiting.split(), {w.alias: w for w in workers}, budget=budget, now=now)
+    line = [Waiting(alias, now) for alias in waiting.split()]
+    return schedule(line, {w.alias: w for w in workers}, Terms(budget), now)
 
 
 # --- plan ----------------------------------------------------------------------------------------
@@ -57,19 +59,19 @@ def test_too_large_for_the_whole_budget_is_refused() -> None:
 
 
 def test_as_large_as_the_whole_budget_is_started() -> None:
-    assert ask(view("a", S.STOPPED, 12)) == Start()
+    assert ask(view("a", S.STOPPED, 12)) == Start(12)
 
 
 def test_a_failed_load_is_refused_until_its_backoff_has_passed() -> None:
     failed = view("a", S.FAILED, retry_at=101.0, load_failed=True)
     assert ask(failed, now=100.9) == Refuse(Why.LOAD_FAILED, retry_at=101.0)
-    assert ask(failed, now=101.0) == Start()
+    assert ask(failed, now=101.0) == Start(4)
 
 
 def test_a_crash_is_waited_out() -> None:
     crashed = view("a", S.FAILED, retry_at=101.0)
     assert ask(crashed, now=100.9) == Wait("a crashed", until=101.0)
-    assert ask(crashed, now=101.0) == Start()
+    assert ask(crashed, now=101.0) == Start(4)
 
 
 def test_only_pinned_workers_in_the_way_refuse_at_once_and_are_named() -> None:
@@ -79,7 +81,7 @@ def test_only_pinned_workers_in_the_way_refuse_at_once_and_are_named() -> None:
 
 def test_pinned_workers_beside_which_there_will_be_room_are_waited_past() -> None:
     pinned, busy = view("b", memory=4, pinned=True), view("c", memory=4, leases=1)
-    assert ask(view("a", S.STOPPED, 8), pinned, busy) == Wait("a waits for memory", True, ("c",))
+    assert ask(view("a", S.STOPPED, 8), pinned, busy) == Wait("a waits for memory", 8, ("c",))
 
 
 @pytest.mark.parametrize("state", [S.DRAINING, S.STOPPING])
@@ -89,48 +91,48 @@ def test_a_pinned_worker_that_somebody_stops_is_not_in_the_way_for_good(state: S
 
 
 def test_room_to_spare_evicts_nobody() -> None:
-    assert ask(view("a", S.STOPPED), view("b")) == Start()
+    assert ask(view("a", S.STOPPED), view("b")) == Start(4)
 
 
 @pytest.mark.parametrize("state", [S.STOPPED, S.FAILED])
 def test_a_worker_without_a_process_takes_no_room(state: S) -> None:
-    assert ask(view("a", S.STOPPED, 12), view("b", state, 12, retry_at=999.0)) == Start()
+    assert ask(view("a", S.STOPPED, 12), view("b", state, 12, retry_at=999.0)) == Start(12)
 
 
 @pytest.mark.parametrize("state", [S.STARTING, S.DRAINING])
 def test_a_worker_on_its_way_up_or_draining_holds_its_room(state: S) -> None:
     waits = ask(view("a", S.STOPPED, 8), view("b", state, 8))
-    assert waits == Wait("a waits for memory", memory=True)
+    assert waits == Wait("a waits for memory", memory=8)
 
 
 def test_memory_on_its_way_back_is_counted_on_and_nobody_is_evicted_for_it() -> None:
     leaving, idle = view("b", S.STOPPING, memory=8), view("c", memory=8)
-    assert ask(view("a", S.STOPPED, 8), leaving, idle, budget=16) == Start()
+    assert ask(view("a", S.STOPPED, 8), leaving, idle, budget=16) == Start(8)
 
 
 def test_least_recently_used_goes_first() -> None:
     newer, older = view("b", memory=6, last_used=9), view("c", memory=6, last_used=3)
-    assert ask(view("a", S.STOPPED, 6), newer, older) == Start(("c",))
+    assert ask(view("a", S.STOPPED, 6), newer, older) == Start(6, ("c",))
 
 
 def test_a_victim_whose_memory_is_not_needed_is_spared() -> None:
     small, large = view("b", memory=2, last_used=1), view("c", memory=8, last_used=2)
-    assert ask(view("a", S.STOPPED, 8), small, large, budget=10) == Start(("c",))
+    assert ask(view("a", S.STOPPED, 8), small, large, budget=10) == Start(8, ("c",))
 
 
 def test_a_busy_worker_is_never_evicted_and_is_held_for_its_turn_to_end() -> None:
     busy = view("b", memory=8, leases=1)
-    assert ask(view("a", S.STOPPED, 8), busy) == Wait("a waits for memory", True, ("b",))
+    assert ask(view("a", S.STOPPED, 8), busy) == Wait("a waits for memory", 8, ("b",))
 
 
 def test_the_longest_busy_worker_is_held_and_no_more_than_needed() -> None:
     busy = [view(alias, memory=4, leases=1, busy_since=since) for alias, since in (("b", 9), ("c", 3))]
-    assert ask(view("a", S.STOPPED, 8), *busy) == Wait("a waits for memory", True, ("c",))
+    assert ask(view("a", S.STOPPED, 8), *busy) == Wait("a waits for memory", 8, ("c",))
 
 
 def test_nobody_is_held_while_that_would_not_make_room() -> None:
     busy, loading = view("b", memory=4, leases=1), view("c", S.STARTING, 8)
-    assert ask(view("a", S.STOPPED, 12), busy, loading) == Wait("a waits for memory", memory=True)
+    assert ask(view("a", S.STOPPED, 12), busy, loading) == Wait("a waits for memory", memory=12)
 
 
 # --- schedule ------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def test_all_requests_of_a_ready_worker_are_served() -> None:
 
 
 def test_many_requests_are_one_start() -> None:
-    assert line_up("a a a", view("a", S.STOPPED)) == [Start(), *[Wait("a is waited for")] * 2]
+    assert line_up("a a a", view("a", S.STOPPED)) == [Start(4), *[Wait("a is waited for")] * 2]
 
 
 def test_a_refusal_meets_all_requests_of_the_alias() -> None:
@@ -153,18 +155,18 @@ def test_a_refusal_meets_all_requests_of_the_alias() -> None:
 
 
 def test_a_ready_worker_is_served_past_one_that_loads() -> None:
-    assert line_up("a b", view("a", S.STOPPED), view("b")) == [Start(), Serve()]
+    assert line_up("a b", view("a", S.STOPPED), view("b")) == [Start(4), Serve()]
 
 
 def test_a_worker_that_a_request_has_just_been_granted_is_not_evicted_for_the_next() -> None:
     plans = line_up("b a", view("a", S.STOPPED, 8), view("b", memory=8))
-    assert plans == [Serve(), Wait("a waits for memory", True, ("b",))]
+    assert plans == [Serve(), Wait("a waits for memory", 8, ("b",))]
 
 
 def test_a_later_request_is_not_granted_ahead_of_one_that_waits_for_the_memory_of_its_worker() -> None:
     plans = line_up("a b", view("a", S.STOPPED, 8), view("b", memory=8, leases=1))
     assert plans == [
-        Wait("a waits for memory", True, ("b",)),
+        Wait("a waits for memory", 8, ("b",)),
         Wait("b must leave for an earlier request"),
     ]
 
@@ -175,13 +177,13 @@ def test_a_worker_that_is_not_in_the_way_is_served_past_one_that_waits_for_memor
         view("b", memory=8, leases=1, busy_since=1),
         view("c", memory=4, leases=1, busy_since=2),
     ]
-    assert line_up("a c", *workers) == [Wait("a waits for memory", True, ("b",)), Serve()]
+    assert line_up("a c", *workers) == [Wait("a waits for memory", 8, ("b",)), Serve()]
 
 
 def test_an_idle_worker_that_must_leave_too_is_held_as_well() -> None:
     workers = [view("a", S.STOPPED, 12), view("b", memory=6, leases=1), view("c", memory=6)]
     waits, later = line_up("a c", *workers)
-    assert waits == Wait("a waits for memory", True, ("c", "b"))
+    assert waits == Wait("a waits for memory", 12, ("c", "b"))
     assert later == Wait("c must leave for an earlier request")
 
 
@@ -194,52 +196,102 @@ def test_nothing_starts_in_the_room_that_an_earlier_request_waits_for() -> None:
 
 def test_what_fits_beside_the_earlier_request_is_started() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1), view("c", S.STOPPED, 4)]
-    assert line_up("a c", *workers) == [Wait("a waits for memory", True, ("b",)), Start()]
+    assert line_up("a c", *workers) == [Wait("a waits for memory", 8, ("b",)), Start(4)]
 
 
 def test_nothing_starts_in_the_room_of_a_busy_worker_that_an_earlier_request_waits_for() -> None:
     # Once c has left there is room for both; until then there is none, and c may stay busy for long.
     workers = [view("a", S.STOPPED, 6), view("b", S.STOPPED, 6), view("c", memory=12, leases=1)]
     assert line_up("a b", *workers) == [
-        Wait("a waits for memory", True, ("c",)),
-        Wait("b waits for memory", True),
+        Wait("a waits for memory", 6, ("c",)),
+        Wait("b waits for memory", 6),
     ]
 
 
 def test_two_loads_never_count_on_the_same_memory() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", S.STOPPED, 8), view("c", memory=8)]
     plans = line_up("a b", *workers)
-    assert plans == [Start(("c",)), Wait("b waits for memory", memory=True)]
+    assert plans == [Start(8, ("c",)), Wait("b waits for memory", memory=8)]
 
 
-# --- idle ----------------------------------------------------------------------------------------
+# --- turns -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("worker", "leaves"),
-    [
-        (view("a", last_used=90, idle_timeout_s=10), True),
-        (view("a", last_used=91, idle_timeout_s=10), False),
-        (view("a", last_used=100, idle_timeout_s=0), True),
-        (view("a", last_used=0, idle_timeout_s=-1), False),
-        (view("a", last_used=0, idle_timeout_s=10, leases=1), False),
-        (view("a", last_used=0, idle_timeout_s=10, pinned=True), False),
-        (view("a", S.STARTING, last_used=0, idle_timeout_s=10), False),
-    ],
-)
-def test_an_idle_worker_leaves_when_its_timeout_has_passed(worker: WorkerView, leaves: bool) -> None:
-    assert idle_too_long({"a": worker}, now=100) == (("a",) if leaves else ())
+def at(now: float, waiting: str, *workers: WorkerView, **terms: Any) -> list[Plan]:
+    """*waiting* is "alias@since ..."."""
+    line = [Waiting(alias, float(since)) for alias, since in (w.split("@") for w in waiting.split())]
+    return schedule(line, {w.alias: w for w in workers}, Terms(12, **terms), now)
 
 
-def test_the_next_idle_timeout_is_known() -> None:
-    workers = [
-        view("a", last_used=95, idle_timeout_s=10),
-        view("b", last_used=97, idle_timeout_s=5),
-        view("c", last_used=1, idle_timeout_s=5, leases=1),
-        view("d", last_used=1, idle_timeout_s=5),  # overdue: dealt with already
+def test_the_loaded_model_is_served_past_one_that_has_not_waited_for_long() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1)]
+    plans = at(109, "a@100 b@109", *workers, max_wait_s=10)
+    assert plans == [Wait("a waits for memory", 8), Serve()]
+
+
+def test_a_model_whose_turn_is_over_gets_no_more_requests() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1)]
+    plans = at(110, "a@100 b@110", *workers, max_wait_s=10)
+    assert plans == [
+        Wait("a waits for memory", 8, ("b",)),
+        Wait("b must leave for an earlier request"),
     ]
-    assert soonest_idle({w.alias: w for w in workers}, now=100) == 102
-    assert soonest_idle({}, now=100) is None
+
+
+def test_an_idle_model_gives_way_at_once() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", memory=8)]
+    assert at(100, "a@100", *workers, max_wait_s=10) == [Start(8, ("b",))]
+
+
+def test_the_room_of_one_that_has_not_waited_for_long_is_kept_for_it_all_the_same() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1), view("c", S.STOPPED, 8)]
+    plans = at(101, "a@100 c@101", *workers, max_wait_s=10)
+    assert plans == [Wait("a waits for memory", 8), Wait("c waits for memory", 8)]
+
+
+# --- what was measured -----------------------------------------------------------------------------
+
+
+def test_a_model_that_was_measured_to_need_more_than_there_is_runs_alone() -> None:
+    large, other = view("a", S.STOPPED, 15, declared=8), view("b", memory=1)
+    assert ask(large, other) == Start(12, ("b",), alone=True)
+
+
+def test_it_runs_beside_those_that_never_leave() -> None:
+    large = view("a", S.STOPPED, 15, declared=8)
+    assert ask(large, view("b", memory=3, pinned=True)) == Start(9, alone=True)
+
+
+def test_only_what_is_declared_refuses_a_model() -> None:
+    assert ask(view("a", S.STOPPED, 4, declared=13)) == Refuse(Why.TOO_LARGE)
+    pinned = view("b", memory=5, pinned=True)
+    assert ask(view("a", S.STOPPED, 4, declared=8), pinned) == Refuse(Why.PINNED, by=("b",))
+
+
+def test_a_worker_that_outgrew_the_budget_gives_its_room_up_when_it_is_idle() -> None:
+    grown = view("b", memory=20)
+    assert ask(view("a", S.STOPPED, 8), grown) == Start(8, ("b",))
+    assert ask(view("a", S.STOPPED, 8), replace(grown, leases=1)) == Wait(
+        "a waits for memory", 8, ("b",)
+    )
+
+
+# --- pressure and replacement ----------------------------------------------------------------------
+
+
+def test_under_pressure_nothing_is_loaded_and_what_is_loaded_serves() -> None:
+    plans = at(100, "a@100 a@100 b@100", view("a", S.STOPPED), view("b"), loads=False)
+    assert plans == [
+        Wait("a waits for the system to have memory again", pressure=True),
+        Wait("a is waited for", pressure=True),
+        Serve(),
+    ]
+
+
+def test_a_worker_admits_no_more_requests_than_its_process_may_serve() -> None:
+    first, second, third = line_up("a a a", view("a", admits=2))
+    assert (first, second) == (Serve(), Serve())
+    assert third == Wait("a is to be replaced by a fresh process")
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -277,7 +329,7 @@ def queues(world: dict[str, WorkerView]) -> st.SearchStrategy[list[str]]:
 def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
     world, budget = data.draw(worlds())
     waiting = data.draw(queues(world))
-    plans = schedule(waiting, world, budget=budget, now=100)
+    plans = schedule([Waiting(alias, 0) for alias in waiting], world, Terms(budget), 100)
     assert len(plans) == len(waiting)
     served: set[str] = set()
     started: list[str] = []
@@ -292,7 +344,8 @@ def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
                 )
                 assert alias not in evicted
                 served.add(alias)
-            case Start(victims):
+            case Start(memory, victims):
+                assert memory == world[alias].memory
                 assert world[alias].state in (S.STOPPED, S.FAILED)
                 assert all(world[v].evictable for v in victims), "a busy or pinned victim"
                 assert not served & set(victims), "a victim that was just granted"
@@ -338,10 +391,11 @@ def test_victims_are_enough_and_none_is_in_vain(
 def test_who_is_held_makes_room_when_idle(data: st.DataObject) -> None:
     world, budget = data.draw(worlds())
     alias = data.draw(st.sampled_from(sorted(world)))
-    made = plan(alias, world, budget=budget, now=100)
+    asked = Waiting(alias, 0)
+    made = plan(asked, world, Terms(budget), 100)
     if isinstance(made, Wait) and made.held:
         idle = {a: replace(w, leases=0) if a in made.held else w for a, w in world.items()}
-        assert isinstance(plan(alias, idle, budget=budget, now=100), Start)
+        assert isinstance(plan(asked, idle, Terms(budget), 100), Start)
 
 
 def test_a_stream_of_requests_for_the_loaded_model_starves_nobody() -> None:
@@ -386,7 +440,8 @@ def run_once(
 ) -> list[str]:
     """Carry out a schedule, in a world where starts and stops take no time. Returns who still waits."""
     left = []
-    for alias, made in zip(queue, schedule(queue, world, budget=budget, now=now), strict=True):
+    plans = schedule([Waiting(alias, now) for alias in queue], world, Terms(budget), now)
+    for alias, made in zip(queue, plans, strict=True):
         worker = world[alias]
         match made:
             case Serve():
@@ -395,7 +450,7 @@ def run_once(
                     worker, leases=worker.leases + 1, last_used=now, busy_since=since
                 )
                 running.append(alias)
-            case Start(victims):
+            case Start(_, victims):
                 for victim in victims:
                     world[victim] = replace(world[victim], state=S.STOPPED)
                 state = S.STARTING if alias == "z" else S.READY

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from contracts.control import WorkerState as S
 from contracts.errors import ApiError
 from manager.lifecycle import HOLDS_MEMORY
+from manager.pressure import Pressure
 from manager.process import StopSignal
 from tests.manager.virtual import Behaviour, FakeProcess, Request, Scene, settings_of, virtual_time
 
@@ -36,6 +37,9 @@ MANAGER: dict[str, Any] = {
     "start_timeout_s": 10,
     "drain_timeout_s": 15,
     "stop_timeout_s": 5,
+    "stall_timeout_s": 20,
+    "max_wait_s": 8,
+    "max_requests": 4,
 }
 aliases = st.sampled_from(sorted(MODELS))
 behaviours = st.builds(
@@ -46,6 +50,8 @@ behaviours = st.builds(
     hangs=st.sampled_from([False, False, False, True]),
     stubborn=st.booleans(),
     leaves_s=st.sampled_from([0.0, 2.0]),
+    stalls=st.sampled_from([False, False, False, True]),
+    deaf=st.sampled_from([False, False, False, True]),
 )
 
 
@@ -69,9 +75,12 @@ class PoolMachine(RuleBasedStateMachine):
     def check_signal(self, process: FakeProcess, rung: StopSignal) -> None:
         worker = self.pool.worker(process.alias)
         asked = (process.alias, worker.life.incarnation) in self.stopped
+        if rung is StopSignal.KILL and (process.behaviour.stalls or process.behaviour.deaf):
+            return  # by the watchdog
         if worker.life.leases and not asked:
             self.wrongs.append(f"{process} was busy and nobody stopped it")
-        if worker.model.pinned and not asked and worker.state is not S.STARTING:
+        replaced = bool(worker.recycling) or worker.request_count >= MANAGER["max_requests"]
+        if worker.model.pinned and not asked and not replaced and worker.state is not S.STARTING:
             self.wrongs.append(f"{process} is pinned and nobody stopped it")
 
     async def then_settle(self, happening: Coroutine[Any, Any, None]) -> None:
@@ -80,10 +89,10 @@ class PoolMachine(RuleBasedStateMachine):
 
     # --- what can happen -------------------------------------------------------------------------
 
-    @rule(alias=aliases)
-    def somebody_asks(self, alias: str) -> None:
+    @rule(alias=aliases, keep_alive=st.sampled_from([None, None, 0.0, 30.0, -1.0]))
+    def somebody_asks(self, alias: str, keep_alive: float | None) -> None:
         async def ask() -> None:
-            self.requests.append(self.scene.ask(alias))
+            self.requests.append(self.scene.ask(alias, keep_alive))
             await self.scene.settle()
 
         self.runner.run(ask())
@@ -136,6 +145,14 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.touch(alias)
 
         self.runner.run(touch())
+
+    @rule(level=st.sampled_from(list(Pressure)))
+    def the_system_has_more_or_less_memory(self, level: Pressure) -> None:
+        async def tell() -> None:
+            self.pool.set_pressure(level)
+            await self.scene.settle()
+
+        self.runner.run(tell())
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 7.0, 60.0]))
     def time_passes(self, seconds: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from manager.incarnation import ending
 from manager.process import (
     ROOT,
     Handle,
@@ -23,7 +24,6 @@ from manager.process import (
     StopSignal,
     exit_text,
 )
-from manager.worker import ending
 from tests.manager.conftest import alive, eventually
 
 pytestmark = pytest.mark.process

@@ -8,11 +8,13 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from manager.proxy import keep_alive_of
 from tests.manager.conftest import Bench, Manager, error_of, eventually
 
 pytestmark = pytest.mark.process
@@ -93,6 +95,48 @@ def test_an_answer_tells_how_long_it_waited_and_for_how_much_of_that_the_load(be
         cold, warm = manager.ask(), manager.ask()
     assert int(cold.headers["x-vision-queue-ms"]) >= int(cold.headers["x-vision-load-ms"]) >= 300
     assert (warm.headers["x-vision-queue-ms"], warm.headers["x-vision-load-ms"]) == ("0", "0")
+
+
+def test_each_request_is_one_line_in_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    with bench.manager() as manager:
+        size = len(manager.ask(headers={"x-request-id": "r-1"}).content)
+        manager.http.post("/workers/nobody/echo", headers={"x-request-id": "r-2"})
+        eventually(lambda: any("[r-2]" in line for line in caplog.messages))
+    (good,) = [line for line in caplog.messages if "[r-1]" in line]
+    assert re.fullmatch(
+        r"POST /workers/a/echo \[r-1\] alias=a status=200 queue_ms=\d+ load_ms=\d+"
+        rf" total_ms=[\d.]+ bytes={size}",
+        good,
+    )
+    (bad,) = [line for line in caplog.messages if "[r-2]" in line]
+    assert re.search(r"alias=nobody status=404 total_ms=[\d.]+ bytes=0 error=.*nobody", bad)
+
+
+# --- keep_alive -----------------------------------------------------------------------------------
+
+
+def test_keep_alive_is_for_the_manager_and_not_for_the_worker(bench: Bench) -> None:
+    with bench.manager() as manager:
+        seen = manager.ask(headers={"x-vision-keep-alive": "30"}).json()
+    assert "x-vision-keep-alive" not in dict(seen["headers"])
+
+
+@pytest.mark.parametrize("wrong", ["5m", "nan", "inf", "-2", ""])
+def test_a_keep_alive_that_is_no_number_of_seconds_is_a_400_and_loads_nothing(
+    bench: Bench, wrong: str
+) -> None:
+    with bench.manager() as manager:
+        answer = manager.ask(headers={"x-vision-keep-alive": wrong})
+        assert (answer.status_code, error_of(answer)["param"]) == (400, "keep_alive")
+        assert manager.state() == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [([], None), ([(b"x-vision-keep-alive", b"-1")], -1.0), ([(b"x-vision-keep-alive", b"0")], 0.0)],
+)
+def test_keep_alive_is_read_from_its_header(headers: Any, seconds: float | None) -> None:
+    assert keep_alive_of(headers) == seconds
 
 
 def test_a_request_id_is_passed_on_and_comes_back_or_is_made(bench: Bench) -> None:

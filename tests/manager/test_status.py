@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from contracts.control import WorkerState as S
 from contracts.settings import GIB, Settings
 from manager.memory import MemoryReading, read
-from manager.status import WorkerReport, manager_status
+from manager.pressure import Pressure
+from manager.status import Room, WorkerReport, manager_status
 
 DATA: dict[str, Any] = {
     "defaults": {"chat": "a", "analyze": "a", "generate": "b", "edit": "b"},
@@ -45,10 +46,14 @@ READY = WorkerReport(
 )
 
 
+NO_DOWNLOAD = {"done_bytes": 0, "total_bytes": 0, "bytes_per_second": 0.0, "eta_seconds": 0.0}
+ROOM = Room(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING)
+
+
 def status(*reports: WorkerReport) -> dict[str, Any]:
-    return manager_status(
-        reports, READING, SETTINGS, budget=10 * GIB, started_at=10.0, now=100.0
-    ).model_dump(mode="json")
+    return manager_status(reports, READING, SETTINGS, room=ROOM, started_at=10.0, now=100.0).model_dump(
+        mode="json"
+    )
 
 
 def test_a_ready_worker_has_the_dashboard_s_fields() -> None:
@@ -82,13 +87,20 @@ def test_only_workers_that_serve_are_among_the_workers_and_all_are_among_the_mod
 
 def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
     failed = replace(READY, state=S.FAILED, retry_at=107.0, last_error="no weights", queued=2)
-    assert status(failed)["models"]["a"] == {
+    measured = replace(failed, learned=5 * GIB, learned_age_s=3600, footprint=2 * GIB, peak=3 * GIB)
+    assert status(measured)["models"]["a"] == {
         "path": "org/a",
         "kind": "vlm",
         "port": 8001,
         "status": "failed",
         "memory_gb": 4.5,
+        "declared_gb": 4.5,
+        "learned_gb": 5.0,
+        "learned_age_seconds": 3600.0,
+        "measured_gb": 2.0,
+        "peak_gb": 3.0,
         "phase": "",
+        "download": NO_DOWNLOAD,
         "queued": 2,
         "last_error": "no weights",
         "retry_in_seconds": 7.0,
@@ -98,7 +110,7 @@ def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
 
 def test_the_memory_is_the_system_s_and_the_budget_s() -> None:
     reserved = WorkerReport("b", SETTINGS.models["b"], S.STARTING, memory=10 * GIB)
-    assert status(READY, reserved)["memory"] == {
+    assert status(replace(READY, footprint=3 * GIB), reserved)["memory"] == {
         "total_gb": 16.0,
         "available_gb": 4.0,
         "used_gb": 12.0,
@@ -106,12 +118,17 @@ def test_the_memory_is_the_system_s_and_the_budget_s() -> None:
         "usage_percent": 75.0,
         "budget_gb": 10.0,
         "models_loaded_gb": 4.5,
+        "models_measured_gb": 3.0,
+        "standby_gb": 0.5,
+        "pressure": "warning",
     }
 
 
 def test_the_rest_of_the_answer() -> None:
     answer = status()
-    assert set(answer) == {"status", "uptime_seconds", "workers", "models", "memory", "config"}
+    parts = {"status", "uptime_seconds", "workers", "models", "memory", "standby", "config"}
+    assert set(answer) == parts
+    assert answer["standby"] == {"count": 1, "ready": 1}
     assert (answer["status"], answer["uptime_seconds"]) == ("ok", 90.0)
     assert answer["config"] == {
         "idle_timeout_seconds": 120.0,

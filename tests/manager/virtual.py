@@ -16,22 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from contracts.settings import GIB, Settings
+from manager.incarnation import POLL_S, Timeouts
 from manager.lease import Lease
+from manager.memory import MemoryReading
+from manager.peaks import Peaks
 from manager.pool import Pool
 from manager.process import Address, LaunchSpec, Output, StopSignal
 from manager.readiness import Answer
-from manager.worker import POLL_S, Timeouts
+from manager.standby import Standbys
 
 
 class Deadlock(Exception):
     """Everybody waits, and no timer runs."""
 
 
+FOREVER_S = 50_000.0  # longer than anything that is waited for here
+
+
 class _LeapingSelector(selectors.DefaultSelector):
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
+        # Workers are looked after once a second, for ever.
+        if timeout is None or self.now > FOREVER_S:
             raise Deadlock
         self.now += max(0.0, timeout)
         return super().select(0)
@@ -62,6 +69,9 @@ class Behaviour:
     hangs: bool = False  # for ever, in its last phase
     stubborn: bool = False  # ignores TERMINATE
     leaves_s: float = 0.0  # from TERMINATE to its end
+    footprint: int | None = None  # bytes; None: what it is declared to need
+    stalls: bool = False  # has a job in hand and does not get on
+    deaf: bool = False  # /health does not answer once it is ready
     launch_error: Exception | None = None
 
 
@@ -71,9 +81,11 @@ class FakeProcess:
     def __init__(self, host: FakeHost, spec: LaunchSpec, output: Output, pid: int) -> None:
         self.spec = spec
         self.alias = spec.alias
-        self.memory = host.memory[spec.alias]
         self.behaviour = host.behaviours[spec.alias]
+        own = self.behaviour.footprint
+        self.memory = host.memory[spec.alias] if own is None else own
         self.signals: list[StopSignal] = []
+        self.probes = 0
         self._host = host
         self._output = output
         self._pid = pid
@@ -112,6 +124,16 @@ class FakeProcess:
         elif not self.behaviour.stubborn:
             asyncio.get_running_loop().call_later(self.behaviour.leaves_s, self.end, 0)
 
+    async def footprint(self) -> int | None:
+        await asyncio.sleep(0)
+        if self._status is not None:
+            return None
+        own = self.behaviour.footprint
+        if own is not None:
+            self.memory = own
+            self._host.count()
+        return self.memory
+
     async def wait(self) -> int:
         await self._ended.wait()
         assert self._status is not None
@@ -122,10 +144,15 @@ class FakeProcess:
             self._status = status
             self._ended.set()
 
-    def health(self) -> Answer:
+    def health(self) -> Answer | None:
         age = self._host.now() - self._launched_at
         ready = age >= self.behaviour.load_s and not self.behaviour.hangs
+        if ready and self.behaviour.deaf:
+            return None
+        self.probes += 1
         body = {
+            "jobs": int(self.behaviour.stalls),
+            "progress": 0 if self.behaviour.stalls else self.probes,
             "alias": self.alias,
             "phase": "ready" if ready else "loading",
             "detail": f"{age:.1f} s" if self.behaviour.progress and age < self.behaviour.load_s else "",
@@ -153,8 +180,11 @@ class FakeHost:
             raise error
         process = FakeProcess(self, spec, output, pid=1000 + len(self.processes))
         self.processes.append(process)
-        self.peak = max(self.peak, sum(p.memory for p in self.living()))
+        self.count()
         return process
+
+    def count(self) -> None:
+        self.peak = max(self.peak, sum(p.memory for p in self.living()))
 
     async def probe(self, address: Address) -> Answer | None:
         await asyncio.sleep(0)
@@ -173,17 +203,24 @@ class FakeHost:
         return self.of(alias)[-1]
 
 
-def settings_of(folder: Path, models: dict[str, Any], **manager: Any) -> Settings:
+def settings_of(
+    folder: Path, models: dict[str, Any], memory: dict[str, Any] | None = None, **manager: Any
+) -> Settings:
     """Settings with *models* (``{"a": 4}`` is GiB, or a dict of keys) under a budget of 12 GiB."""
     first = next(iter(models))
     made: dict[str, Any] = {}
     for port, (alias, given) in enumerate(models.items(), 9001):
         keys = given if isinstance(given, dict) else {"memory_gb": given}
-        made[alias] = {"kind": "vlm", "path": "p", "port": port, **keys}
+        made[alias] = {"kind": "vlm", "path": alias, "port": port, **keys}
     image = {"kind": "image", "family": "flux1-schnell", "path": "p", "port": 9999, "memory_gb": 1}
     data = {
-        "manager": {"log_dir": str(folder), "idle_timeout_s": -1, **manager},
-        "memory": {"max_unified_memory_gb": 12, "safety_margin_gb": 0},
+        "manager": {
+            "log_dir": str(folder),
+            "idle_timeout_s": -1,
+            "max_wait_s": 0,
+            **manager,
+        },
+        "memory": {"max_unified_memory_gb": 12, "safety_margin_gb": 0, **(memory or {})},
         "defaults": {"chat": first, "analyze": first, "generate": "image", "edit": "image"},
         "models": {**made, "image": image},
     }
@@ -193,7 +230,13 @@ def settings_of(folder: Path, models: dict[str, Any], **manager: Any) -> Setting
 class Scene:
     """A pool, its host, and requests against it."""
 
-    def __init__(self, settings: Settings, *, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        poll_s: float = POLL_S,
+        standbys: Callable[[FakeHost], Standbys] | None = None,
+    ) -> None:
         clock = asyncio.get_running_loop().time
         models = settings.models
         self.now = clock
@@ -205,12 +248,25 @@ class Scene:
         )
         self.budget = 12 * GIB
         timeouts = replace(Timeouts.of(settings), poll_s=poll_s)
+        self.peaks = Peaks(None, wall_clock=clock)
+        self.available = 1 << 40  # bytes that the system has left
+        self.happenings: list[tuple[str, dict[str, Any]]] = []
+        kept = standbys(self.host) if standbys else None
         self.pool = Pool(
-            settings, self.host, self.host.probe, budget=self.budget, clock=clock, timeouts=timeouts
+            settings,
+            kept or self.host,
+            self.host.probe,
+            budget=self.budget,
+            clock=clock,
+            timeouts=timeouts,
+            peaks=self.peaks,
+            read_memory=lambda: MemoryReading(1 << 40, self.available),
+            standbys=kept,
+            publish=lambda kind, data: self.happenings.append((kind, data)),
         )
 
-    def ask(self, alias: str = "a") -> Request:
-        request = Request(self, alias)
+    def ask(self, alias: str = "a", keep_alive: float | None = None) -> Request:
+        request = Request(self, alias, keep_alive)
         self.requests.append(request)  # a task that nobody holds may vanish
         return request
 
@@ -242,8 +298,9 @@ class Scene:
 class Request:
     """A client: it asks, holds its lease until told to finish, and can leave."""
 
-    def __init__(self, scene: Scene, alias: str) -> None:
+    def __init__(self, scene: Scene, alias: str, keep_alive: float | None = None) -> None:
         self.alias = alias
+        self.keep_alive = keep_alive
         self.lease: Lease | None = None
         self._finish = asyncio.Event()
         self._granted = asyncio.Event()
@@ -255,7 +312,7 @@ class Request:
 
     async def _run(self, scene: Scene) -> None:
         try:
-            async with scene.pool.lease(self.alias) as self.lease:
+            async with scene.pool.lease(self.alias, self.keep_alive) as self.lease:
                 self._granted.set()
                 await self._finish.wait()
         finally:
@@ -296,7 +353,9 @@ class Request:
 Story = Callable[[Scene], Coroutine[Any, Any, None]]
 
 
-def story(models: dict[str, Any], **manager: Any) -> Callable[[Story], Callable[[Path], None]]:
+def story(
+    models: dict[str, Any], memory: dict[str, Any] | None = None, **manager: Any
+) -> Callable[[Story], Callable[[Path], None]]:
     """Makes a test of a coroutine that acts on a Scene with *models* and settings of the manager.
 
     However it goes, closing the pool at its end must leave no process, and the budget has been kept.
@@ -304,7 +363,7 @@ def story(models: dict[str, Any], **manager: Any) -> Callable[[Story], Callable[
 
     def decorate(tell: Story) -> Callable[[Path], None]:
         async def whole(folder: Path) -> None:
-            scene = Scene(settings_of(folder, models, **manager))
+            scene = Scene(settings_of(folder, models, memory, **manager))
             await tell(scene)
             await scene.end()
 

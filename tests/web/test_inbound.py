@@ -70,7 +70,8 @@ def test_a_body_that_ends_early_means_the_client_is_gone() -> None:
 def test_no_more_is_read_ahead_than_allowed_until_somebody_takes_it() -> None:
     async def run() -> None:
         source = Source(body(*[b"x" * 10] * 50))
-        async with Inbound(source.receive, read_ahead=30) as inbound:
+
+        async def work() -> None:
             await settle()
             assert source.taken == 3
             chunks = inbound.chunks()
@@ -78,6 +79,9 @@ def test_no_more_is_read_ahead_than_allowed_until_somebody_takes_it() -> None:
             await settle()
             assert source.taken == 4
             assert sum([len(chunk) async for chunk in chunks]) == 490
+
+        async with Inbound(source.receive, read_ahead=30) as inbound:
+            await inbound.while_here(work())
 
     asyncio.run(run())
 
@@ -117,8 +121,80 @@ def test_work_that_ends_gives_its_result_and_its_error() -> None:
 
 def test_nothing_is_left_running_after_the_block() -> None:
     async def run() -> None:
-        async with Inbound(Source([]).receive):
-            await settle()
+        async with Inbound(Source([]).receive) as inbound:
+            await inbound.while_here(settle())
         assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+
+
+def test_a_body_is_read_further_while_work_runs_and_the_client_is_watched() -> None:
+    async def run() -> None:
+        async with Inbound(Source([*body(b"a", b"b"), GONE]).receive) as inbound:
+
+            async def work() -> bytes:
+                taken = b"".join([chunk async for chunk in inbound.chunks()])
+                await asyncio.Event().wait()
+                return taken
+
+            with pytest.raises(ClientGone):
+                await inbound.while_here(work())
+
+    asyncio.run(run())
+
+
+def test_work_is_not_begun_for_a_client_that_has_left() -> None:
+    async def run() -> None:
+        async def work() -> None:
+            raise AssertionError("begun")
+
+        async with Inbound(Source([GONE]).receive) as inbound:
+            with pytest.raises(ClientGone):
+                await inbound.body(10)
+            with pytest.raises(ClientGone):
+                await inbound.while_here(work())
+
+    asyncio.run(run())
+
+
+def test_a_cancellation_by_somebody_else_stays_one() -> None:
+    async def run() -> None:
+        async with Inbound(Source(body()).receive) as inbound:
+            serving = asyncio.ensure_future(inbound.while_here(asyncio.Event().wait()))
+            await settle()
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_while_somebody_else_cancels_hides_no_cancellation() -> None:
+    async def run() -> None:
+        leave = asyncio.Event()
+
+        async def receive() -> Message:
+            await leave.wait()
+            return GONE
+
+        async with Inbound(receive) as inbound:
+            serving = asyncio.ensure_future(inbound.while_here(asyncio.Event().wait()))
+            await settle()
+            leave.set()
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+
+    asyncio.run(run())
+
+
+def test_after_a_client_that_left_the_task_counts_as_not_cancelled() -> None:
+    async def run() -> None:
+        async with Inbound(Source([GONE]).receive) as inbound:
+            with pytest.raises(ClientGone):
+                await inbound.while_here(asyncio.Event().wait())
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
 
     asyncio.run(run())

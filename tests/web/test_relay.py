@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,19 @@ from starlette.types import Message
 
 from contracts.errors import WorkerFailed
 from tests.servers import free_port
-from web.relay import Outbound, UpstreamBroke, UpstreamUnreachable, open_session, passed_on, relay
+from web.account import Account
+from web.relay import (
+    Outbound,
+    UpstreamBroke,
+    UpstreamUnreachable,
+    ask,
+    may_be_repeated,
+    open_session,
+    pass_on,
+    passed_on,
+)
+
+T = TypeVar("T")
 
 
 @pytest.mark.parametrize(
@@ -34,20 +47,24 @@ def test_nothing_is_added_and_the_order_is_kept(headers: list[tuple[bytes, bytes
     assert all(header in rest for header in kept)
 
 
-async def relayed(port: int, method: str = "POST") -> list[Message]:
+async def relayed(port: int, account: Account) -> list[Message]:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     async with open_session() as session:
-        outbound = Outbound(method, f"http://127.0.0.1:{port}/x", [], b"body")
-        await relay(session, outbound, send, cut_off=lambda: WorkerFailed("cut"), source="test")
+        answer = await ask(session, outbound_to(port))
+        await pass_on(answer, send, cut_off=lambda: WorkerFailed("cut"), source="test", account=account)
     return sent
 
 
-async def with_server(answer: bytes) -> Any:
-    """Relay to a raw server that reads a request, writes *answer* and closes."""
+def outbound_to(port: int) -> Outbound:
+    return Outbound("POST", f"http://127.0.0.1:{port}/x", [], b"body")
+
+
+async def with_server(answer: bytes, use: Callable[[int], Awaitable[T]]) -> T:
+    """*use* with the port of a raw server that reads a request, writes *answer* and closes."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"body")
@@ -57,22 +74,27 @@ async def with_server(answer: bytes) -> Any:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
-        return await relayed(server.sockets[0].getsockname()[1])
+        return await use(server.sockets[0].getsockname()[1])
+
+
+def relayed_from(answer: bytes, account: Account | None = None) -> list[Message]:
+    account = account or Account(0)
+    return asyncio.run(with_server(answer, lambda port: relayed(port, account)))
 
 
 def test_no_connection_is_told_as_unreachable() -> None:
     with pytest.raises(UpstreamUnreachable):
-        asyncio.run(relayed(free_port()))
+        asyncio.run(relayed(free_port(), Account(0)))
 
 
 def test_a_connection_that_ends_without_an_answer_is_told_as_broken() -> None:
     with pytest.raises(UpstreamBroke):
-        asyncio.run(with_server(b""))
+        relayed_from(b"")
 
 
 def test_an_event_stream_that_is_cut_ends_with_an_error_event() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    sent = asyncio.run(with_server(head + b"9\r\ndata: {}\n\r\n"))
+    sent = relayed_from(head + b"9\r\ndata: {}\n\r\n")
     assert sent[0]["status"] == 200
     assert b"event: error" in sent[-1]["body"]
     assert b"worker_failed" in sent[-1]["body"]
@@ -100,9 +122,11 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server, open_session() as session:
-            outbound = Outbound("POST", f"http://127.0.0.1:{port}/x", [], b"body")
+            answer = await ask(session, outbound_to(port))
             cut = WorkerFailed("cut")
-            work = asyncio.create_task(relay(session, outbound, send, cut_off=lambda: cut, source="t"))
+            work = asyncio.create_task(
+                pass_on(answer, send, cut_off=lambda: cut, source="t", account=Account(0))
+            )
             await begun.wait()
             work.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -119,17 +143,72 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
 def test_another_answer_that_is_cut_is_cut_for_the_client_too() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     with pytest.raises(Exception, match="broke off"):
-        asyncio.run(with_server(head))
+        relayed_from(head)
 
 
 def test_an_answer_passes_with_its_status_and_its_own_headers() -> None:
     head = (
         b"HTTP/1.1 418 Teapot\r\nX-A: 1\r\nConnection: close\r\nServer: s\r\ncontent-length: 2\r\n\r\n"
     )
-    sent = asyncio.run(with_server(head + b"{}"))
+    sent = relayed_from(head + b"{}")
     assert sent[0]["status"] == 418
     assert [(k.lower(), v) for k, v in sent[0]["headers"]] == [
         (b"x-a", b"1"),
         (b"content-length", b"2"),
     ]
     assert b"".join(message["body"] for message in sent[1:]) == b"{}"
+
+
+RETRYABLE = b"HTTP/1.1 %b X\r\nx-vision-retryable: 1\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(("status", "repeated"), [(b"503", True), (b"200", False), (b"500", False)])
+def test_only_a_503_that_says_so_may_be_repeated(status: bytes, repeated: bool) -> None:
+    async def asked(port: int) -> bool:
+        async with open_session() as session, await ask(session, outbound_to(port)) as answer:
+            return may_be_repeated(answer)
+
+    assert asyncio.run(with_server(RETRYABLE % status, asked)) is repeated
+
+
+def test_a_503_without_the_mark_may_not_be_repeated() -> None:
+    async def asked(port: int) -> bool:
+        async with open_session() as session, await ask(session, outbound_to(port)) as answer:
+            return may_be_repeated(answer)
+
+    plain = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"
+    assert asyncio.run(with_server(plain, asked)) is False
+
+
+def test_the_mark_that_an_answer_may_be_repeated_is_never_passed_on() -> None:
+    sent = relayed_from(RETRYABLE % b"503")
+    assert sent[0]["headers"] == [(b"content-length", b"2")]
+
+
+def test_the_account_is_told_status_timings_and_bytes() -> None:
+    account = Account(0)
+    head = b"HTTP/1.1 201 X\r\nX-Vision-Model-Ms: 7\r\nx-vision-queue-ms: 3\r\n"
+    relayed_from(head + b"x-vision-load-ms: soon\r\ncontent-length: 5\r\n\r\n12345", account)
+    assert (account.status, account.bytes_out) == (201, 5)
+    assert (account.model_ms, account.queue_ms, account.load_ms) == (7, 3, None)
+
+
+@pytest.mark.parametrize("size", [0, 5, (1 << 18) + 1])
+def test_a_body_of_any_size_is_sent_whole_with_its_length(size: int) -> None:
+    async def run() -> bytes:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert b"transfer-encoding" not in head
+            length = int(head.partition(b"content-length: ")[2].split()[0])
+            received.set_result(await reader.readexactly(length))
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            writer.close()
+
+        received: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        async with server, open_session() as session:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            async with await ask(session, Outbound("POST", url, [], bytes(size))):
+                return await received
+
+    assert asyncio.run(run()) == bytes(size)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from contracts.control import Phase
+from contracts.control import Download, Phase
 from workers.engine import (
     Answered,
     Cancelled,
@@ -39,6 +39,7 @@ class FakeEngine:
 
     words: list[str | Exception] = field(default_factory=lambda: ["a", " b", " c"])
     load_error: BaseException | None = None
+    download: Download | None = None
     refusal: Exception | None = None
     gate: threading.Event = field(default_factory=opened)
     turnstile: threading.Event = field(default_factory=opened)
@@ -51,7 +52,10 @@ class FakeEngine:
 
     def load(self, report: Report) -> None:
         self.threads.add(threading.get_ident())
-        report(Phase.LOADING, "half way")
+        if self.download is None:
+            report(Phase.LOADING, "half way")
+        else:
+            report(Phase.DOWNLOADING, "half way", self.download)
         assert self.gate.wait(WAIT_S)
         if self.load_error is not None:
             raise self.load_error

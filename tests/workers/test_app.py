@@ -17,7 +17,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from contracts.control import Phase, WorkerHealth
+from contracts.control import Download, Phase, WorkerHealth
 from contracts.errors import InvalidRequest
 from contracts.openai import ImagesResponse
 from contracts.settings import ImageSettings, VlmSettings
@@ -121,11 +121,24 @@ class TestHealth:
             began = time.monotonic()
             health = WorkerHealth.model_validate(vlm.get("/health").json())
             assert time.monotonic() - began < 0.5
-            assert (health.phase, health.active_requests) == (Phase.READY, 1)
+            assert (health.phase, health.active_requests, health.jobs) == (Phase.READY, 1, 1)
             engine.turnstile.set()
             stream.read()
         wait_for(lambda: vlm.get("/health").json()["active_requests"] == 0)
-        assert vlm.get("/health").json()["request_count"] == 1
+        after = WorkerHealth.model_validate(vlm.get("/health").json())
+        assert (after.request_count, after.jobs) == (1, 0)
+        assert after.progress > health.progress
+
+    def test_a_download_is_told_with_its_bytes(self) -> None:
+        download = Download(done_bytes=3, total_bytes=9, bytes_per_second=1.5, eta_seconds=4.0)
+        engine = FakeEngine(gate=threading.Event(), download=download)
+        with worker(engine, VLM, ready=False) as client:
+            wait_for(lambda: client.get("/health").json()["phase"] == "downloading")
+            health = WorkerHealth.model_validate(client.get("/health").json())
+            assert health.download == download
+            engine.gate.set()
+            wait_for(lambda: client.get("/health").status_code == 200)
+            assert client.get("/health").json()["download"] is None
 
     def test_a_model_that_failed_to_load_is_never_healthy(self) -> None:
         engine = FakeEngine(load_error=LoadError("models.fake.path: nothing there"))
@@ -355,6 +368,46 @@ class TestImages:
         fields = {**DRAW, "stream": True, "image": b64(png())}
         text = painter.post("/v1/images/edits", json=fields).text
         assert "event: image_edit.completed" in text
+
+
+class TestModelTime:
+    """How long the model took, told in a header of each answer that is not a stream."""
+
+    def test_all_routes_tell_it(self, vlm: httpx.Client, painter: httpx.Client) -> None:
+        image = b64(png())
+        answers = [
+            vlm.post("/v1/chat/completions", json=HELLO),
+            vlm.post("/v1/vision/analyze", json={"image": image}),
+            painter.post("/v1/images/generations", json=DRAW),
+            painter.post("/v1/images/edits", json={**DRAW, "image": [image]}),
+        ]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert all(int(answer.headers["x-vision-model-ms"]) >= 0 for answer in answers)
+
+    def test_it_counts_what_the_model_did(self, vlm: httpx.Client, engine: FakeEngine) -> None:
+        engine.turnstile.clear()
+
+        def let_through() -> None:
+            engine.working.wait(10)
+            time.sleep(0.2)
+            engine.turnstile.set()
+
+        threading.Thread(target=let_through).start()
+        answer = vlm.post("/v1/chat/completions", json=HELLO)
+        assert int(answer.headers["x-vision-model-ms"]) >= 150
+
+    def test_what_needs_no_model_took_none(self, painter: httpx.Client) -> None:
+        edit = {"prompt": "x", "image": [b64(png())], "strength": 0}
+        answer = painter.post("/v1/images/edits", json=edit)
+        assert answer.headers["x-vision-model-ms"] == "0"
+
+    def test_a_stream_has_only_the_log_line(
+        self, vlm: httpx.Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level("INFO", logger="workers.endpoint"):
+            answer = vlm.post("/v1/chat/completions", json={**HELLO, "stream": True})
+            wait_for(lambda: "model_ms=" in caplog.text)
+        assert "x-vision-model-ms" not in answer.headers
 
 
 class TestLeaving:

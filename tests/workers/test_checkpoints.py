@@ -130,7 +130,7 @@ class TestVisionLanguage:
         assert vlm_refusal(folder).startswith("models.vlm.path: ")
 
     def test_a_stale_tokenizer_is_not_taken_for_moondreams(self, copied: Callable[[str], Path]) -> None:
-        from workers.vlm import has_moondream_vocabulary
+        from workers.checkpoint import has_moondream_vocabulary
 
         folder = copied("vlm-fast")
         assert has_moondream_vocabulary(folder)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
-import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from contracts.control import Phase
+from tests.hub_server import children_environ
+from tests.hub_server import hub as a_hub
 from tests.servers import free_port
 from workers import hub
 from workers.engine import LoadError
@@ -30,7 +27,7 @@ for name in sys.argv[1:]:
         print(exc)
 """
 LIMIT_S = 20
-# The stand-in answers a repository by its name: maker/STATUS or maker/STATUS-CODE.
+# maker/STATUS-CODE: what the Hub answers.
 REFUSED = {
     "maker/401": ["refuses", "HF_TOKEN", "hf auth login"],
     "maker/401-GatedRepo": ["gated", "licence", "HF_TOKEN"],
@@ -42,36 +39,11 @@ REFUSED = {
 }
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        status, _, code = self.path.split("/")[4].partition("-")
-        self.send_response(int(status))
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args: object) -> None: ...
-
-
-@contextmanager
-def a_hub() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def located(names: Sequence[str], endpoint: str, home: Path, **environment: str) -> list[str]:
     """What ``hub.locate`` says in a process of its own (the endpoint is read at import)."""
     done = subprocess.run(
         [sys.executable, "-c", LOCATE, *names],
-        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment},
+        env=children_environ(endpoint, home, **environment),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -84,8 +56,12 @@ def located(names: Sequence[str], endpoint: str, home: Path, **environment: str)
 @pytest.mark.process
 class TestTheHubRefuses:
     def test_one_line_names_the_key_the_model_and_the_remedy(self, tmp_path: Path) -> None:
-        with a_hub() as endpoint:
-            lines = located(list(REFUSED), endpoint, tmp_path)
+        with a_hub({}) as served:
+            for name in REFUSED:
+                status, _, code = name.removeprefix("maker/").partition("-")
+                if status.isdigit():
+                    served.refusals[name] = (int(status), code)
+            lines = located(list(REFUSED), served.url, tmp_path)
         assert len(lines) == len(REFUSED)
         for line, (name, says) in zip(lines, REFUSED.items(), strict=True):
             assert line.startswith("models.painter.path: ")
@@ -102,7 +78,7 @@ class TestTheHubRefuses:
 
 
 def locate(path: str) -> Path:
-    return hub.locate(path, "painter", patterns=("*",), report=lambda phase, detail: None)
+    return hub.locate(path, "painter", patterns=("*",), report=lambda *_: None)
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -119,20 +95,3 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
     with pytest.raises(LoadError, match="is not a folder"):
         locate(str(tmp_path / "weights"))
-
-
-def test_a_download_tells_how_far_it_is() -> None:
-    told: list[tuple[Phase, str]] = []
-    progress = hub._progress_class(lambda phase, detail: told.append((phase, detail)))
-    bar = progress(total=0, initial=0, unit="B", desc="Reconstructing (incomplete total...)")
-    bar.total = 2000
-    for done in (1, 499, 500, 1000):
-        bar.update(done)
-    files = progress(total=4, desc="Fetching 4 files")
-    files.update(4)
-    assert told == [
-        (Phase.DOWNLOADING, "0.0 %"),
-        (Phase.DOWNLOADING, "25.0 %"),
-        (Phase.DOWNLOADING, "50.0 %"),
-        (Phase.DOWNLOADING, "100.0 %"),
-    ]

@@ -5,6 +5,7 @@ When one of these fails after an upgrade, the text beside it says what it was fo
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import inspect
 from types import SimpleNamespace
@@ -89,6 +90,13 @@ class TestMlxVlm:
         assert {"images", "prompts", "add_special_tokens"} <= set(parameters(mlx_vlm.prepare_inputs))
         assert parameters(utils.should_add_special_tokens) == ["model_type", "processor"]
 
+    def test_generate_step_lets_the_model_see_by_this_method(self) -> None:
+        """workers.vlm calls it without computing what it returns, to find shapes that don't fit."""
+        from mlx_vlm.generate import ar  # noqa: TID251
+
+        call = "model.get_input_embeddings(\n            input_ids, pixel_values, mask=mask, **kwargs"
+        assert call in inspect.getsource(ar.generate_step)
+
     def test_a_module_without_weights_is_dropped_by_setting_it_to_none(self) -> None:
         """``_drop_modules_without_weights`` in utils.py; workers.vlm looks for None among _TOWERS."""
         from mlx_vlm import utils  # noqa: TID251
@@ -99,6 +107,12 @@ class TestMlxVlm:
         from mlx_vlm._stream_cleanup import clear_mlx_streams  # noqa: TID251
 
         assert parameters(clear_mlx_streams) == []
+
+    def test_what_a_standby_imports_ahead_is_there(self) -> None:
+        from workers import image, vlm
+
+        for name in vlm.LIBRARIES + image.LIBRARIES:
+            assert importlib.import_module(name)
 
 
 class TestMflux:

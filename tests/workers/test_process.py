@@ -33,16 +33,15 @@ CAPTION = "Write a one-sentence caption for this image."
 
 
 class Process:
-    def __init__(self, path: str, log: Path, **environment: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    """``python -m workers --parent-pipe`` with *argv*; *port* is where it is or will be."""
+
+    def __init__(self, argv: list[str], port: int, log: Path, **environment: str) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
         self._log = log
-        spec = vlm_settings(Path(path)).model_copy(update={"path": path}).model_dump_json()
-        argv = ["--alias", "vlm-best", "--spec", spec, "--host", "127.0.0.1"]
-        argv += ["--port", str(self.port), "--nonce", "N0", "--parent-pipe"]
         with log.open("wb") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "workers", *argv],
+                [sys.executable, "-m", "workers", *argv, "--parent-pipe"],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdin=subprocess.PIPE,
@@ -54,9 +53,9 @@ class Process:
     def log(self) -> list[str]:
         return self._log.read_text().splitlines()
 
-    def logged(self, what: str) -> list[str]:
+    def logged(self, what: str, within_s: float = 5) -> list[str]:
         """The lines about *what*; they are written after the answer is sent."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + within_s
         while not (lines := [line for line in self.log if what in line]):
             assert time.monotonic() < deadline, self.log
             time.sleep(0.01)
@@ -68,6 +67,13 @@ class Process:
         except httpx.TransportError:
             return None
         return answer.status_code, WorkerHealth.model_validate(answer.json())
+
+    def well(self) -> WorkerHealth:
+        """The health of a ready worker."""
+        answer = self.health()
+        assert answer is not None
+        assert answer[0] == 200
+        return answer[1]
 
     def watch_until_ready(self) -> list[tuple[int, WorkerHealth]]:
         """All different answers of /health up to the first 200."""
@@ -91,11 +97,23 @@ class Process:
 
 @contextmanager
 def process(path: str, tmp_path: Path, **environment: str) -> Iterator[Process]:
-    started = Process(path, tmp_path / "log", **environment)
+    port = free_port()
+    spec = vlm_settings(Path(path)).model_copy(update={"path": path}).model_dump_json()
+    argv = ["--alias", "vlm-best", "--spec", spec, "--host", "127.0.0.1"]
+    argv += ["--port", str(port), "--nonce", "N0"]
+    with ended(Process(argv, port, tmp_path / "log", **environment)) as started:
+        yield started
+
+
+@contextmanager
+def ended(started: Process) -> Iterator[Process]:
+    """Ends the process with the block."""
     try:
         yield started
     finally:
         started.popen.kill()
+        if started.popen.stdin and started.popen.stdin.closed:
+            started.popen.stdin = None
         started.popen.communicate()
 
 
@@ -133,11 +151,22 @@ def test_the_life_of_a_worker(tmp_path: Path) -> None:
         assert "completion_tokens=8" in line
         assert not any("Traceback" in line or "Warning" in line for line in worker.log)
 
+        # Health tells what MLX holds, and how much was done: begun, tokens, ended.
+        idle = worker.well()
+        assert 1 << 20 < idle.device.active <= idle.device.peak
+        assert idle.device.unified  # on a CPU and on a Mac
+        assert (idle.jobs, idle.progress > 8) == (0, True)
+
         # SIGTERM during a long generation: bounded, and a clean exit.
         url = f"{worker.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=endless(), timeout=30) as stream:
             chunks = stream.iter_text()
             next(chunks)
+            # It answers while the model is busy, and its progress is to be seen.
+            early = worker.well()
+            assert early.jobs == 1
+            while worker.well().progress <= early.progress:
+                time.sleep(0.01)
             began = time.monotonic()
             worker.popen.send_signal(signal.SIGTERM)
             rest = "".join(chunks)
@@ -157,7 +186,6 @@ def test_a_worker_leaves_with_its_parent_even_while_it_loads(tmp_path: Path) -> 
         worker.popen.stdin.close()
         assert worker.exit_within(2.5) is not None
         assert "the parent process is gone" in "\n".join(worker.log)
-        worker.popen.stdin = None
 
 
 def test_a_load_that_fails_is_told_by_health_by_the_last_line_and_by_the_status(

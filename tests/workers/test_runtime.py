@@ -105,3 +105,48 @@ def test_without_a_compiler_both_models_still_work(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     answer = run(TALK_AND_DRAW, str(MODELS), PATH=str(tmp_path / "bin"), TMPDIR=str(tmp_path / "tmp"))
     assert answer == {"said": caption(SCENE), "drawn": 1}
+
+
+MEMORY = """
+import json, sys, threading
+from workers import runtime
+answers = [runtime.device_memory().model_dump(), "mlx.core" in sys.modules]
+def own():
+    import mlx.core as mx
+    global held
+    held = mx.ones(1 << 20)
+    mx.eval(held)
+thread = threading.Thread(target=own)
+thread.start()
+thread.join()
+answers.append(runtime.device_memory().model_dump())
+print(json.dumps(answers))
+"""
+WIDEN = """
+import json
+from workers import runtime
+runtime.prepare()
+import mlx.core as mx, mlx.nn as nn
+def layer(quantized=False):
+    module = nn.Linear(64, 64)
+    module.set_dtype(mx.bfloat16)
+    return nn.QuantizedLinear.from_linear(module) if quantized else module
+def widened(module, *limit):
+    return [runtime.widen(module, *limit), str(module.parameters()["bias"].dtype).split(".")[-1]]
+print(json.dumps([widened(layer()), widened(layer(), 1000), widened(layer(quantized=True))]))
+"""
+
+
+def test_device_memory_is_read_by_any_thread_and_imports_nothing() -> None:
+    before, imported, after = run(MEMORY)
+    assert (before, imported) == ({"active": 0, "cache": 0, "peak": 0, "unified": True}, False)
+    assert after["peak"] >= after["active"] >= 4 << 20
+    assert after["unified"] is True
+
+
+@linux
+def test_on_a_cpu_a_small_bf16_model_computes_in_float32() -> None:
+    small, large, quantized = run(WIDEN)
+    assert small == [True, "float32"]
+    assert large == [False, "bfloat16"]
+    assert quantized == [False, "bfloat16"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from contracts.control import Phase
+from contracts.control import Download, Phase
 from contracts.errors import GenerationFailed, InvalidRequest, Unavailable
 from tests.workers.fakes import FakeEngine
 from workers.engine import Answered, ChatEvent, ChatJob, Delta, LoadError, Sampling, Turn
-from workers.thread import ModelThread
+from workers.thread import ModelThread, Timing
 
 JOB = ChatJob((Turn("user", ("hi",)),), Sampling(), 10)
 Model = ModelThread[ChatJob, ChatEvent]
@@ -215,3 +215,97 @@ def test_a_load_that_is_stopped_is_no_failed_load() -> None:
 
     run(work)
     assert not failed.is_set()
+
+
+def test_jobs_are_those_that_run_or_wait_for_their_turn() -> None:
+    engine = FakeEngine()
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            assert thread.jobs == 0
+            engine.turnstile.clear()
+            tasks = [asyncio.create_task(collected(thread)) for _ in range(3)]
+            await until(lambda: thread.jobs == 3)
+            tasks[0].cancel()
+            await until(lambda: thread.jobs == 2)
+            engine.turnstile.set()
+            await asyncio.gather(*tasks[1:])
+            await until(lambda: thread.jobs == 0)
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "engine", [FakeEngine(words=[RuntimeError()]), FakeEngine(refusal=Unavailable("no"))]
+)
+def test_a_job_that_fails_is_no_longer_counted(engine: FakeEngine) -> None:
+    async def work() -> None:
+        async with running(engine) as thread:
+            with pytest.raises((GenerationFailed, Unavailable)):
+                await collected(thread)
+            assert thread.jobs == 0
+            assert thread.progress > 0
+
+    run(work)
+
+
+def test_progress_grows_with_each_token_and_stands_still_when_the_model_does() -> None:
+    engine = FakeEngine(words=["x"] * 50)
+
+    async def work() -> None:
+        async with running(engine) as thread:
+            assert thread.progress == 0
+            await collected(thread)
+            once = thread.progress
+            assert once >= 50 + 2  # its beginning and its end as well
+            await collected(thread)
+            assert thread.progress == 2 * once
+
+    run(work)
+
+
+def test_timing_is_what_the_model_took_and_not_the_queue() -> None:
+    now = [100.0]
+
+    class Slow(FakeEngine):
+        def run(self, job: object, emit: Callable[[Any], None]) -> None:
+            super().run(job, emit)
+            now[0] += 7.0
+
+    engine = Slow()
+
+    async def work() -> None:
+        thread: Model = ModelThread(engine, on_failed=lambda: None, clock=lambda: now[0])
+        thread.start()
+        await until(lambda: thread.phase is Phase.READY)
+        timings = [Timing(), Timing()]
+
+        async def timed(timing: Timing) -> None:
+            async with aclosing(thread.run(JOB, timing)) as events:
+                assert [event async for event in events]
+
+        await asyncio.gather(*(timed(timing) for timing in timings))
+        assert [timing.seconds(now[0]) for timing in timings] == [7.0, 7.0]
+        assert thread.close(5)
+
+    run(work)
+
+
+def test_a_job_that_never_began_took_no_time_and_one_that_runs_took_until_now() -> None:
+    assert Timing().seconds(5.0) == 0.0
+    assert Timing(began=3.0).seconds(5.0) == 2.0
+    assert Timing(began=3.0, ended=4.0).seconds(5.0) == 1.0
+
+
+def test_a_download_is_told_while_it_lasts() -> None:
+    engine = FakeEngine(gate=threading.Event(), download=Download(done_bytes=3, total_bytes=9))
+
+    async def work() -> None:
+        async with running(engine, ready=False) as thread:
+            await until(lambda: thread.phase is Phase.DOWNLOADING)
+            assert thread.download == Download(done_bytes=3, total_bytes=9)
+            engine.gate.set()
+            await until(lambda: thread.phase is Phase.READY)
+            assert thread.download is None
+
+    run(work)

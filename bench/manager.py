@@ -1,0 +1,9 @@
+"""``python -m manager`` with the workers of this benchmark: the same entry point, another argv."""
+
+import sys
+
+from manager.__main__ import main
+from manager.process import LocalLauncher
+
+if __name__ == "__main__":
+    sys.exit(main(launcher=LocalLauncher((sys.executable, "-m", "bench.worker"))))

@@ -1,0 +1,263 @@
+"""The processes of one run: manager, gateway, the load, and LiteLLM's proxy when it can be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+from bench.load import Order
+
+ROOT = Path(__file__).resolve().parents[1]
+LITELLM_VENV = Path(tempfile.gettempdir()) / "vision-insight-bench" / "litellm"
+# No key, as our own tiers have none here; no look-up of prices on the network.
+_LITELLM_ENVIRON = {
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOG": "ERROR",
+}
+_START_S = 90.0
+_STOP_S = 10.0
+
+
+class NotStarted(Exception):
+    """The message is what did not start, and the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    gateway: int
+    manager: int
+    worker: int
+    other_worker: int  # of the alias that the settings need and nobody asks
+    litellm: int
+
+    @classmethod
+    def free(cls) -> Ports:
+        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
+        ports = [probe.getsockname()[1] for probe in probes]
+        for probe in probes:
+            probe.close()
+        return cls(*ports)
+
+
+class Load:
+    """The process that makes the requests."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, order: Order) -> list[float]:
+        """Milliseconds of each request of *order*."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the load has ended; its reason stands above")
+        took: list[float] = json.loads(line)["ms"]
+        return took
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What runs. ``bases`` are the addresses of the paths, by name."""
+
+    bases: dict[str, str]
+    load: Load
+    tiers: dict[str, int]  # pids
+    litellm: str  # its version, or why it is not there
+
+
+@contextmanager
+def running(*, litellm: bool) -> Iterator[Stack]:
+    """Everything started and warm; ended with the block."""
+    ports = Ports.free()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        config = folder / "config.yaml"
+        config.write_text(yaml.safe_dump(_settings(ports, folder)))
+
+        def start(name: str, *argv: str, url: str) -> int:
+            return stack.enter_context(_process(name, argv, folder, url)).pid
+
+        python = sys.executable
+        manager_url, gateway_url = (f"http://127.0.0.1:{p}" for p in (ports.manager, ports.gateway))
+        tiers = {
+            "manager": start(
+                "manager",
+                python,
+                "-m",
+                "bench.manager",
+                "--config",
+                str(config),
+                url=f"{manager_url}/health",
+            ),
+            "gateway": start(
+                "gateway",
+                python,
+                "-m",
+                "gateway",
+                "--config",
+                str(config),
+                url=f"{gateway_url}/healthz",
+            ),
+        }
+        _post(f"{manager_url}/spawn/bench")
+        worker_url = f"http://127.0.0.1:{ports.worker}"
+        bases = {
+            "direct": worker_url,
+            "manager": f"{manager_url}/workers/bench",
+            "both": gateway_url,
+        }
+        told = "not asked for"
+        if litellm:
+            try:
+                told = install_litellm(LITELLM_VENV)
+                _start_litellm(stack, folder, ports)
+                bases["litellm"] = f"http://127.0.0.1:{ports.litellm}"
+            except NotStarted as exc:
+                told = f"left out: {exc}"
+        load = subprocess.Popen(
+            [python, "-m", "bench.load"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        stack.callback(_end, load)
+        yield Stack(bases, Load(load), tiers, told)
+
+
+def _settings(ports: Ports, folder: Path) -> dict[str, object]:
+    model = {"path": "org/none", "memory_gb": 0.1}
+    return {
+        "gateway": {"host": "127.0.0.1", "port": ports.gateway},
+        "manager": {
+            "port": ports.manager,
+            "log_dir": str(folder / "logs"),
+            "idle_timeout_s": -1,
+            "standby": 0,
+            "state_dir": str(folder / "state"),
+        },
+        "defaults": {"chat": "bench", "analyze": "bench", "generate": "other", "edit": "other"},
+        "models": {
+            "bench": {**model, "kind": "vlm", "port": ports.worker},
+            "other": {**model, "kind": "image", "family": "flux1-schnell", "port": ports.other_worker},
+        },
+    }
+
+
+# --- LiteLLM --------------------------------------------------------------------------------------
+
+
+def install_litellm(venv: Path) -> str:
+    """LiteLLM's proxy in *venv*, installed there unless it is; its version. Raises ``NotStarted``."""
+    python = str(venv / "bin" / "python")
+    version = [python, "-c", "from importlib.metadata import version as v; print(v('litellm'))"]
+    steps: list[list[str]] = [
+        [sys.executable, "-m", "venv", str(venv)],
+        [python, "-m", "pip", "install", "--quiet", "litellm[proxy]"],
+    ]
+    if not (venv / "bin" / "litellm").exists():
+        print(f"installing LiteLLM into {venv} ...", file=sys.stderr)
+        for step in steps:
+            _run(step)
+    return "LiteLLM " + _run(version)
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except OSError as exc:
+        raise NotStarted(f"{command[0]}: {exc.strerror}") from exc
+    except subprocess.CalledProcessError as exc:
+        last = exc.stderr.strip().splitlines() or ["no reason given"]
+        raise NotStarted(f"{' '.join(command[1:])}: {last[-1]}") from exc
+    return done.stdout.strip()
+
+
+def _start_litellm(stack: ExitStack, folder: Path, ports: Ports) -> None:
+    config = folder / "litellm.yaml"
+    upstream = {
+        "model": "openai/bench",
+        "api_base": f"http://127.0.0.1:{ports.worker}/v1",
+        "api_key": "none",
+    }
+    config.write_text(
+        yaml.safe_dump({"model_list": [{"model_name": "bench", "litellm_params": upstream}]})
+    )
+    argv = [str(LITELLM_VENV / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
+    argv += ["--port", str(ports.litellm), "--num_workers", "1", "--telemetry", "False"]
+    url = f"http://127.0.0.1:{ports.litellm}/health/liveliness"
+    stack.enter_context(_process("litellm", argv, folder, url))
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _process(
+    name: str, argv: Sequence[str], folder: Path, url: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that answers at *url*; its log is in *folder*, as it would be on a real machine."""
+    log = folder / f"{name}.log"
+    environ = {**os.environ, **_LITELLM_ENVIRON}
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + _START_S
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                end = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+                raise NotStarted(f"{name} did not start:\n{end}")
+            time.sleep(0.1)
+        yield process
+    finally:
+        _end(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _post(url: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=_START_S):
+        pass
+
+
+def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of memory that the process has to itself: PSS on Linux, else RSS."""
+    process = psutil.Process(pid)
+    return int(getattr(process.memory_full_info(), "pss", 0)) or int(process.memory_info().rss)

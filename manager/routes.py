@@ -1,0 +1,120 @@
+"""The control routes: what people, the dashboard and the gateway ask of the manager.
+
+Rules: a route translates between HTTP and the pool and decides nothing. Answers of POST routes are
+always objects: the dashboard takes anything else as a failure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+
+from contracts.control import ManagerStatus
+from contracts.openai import KeepAlive
+from manager.events import last_event_id, stream
+
+if TYPE_CHECKING:
+    from manager.app import ManagerApp
+
+_EVENT_STREAM = "text/event-stream; charset=utf-8"
+_NO_CACHE = {"cache-control": "no-cache"}
+
+
+def control_routes(manager: ManagerApp) -> APIRouter:
+    router = APIRouter()
+    pool = manager.pool
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "uptime_seconds": round(manager.uptime_s, 3)}
+
+    @router.get("/status")
+    async def status() -> ManagerStatus:
+        return manager.status()
+
+    @router.post("/spawn/{alias}")
+    async def spawn(alias: str, keep_alive: KeepAlive | None = None) -> dict[str, Any]:
+        """Load *alias*, and answer when it is ready."""
+        async with pool.lease(alias, keep_alive=keep_alive, counts=False) as lease:
+            return {
+                "success": True,
+                "alias": alias,
+                "port": lease.address.port,
+                "pid": lease.worker.handle.pid if lease.worker.handle else 0,
+                "state": lease.worker.state,
+                "load_seconds": round(lease.load_s, 3),
+            }
+
+    @router.post("/stop/{alias}")
+    async def stop(alias: str) -> dict[str, Any]:
+        """Stop *alias* once its open requests have ended."""
+        was_loaded = await pool.stop(alias)
+        return {
+            "success": True,
+            "alias": alias,
+            "was_loaded": was_loaded,
+            "state": pool.worker(alias).state,
+        }
+
+    @router.post("/stop-all")
+    async def stop_all() -> dict[str, Any]:
+        return {"success": True, "stopped": await pool.stop_all()}
+
+    @router.post("/touch/{alias}")
+    async def touch(alias: str) -> dict[str, Any]:
+        """Start the idle time of *alias* anew."""
+        return {
+            "success": True,
+            "alias": alias,
+            "loaded": pool.touch(alias),
+            "state": pool.worker(alias).state,
+        }
+
+    @router.post("/pull/{alias}")
+    async def pull(alias: str) -> dict[str, Any]:
+        """Fetch the files of *alias* without loading it, and answer when they are there.
+
+        Its progress is in ``/status`` and ``/events``; it goes on when the client leaves.
+        """
+        outcome = await manager.pulls.pull(alias, pool.worker(alias).model)
+        return {
+            "success": True,
+            "alias": alias,
+            "fetched_bytes": outcome.fetched_bytes,
+            "seconds": round(outcome.seconds, 3),
+        }
+
+    @router.get("/events")
+    async def events(request: Request) -> Response:
+        """Server-sent events: transitions, progress of loads, memory, pressure."""
+        last_id = last_event_id(request.headers.get("last-event-id"))
+
+        async def body() -> AsyncIterator[bytes]:
+            async with manager.events.subscribe(last_id) as subscription:
+                async for chunk in stream(subscription):
+                    yield chunk
+
+        return StreamingResponse(body(), media_type=_EVENT_STREAM, headers=_NO_CACHE)
+
+    @router.get("/logs/{alias}")
+    async def logs(
+        alias: str, follow: bool = False, lines: Annotated[int, Query(ge=1, le=1000)] = 50
+    ) -> Response:
+        """The last lines that *alias* wrote; with ``follow=1`` server-sent events, a line each."""
+        worker_log = pool.worker(alias).log
+        if not follow:
+            return PlainTextResponse("".join(f"{line}\n" for line in worker_log.last_lines(lines)))
+
+        async def body() -> AsyncIterator[bytes]:
+            async with worker_log.follow(lines) as follower:
+                async for batch in follower:
+                    for line in batch:
+                        yield b"data: " + json.dumps(line, ensure_ascii=False).encode() + b"\n\n"
+
+        return StreamingResponse(body(), media_type=_EVENT_STREAM, headers=_NO_CACHE)
+
+    return router

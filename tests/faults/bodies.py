@@ -1,0 +1,47 @@
+"""What the clients of the fault suite send: a valid body for each of the four routes, small variations."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from typing import Any
+
+from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, png
+
+ROUTES = {
+    "chat": "/v1/chat/completions",
+    "stream": "/v1/chat/completions",
+    "analyze": "/v1/vision/analyze",
+    "draw": "/v1/images/generations",
+    "edit": "/v1/images/edits",
+}
+
+
+@functools.cache
+def picture() -> str:
+    return base64.b64encode(png(RED_CIRCLE)).decode()
+
+
+def body_for(route: str, model: str | None = None, **fields: Any) -> bytes:
+    """The JSON body of a request of *route*; *fields* are added or replace what it says."""
+    body: dict[str, Any]
+    match route:
+        case "chat" | "stream":
+            url = {"url": f"data:image/png;base64,{picture()}"}
+            parts = [
+                {"type": "text", "text": "Describe this image in detail."},
+                {"type": "image_url", "image_url": url},
+            ]
+            body = {"messages": [{"role": "user", "content": parts}], "stream": route == "stream"}
+        case "analyze":
+            body = {"image": picture()}
+        case "draw":
+            body = {"prompt": RED_CIRCLE_CAPTION, "seed": 1}
+        case "edit":
+            body = {"prompt": RED_CIRCLE_CAPTION, "image": picture(), "seed": 1}
+        case _:
+            raise ValueError(route)
+    if model is not None:
+        body["model"] = model
+    return json.dumps({**body, **fields}).encode()

@@ -1,0 +1,178 @@
+"""Clients of the public API that write down how each of their requests ended.
+
+Rules: a call is answered when its whole answer came (a stream: up to ``[DONE]``); told, when a clear
+error came: a status of 400 or more with OpenAI's error object, or an event with one. Anything else is a
+request that was lost, unless its client left by itself.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+from tests.faults.bodies import ROUTES, body_for
+
+PATIENCE_S = 240.0
+
+
+class Ending(StrEnum):
+    OPEN = "open"
+    ANSWERED = "answered"
+    TOLD = "told"  # a clear error
+    LEFT = "left"  # the client did
+    REFUSED = "refused"  # no connection could be made
+    LOST = "lost"  # cut without a word, or an answer that is none
+
+
+class Call(threading.Thread):
+    """One request, in a thread of its own; ``headers`` are sent along, *fields* go into the body."""
+
+    def __init__(
+        self,
+        port: int,
+        route: str,
+        model: str | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(name=f"call-{route}", daemon=True)
+        self.route = route
+        self.model = model
+        self.ending = Ending.OPEN
+        self.status = 0
+        self.code = ""  # of the error
+        self.message = ""  # of the error, or how the request was lost
+        self.began = time.monotonic()
+        self.seconds = 0.0
+        self.answer: Any = None
+        self.answer_headers: dict[str, str] = {}
+        self.first = threading.Event()  # the first event of a stream has come, or it has ended
+        self._port = port
+        self._headers = headers or {}
+        self._body = body_for(route, model, **fields)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        self._socket: socket.socket | None = None
+        self._leaving = False
+
+    def __repr__(self) -> str:
+        how = f"{self.status} {self.code} {self.message}".strip()
+        return f"<{self.route} {self.model} {self.ending} after {self.seconds:.1f} s: {how}>"
+
+    def run(self) -> None:
+        try:
+            self._connection.connect()
+            self._socket = self._connection.sock
+        except OSError as exc:
+            self._end(Ending.REFUSED, str(exc))
+            return
+        try:
+            self._exchange()
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            self._end(Ending.LOST, f"{type(exc).__name__}: {exc}")
+        finally:
+            if self._socket is not None:
+                self._socket.close()
+            self._connection.close()
+
+    def leave(self) -> None:
+        """Close the connection, whatever its state."""
+        self._leaving = True
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended by itself
+        self.join(PATIENCE_S)
+
+    def ended(self, timeout_s: float = PATIENCE_S) -> Call:
+        """This call, once it has ended in whatever way."""
+        self.join(timeout_s)
+        assert not self.is_alive(), f"no end within {timeout_s} s: {self}"
+        return self
+
+    @property
+    def answered(self) -> bool:
+        return self.ended().ending is Ending.ANSWERED
+
+    @property
+    def told(self) -> bool:
+        return self.ended().ending is Ending.TOLD
+
+    def _exchange(self) -> None:
+        headers = {"content-type": "application/json", **self._headers}
+        self._connection.request("POST", ROUTES[self.route], self._body, headers)
+        response = self._connection.getresponse()
+        self.status = response.status
+        self.answer_headers = {k.lower(): v for k, v in response.getheaders()}
+        if self.answer_headers.get("content-type", "").startswith("text/event-stream"):
+            self._read_events(response)
+        else:
+            self.answer = json.loads(response.read())
+            if self.status >= 400:
+                self._take_error(self.answer)
+            else:
+                self._end(Ending.ANSWERED)
+
+    def _read_events(self, response: http.client.HTTPResponse) -> None:
+        """The first of ``[DONE]`` (or a completed image) and an error decides; then it must end."""
+        error = None
+        whole = False
+        while line := response.readline():
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                whole = True
+                continue
+            event = json.loads(data)
+            if "error" in event:
+                error = event
+            whole = whole or str(event.get("type", "")).endswith(".completed")
+            self.first.set()
+        if error is not None:
+            self._take_error(error)
+        elif whole:
+            self._end(Ending.ANSWERED)
+        else:
+            self._end(Ending.LOST, "the stream ended without [DONE] or an error")
+
+    def _take_error(self, body: Any) -> None:
+        error = body.get("error") if isinstance(body, dict) else None
+        if not isinstance(error, dict) or not all(error.get(k) for k in ("message", "type", "code")):
+            self._end(Ending.LOST, f"an error that says nothing: {body!r}")
+            return
+        self.code = error["code"]
+        self._end(Ending.TOLD, error["message"])
+
+    def _end(self, ending: Ending, message: str = "") -> None:
+        if self._leaving and ending in (Ending.LOST, Ending.REFUSED):
+            ending, message = Ending.LEFT, ""
+        self.message, self.seconds = message, time.monotonic() - self.began
+        self.ending = ending
+        self.first.set()
+
+
+def lost(calls: Iterable[Call], *, tier_was_killed: bool = False) -> list[Call]:
+    """Those of *calls* that got neither an answer nor a clear error, and did not leave.
+
+    *tier_was_killed*: the clients' own tier was, so that a cut connection is all that can be had.
+    """
+    allowed = {Ending.ANSWERED, Ending.TOLD, Ending.LEFT}
+    if tier_was_killed:
+        allowed |= {Ending.LOST, Ending.REFUSED}
+    return [call for call in calls if call.ending not in allowed]
+
+
+def in_words(calls: Iterable[Call]) -> str:
+    """``12 answered, 3 told worker_failed, 1 left``."""
+    calls = list(calls)
+    named = [f"{c.ending} {c.code}" if c.ending is Ending.TOLD else str(c.ending) for c in calls]
+    return ", ".join(f"{n} {what}" for what, n in sorted(Counter(named).items())) or "no request"

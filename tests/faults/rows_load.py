@@ -1,0 +1,198 @@
+"""Loads that are slow, fail, or meet somebody else on their port; full disks and damaged files."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from contracts.control import Phase, WorkerHealth
+from tests.faults.fault import Fault
+from tests.faults.world import World, eventually_answers
+from tests.servers import served
+
+
+def _slow_but_getting_on(world: World) -> None:
+    calls = [world.call("chat", "a") for _ in range(10)]
+    assert all(call.answered for call in calls), calls
+    assert world.loads("a") == 1
+
+
+def _hangs(world: World) -> None:
+    calls = [world.call("chat", "a") for _ in range(5)]
+    for call in calls:
+        assert call.told, call
+        assert call.code == "load_failed", call
+        assert "no progress for 1 s while loading" in call.message, call
+    assert world.answers("chat", "b")
+
+
+def _fails(world: World) -> None:
+    calls = [world.call("chat", "a") for _ in range(5)]
+    for call in calls:
+        assert call.told, call
+        assert call.code == "load_failed", call
+        assert "the weights are torn" in call.message, call
+        assert 1 <= int(call.answer_headers["retry-after"]) <= 59, call
+    assert world.answers("chat", "b")
+    eventually_answers(world, "chat", "a")
+
+
+def _fails_always(world: World) -> None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        assert world.call("chat", "a").told
+        time.sleep(0.05)
+    assert world.loads("a") in (2, 3), world.loads("a")  # the backoff doubles from a second
+    world.seen.append(f"{world.loads('a')} loads in 5 s")
+
+
+def _health_lies(world: World) -> None:
+    port = world.settings.models["a"].port
+    lie = WorkerHealth(alias="a", phase=Phase.READY, nonce="0" * 32, pid=1)
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        body = lie.model_dump_json().encode()
+        head = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": body})  # type: ignore[operator]
+
+    with served(app, port):
+        call = world.call("chat", "a")
+        assert call.told, call
+        assert call.code == "load_failed", call
+        assert world.answers("chat", "b")
+    eventually_answers(world, "chat", "a")
+
+
+def _wrong_nonce(world: World) -> None:
+    call = world.call("chat", "a")
+    assert call.told, call
+    assert "another process answers on its port" in call.message, call
+
+
+def _port_taken(world: World) -> None:
+    sock = world.occupy("a")
+    call = world.call("chat", "a")
+    assert call.told, call
+    assert call.code == "load_failed", call
+    assert str(world.settings.models["a"].port) in call.message, call
+    assert world.answers("chat", "b")
+    sock.close()
+    eventually_answers(world, "chat", "a")
+
+
+def _log_folder_full(world: World) -> None:
+    for _ in range(3):
+        assert world.answers("chat", "a")
+        assert world.answers("chat", "b")
+        world.control("/stop-all")
+    assert "output is not being kept" in world.log("manager")
+
+
+def _state_damaged(world: World) -> None:
+    """The file is damaged while the manager is away, in another way each time."""
+    state = world.folder / "state" / "peaks.json"
+    state.parent.mkdir(exist_ok=True)
+    for damage in (b"", b"{", b"\xff\x00nonsense", b'{"version": 99}', b'[1, "x"]', b'{"peaks": 3}'):
+        world.terminate("manager")
+        assert world.exit_status("manager") == 0
+        state.write_bytes(damage)
+        world.start("manager")
+        world.up()
+        assert world.answers("chat", "a"), damage
+
+
+def _state_folder_is_a_file(world: World) -> None:
+    assert world.answers("chat", "a")
+    assert world.answers("chat", "b")
+
+
+def _200_at_once(world: World) -> None:
+    together = threading.Barrier(200)
+
+    def ask() -> None:
+        together.wait()
+        world.call("chat", "a").ended()
+
+    threads = [threading.Thread(target=ask) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(world.calls) == 200
+    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert world.loads("a") == 1
+    world.seen.append("1 load")
+
+
+SLOW = [["loading", f"{step}", 0.4] for step in range(8)]
+ROWS = (
+    Fault(
+        "a slow load that gets on",
+        "It is waited for, well beyond `start_timeout_s`.",
+        _slow_but_getting_on,
+        knobs={"a": {"phases": SLOW}},
+        settings={"manager.start_timeout_s": 1.5},
+    ),
+    Fault(
+        "a load that hangs",
+        "It is given up after `start_timeout_s` without progress; who waits is told.",
+        _hangs,
+        knobs={"a": {"stuck": True}},
+        settings={"manager.start_timeout_s": 1},
+    ),
+    Fault(
+        "a load that fails once",
+        "Who waits is told its last words; after the backoff the next load serves.",
+        _fails,
+        knobs={"a": {"exit": 1, "exit_times": 1, "last_words": "the weights are torn\n"}},
+    ),
+    Fault(
+        "a load that always fails",
+        "Every request is told at once; loads are tried with growing pauses.",
+        _fails_always,
+        knobs={"a": {"exit": 1, "last_words": "the weights are torn\n"}},
+    ),
+    Fault(
+        "a foreign process that claims to be the worker",
+        "It is not believed, and gets no request.",
+        _health_lies,
+    ),
+    Fault(
+        "a worker that shows a wrong nonce",
+        "It is taken for a stranger, and given up.",
+        _wrong_nonce,
+        knobs={"a": {"nonce": "x"}},
+        settings={"manager.start_timeout_s": 1},
+    ),
+    Fault(
+        "a worker's port is taken",
+        "Told, with the port; served once it is free.",
+        _port_taken,
+        settings={"manager.start_timeout_s": 3},
+    ),
+    Fault(
+        "the log folder is full",
+        "Output that can't be kept is dropped; nothing else changes.",
+        _log_folder_full,
+        knobs={"*": {"say": "nothing of importance\n", "say_times": 5000}},
+        small_disk=True,
+    ),
+    Fault(
+        "the state file is damaged",
+        "What was learned is forgotten; the manager starts and serves.",
+        _state_damaged,
+    ),
+    Fault(
+        "the state folder can't be written",
+        "Nothing is learned for the next time; nothing else changes.",
+        _state_folder_is_a_file,
+        settings={"manager.state_dir": "/dev/null/state"},
+    ),
+    Fault(
+        "200 cold requests at once",
+        "One load, 200 answers.",
+        _200_at_once,
+        knobs={"a": {"phases": [["loading", "", 1]]}},
+    ),
+)

@@ -1,0 +1,186 @@
+"""The same with the real workers and the demo models, where a real model thread makes a difference."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+
+from manager.process import ROOT
+from tests.faults.calls import PATIENCE_S
+from tests.faults.fault import Fault
+from tests.faults.processes import alive
+from tests.faults.world import World, eventually_answers
+from tests.stacks import wait_for
+
+LONG_STREAM = {"n": 8, "max_tokens": 200, "temperature": 1.0}
+LONG_DRAWING = {"steps": 60}
+SHORT = [{"role": "user", "content": "hello"}]
+
+
+def _killed_in_mid_stream(world: World) -> None:
+    stream = world.stream("vlm-best", **LONG_STREAM)
+    silent = world.call("analyze", "vlm-best")  # waits behind it
+    wait_for(lambda: world.open_requests("vlm-best") == 2)
+    world.signal_worker("vlm-best")
+    assert stream.told, stream
+    assert stream.code == "worker_failed", stream
+    assert silent.answered, silent
+
+
+def _killed_in_mid_image(world: World) -> None:
+    assert world.answers("draw")
+    call = world.call("draw", **LONG_DRAWING)
+    time.sleep(1)
+    assert world.open_requests("image-gen") == 1
+    world.signal_worker("image-gen")
+    assert call.answered, call
+    assert world.loads("image-gen") == 2
+
+
+def _stopped_in_mid_image(world: World) -> None:
+    assert world.answers("draw")
+    call = world.call("draw", **LONG_DRAWING)
+    time.sleep(1)
+    pid = world.signal_worker("image-gen", signal.SIGSTOP)
+    wait_for(lambda: not alive(pid), 20)
+    assert call.answered, call
+
+
+def _left_in_mid_stream(world: World) -> None:
+    for _ in range(3):
+        world.stream("vlm-best", **LONG_STREAM).leave()
+    wait_for(lambda: world.open_requests("vlm-best") == 0, 5)
+    assert world.answers("analyze", "vlm-best")
+    assert world.loads("vlm-best") == 1
+
+
+def _left_in_mid_image(world: World) -> None:
+    assert world.answers("draw")
+    calls = [world.call("draw", steps=100, n=10) for _ in range(3)]
+    time.sleep(1)
+    left_at = time.monotonic()
+    for call in calls:
+        call.leave()
+    wait_for(lambda: world.open_requests("image-gen") == 0, 10)
+    assert world.answers("draw")
+    world.seen.append(f"the next drawing was there {time.monotonic() - left_at:.1f} s later")
+
+
+def _200_at_once(world: World) -> None:
+    together = threading.Barrier(200)
+
+    def ask() -> None:
+        together.wait()
+        world.call("chat", "vlm-fast", messages=SHORT, max_tokens=1).ended(PATIENCE_S)
+
+    threads = [threading.Thread(target=ask) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert world.loads("vlm-fast") == 1
+    world.seen.append(f"1 load; the last after {max(c.seconds for c in world.calls):.0f} s")
+
+
+def _folder_vanishes(world: World) -> None:
+    original = ROOT / "demo" / "models" / "vlm-fast"
+    folder = world.folder / "vanishing"
+    shutil.copytree(original, folder)
+    assert world.answers("analyze", "vlm-fast")
+    shutil.rmtree(folder)
+    assert world.answers("analyze", "vlm-fast")  # it is in memory
+    assert world.control("/stop/vlm-fast").json()["was_loaded"]
+    call = world.call("analyze", "vlm-fast")
+    assert call.told, call
+    assert (call.code, call.answer_headers["x-should-retry"]) == ("load_failed", "false")
+    assert "vanishing" in call.message, call
+    shutil.copytree(original, folder)
+    eventually_answers(world, "analyze", "vlm-fast", timeout_s=60)
+
+
+def _everything_at_once(world: World) -> None:
+    """All three models under load, one of them killed or evicted every second or two."""
+    with world.load("vlm-fast", "vlm-best", clients=4, pause_s=0.1):
+        for alias in ("vlm-fast", "vlm-best") * 2:
+            world.in_state(alias, "ready", timeout_s=60)
+            time.sleep(0.5)
+            world.signal_worker(alias)
+            time.sleep(1)
+        world.control("/stop-all")
+    assert world.answers("analyze")
+    assert world.answers("draw")
+
+
+def _standby_killed(world: World) -> None:
+    wait_for(lambda: world.status()["standby"]["ready"] == 1, 60)
+    (standby,) = world.sampler.known
+    assert world.answers("analyze", "vlm-fast")
+    wait_for(lambda: world.status()["standby"]["ready"] == 1, 60)
+    (second,) = world.sampler.known - {standby, world.worker_pid("vlm-fast")}
+    world.kill_process(second)
+    wait_for(lambda: not alive(second))
+    assert world.answers("analyze", "vlm-best")
+
+
+ROWS = (
+    Fault(
+        "kill -9 of a real worker in mid-stream",
+        "The stream ends with an error event; who waits behind it is served by a new process.",
+        _killed_in_mid_stream,
+        real=True,
+    ),
+    Fault(
+        "kill -9 of a real worker in mid-image",
+        "The drawing is asked for once more, of a new process, and comes.",
+        _killed_in_mid_image,
+        real=True,
+    ),
+    Fault(
+        "SIGSTOP of a real worker in mid-image",
+        "It is killed after `stall_timeout_s`, and a new process draws.",
+        _stopped_in_mid_image,
+        settings={"manager.stall_timeout_s": 4},
+        real=True,
+    ),
+    Fault(
+        "clients of a real worker leave in mid-stream",
+        "The model stops at the next token.",
+        _left_in_mid_stream,
+        real=True,
+    ),
+    Fault(
+        "clients of a real worker leave in mid-image",
+        "The model stops at the next step.",
+        _left_in_mid_image,
+        real=True,
+    ),
+    Fault(
+        "200 cold requests at once for a real model",
+        "One load, 200 answers.",
+        _200_at_once,
+        real=True,
+    ),
+    Fault(
+        "the folder of a model vanishes",
+        "What is loaded serves on; the next load fails, naming the folder; once it is back, it serves.",
+        _folder_vanishes,
+        settings={"models.vlm-fast.path": "./vanishing"},
+        real=True,
+    ),
+    Fault(
+        "kill -9 of real workers under load, and stop-all",
+        "Streams end with an error event, the rest is answered or told; then it serves.",
+        _everything_at_once,
+        real=True,
+    ),
+    Fault(
+        "kill -9 of a standby process",
+        "Nobody notices: the next load is only slower.",
+        _standby_killed,
+        settings={"manager.standby": 1},
+        real=True,
+    ),
+)

@@ -1,0 +1,245 @@
+"""Workers that die, hang or will not leave (fake workers, which are real processes)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.faults.fault import Fault
+from tests.faults.processes import alive
+from tests.faults.world import World, eventually_answers
+from tests.stacks import wait_for
+
+
+def _killed_while_idle(world: World) -> None:
+    assert world.answers("chat", "a")
+    world.signal_worker("a")
+    calls = [world.call("chat", "a") for _ in range(5)]
+    assert all(call.answered for call in calls), calls
+    assert world.loads("a") == 2
+
+
+def _killed_while_loading(world: World) -> None:
+    calls = [world.call("chat", "a") for _ in range(5)]
+    wait_for(lambda: world.queued("a") == 5)
+    world.signal_worker("a")
+    for call in calls:
+        assert call.told, call
+        assert call.code == "load_failed", call
+        assert "SIGKILL" in call.message, call
+    world.flag().touch()
+    eventually_answers(world, "chat", "a")
+
+
+def _killed_in_mid_stream(world: World) -> None:
+    stream = world.stream("a")
+    silent = world.call("chat", "a")
+    wait_for(lambda: world.open_requests("a") == 2)
+    world.signal_worker("a")
+    assert stream.told, stream
+    assert stream.code == "worker_failed", stream
+    world.flag().touch()
+    assert silent.answered, silent
+    world.seen.append("the stream ended with an error event, the other request was sent again")
+
+
+def _killed_in_mid_image(world: World) -> None:
+    call = world.call("draw")
+    wait_for(lambda: world.open_requests("image") == 1)
+    world.signal_worker("image")
+    world.flag().touch()
+    assert call.answered, call
+    world.seen.append("sent again once, and answered")
+
+
+def _killed_twice(world: World) -> None:
+    call = world.call("draw")
+    for _ in range(2):
+        wait_for(lambda: world.open_requests("image") == 1)
+        pid = world.signal_worker("image")
+        wait_for(lambda pid=pid: not alive(pid))
+    assert call.told, call
+    assert call.code == "worker_failed", call
+    world.flag().touch()
+    eventually_answers(world, "draw")
+
+
+def _killed_under_load(world: World) -> None:
+    with world.load("a", "b", clients=6):
+        for alias in ("a", "b") * 3:
+            world.in_state(alias, "ready")
+            time.sleep(0.2)
+            world.signal_worker(alias)
+            time.sleep(0.6)
+    assert world.answers("chat", "a")
+
+
+def _stopped_with_work(world: World) -> None:
+    stream, silent = world.stream("a"), world.call("chat", "a")
+    wait_for(lambda: world.open_requests("a") == 2)
+    stopped = world.signal_worker("a", signal.SIGSTOP)
+    wait_for(lambda: not alive(stopped), 15)
+    world.flag().touch()
+    assert stream.told, stream
+    assert silent.answered, silent
+
+
+def _stopped_for_a_moment(world: World) -> None:
+    assert world.answers("chat", "a")
+    calls = []
+    with world.load("a"):
+        pid = world.signal_worker("a", signal.SIGSTOP)
+        calls = [world.call("chat", "a") for _ in range(5)]
+        time.sleep(1)
+        os.kill(pid, signal.SIGCONT)
+    assert all(call.answered for call in calls), calls
+    assert world.loads("a") == 1
+
+
+def _stalls(world: World) -> None:
+    call = world.call("chat", "a")
+    stuck = world.worker_pid("a")
+    assert call.answered, call
+    assert not alive(stuck)
+    assert world.loads("a") == 2
+
+
+def _ignores_sigterm(world: World) -> None:
+    assert world.answers("chat", "a")
+    pid = world.worker_pid("a")
+    assert world.control("/stop/a").json()["was_loaded"]
+    assert not alive(pid)
+    assert world.answers("chat", "a")
+
+
+def _ignores_sigterm_and_is_evicted(world: World) -> None:
+    for model in ("a", "b", "image", "a"):
+        assert world.answers("draw" if model == "image" else "chat", model)
+
+
+def _leaves_children(world: World) -> None:
+    assert world.answers("chat", "a")
+    pid = world.worker_pid("a")
+    (child,) = [p for p in world.tree() if os.getpgid(p) == pid and p != pid]
+    world.signal_worker("a")
+    wait_for(lambda: not alive(child), 5)
+    eventually_answers(world, "chat", "a")
+
+
+def _exits_0_while_loading(world: World) -> None:
+    call = world.call("chat", "a")
+    assert call.told, call
+    assert (call.code, call.answer_headers["x-should-retry"]) == ("load_failed", "false")
+    assert "exit status 0" in call.message, call
+    assert world.state("a") == "failed"
+
+
+def _exits_0_at_a_request(world: World) -> None:
+    call = world.call("chat", "a")
+    assert call.answered, call
+    assert world.loads("a") == 2
+
+
+def _exits_at_every_request(world: World) -> None:
+    call = world.call("chat", "a")
+    assert call.told, call
+    assert call.code == "worker_failed", call
+    assert world.loads("a") == 2
+    assert world.answers("chat", "b")
+
+
+HOLD = {"hold": "@flag"}
+ROWS = (
+    Fault(
+        "kill -9 of an idle worker",
+        "The next requests wait for a new process and are answered.",
+        _killed_while_idle,
+    ),
+    Fault(
+        "kill -9 of a loading worker",
+        "Who waits for that load is told how it ended; after the backoff the next load serves.",
+        _killed_while_loading,
+        knobs={"a": {"ready_when": "@flag"}},
+    ),
+    Fault(
+        "kill -9 of a worker in mid-stream",
+        "The stream ends with an error event; who had got no byte yet is served by a new process.",
+        _killed_in_mid_stream,
+        knobs={"a": HOLD},
+    ),
+    Fault(
+        "kill -9 of a worker in mid-image",
+        "The request is sent once more, to a new process, and answered.",
+        _killed_in_mid_image,
+        knobs={"image": HOLD},
+    ),
+    Fault(
+        "kill -9 of a worker, and of its successor",
+        "A request is sent again once, never twice: its client is told.",
+        _killed_twice,
+        knobs={"image": HOLD},
+    ),
+    Fault(
+        "kill -9 of workers under load, again and again",
+        "Streams end with an error event, the rest is answered or told; then it serves.",
+        _killed_under_load,
+        knobs={"*": {"tokens": 10}},
+    ),
+    Fault(
+        "SIGSTOP of a worker with work in hand",
+        "It is killed after `stall_timeout_s`; the stream is told, who had no byte yet is answered.",
+        _stopped_with_work,
+        knobs={"a": HOLD},
+        settings={"manager.stall_timeout_s": 2},
+    ),
+    Fault(
+        "SIGSTOP of a worker for a second",
+        "The requests are answered late, by the same process.",
+        _stopped_for_a_moment,
+    ),
+    Fault(
+        "a worker whose model hangs",
+        "It is killed after `stall_timeout_s`, and the request is answered by a new process.",
+        _stalls,
+        knobs={"a": {"stall": True, "times": 1}},
+        settings={"manager.stall_timeout_s": 1.5},
+    ),
+    Fault(
+        "a worker that ignores SIGTERM",
+        "It is killed after `stop_timeout_s`.",
+        _ignores_sigterm,
+        knobs={"a": {"stubborn": True}},
+    ),
+    Fault(
+        "workers that ignore SIGTERM, and must make room",
+        "The next model is started when they are really gone.",
+        _ignores_sigterm_and_is_evicted,
+        knobs={"*": {"stubborn": True}},
+        settings={"manager.stop_timeout_s": 0.5},
+    ),
+    Fault(
+        "kill -9 of a worker with a child process",
+        "The child goes as well.",
+        _leaves_children,
+        knobs={"a": {"child": True}},
+    ),
+    Fault(
+        "a worker that exits 0 while it loads",
+        "That is a failed load, told at once.",
+        _exits_0_while_loading,
+        knobs={"a": {"exit": 0}},
+    ),
+    Fault(
+        "a worker that exits 0 at its first request",
+        "The request is sent to a new process, and answered.",
+        _exits_0_at_a_request,
+        knobs={"a": {"request_exit": 0, "times": 1}},
+    ),
+    Fault(
+        "a worker that exits at every request",
+        "The request is tried twice, then told; other models serve.",
+        _exits_at_every_request,
+        knobs={"a": {"request_exit": 0}},
+    ),
+)

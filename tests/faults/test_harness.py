@@ -1,0 +1,101 @@
+"""The checks of the fault suite find what they are there to find, and the document is up to date."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.faults.calls import Call, Ending, lost
+from tests.faults.processes import Sample, Sampler
+from tests.faults.report import section
+from tests.faults.table import DOCUMENT, FAULTS
+
+
+@contextmanager
+def server_that_says(*pieces: bytes) -> Iterator[int]:
+    """Answers one request with *pieces* and closes; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 20)
+                for piece in pieces:
+                    connection.sendall(piece)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def ending_of(*pieces: bytes) -> Call:
+    with server_that_says(*pieces) as port:
+        call = Call(port, "draw")
+        call.start()
+        return call.ended()
+
+
+def whole(status: str, body: bytes, kind: str = "application/json") -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+ERROR = b'{"error": {"message": "m", "type": "t", "code": "c"}}'
+EVENTS = "text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("said", "ending"),
+    [
+        (whole("200 OK", b"{}"), Ending.ANSWERED),
+        (whole("503 X", ERROR), Ending.TOLD),
+        (whole("503 X", b'{"detail": "something"}'), Ending.LOST),
+        (whole("503 X", b"Internal Server Error"), Ending.LOST),
+        (whole("200 OK", b"{}")[:-1], Ending.LOST),
+        (b"", Ending.LOST),
+        (whole("200 OK", b"data: {}\n\ndata: [DONE]\n\n", EVENTS), Ending.ANSWERED),
+        (whole("200 OK", b"data: {}\n\nevent: error\ndata: " + ERROR + b"\n\n", EVENTS), Ending.TOLD),
+        (whole("200 OK", b"data: {}\n\n", EVENTS), Ending.LOST),
+    ],
+)
+def test_a_request_is_lost_unless_it_got_a_whole_answer_or_a_clear_error(
+    said: bytes, ending: Ending
+) -> None:
+    call = ending_of(said)
+    assert call.ending is ending, call
+    assert lost([call]) == ([call] if ending is Ending.LOST else [])
+
+
+def test_who_left_is_not_lost() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        call = Call(listener.getsockname()[1], "draw")
+        call.start()
+        listener.accept()[0].recv(1)
+        call.leave()
+    assert call.ending is Ending.LEFT
+    assert lost([call]) == []
+
+
+def test_the_time_over_the_budget_is_that_of_the_longest_breach() -> None:
+    sampler = Sampler(set)
+    sampler.samples = [Sample(at, used) for at, used in enumerate([5, 11, 12, 9, 11, 11, 11, 3])]
+    assert sampler.longest_over(10) == 2
+    assert sampler.longest_over(11, since=3) == 0
+    assert sampler.longest_over(11) > 0
+    assert sampler.peak == 12
+
+
+def test_every_fault_stands_in_the_document() -> None:
+    table = section(DOCUMENT.read_text(), "faults")
+    missing = [fault.name for fault in FAULTS if f"| {fault.name}" not in table]
+    assert missing == []
+    assert table.count("\n| ") == len(FAULTS), "a fault of the document is no longer tested"
+
+
+def test_names_tell_faults_apart() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)

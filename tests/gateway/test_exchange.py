@@ -1,0 +1,286 @@
+"""What the gateway adds to a proxied request: one repetition, keep_alive, timings, a log line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Message, Scope
+
+from gateway.checks import check_chat
+from gateway.exchange import Exchange
+from tests.gateway.conftest import make_settings
+from tests.gateway.stand_in import StandIn
+from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
+from web.relay import open_session
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """What the exchange logs, as text; grows."""
+    collected: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            collected.append(record.getMessage())
+
+    handler = Collect()
+    logger = logging.getLogger("gateway.exchange")
+    logger.addHandler(handler)
+    caplog.set_level(logging.INFO, "gateway.exchange")
+    yield collected
+    logger.removeHandler(handler)
+
+
+# --- one repetition -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", VALID)
+def test_a_request_whose_worker_ended_before_it_answered_is_sent_once_more(
+    client: httpx.Client, manager: StandIn, lines: list[str], path: str
+) -> None:
+    manager.deaths = 1
+    answer = client.post(path, json={**VALID[path], "user": "u"})
+    assert answer.status_code == 200
+    first, second = manager.received
+    assert (first.path, first.body) == (second.path, second.body)
+    assert first.headers == second.headers
+    assert sum("sent again" in line for line in lines) == 1
+
+
+def test_a_form_is_sent_once_more_too(client: httpx.Client, manager: StandIn) -> None:
+    manager.deaths = 1
+    answer = client.post("/v1/images/edits", data={"prompt": "p"}, files=[("image", PNG)])
+    assert answer.status_code == 200
+    assert manager.received[0].body == manager.received[1].body
+
+
+def test_a_stream_is_sent_once_more_too(client: httpx.Client, manager: StandIn) -> None:
+    manager.deaths, manager.mode = 1, "break"
+    answer = client.post(CHAT, json={**HELLO, "stream": True})
+    assert answer.status_code == 200
+    assert answer.text.startswith('data: {"i": 0}')
+    assert len(manager.received) == 2  # nor again for the stream that broke off after it had begun
+
+
+def test_a_request_is_never_sent_a_third_time(client: httpx.Client, manager: StandIn) -> None:
+    manager.deaths = 2
+    answer = client.post(CHAT, json=HELLO)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_failed")
+    assert "x-vision-retryable" not in answer.headers
+    assert len(manager.received) == 2
+
+
+def test_another_error_is_not_repeated(client: httpx.Client, manager: StandIn) -> None:
+    manager.mode = "fail"
+    assert client.post(CHAT, json=HELLO).status_code == 429
+    assert len(manager.received) == 1
+
+
+def test_whatever_the_second_answer_is_it_is_passed_on(client: httpx.Client, manager: StandIn) -> None:
+    manager.deaths, manager.mode = 1, "fail"
+    answer = client.post(CHAT, json=HELLO)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+
+
+def test_a_client_that_leaves_while_its_request_is_repeated_ends_it(
+    client: httpx.Client, manager: StandIn
+) -> None:
+    manager.deaths, manager.mode = 1, "hang"
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json=HELLO, timeout=0.5)
+    assert manager.client_left.wait(3)
+    assert len(manager.received) == 2
+
+
+# --- the body -------------------------------------------------------------------------------------
+
+PIECE, PIECES = 1 << 20, 16  # bytes, number
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n"
+DIED = b"HTTP/1.1 503 X\r\nx-vision-retryable: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("heads", [[STREAM], [DIED, STREAM]], ids=["at once", "second time"])
+def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
+    tmp_path: Path, heads: list[bytes]
+) -> None:
+    """Bytes are traced here in whatever object they hide; the manager reads and forgets them."""
+    held: dict[str, int] = {}
+
+    async def run() -> None:
+        answers = iter(heads)
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def manager(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            left = int(
+                (await reader.readuntil(b"\r\n\r\n")).lower().split(b"content-length: ")[1].split()[0]
+            )
+            while left:
+                left -= len(await reader.read(1 << 16))
+            held["before"] = tracemalloc.get_traced_memory()[0] - base
+            head = next(answers)
+            writer.write(head)
+            await writer.drain()
+            if head is STREAM:
+                await over.wait()
+            writer.close()
+
+        async def send(message: Message) -> None:
+            if message.get("body"):
+                begun.set()
+
+        server = await asyncio.start_server(manager, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, open_session() as session:
+            exchange = Exchange(make_settings(tmp_path, url), session, CHAT, check_chat)
+            base = tracemalloc.get_traced_memory()[0]
+            serving = asyncio.create_task(exchange(SCOPE, large_body(), send))
+            await begun.wait()
+            held["after"] = tracemalloc.get_traced_memory()[0] - base
+            over.set()
+            await serving
+
+    tracemalloc.start()
+    try:
+        asyncio.run(run())
+    finally:
+        tracemalloc.stop()
+    assert PIECE * PIECES < held["before"] < 1.5 * PIECE * PIECES
+    assert held["after"] < PIECE
+
+
+SCOPE: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+
+
+def large_body() -> Any:
+    """A ``receive`` that makes the pieces of a chat request as they are asked for."""
+    head, tail = b'{"messages": [{"role": "user", "content": "hi"}], "user": "', b'"}'
+    sizes = iter([-1, *[PIECE] * PIECES, -2])
+
+    async def receive() -> Message:
+        size = next(sizes, None)
+        if size is None:
+            await asyncio.Event().wait()
+        data = {-1: head, -2: tail}.get(size or 0) or b"x" * (size or 0)
+        return {"type": "http.request", "body": data, "more_body": size != -2}
+
+    return receive
+
+
+# --- keep_alive -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", VALID)
+@pytest.mark.parametrize(("seconds", "sent"), [(0, "0.0"), (-1, "-1.0"), (2.5, "2.5"), (600, "600.0")])
+def test_keep_alive_goes_to_the_manager_in_a_header_and_stays_in_the_body(
+    client: httpx.Client, manager: StandIn, path: str, seconds: float, sent: str
+) -> None:
+    body = json.dumps({**VALID[path], "keep_alive": seconds}).encode()
+    assert client.post(path, content=body).status_code == 200
+    assert manager.received[0].headers["x-vision-keep-alive"] == sent
+    assert manager.received[0].body == body
+
+
+@pytest.mark.parametrize("given", [{}, {"keep_alive": None}])
+def test_without_keep_alive_the_manager_is_told_nothing_whatever_the_client_s_header_says(
+    client: httpx.Client, manager: StandIn, given: dict[str, Any]
+) -> None:
+    client.post(CHAT, json={**HELLO, **given}, headers={"x-vision-keep-alive": "-1"})
+    assert "x-vision-keep-alive" not in manager.received[0].headers
+
+
+def test_keep_alive_of_the_body_wins_over_a_client_s_header(
+    client: httpx.Client, manager: StandIn
+) -> None:
+    client.post(CHAT, json={**HELLO, "keep_alive": 0}, headers={"x-vision-keep-alive": "-1"})
+    assert manager.received[0].headers["x-vision-keep-alive"] == "0.0"
+
+
+@pytest.mark.parametrize("path", VALID)
+@pytest.mark.parametrize(
+    "wrong", ['"5m"', '"5"', "NaN", "Infinity", "-2", "-1.001", "true", "[1]", "1e999"]
+)
+def test_a_keep_alive_that_is_no_number_of_seconds_is_a_400_that_names_it(
+    client: httpx.Client, manager: StandIn, path: str, wrong: str
+) -> None:
+    body = json.dumps({**VALID[path], "keep_alive": "?"}).replace('"?"', wrong)
+    answer = client.post(path, content=body)
+    assert answer.status_code == 400
+    assert error(answer)["param"] == "keep_alive"
+    assert manager.received == []
+
+
+def test_keep_alive_of_a_form_is_sent_as_well(client: httpx.Client, manager: StandIn) -> None:
+    fields = {"prompt": "p", "keep_alive": "7.5"}
+    assert client.post("/v1/images/edits", data=fields, files=[("image", PNG)]).status_code == 200
+    assert manager.received[0].headers["x-vision-keep-alive"] == "7.5"
+    assert json.loads(manager.received[0].body) == {"prompt": "p", "keep_alive": 7.5, "image": [B64]}
+
+
+@pytest.mark.parametrize("wrong", ["5m", "nan", "-2", "inf"])
+def test_a_wrong_keep_alive_of_a_form_is_a_400(
+    client: httpx.Client, manager: StandIn, wrong: str
+) -> None:
+    fields = {"prompt": "p", "keep_alive": wrong}
+    answer = client.post("/v1/images/edits", data=fields, files=[("image", PNG)])
+    assert answer.status_code == 400
+    assert error(answer)["param"] == "keep_alive"
+
+
+def test_warm_passes_keep_alive_on(client: httpx.Client, manager: StandIn) -> None:
+    assert client.post("/v1/system/warm/alpha?keep_alive=-1").status_code == 200
+    assert manager.control == ["/spawn/a?keep_alive=-1.0"]
+
+
+@pytest.mark.parametrize("wrong", ["5m", "nan", "-2", ""])
+def test_warm_refuses_a_wrong_keep_alive(client: httpx.Client, manager: StandIn, wrong: str) -> None:
+    answer = client.post(f"/v1/system/warm/a?keep_alive={wrong}")
+    assert answer.status_code == 400
+    assert error(answer)["param"] == "keep_alive"
+    assert manager.control == []
+
+
+# --- timings and the log --------------------------------------------------------------------------
+
+
+def test_the_timings_reach_the_client(client: httpx.Client) -> None:
+    headers = client.post(CHAT, json=HELLO).headers
+    timings = [headers[f"x-vision-{what}-ms"] for what in ("queue", "load", "model")]
+    assert timings == ["12", "5", "34"]
+
+
+def test_each_request_is_one_line_in_the_log(client: httpx.Client, lines: list[str]) -> None:
+    client.post(CHAT, json=HELLO, headers={"x-request-id": "r-1"})
+    (line,) = lines
+    assert re.fullmatch(
+        r"POST /v1/chat/completions \[r-1\] alias=a status=200 queue_ms=12 load_ms=5 model_ms=34"
+        r" total_ms=\d+\.\d bytes=\d+",
+        line,
+    )
+
+
+def test_a_refused_request_is_one_line_too(client: httpx.Client, lines: list[str]) -> None:
+    client.post(CHAT, json={})
+    (line,) = lines
+    assert " alias=- status=400 total_ms=" in line
+
+
+def test_a_client_that_left_is_one_line_too(
+    client: httpx.Client, manager: StandIn, lines: list[str]
+) -> None:
+    manager.mode = "stream"
+    with client.stream("POST", CHAT, json={**HELLO, "stream": True}) as answer:
+        next(answer.iter_lines())
+    assert manager.client_left.wait(3)
+    (line,) = lines
+    assert " alias=a status=499 " in line

@@ -1,0 +1,238 @@
+"""A local Hugging Face Hub: serves folders as repositories, by the part of its API that downloads use.
+
+As the real one does, it names small files by git's SHA-1 and large ones by their SHA-256, and redirects
+the latter to another host (here: ``localhost`` instead of ``127.0.0.1``), which asks for no token. It
+says that they are kept in Xet as well, and serves no Xet: who asks for it finds nothing.
+``children_environ`` makes a child process take it for the Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LARGE = 1 << 20  # bytes; a file from this size on is kept by its SHA-256, elsewhere
+_PIECE = 1 << 14  # bytes sent at once
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request, and how many bytes of a file it was sent. ``start``: of its Range header."""
+
+    method: str
+    path: str
+    start: int
+    authorized: bool
+    status: int
+    sent: int
+
+
+@dataclass
+class HubServer:
+    """What the server serves and how; may be changed while it runs."""
+
+    repositories: dict[str, Path]
+    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)  # status, X-Error-Code
+    bytes_per_second: float | None = None  # of each connection
+    cut_after: int | None = None  # bytes of a large file; then the connection breaks, once
+    ignores_ranges: bool = False
+    damages: bool = False  # large files, by one byte
+    seen: list[Seen] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def commit(self, repository: str) -> str:
+        return hashlib.sha1(repository.encode()).hexdigest()
+
+    def files(self, repository: str) -> dict[str, Path]:
+        folder = self.repositories[repository]
+        return {
+            file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
+        }
+
+    def downloads(self, name: str = "") -> list[Seen]:
+        """The requests that were sent bytes of a file; *name* is how its path ends."""
+        return [
+            seen
+            for seen in self.seen
+            if seen.method == "GET" and seen.sent and seen.path.endswith(name)
+        ]
+
+    def cdn(self, file: Path) -> str:
+        return f"/cdn/{sha256(file)}/{file.name}"
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def git_sha1(file: Path) -> str:
+    data = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def children_environ(url: str, home: Path, **more: str) -> Mapping[str, str]:
+    """The environment of a child process for which the Hub is at *url* and the cache below *home*."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    return {**inherited, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}
+
+
+@contextmanager
+def hub(repositories: Mapping[str, Path]) -> Iterator[HubServer]:
+    """Serve *repositories* (``organisation/name`` to folder) in threads."""
+    served = HubServer(dict(repositories))
+    handler = type("Handler", (_Handler,), {"served": served})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    served.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served: HubServer
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
+            self._api(*found.groups())
+        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._resolve(found[1], found[3])
+        elif path.startswith("/cdn/"):
+            files = (file for name in self.served.repositories for file in self._files(name))
+            self._file(next(file for file in files if self.served.cdn(file) == path), {})
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None: ...
+
+    def _files(self, repository: str) -> list[Path]:
+        return list(self.served.files(repository).values())
+
+    def _refused(self, repository: str) -> bool:
+        status, code = self.served.refusals.get(repository, (0, ""))
+        if repository not in self.served.repositories and not status:
+            status, code = 404, "RepoNotFound"
+        if status:
+            self._answer(status, b"", {"x-error-code": code} if code else {})
+        return bool(status)
+
+    def _api(self, repository: str, what: str, revision: str) -> None:
+        if self._refused(repository):
+            return
+        commit = self.served.commit(repository)
+        if revision not in ("main", commit):
+            self._answer(HTTPStatus.NOT_FOUND, b"", {"x-error-code": "RevisionNotFound"})
+        elif what == "revision":
+            self._json({"id": repository, "sha": commit, "siblings": []})
+        else:
+            self._json([_entry(name, file) for name, file in self.served.files(repository).items()])
+
+    def _resolve(self, repository: str, name: str) -> None:
+        if self._refused(repository):
+            return
+        commit = {"x-repo-commit": self.served.commit(repository)}
+        file = self.served.files(repository).get(name)
+        if file is None:
+            self._answer(HTTPStatus.NOT_FOUND, b"", {**commit, "x-error-code": "EntryNotFound"})
+        elif file.stat().st_size < LARGE:
+            self._file(file, {**commit, "etag": f'"{git_sha1(file)}"'})
+        else:
+            headers = {
+                "x-linked-etag": f'"{sha256(file)}"',
+                "x-linked-size": str(file.stat().st_size),
+                "x-xet-hash": _xet_hash(file),
+                "x-xet-refresh-route": f"{self.served.url}/api/models/{repository}/xet-read-token/main",
+                "location": f"http://localhost:{self.served.port}{self.served.cdn(file)}",
+            }
+            self._answer(HTTPStatus.FOUND, b"", {**commit, **headers})
+
+    def _json(self, value: object) -> None:
+        self._answer(HTTPStatus.OK, json.dumps(value).encode(), {"content-type": "application/json"})
+
+    def _answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self._begin(status, len(body), headers or {})
+        if self.command == "GET":
+            self.wfile.write(body)
+        self._note(status, 0)
+
+    def _begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "content-length": str(length)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _start(self) -> int:
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
+        return int(asked[1]) if asked else 0
+
+    def _note(self, status: int, sent: int) -> None:
+        authorized = "authorization" in self.headers
+        path = urlsplit(self.path).path
+        self.served.seen.append(Seen(self.command, path, self._start(), authorized, status, sent))
+
+    def _file(self, file: Path, headers: Mapping[str, str]) -> None:
+        data = file.read_bytes()
+        if self.served.damages and len(data) >= LARGE:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        start = 0 if self.served.ignores_ranges else self._start()
+        status = HTTPStatus.PARTIAL_CONTENT if start else HTTPStatus.OK
+        if start:
+            headers = {**headers, "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        self._begin(status, len(data) - start, headers)
+        body = data[start:] if self.command == "GET" else b""
+        if body and len(data) >= LARGE and (cut := self.served.cut_after) is not None:
+            self.served.cut_after = None
+            self.close_connection = True
+            body = body[:cut]
+        self._note(status, self._send(body))
+
+    def _send(self, body: bytes) -> int:
+        """Send *body* at the rate that is set; how many bytes of it were taken."""
+        begun = time.monotonic()
+        for sent in range(0, len(body), _PIECE):
+            try:
+                self.wfile.write(body[sent : sent + _PIECE])
+            except OSError:  # the client left
+                self.close_connection = True
+                return sent
+            if self.served.bytes_per_second is not None:
+                due = begun + (sent + _PIECE) / self.served.bytes_per_second
+                time.sleep(max(0.0, due - time.monotonic()))
+        return len(body)
+
+
+def _entry(name: str, file: Path) -> dict[str, object]:
+    size = file.stat().st_size
+    entry: dict[str, object] = {"type": "file", "path": name, "size": size, "oid": git_sha1(file)}
+    if size >= LARGE:
+        entry["lfs"] = {"oid": sha256(file), "size": size, "pointerSize": 134}
+        entry["xetHash"] = _xet_hash(file)
+    return entry
+
+
+def _xet_hash(file: Path) -> str:
+    return hashlib.sha256(file.name.encode()).hexdigest()

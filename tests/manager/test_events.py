@@ -1,0 +1,264 @@
+"""The event bus: everybody hears everything in order, or how much was lost; nobody is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manager.events import (
+    HEARTBEAT,
+    KEPT,
+    READER_LIMIT,
+    EventBus,
+    Happening,
+    Subscription,
+    last_event_id,
+    sse,
+    stream,
+)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+def numbered(bus: EventBus, count: int) -> None:
+    for number in range(count):
+        bus.publish("transition", {"number": number})
+
+
+async def rest(subscription: Subscription) -> list[Happening]:
+    return [happening async for happening in subscription]
+
+
+def test_every_reader_hears_everything_in_order() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        async with bus.subscribe() as one, bus.subscribe() as two:
+            numbered(bus, 3)
+            bus.close()
+            heard = await rest(one)
+            assert heard == await rest(two)
+        assert [h.data["number"] for h in heard] == [0, 1, 2]
+        assert [h.id for h in heard] == [1, 2, 3]
+
+    run(test())
+
+
+def test_a_reader_that_waits_is_woken() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        async with bus.subscribe() as reader:
+            waiting = asyncio.ensure_future(anext(reader))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            bus.publish("pressure", {"level": "warning"})
+            assert (await waiting) == Happening("pressure", {"level": "warning"}, 1)
+
+    run(test())
+
+
+def test_a_new_reader_hears_only_what_is_new() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        numbered(bus, 3)
+        async with bus.subscribe() as reader:
+            bus.publish("pressure", {})
+            bus.close()
+            assert [h.kind for h in await rest(reader)] == ["pressure"]
+
+    run(test())
+
+
+def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        async with bus.subscribe() as slow, bus.subscribe() as quick:
+            for number in range(READER_LIMIT + 44):
+                bus.publish("memory", {"number": number})
+                await anext(quick)
+            bus.close()
+            lost, *heard = await rest(slow)
+            assert lost == Happening("lost", {"count": 44}, 0)
+            assert [h.data["number"] for h in heard] == list(range(44, READER_LIMIT + 44))
+            assert await rest(quick) == []
+
+    run(test())
+
+
+def test_a_reader_that_comes_back_gets_what_it_missed() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        numbered(bus, 5)
+        async with bus.subscribe(last_id=3) as reader:
+            numbered(bus, 1)
+            bus.close()
+            assert [h.id for h in await rest(reader)] == [4, 5, 6]
+
+    run(test())
+
+
+def test_a_reader_that_comes_back_late_is_told_how_much_is_gone() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        numbered(bus, KEPT + 10)
+        bus.close()
+        async with bus.subscribe(last_id=4) as reader:
+            lost, *heard = await rest(reader)
+        assert lost == Happening("lost", {"count": 6}, 0)
+        assert [h.id for h in heard] == list(range(11, KEPT + 11))
+        assert heard == bus.recent
+
+    run(test())
+
+
+@pytest.mark.parametrize("last_id", [0, 7, 999, 1003, 10**17])
+def test_an_id_of_an_earlier_manager_gets_all_that_is_kept(last_id: int) -> None:
+    async def test() -> None:
+        bus = EventBus(first_id=1000)
+        numbered(bus, 3)
+        bus.close()
+        async with bus.subscribe(last_id=last_id) as reader:
+            assert [h.id for h in await rest(reader)] == [1000, 1001, 1002]
+
+    run(test())
+
+
+def test_a_reader_that_leaves_is_forgotten() -> None:
+    async def test() -> None:
+        bus = EventBus()
+
+        async def reader() -> None:
+            async with bus.subscribe() as subscription:
+                await anext(subscription)
+
+        reading = asyncio.ensure_future(reader())
+        await asyncio.sleep(0)
+        assert bus.readers == 1
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert bus.readers == 0
+
+    run(test())
+
+
+def test_closing_ends_those_who_wait_and_those_who_come() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        async with bus.subscribe() as reader:
+            waiting = asyncio.ensure_future(rest(reader))
+            await asyncio.sleep(0)
+            bus.close()
+            assert await waiting == []
+        bus.publish("memory", {})
+        async with bus.subscribe() as late:
+            assert await rest(late) == []
+
+    run(test())
+
+
+def test_a_wait_that_is_given_up_loses_nothing() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        async with bus.subscribe() as reader:
+            for number in range(20):
+                waiting = asyncio.ensure_future(anext(reader))
+                await asyncio.sleep(0)
+                bus.publish("memory", {"number": number})
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                assert (await anext(reader)).data == {"number": number}
+
+    run(test())
+
+
+def test_what_was_published_is_not_changed_by_its_publisher() -> None:
+    data = {"level": "normal"}
+    bus = EventBus()
+    bus.publish("pressure", data)
+    data["level"] = "critical"
+    assert bus.recent == [Happening("pressure", {"level": "normal"}, 1)]
+
+
+def test_an_event_has_id_kind_and_one_line_of_json() -> None:
+    happening = Happening("transition", {"alias": "a", "from": "ready", "reason": "two\nlines"}, 7)
+    assert sse(happening) == (
+        b'id: 7\nevent: transition\ndata: {"alias": "a", "from": "ready", "reason": "two\\nlines"}\n\n'
+    )
+
+
+def test_lost_has_no_id_so_that_coming_back_starts_at_the_last_real_one() -> None:
+    assert sse(Happening("lost", {"count": 3})) == b'event: lost\ndata: {"count": 3}\n\n'
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.booleans()))
+def test_no_text_breaks_the_lines_of_an_event(data: dict[str, Any]) -> None:
+    first, second, third, *end = sse(Happening("memory", data, 1)).split(b"\n")
+    assert (first, second, end) == (b"id: 1", b"event: memory", [b"", b""])
+    assert b"\r" not in third
+    assert json.loads(third.removeprefix(b"data: ")) == data
+
+
+@pytest.mark.parametrize(
+    ("header", "last_id"),
+    [("17", 17), (" 17 ", 17), *((text, None) for text in (None, "", "-1", "x", "٣", "9" * 19))],
+)
+def test_a_last_event_id_that_is_not_ours_is_none(header: str | None, last_id: int | None) -> None:
+    assert last_event_id(header) == last_id
+
+
+def test_the_stream_begins_at_once_and_ends_when_the_bus_closes() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        async with bus.subscribe() as reader:
+            bus.publish("pressure", {"level": "normal"})
+            bus.close()
+            chunks = [chunk async for chunk in stream(reader)]
+        assert chunks == [HEARTBEAT, sse(bus.recent[0])]
+
+    run(test())
+
+
+def test_silence_is_filled_with_comments_and_costs_no_event() -> None:
+    async def test() -> None:
+        bus = EventBus()
+        async with bus.subscribe() as reader:
+            body = stream(reader, heartbeat_s=0.01)
+            assert [await anext(body) for _ in range(4)] == [HEARTBEAT] * 4
+            numbered(bus, 3)
+            bus.close()
+            rest = [chunk async for chunk in body]
+        assert [chunk for chunk in rest if chunk != HEARTBEAT] == [sse(h) for h in bus.recent]
+
+    run(test())
+
+
+@given(st.lists(st.sampled_from(["publish", "read"]), max_size=600))
+def test_what_is_heard_and_what_is_lost_is_all_there_was(steps: list[str]) -> None:
+    async def test() -> None:
+        bus = EventBus()
+        published = 0
+        heard: list[Happening] = []
+        async with bus.subscribe() as reader:
+            for step in steps:
+                if step == "publish":
+                    for _ in range(50):
+                        bus.publish("memory", {})
+                    published += 50
+                elif published and (not heard or heard[-1].id != published):
+                    heard.append(await anext(reader))
+            bus.close()
+            heard += await rest(reader)
+        ids = [h.id for h in heard if h.kind != "lost"]
+        assert len(ids) + sum(h.data["count"] for h in heard if h.kind == "lost") == published
+        assert all(later > earlier for earlier, later in pairwise(ids))
+
+    run(test())

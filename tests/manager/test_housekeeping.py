@@ -1,0 +1,116 @@
+"""Who leaves memory unasked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.control import WorkerState as S
+from manager.housekeeping import (
+    SETTLE_S,
+    idle_too_long,
+    least_recently_used,
+    memory_is_back,
+    overcommitted,
+    soonest_idle,
+)
+from manager.planner import WorkerView
+
+
+def view(alias: str, state: S = S.READY, memory: int = 4, **kw: Any) -> WorkerView:
+    return WorkerView(alias, state, memory, **kw)
+
+
+def world(*workers: WorkerView) -> dict[str, WorkerView]:
+    return {w.alias: w for w in workers}
+
+
+@pytest.mark.parametrize(
+    ("worker", "leaves"),
+    [
+        (view("a", last_used=90, idle_timeout_s=10), True),
+        (view("a", last_used=91, idle_timeout_s=10), False),
+        (view("a", last_used=100, idle_timeout_s=0), True),
+        (view("a", last_used=0, idle_timeout_s=-1), False),
+        (view("a", last_used=0, idle_timeout_s=10, leases=1), False),
+        (view("a", last_used=0, idle_timeout_s=10, pinned=True), False),
+        (view("a", S.STARTING, last_used=0, idle_timeout_s=10), False),
+    ],
+)
+def test_an_idle_worker_leaves_when_its_timeout_has_passed(worker: WorkerView, leaves: bool) -> None:
+    assert idle_too_long({"a": worker}, now=100) == (("a",) if leaves else ())
+
+
+def test_the_next_idle_timeout_is_known() -> None:
+    workers = [
+        view("a", last_used=95, idle_timeout_s=10),
+        view("b", last_used=97, idle_timeout_s=5),
+        view("c", last_used=1, idle_timeout_s=5, leases=1),
+        view("d", last_used=1, idle_timeout_s=5),  # overdue: dealt with already
+    ]
+    assert soonest_idle({w.alias: w for w in workers}, now=100) == 102
+    assert soonest_idle({}, now=100) is None
+
+
+# --- growth ----------------------------------------------------------------------------------------
+
+
+def test_nobody_leaves_while_all_fits() -> None:
+    assert overcommitted(world(view("a"), view("b")), 8) == ()
+
+
+def test_idle_workers_leave_for_those_that_have_grown_least_recently_used_first() -> None:
+    workers = world(view("a", memory=9, leases=1), view("b", last_used=2), view("c", last_used=1))
+    assert overcommitted(workers, 13) == ("c",)
+    assert overcommitted(workers, 10) == ("c", "b")
+
+
+def test_all_idle_ones_leave_when_even_that_is_not_enough() -> None:
+    workers = world(view("a", memory=20, leases=1), view("b"), view("c", memory=1, last_used=1))
+    assert overcommitted(workers, 10) == ("b", "c")
+
+
+def test_one_that_is_alone_stays_however_large_it_is() -> None:
+    assert overcommitted(world(view("a", memory=20), view("b", S.STOPPING, 9)), 10) == ()
+
+
+@given(
+    st.lists(
+        st.builds(
+            WorkerView,
+            alias=st.sampled_from("abcdef"),
+            state=st.sampled_from(list(S)),
+            memory=st.integers(1, 9),
+            leases=st.integers(0, 1),
+            pinned=st.booleans(),
+        ),
+        unique_by=lambda w: w.alias,
+    ),
+    st.integers(1, 30),
+)
+def test_nobody_busy_or_pinned_leaves_and_nobody_in_vain(views: list[WorkerView], budget: int) -> None:
+    workers = world(*views)
+    victims = overcommitted(workers, budget)
+    assert all(workers[v].evictable for v in victims)
+    if victims:
+        assert sum(w.memory for w in views if w.stays) > budget
+
+
+# --- pressure, and memory that is late -------------------------------------------------------------
+
+
+def test_under_pressure_the_least_recently_used_goes_first_and_no_busy_or_pinned_one() -> None:
+    busy, pinned = view("a", leases=1), view("b", pinned=True)
+    assert least_recently_used(world(busy, pinned)) is None
+    assert (
+        least_recently_used(world(busy, pinned, view("c", last_used=2), view("d", last_used=1))) == "d"
+    )
+
+
+def test_a_load_waits_until_the_memory_is_really_back_but_not_for_ever() -> None:
+    assert memory_is_back(8, available=8, freed_ago_s=0)
+    assert not memory_is_back(8, available=7, freed_ago_s=SETTLE_S - 0.1)
+    assert memory_is_back(8, available=7, freed_ago_s=SETTLE_S)

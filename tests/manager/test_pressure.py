@@ -1,0 +1,178 @@
+"""Memory pressure: what readings mean, and a gauge that never flaps; the Mac's limit for its GPU."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manager import pressure
+from manager.memory import WIRED_LIMIT, sysctl, wired_limit
+from manager.pressure import (
+    MACOS_LEVEL,
+    Pressure,
+    PressureGauge,
+    Psi,
+    judge,
+    macos_level,
+    parse_psi,
+    read_on,
+)
+
+NORMAL, WARNING, CRITICAL = Pressure
+PSI = """\
+some avg10={some} avg60=1.25 avg300=0.31 total=1234
+full avg10={full} avg60=0.00 avg300=0.00 total=99
+"""
+
+
+def test_the_averages_of_ten_seconds_are_read() -> None:
+    assert parse_psi(PSI.format(some="12.50", full="0.75")) == Psi(12.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "some avg10=1.00 avg60=0 avg300=0 total=0\n", "some avg10=x\nfull avg10=y\n", "\x00"]
+)
+def test_what_is_not_psi_is_not_known(text: str) -> None:
+    assert parse_psi(text) is None
+
+
+@given(st.text())
+def test_no_text_in_the_file_raises(text: str) -> None:
+    found = parse_psi(text)
+    assert found is None or judge(found) in Pressure
+
+
+@pytest.mark.parametrize(
+    ("some", "full", "level"),
+    [
+        (0.0, 0.0, NORMAL),
+        (9.99, 4.99, NORMAL),
+        (10.0, 0.0, WARNING),
+        (5.0, 5.0, WARNING),
+        (80.0, 19.99, WARNING),
+        (20.0, 20.0, CRITICAL),
+        (100.0, 100.0, CRITICAL),
+    ],
+)
+def test_stalls_become_levels(some: float, full: float, level: Pressure) -> None:
+    assert judge(Psi(some, full)) is level
+
+
+def test_linux_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "memory"
+    file.write_text(PSI.format(some="30.00", full="25.00"))
+    assert read_on("linux", psi_file=file) is CRITICAL
+
+
+def test_without_psi_the_level_is_not_known(tmp_path: Path) -> None:
+    assert read_on("linux", psi_file=tmp_path / "none") is None
+    assert read_on("linux", psi_file=tmp_path) is None
+    assert read_on("win32") is None
+
+
+@pytest.mark.skipif(not Path("/proc/pressure/memory").exists(), reason="a Linux with PSI")
+def test_this_machine_has_a_level() -> None:
+    assert pressure.read() in list(Pressure)
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [(1, NORMAL), (2, WARNING), (4, CRITICAL), (0, None), (3, None), (None, None)]
+)
+def test_macos_tells_its_level_as_a_number(value: int | None, level: Pressure | None) -> None:
+    assert macos_level(value) is level
+    assert read_on("darwin", sysctl={MACOS_LEVEL: value}.get) is level
+
+
+def test_a_rise_is_immediate() -> None:
+    gauge = PressureGauge()
+    assert gauge.level is NORMAL
+    assert gauge.heard(CRITICAL, 0.0) is CRITICAL
+    assert gauge.level is CRITICAL
+
+
+def test_a_fall_is_one_level_after_the_calm_time() -> None:
+    gauge = PressureGauge(15.0)
+    gauge.heard(CRITICAL, 0.0)
+    heard = {now: gauge.heard(NORMAL, now) for now in (1.0, 14.9, 15.0, 29.9, 30.0, 60.0)}
+    assert heard == {
+        1.0: CRITICAL,
+        14.9: CRITICAL,
+        15.0: WARNING,
+        29.9: WARNING,
+        30.0: NORMAL,
+        60.0: NORMAL,
+    }
+
+
+def test_a_level_heard_again_counts_the_calm_anew() -> None:
+    gauge = PressureGauge(15.0)
+    gauge.heard(WARNING, 0.0)
+    gauge.heard(WARNING, 14.0)
+    assert gauge.heard(NORMAL, 28.0) is WARNING
+    assert gauge.heard(NORMAL, 29.0) is NORMAL
+
+
+def test_a_level_that_is_no_longer_told_does_not_stay_for_ever() -> None:
+    gauge = PressureGauge(15.0)
+    gauge.heard(WARNING, 0.0)
+    assert gauge.heard(None, 15.0) is NORMAL
+
+
+def test_a_clock_that_is_set_back_holds_no_level_for_longer_than_the_calm_time() -> None:
+    gauge = PressureGauge(15.0)
+    gauge.heard(WARNING, 5000.0)
+    assert gauge.heard(NORMAL, 10.0) is WARNING
+    assert gauge.heard(NORMAL, 24.9) is WARNING
+    assert gauge.heard(NORMAL, 25.0) is NORMAL
+
+
+READINGS = st.lists(
+    st.tuples(st.sampled_from([None, *Pressure]), st.floats(0, 40, allow_nan=False)), max_size=60
+)
+
+
+@given(READINGS)
+def test_the_gauge_never_flaps(readings: list[tuple[Pressure | None, float]]) -> None:
+    gauge, now = PressureGauge(15.0), 100.0
+    falls: list[float] = []
+    history: list[tuple[float, Pressure | None]] = []
+    for heard, step in readings:
+        now += step
+        before = gauge.level
+        after = gauge.heard(heard, now)
+        history.append((now, heard))
+        assert heard is None or after >= heard
+        assert after >= before - 1
+        if after > before:
+            assert after is heard
+        if after < before:
+            falls.append(now)
+            recent = [level for at, level in history if now - at < 15.0 and level is not None]
+            assert all(level < before for level in recent)
+    assert all(later - earlier >= 15.0 for earlier, later in pairwise(falls))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=30))
+def test_a_clock_that_jumps_keeps_the_gauge_within_one_level_a_reading(clock: list[float]) -> None:
+    gauge = PressureGauge()
+    gauge.heard(CRITICAL, 0.0)
+    levels = [gauge.level, *(gauge.heard(NORMAL, now) for now in clock)]
+    assert all(0 <= before - after <= 1 for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "limit"), [(None, None), (0, None), (-1, None), (20480, 20 << 30)]
+)
+def test_the_gpu_limit_of_a_mac_counts_when_it_is_set(mebibytes: int | None, limit: int | None) -> None:
+    assert wired_limit({WIRED_LIMIT: mebibytes}.get) == limit
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has these names")
+def test_elsewhere_there_is_no_gpu_limit() -> None:
+    assert sysctl(WIRED_LIMIT) is None
+    assert wired_limit() is None

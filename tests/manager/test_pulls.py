@@ -1,0 +1,320 @@
+"""Pulls, with real processes: scripts of a few lines, and the real one against a local Hub."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.control import Download
+from contracts.errors import LoadFailed, Unavailable
+from contracts.settings import VlmSettings
+from manager.process import Handle, LaunchFailed, LaunchSpec, Output
+from manager.pulls import Launch, PullLauncher, PullOutcome, Pulls, read_report
+from tests.hub_server import children_environ, hub
+from tests.manager.conftest import alive, eventually
+
+pytestmark = pytest.mark.process
+
+FAST = Path(__file__).resolve().parents[2] / "demo" / "models" / "vlm-fast"
+MODEL = VlmSettings(kind="vlm", path="maker/fast", port=1, memory_gb=1.0)
+PID = "import os, sys, time; open(sys.argv[0] + '.pid', 'a').write(f'{os.getpid()}\\n')\n"
+HALF = (
+    'print(\'{"phase": "downloading", "detail": "1 of 2 GB",'
+    ' "download": {"done_bytes": 1, "total_bytes": 2}}\', flush=True)\n'
+)
+READY = 'print(\'{"phase": "ready", "detail": "", "fetched_bytes": 7}\')\n'
+UNTIL_TOLD = "import pathlib\nwhile not pathlib.Path(sys.argv[0] + '.go').exists(): time.sleep(0.01)\n"
+FOREVER = "time.sleep(600)\n"
+
+
+class Script:
+    """A program that stands for ``workers.pull``; notes the pid of each process that runs it."""
+
+    def __init__(self, folder: Path, code: str) -> None:
+        self._file = folder / "pull.py"
+        self._file.write_text(PID + code)
+
+    @property
+    def launch(self) -> Launch:
+        return PullLauncher((sys.executable, str(self._file))).launch
+
+    @property
+    def pids(self) -> list[int]:
+        noted = Path(f"{self._file}.pid")
+        return [int(pid) for pid in noted.read_text().split()] if noted.exists() else []
+
+    def go(self) -> None:
+        Path(f"{self._file}.go").touch()
+
+
+def played(pulls: Callable[[], Pulls], play: Callable[[Pulls], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        made = pulls()
+        try:
+            await asyncio.wait_for(play(made), 30)
+        finally:
+            await made.close()
+
+    asyncio.run(whole())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    await asyncio.to_thread(eventually, condition)
+
+
+def test_a_pull_tells_how_far_it_is_and_what_came(tmp_path: Path) -> None:
+    script = Script(tmp_path, HALF + UNTIL_TOLD + READY)
+    changes: list[tuple[str, Download | None]] = []
+
+    async def play(pulls: Pulls) -> None:
+        task = asyncio.create_task(pulls.pull("a", MODEL))
+        await until(lambda: pulls.progress("a") is not None)
+        assert pulls.progress("a") == Download(done_bytes=1, total_bytes=2)
+        assert pulls.progress("b") is None
+        script.go()
+        outcome = await task
+        assert outcome == PullOutcome("a", 7, outcome.seconds)
+        assert pulls.progress("a") is None
+        await asyncio.sleep(0)
+        assert changes == [("a", Download(done_bytes=1, total_bytes=2)), ("a", None)]
+
+    played(lambda: Pulls(script.launch, on_change=lambda *change: changes.append(change)), play)
+
+
+def test_who_asks_later_joins_the_pull(tmp_path: Path) -> None:
+    script = Script(tmp_path, UNTIL_TOLD + READY)
+
+    async def play(pulls: Pulls) -> None:
+        tasks = [asyncio.create_task(pulls.pull("a", MODEL)) for _ in range(5)]
+        await until(lambda: bool(script.pids))
+        script.go()
+        assert {outcome.fetched_bytes for outcome in await asyncio.gather(*tasks)} == {7}
+        assert len(script.pids) == 1
+        await pulls.pull("a", MODEL)
+        assert len(script.pids) == 2
+
+    played(lambda: Pulls(script.launch), play)
+
+
+def test_aliases_are_pulled_at_the_same_time(tmp_path: Path) -> None:
+    script = Script(tmp_path, UNTIL_TOLD + READY)
+
+    async def play(pulls: Pulls) -> None:
+        tasks = [asyncio.create_task(pulls.pull(alias, MODEL)) for alias in ("a", "b")]
+        await until(lambda: len(script.pids) == 2)
+        script.go()
+        assert [outcome.alias for outcome in await asyncio.gather(*tasks)] == ["a", "b"]
+
+    played(lambda: Pulls(script.launch), play)
+
+
+def test_a_client_that_leaves_does_not_stop_the_pull(tmp_path: Path) -> None:
+    script = Script(tmp_path, UNTIL_TOLD + READY)
+
+    async def play(pulls: Pulls) -> None:
+        first = asyncio.create_task(pulls.pull("a", MODEL))
+        await until(lambda: bool(script.pids))
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        second = asyncio.create_task(pulls.pull("a", MODEL))
+        await asyncio.sleep(0)
+        script.go()
+        assert (await second).fetched_bytes == 7
+        assert len(script.pids) == 1
+
+    played(lambda: Pulls(script.launch), play)
+
+
+FAILS = "sys.exit('a warning\\nload failed: models.a.path: maker/fast is gated')\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (FAILS, "models.a.path: maker/fast is gated"),
+        ("raise KeyError('x')\n", "the download of a ended (exit status 1): KeyError: 'x'"),
+        ("os.kill(os.getpid(), 9)\n", "the download of a ended (killed by SIGKILL)"),
+        ("pass\n", "the download of a ended (exit status 0)"),
+    ],
+)
+def test_a_pull_that_fails_says_why(tmp_path: Path, code: str, reason: str) -> None:
+    script = Script(tmp_path, HALF + code)
+
+    async def play(pulls: Pulls) -> None:
+        with pytest.raises(LoadFailed) as failed:
+            await pulls.pull("a", MODEL)
+        assert failed.value.message == reason
+        assert pulls.progress("a") is None
+
+    played(lambda: Pulls(script.launch), play)
+
+
+def test_a_pull_that_fails_may_be_tried_again(tmp_path: Path) -> None:
+    script = Script(tmp_path, "if not os.path.exists(sys.argv[0] + '.go'): " + FAILS + READY)
+
+    async def play(pulls: Pulls) -> None:
+        with pytest.raises(LoadFailed):
+            await pulls.pull("a", MODEL)
+        script.go()
+        assert (await pulls.pull("a", MODEL)).fetched_bytes == 7
+
+    played(lambda: Pulls(script.launch), play)
+
+
+def test_a_pull_that_fails_with_nobody_waiting_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(tmp_path, UNTIL_TOLD + FAILS)
+
+    async def play(pulls: Pulls) -> None:
+        task = asyncio.create_task(pulls.pull("a", MODEL))
+        await until(lambda: bool(script.pids))
+        task.cancel()
+        script.go()
+        await until(lambda: "alias=a pull failed: models.a.path: maker/fast is gated" in caplog.text)
+
+    played(lambda: Pulls(script.launch), play)
+
+
+def test_a_launch_that_fails_is_a_pull_that_fails() -> None:
+    async def launch(spec: LaunchSpec, output: Output) -> Handle:
+        raise LaunchFailed("no host takes it")
+
+    async def play(pulls: Pulls) -> None:
+        with pytest.raises(LoadFailed, match="no host takes it"):
+            await pulls.pull("a", MODEL)
+
+    played(lambda: Pulls(launch), play)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_close_ends_every_pull_and_tells_who_waits(tmp_path: Path, stubborn: bool) -> None:
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if stubborn else ""
+    script = Script(tmp_path, deaf + HALF + FOREVER)
+
+    async def play(pulls: Pulls) -> None:
+        task = asyncio.create_task(pulls.pull("a", MODEL))
+        await until(lambda: pulls.progress("a") is not None)
+        await pulls.close()
+        assert not alive(*script.pids)
+        with pytest.raises(Unavailable):
+            await task
+        with pytest.raises(Unavailable):
+            await pulls.pull("b", MODEL)
+        assert len(script.pids) == 1
+
+    played(lambda: Pulls(script.launch, term_grace_s=0.2), play)
+
+
+def test_the_log_tells_the_beginning_the_end_and_every_ten_seconds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "manager.pulls")
+    script = Script(tmp_path, HALF * 21 + READY)
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.5  # looked at twice where a line is due
+        return now
+
+    async def play(pulls: Pulls) -> None:
+        await pulls.pull("a", MODEL)
+
+    played(lambda: Pulls(script.launch, clock=clock), play)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "alias=a pull begins"
+    assert lines[1] == "alias=a pull: 1 of 2 GB"
+    assert lines[-1].startswith("alias=a pulled: 7 bytes in ")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    "line", ["", "load failed: x", "[1]", '{"a": 1}', '{"phase": "x", "download": 1}']
+)
+def test_what_is_no_report_is_something_that_the_process_said(line: str) -> None:
+    assert read_report(line) is None
+
+
+def test_secrets_of_the_manager_do_not_reach_a_pull(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANAGER_TOKEN", "secret")
+    script = Script(tmp_path, "sys.exit(str('MANAGER_TOKEN' in os.environ))\n")
+
+    async def play(pulls: Pulls) -> None:
+        with pytest.raises(LoadFailed, match="False"):
+            await pulls.pull("a", MODEL)
+
+    played(lambda: Pulls(script.launch), play)
+
+
+class TestTheRealOne:
+    """``python -m workers.pull``, as the manager starts it."""
+
+    def test_a_model_is_fetched(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        changes: list[Download | None] = []
+
+        async def play(pulls: Pulls) -> None:
+            outcome = await pulls.pull("a", MODEL)
+            total = sum(file.stat().st_size for file in FAST.iterdir())
+            assert outcome.fetched_bytes == total
+            *_, last, ended = changes
+            assert last is not None
+            assert last.done_bytes == last.total_bytes == total
+            assert ended is None
+            assert (await pulls.pull("a", MODEL)).fetched_bytes == 0
+
+        with hub({"maker/fast": FAST}) as served:
+            _be_told(monkeypatch, served.url, tmp_path)
+            played(lambda: Pulls(on_change=lambda alias, download: changes.append(download)), play)
+
+    def test_what_the_hub_refuses_is_the_reason(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def play(pulls: Pulls) -> None:
+            with pytest.raises(LoadFailed, match=r"models\.a\.path: maker/fast is gated: accept"):
+                await pulls.pull("a", MODEL)
+
+        with hub({"maker/fast": FAST}) as served:
+            served.refusals["maker/fast"] = (403, "GatedRepo")
+            _be_told(monkeypatch, served.url, tmp_path)
+            played(Pulls, play)
+
+    def test_a_pull_that_the_manager_ended_goes_on_with_the_next_manager(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def begun(pulls: Pulls) -> None:
+            task = asyncio.create_task(pulls.pull("a", MODEL))
+            await until(lambda: (seen := pulls.progress("a")) is not None and seen.done_bytes > 10**6)
+            await pulls.close()
+            with pytest.raises(Unavailable):
+                await task
+
+        async def gone_on_with(pulls: Pulls) -> None:
+            fetched = (await pulls.pull("a", MODEL)).fetched_bytes
+            assert 0 < fetched < sum(file.stat().st_size for file in FAST.iterdir()) - 10**6
+
+        with hub({"maker/fast": FAST}) as served:
+            _be_told(monkeypatch, served.url, tmp_path)
+            served.bytes_per_second = 2e6
+            played(Pulls, begun)
+            served.bytes_per_second = None
+            played(Pulls, gone_on_with)
+
+
+def _be_told(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
+    """Children of this process take *url* for the Hub."""
+    environ = children_environ(url, home)
+    for name in [name for name in os.environ if name not in environ]:
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)

@@ -1,0 +1,237 @@
+"""Standby workers: how many there are, what they are charged, and that they become workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.settings import GIB
+from manager.app import standbys
+from manager.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
+from manager.standby import READY_LINE, TO_HAVE_FROM, Standbys
+from tests.manager.conftest import alive, eventually
+from tests.manager.virtual import FakeHost, FakeProcess, Scene, settings_of, virtual_time
+
+SPEC = LaunchSpec("a", "{}", 9001, "nonce")
+
+
+class FakeParked:
+    def __init__(self, host: FakeParker, process: FakeProcess) -> None:
+        self.handle: Handle = process
+        self._host = host
+        self._process = process
+
+    def adopt(self, spec: LaunchSpec, output: Output) -> Handle:
+        if self._process.poll() is not None:
+            raise LaunchFailed("gone")
+        self._process.spec, self._process.alias = spec, spec.alias
+        self._host.adopted.append(self._process)
+        return self._process
+
+
+class FakeParker:
+    """A ``Parker`` over the fake host; its parked processes take half a GiB and know all at once."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.adopted: list[FakeProcess] = []
+        self.fails = False
+        host.memory["standby"] = GIB // 2
+        host.behaviours["standby"] = type(next(iter(host.behaviours.values())))()
+
+    async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
+        return await self.host.launch(spec, output)
+
+    async def park(self, kinds: Sequence[str], output: Output) -> FakeParked:
+        if self.fails:
+            raise LaunchFailed("no")
+        process = await self.host.launch(LaunchSpec("standby", "{}", 0, ""), output)
+        output(READY_LINE + b"\n")
+        return FakeParked(self, process)
+
+
+Tell = Callable[["Scene", FakeParker, Standbys], Coroutine[Any, Any, None]]
+
+
+def with_standbys(tmp_path: Path, models: dict[str, Any], wanted: int, tell: Tell) -> None:
+    """A pool in virtual time whose launcher keeps *wanted* standby workers."""
+
+    async def whole() -> None:
+        made: list[tuple[FakeParker, Standbys]] = []
+
+        def keep(host: FakeHost) -> Standbys:
+            parker = FakeParker(host)
+            made.append((parker, Standbys(parker, ["vlm"], wanted, clock=host.now)))
+            return made[0][1]
+
+        scene = Scene(settings_of(tmp_path, models), standbys=keep)
+        [(parker, kept)] = made
+        scene.pool.start()
+        await scene.settle()
+        await tell(scene, parker, kept)
+        await kept.close()
+        await scene.end()
+
+    with virtual_time() as runner:
+        runner.run(whole())
+
+
+def test_a_cold_start_takes_the_standby_and_another_takes_its_place(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        assert (kept.count, kept.ready) == (1, 1)
+        await scene.served("a")
+        assert [p.alias for p in parker.adopted] == ["a"]
+        await scene.settle()
+        assert kept.count == 1
+        assert len(scene.host.living()) == 2
+
+    with_standbys(tmp_path, {"a": 4}, 1, tell)
+
+
+def test_none_is_started_while_a_worker_loads(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        request = scene.ask("a")
+        await asyncio.sleep(0.5)
+        assert scene.state("a") == "starting"
+        assert kept.count == 0
+        await request.granted()
+        await scene.settle()
+        assert kept.count == 1
+
+    with_standbys(tmp_path, {"a": 4}, 1, tell)
+
+
+def test_a_standby_stands_in_nobody_s_way(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        await scene.served("a")  # takes all there is
+        await scene.settle()
+        assert kept.count == 0
+        await scene.served("b")
+        assert scene.state("a") == "stopped"
+        await scene.settle()
+        assert kept.count == 1
+
+    with_standbys(tmp_path, {"a": 12, "b": 4}, 1, tell)
+
+
+def test_more_standbys_than_fit_are_dismissed_before_a_load(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        await asyncio.sleep(3)
+        for _ in range(3):
+            scene.pool._dispatch()
+            await scene.settle()
+        assert kept.count == 3
+        await scene.served("a")  # 12 GiB budget: one becomes it, one more fits beside
+        await asyncio.sleep(1)
+        assert scene.host.peak <= scene.budget
+        assert kept.count == 1
+
+    with_standbys(tmp_path, {"a": 11.5}, 3, tell)
+
+
+def test_one_that_ends_by_itself_is_not_replaced_at_once_and_loads_go_on(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        scene.host.living()[0].end(1)
+        await scene.settle()
+        assert kept.count == 0
+        await scene.served("a")
+        assert parker.adopted == []
+        await scene.settle()
+        assert kept.count == 0
+        await asyncio.sleep(61)
+        scene.pool._dispatch()
+        await scene.settle()
+        assert kept.count == 1
+
+    with_standbys(tmp_path, {"a": 4}, 1, tell)
+
+
+def test_one_that_can_t_be_started_hinders_nothing(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        parker.fails = True
+        await scene.served("a")
+        await scene.settle()
+        assert kept.count == 0
+        await scene.served("a")
+
+    with_standbys(tmp_path, {"a": 4}, 1, tell)
+
+
+def test_what_it_is_charged_is_measured(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        scene.host.living()[0].behaviour.footprint = 3 * GIB
+        await kept.measure()
+        assert kept.memory_each == 3 * GIB
+
+    with_standbys(tmp_path, {"a": 4}, 1, tell)
+
+
+@pytest.mark.parametrize(
+    ("configured", "total", "count"),
+    [
+        (None, TO_HAVE_FROM, 1),
+        (None, TO_HAVE_FROM - 1, 0),
+        (0, TO_HAVE_FROM, 0),
+        (2, TO_HAVE_FROM - 1, 2),
+    ],
+)
+def test_there_is_one_where_there_is_memory_enough_and_as_many_as_configured(
+    tmp_path: Path, configured: int | None, total: int, count: int
+) -> None:
+    made = standbys(settings_of(tmp_path, {"a": 4}, standby=configured), None, total)
+    assert (made._wanted if made else 0) == count
+
+
+# --- a real process --------------------------------------------------------------------------------
+
+PARKED = """
+import os, sys
+assert sys.argv[1:] == ["--standby", "vlm,image", "--parent-pipe"]
+print("standby ready", flush=True)
+line = b""
+while not line.endswith(b"\\n"):
+    byte = os.read(0, 1)
+    if not byte:
+        sys.exit(0)
+    line += byte
+print("told", line.decode().strip(), flush=True)
+while os.read(0, 1):
+    pass
+"""
+
+
+@pytest.mark.process
+def test_a_parked_process_is_told_what_it_is_and_lives_as_that_worker(tmp_path: Path) -> None:
+    async def whole() -> None:
+        first, then = bytearray(), bytearray()
+        launcher = LocalLauncher((sys.executable, "-c", PARKED))
+        parked = await launcher.park(["vlm", "image"], first.extend)
+        deadline = time.monotonic() + 20
+        while READY_LINE not in first and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        handle = parked.adopt(SPEC, then.extend)
+        assert handle.address == ("127.0.0.1", 9001)
+        while b"}" not in then and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        told = json.loads(then.removeprefix(b"told "))
+        assert told == {
+            "alias": "a",
+            "spec": "{}",
+            "host": "127.0.0.1",
+            "port": 9001,
+            "nonce": "nonce",
+        }
+        handle.signal(StopSignal.KILL)
+        assert await handle.wait() == -9
+        eventually(lambda: not alive(handle.pid))
+        with pytest.raises(LaunchFailed):
+            parked.adopt(SPEC, then.extend)
+
+    asyncio.run(whole())
