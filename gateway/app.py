@@ -40,7 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.created = int(time.time())
     app.state.started = time.monotonic()
-    for routes in (inference, catalogue, system):
+    app.router.routes[:0] = inference.router.routes  # first, and not nested: they are the hot path
+    for routes in (catalogue, system):
         app.include_router(routes.router)
     install_error_handlers(app, "gateway")
     key = settings.gateway.required_key

@@ -49,7 +49,8 @@ class Inbound:
     ) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.cancel()
-            await asyncio.wait({self._reader})
+            while not self._reader.done():
+                await asyncio.sleep(0)
 
     async def _take(self) -> None:
         """One message of ``receive``."""

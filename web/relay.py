@@ -65,7 +65,12 @@ def open_session() -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     return aiohttp.ClientSession(
-        auto_decompress=False, connector=connector, timeout=timeout, trust_env=False
+        auto_decompress=False,
+        connector=connector,
+        timeout=timeout,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),  # what one client is told is not for the next
+        skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
     )
 
 

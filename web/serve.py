@@ -9,6 +9,8 @@ import sys
 import uvicorn
 from starlette.types import ASGIApp
 
+from web.protocol import GatheringProtocol
+
 # Longer than any client of ours keeps an idle connection (web.relay: 30 s), so that a request is never
 # sent into a connection that its server has just closed.
 KEEP_ALIVE_S = 75
@@ -23,6 +25,8 @@ def configure_logging() -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # What no line tells is not looked up for each of them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's broken form is no event
@@ -49,7 +53,7 @@ def config_for(app: ASGIApp, *, graceful_s: int | None = None) -> uvicorn.Config
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=GatheringProtocol,
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -70,6 +70,16 @@ def handles(pid: int, ports: Collection[int], log_dir: str) -> int:
     return process.num_fds() - pooled - len(logs)
 
 
+def handles_in_words(pid: int) -> list[str]:
+    """Every open file of *pid* and every connection, for people."""
+    files = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            files.append(str(link.readlink()))
+    connections = psutil.Process(pid).net_connections("tcp")
+    return sorted(files) + [f"{c.laddr} {c.raddr} {c.status}" for c in connections]
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     at: float  # by time.monotonic

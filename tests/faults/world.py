@@ -24,7 +24,14 @@ import httpx
 from contracts.settings import Settings, load
 from manager.process import ROOT
 from tests.faults.calls import Call, in_words, lost
-from tests.faults.processes import Sampler, alive, children, descendants, handles
+from tests.faults.processes import (
+    Sampler,
+    alive,
+    children,
+    descendants,
+    handles,
+    handles_in_words,
+)
 from tests.stacks import wait_for
 
 FAKES = ROOT / "tests" / "fakes"
@@ -314,7 +321,9 @@ class World:
             more = {t: (self._before[t], n) for t, n in now.items() if n > self._before[t]}
             if not {t: n for t, n in more.items() if t not in started_anew}:
                 return
-            assert time.monotonic() < deadline, f"file handles left open (before, now): {more}"
+            if time.monotonic() > deadline:
+                open_now = [handles_in_words(self.pid(tier)) for tier in more]
+                raise AssertionError(f"handles left open (before, now): {more}: {open_now}")
             time.sleep(0.1)
 
     def _leases(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,13 +212,10 @@ def test_a_parked_process_is_told_what_it_is_and_lives_as_that_worker(tmp_path: 
         first, then = bytearray(), bytearray()
         launcher = LocalLauncher((sys.executable, "-c", PARKED))
         parked = await launcher.park(["vlm", "image"], first.extend)
-        deadline = time.monotonic() + 20
-        while READY_LINE not in first and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(eventually, lambda: READY_LINE in first)
         handle = parked.adopt(SPEC, then.extend)
         assert handle.address == ("127.0.0.1", 9001)
-        while b"}" not in then and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(eventually, lambda: b"}" in then)
         told = json.loads(then.removeprefix(b"told "))
         assert told == {
             "alias": "a",
