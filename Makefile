@@ -6,7 +6,8 @@ ARGS ?=
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check format grade train-demo lock clean
+MINUTES ?= 60
+.PHONY: help setup setup-dev demo up test check format grade faults soak bench train-demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -38,6 +39,16 @@ format: setup-dev  ## format the code
 
 grade: setup  ## judge the demo models through the whole stack; status 1 below the marks
 	@$(RUN) -m demo.grade $(ARGS)
+
+faults: setup-dev  ## break things under load, and check that nothing is lost
+	@$(RUN) -m pytest -q tests/faults $(ARGS)
+
+soak: setup-dev  ## mixed load with random faults for MINUTES=60; prints a report
+	@$(RUN) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
+
+bench: setup-dev  ## overhead and cold starts beside peers
+	@$(RUN) -m bench.overhead $(ARGS)
+	@$(RUN) -m bench.cold
 
 train-demo: setup  ## train the demo models again: wants a GPU (demo/models/README.md)
 	@$(RUN) -m pip install --quiet -r requirements/train.txt

@@ -10,7 +10,7 @@ import sys
 from contracts.settings import SettingsError, load
 from gateway.app import create_app
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, configure_logging, make_server
+from web.serve import PortTaken, bind, configure_logging, make_server, spare_the_collector
 
 GRACEFUL_S = 30
 
@@ -34,7 +34,9 @@ def main() -> int:
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)
     log.info("listening on http://%s:%d", settings.gateway.host, settings.gateway.port)
-    make_server(create_app(settings), graceful_s=GRACEFUL_S).run(sockets=[sock])
+    server = make_server(create_app(settings), graceful_s=GRACEFUL_S)
+    spare_the_collector()
+    server.run(sockets=[sock])
     return 0
 
 

@@ -300,7 +300,7 @@ class Pool:
                     self.workers[victim].stop(f"evicted for {ticket.alias}")
                 if alone:
                     log.warning("%s", refusal.alone(ticket.alias, worker.estimate, memory))
-                worker.begin("requested", memory)
+                worker.begin("requested", memory if alone else 0)
             case Wait(until=until, pressure=pressure):
                 ticket.pressure = pressure
                 self._arm_at(until, now)

@@ -16,7 +16,7 @@ import uvicorn
 
 from contracts.settings import Settings
 from manager.app import ManagerApp
-from web.serve import config_for
+from web.serve import config_for, spare_the_collector
 
 _ANSWERS_END_S = 5.0  # after the last worker has been stopped
 _MARGIN_S = 5.0
@@ -34,6 +34,10 @@ class ManagerServer(uvicorn.Server):
     def __init__(self, app: ManagerApp) -> None:
         super().__init__(config_for(app))
         self._app = app
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        spare_the_collector()
+        super().run(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Beside each other: uvicorn waits for answers, which end at the latest when their workers do.

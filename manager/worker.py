@@ -89,7 +89,7 @@ class Worker:
         self._around = around
         self._habits = habits
         self._keep_alive_s: float | None = None  # asked for by the request that was granted last
-        self._given = 0  # bytes that the planner gave it
+        self._given = 0  # bytes, less than the estimate, when it runs alone
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -153,7 +153,6 @@ class Worker:
     @property
     def memory(self) -> int:
         """Bytes that it is charged while it holds memory, or would be."""
-        # What it is given is less than the estimate when it runs alone.
         return max(self._given or self.estimate, self.footprint, self.peak)
 
     @property
@@ -198,15 +197,18 @@ class Worker:
 
     # --- what the pool decides -------------------------------------------------------------------
 
-    def begin(self, reason: str, memory: int) -> None:
-        """Start it with *memory* bytes: at once, or as soon as they are free."""
+    def begin(self, reason: str, given: int = 0) -> None:
+        """Start it, at once or as soon as its memory is free.
+
+        *given*: bytes that it must do with, as there are no more; 0: what it is expected to need.
+        """
         around, habits = self._around, self._habits
         self._fire(Event.START, reason)
         self.patient = self.hurried = False
         self.recycling = ""
         self.request_count = 0
         self._keep_alive_s = None
-        self._given = memory
+        self._given = given
         self.process = Incarnation(
             self,
             LaunchSpec(self.alias, self.model.model_dump_json(), self.model.port, new_nonce()),

@@ -49,7 +49,7 @@ class Inbound:
     ) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.cancel()
-            while not self._reader.done():
+            while not self._reader.done():  # noqa: ASYNC110 - one turn, cheaper than asyncio.wait
                 await asyncio.sleep(0)
 
     async def _take(self) -> None:

@@ -77,13 +77,10 @@ def open_session() -> aiohttp.ClientSession:
 def passed_on(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) -> Headers:
     """*headers* without those that belong to one hop."""
     headers = list(headers)
-    named = {
-        token.strip().lower()
-        for key, value in headers
-        if key.lower() == b"connection"
-        for token in value.split(b",")
-    }
-    return [(k, v) for k, v in headers if k.lower() not in dropped and k.lower() not in named]
+    for key, value in headers:
+        if key.lower() == b"connection":
+            dropped |= {token.strip().lower() for token in value.split(b",")}
+    return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 
 async def ask(session: aiohttp.ClientSession, outbound: Outbound) -> aiohttp.ClientResponse:
@@ -133,10 +130,13 @@ async def pass_on(
         _note_timings(account, kept)
         account.status = answer.status
         await send({"type": "http.response.start", "status": answer.status, "headers": kept})
+        content, ended = answer.content, False
         try:
-            async for chunk in answer.content.iter_any():
+            while not ended:
+                chunk = await content.readany()
+                ended = content.at_eof()
                 account.bytes_out += len(chunk)
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
         except (aiohttp.ClientError, OSError) as exc:
             if answer.content_type != "text/event-stream":
                 raise StreamCut("the answer broke off") from exc
@@ -146,8 +146,6 @@ async def pass_on(
             if answer.content_type == "text/event-stream":
                 await _end(send, sse_error(Unavailable(f"the {source} is stopping"), source))
             raise
-        else:
-            await _end(send)
 
 
 def _note_timings(account: Account, headers: Headers) -> None:
@@ -157,7 +155,7 @@ def _note_timings(account: Account, headers: Headers) -> None:
             setattr(account, name, int(value))
 
 
-async def _end(send: Send, last: bytes = b"") -> None:
+async def _end(send: Send, last: bytes) -> None:
     await send({"type": "http.response.body", "body": last, "more_body": False})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import sys
@@ -27,9 +28,21 @@ def configure_logging() -> None:
     )
     # What no line tells is not looked up for each of them.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as its documentation advises
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's broken form is no event
+
+
+def spare_the_collector() -> None:
+    """Leave what has been imported out of garbage collection, and collect less often.
+
+    For tiers that make the same few objects for each request: a fifth of their time went into walking
+    what never dies. To be called when everything is set up.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from contracts.control import Phase, WorkerHealth
 from tests.faults.fault import Fault
 from tests.faults.world import World, eventually_answers
-from tests.servers import served
 
 
 def _slow_but_getting_on(world: World) -> None:
@@ -46,21 +47,31 @@ def _fails_always(world: World) -> None:
     world.seen.append(f"{world.loads('a')} loads in 5 s")
 
 
+class _Liar(BaseHTTPRequestHandler):
+    """Says that it is worker *a*, and ready."""
+
+    def do_GET(self) -> None:
+        lie = WorkerHealth(alias="a", phase=Phase.READY, nonce="0" * 32, pid=os.getpid())
+        body = lie.model_dump_json().encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 def _health_lies(world: World) -> None:
     port = world.settings.models["a"].port
-    lie = WorkerHealth(alias="a", phase=Phase.READY, nonce="0" * 32, pid=1)
-
-    async def app(scope: object, receive: object, send: object) -> None:
-        body = lie.model_dump_json().encode()
-        head = [(b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 200, "headers": head})  # type: ignore[operator]
-        await send({"type": "http.response.body", "body": body})  # type: ignore[operator]
-
-    with served(app, port):
+    with HTTPServer(("127.0.0.1", port), _Liar) as stranger:
+        threading.Thread(target=stranger.serve_forever, args=(0.05,), daemon=True).start()
         call = world.call("chat", "a")
         assert call.told, call
         assert call.code == "load_failed", call
         assert world.answers("chat", "b")
+        stranger.shutdown()
     eventually_answers(world, "chat", "a")
 
 

@@ -121,7 +121,7 @@ def _standby_killed(world: World) -> None:
     wait_for(lambda: world.status()["standby"]["ready"] == 1, 60)
     (second,) = world.sampler.known - {standby, world.worker_pid("vlm-fast")}
     world.kill_process(second)
-    wait_for(lambda: not alive(second))
+    wait_for(lambda: world.status()["standby"]["count"] == 0)
     assert world.answers("analyze", "vlm-best")
 
 

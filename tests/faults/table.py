@@ -49,7 +49,7 @@ class Runs:
 def markdown(faults: Sequence[Fault], seen: dict[str, Seen]) -> str:
     lines = ["| fault | what must happen | what was seen |", "|---|---|---|"]
     for fault in faults:
-        what = f"{seen[fault.name]}" if fault.name in seen else "failed"
+        what = str(seen[fault.name]) if fault.name in seen else "**failed**"
         lines.append(f"| {_label(fault)} | {fault.must} | {what} |")
     return "\n".join(lines)
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.write(f"FAILED  {name}: {type(exc).__name__}: {exc}\n{notes}\n")
             sys.stdout.flush()
         runs.close()
-    if args.write and len(seen) == len(FAULTS):
+    if args.write and len(wanted) == len(FAULTS):
         replace_section(DOCUMENT, "faults", markdown(FAULTS, seen))
     else:
         sys.stdout.write(markdown(wanted, seen) + "\n")

@@ -38,7 +38,13 @@ FAKES = ROOT / "tests" / "fakes"
 _PRIVATE = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
 _SETTLE_S = 15.0
 _END_S = 45.0
-_FAULTS_OF_OURS = ("Traceback", "a fault of the manager", "never retrieved", "Unclosed", "never awaited")
+_FAULTS_OF_OURS = (
+    "Traceback",
+    "a fault of the manager",
+    "never retrieved",
+    "Unclosed",
+    "never awaited",
+)
 
 
 class World:
@@ -346,9 +352,11 @@ class World:
             sock.close()
         wait_for(lambda: not [port for port in self._ports() if _taken(port)], 5)
         for tier in self._tiers:
-            text = self.log(tier)
-            said = [line for line in text.splitlines() if any(w in line for w in _FAULTS_OF_OURS)]
-            assert said == [], f"the {tier} has a fault of its own:\n{text[-3000:]}"
+            lines = self.log(tier).splitlines()
+            said = [n for n, line in enumerate(lines) if any(w in line for w in _FAULTS_OF_OURS)]
+            if said:
+                first = "\n".join(lines[max(0, said[0] - 2) : said[0] + 60])
+                raise AssertionError(f"the {tier} has a fault of its own:\n{first}")
 
 
 def _standby(pid: int) -> bool:

@@ -43,7 +43,13 @@ def test_a_cold_model_loads_once_for_all_who_ask_and_leaves_when_evicted_or_idle
 
 
 def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path) -> None:
-    changes = {"memory.max_unified_memory_gb": 2.5, "models.image-gen.memory_gb": 1.4}
+    # Too little for both, as declared and as they are measured then.
+    changes = {
+        "memory.max_unified_memory_gb": 0.3,
+        "memory.safety_margin_gb": 0,
+        "models.vlm-best.memory_gb": 0.2,
+        "models.image-gen.memory_gb": 0.25,
+    }
     with running(tmp_path, changes) as stack:
         assert caption(stack).status_code == 200
         drawn = httpx.post(f"{stack.url}/v1/images/generations", json=DRAW, timeout=120)
@@ -92,12 +98,35 @@ def test_a_client_that_leaves_stops_the_work(warm: LocalStack) -> None:
         assert http.post("/v1/images/generations", json=DRAW).status_code == 200
 
 
+def test_a_standby_becomes_the_worker_and_another_leaves_with_the_manager(tmp_path: Path) -> None:
+    with running(tmp_path, {"manager.standby": 1}) as stack:
+        manager = process_of(stack, "manager")
+        url = f"http://127.0.0.1:{stack.settings.manager.port}"
+
+        def parked() -> psutil.Process | None:
+            ready = httpx.get(f"{url}/status").json()["standby"]["ready"]
+            found = [c for c in manager.children() if "--standby" in c.cmdline()]
+            return found[-1] if ready and found else None
+
+        standby = wait_for(parked, 60)
+        assert caption(stack).json()["result"] == RED_CIRCLE_CAPTION
+        worker = httpx.get(f"{url}/status").json()["workers"]["vlm-best"]["pid"]
+        assert worker == standby.pid
+        another = wait_for(lambda: (found := parked()) and found.pid != worker and found, 60)
+        manager.kill()
+        wait_for(lambda: not alive(standby) and not alive(another), 5)
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def test_kill_9_of_the_manager_leaves_no_process_within_five_seconds(tmp_path: Path) -> None:
     with running(tmp_path) as stack:
         assert caption(stack).status_code == 200
         worker = process_of(stack, "vlm-best")
         process_of(stack, "manager").kill()
-        wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 5)
+        wait_for(lambda: not alive(worker), 5)
         gateway = process_of(stack, "gateway")
         assert processes(stack) == [gateway]
         assert httpx.get(f"{stack.url}/healthz").json()["status"] == "degraded"

@@ -29,8 +29,8 @@ def learn(scene: Scene, alias: str, gib: float) -> None:
 @story({"a": 4})
 async def test_the_charge_is_the_declared_estimate_until_more_is_measured(scene: Scene) -> None:
     scene.host.behaviours["a"].footprint = 3 * GIB
-    await scene.served()
-    worker = scene.pool.worker("a")
+    async with scene.pool.lease("a", counts=False):
+        worker = scene.pool.worker("a")
     await asyncio.sleep(2)
     assert (worker.memory, worker.footprint) == (4 * GIB, 3 * GIB)
     scene.host.behaviours["a"].footprint = 5 * GIB
