@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from contracts.control import Download
 from contracts.errors import InsufficientMemory, Unavailable
 from contracts.settings import GIB
 from manager.housekeeping import SETTLE_S
@@ -133,6 +134,40 @@ async def test_memory_that_does_not_come_back_is_not_waited_for_for_ever(scene: 
 async def test_a_load_that_follows_no_end_waits_for_nothing(scene: Scene) -> None:
     scene.available = 0
     assert (await scene.ask("a").granted()).queue_s == pytest.approx(1, abs=0.1)
+
+
+@story({"a": 8, "b": 8, "c": 4})
+async def test_a_load_whose_room_others_have_grown_into_is_planned_anew_and_nobody_is_lost(
+    scene: Scene,
+) -> None:
+    await scene.served("b")
+    busy = scene.ask("c")
+    await busy.granted()
+    scene.host.last("b").behaviour.leaves_s = 3.0  # it takes its time to leave
+    waiting = scene.ask("a")
+    await asyncio.sleep(1)
+    scene.host.behaviours["c"].footprint = 8 * GIB
+    await asyncio.sleep(30)
+    assert scene.state("a") == "starting"
+    assert scene.host.of("a") == []
+    await asyncio.sleep(60)
+    assert scene.state("a") == "stopped"
+    scene.host.peak = 0
+    await busy.finish()
+    await waiting.granted()
+    assert scene.state("c") == "stopped"
+
+
+@story({"a": 4})
+async def test_a_load_waits_for_the_pull_of_its_model(scene: Scene) -> None:
+    scene.pulls["a"] = Download(done_bytes=1, total_bytes=4)
+    waiting = scene.ask("a")
+    await asyncio.sleep(100)
+    assert scene.host.processes == []
+    assert scene.pool.worker("a").phase == "downloading"
+    assert scene.pool.worker("a").download == scene.pulls["a"]
+    del scene.pulls["a"]
+    await waiting.granted()
 
 
 # --- pressure --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from contracts.control import Download
 from contracts.settings import GIB, Settings
 from manager.incarnation import POLL_S, Timeouts
 from manager.lease import Lease
@@ -249,6 +250,7 @@ class Scene:
         self.budget = 12 * GIB
         timeouts = replace(Timeouts.of(settings), poll_s=poll_s)
         self.peaks = Peaks(None, wall_clock=clock)
+        self.pulls: dict[str, Download] = {}
         self.available = 1 << 40  # bytes that the system has left
         self.happenings: list[tuple[str, dict[str, Any]]] = []
         kept = standbys(self.host) if standbys else None
@@ -262,6 +264,7 @@ class Scene:
             peaks=self.peaks,
             read_memory=lambda: MemoryReading(1 << 40, self.available),
             standbys=kept,
+            fetching=lambda alias: self.pulls.get(alias),
             publish=lambda kind, data: self.happenings.append((kind, data)),
         )
 
