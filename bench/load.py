@@ -76,11 +76,12 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 async def main() -> None:
     loop = asyncio.get_running_loop()
     timeout = aiohttp.ClientTimeout(total=120)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        # New connections, made in the warm-up: some servers close those that are idle for one turn.
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             took = await carry_out(session, Order(**json.loads(line)))
-            print(json.dumps({"ms": took}), flush=True)
+        print(json.dumps({"ms": took}), flush=True)
 
 
 if __name__ == "__main__":

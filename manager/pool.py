@@ -274,9 +274,9 @@ class Pool:
         for worker in self.workers.values():
             if why := worker.worn_out:
                 worker.recycle(why)
-        for alias in overcommitted(self._views(), self.budget):
-            self.workers[alias].stop("idle, and others need more memory than they were expected to")
         views = self._views()
+        for alias in overcommitted(views, self.budget):
+            self.workers[alias].stop("idle, and others need more memory than they were expected to")
         for alias in idle_too_long(views, now):
             self.workers[alias].stop("idle")
         self._arm_at(soonest_idle(views, now), now)
@@ -312,7 +312,7 @@ class Pool:
     def _has_room(self, worker: Worker) -> bool:
         others = sum(w.memory for w in self.workers.values() if w.charged and w is not worker)
         if self._standbys is not None:  # one of them becomes this worker
-            others += max(0, self._standbys.count - 1) * self._standbys.memory_each
+            others += self._standbys.memory(adopted=1)
         if others + worker.memory > self.budget:
             return False
         freed_ago = self._clock() - self._freed_at

@@ -72,6 +72,10 @@ class Standbys:
     def count(self) -> int:
         return len(self._parked) + (self._starting is not None)
 
+    def memory(self, *, adopted: int) -> int:
+        """Bytes that they take beside the workers once *adopted* of them have become workers."""
+        return (max(0, self.count - adopted) + len(self._leaving)) * self.memory_each
+
     @property
     def ready(self) -> int:
         """Those that have imported all they can."""

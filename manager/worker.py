@@ -87,6 +87,7 @@ class Worker:
         self.last_error = ""  # why it failed last; "" once it is ready again
         self.last_ending = ""
         self._around = around
+        self._peak_key = peak_key(model)
         self._habits = habits
         self._keep_alive_s: float | None = None  # asked for by the request that was granted last
         self._given = 0  # bytes, less than the estimate, when it runs alone
@@ -132,7 +133,7 @@ class Worker:
     @property
     def learned(self) -> Peak | None:
         """The most that an earlier (or this) process of the same model was seen to need."""
-        return self._around.peaks.get(peak_key(self.model))
+        return self._around.peaks.get(self._peak_key)
 
     @property
     def estimate(self) -> int:
@@ -310,7 +311,7 @@ class Worker:
 
     def measured(self) -> None:
         if self.request_count and self.peak:
-            self._around.peaks.learn(peak_key(self.model), self.peak)
+            self._around.peaks.learn(self._peak_key, self.peak)
         self._around.changed(self)
 
     # --- what becomes of it ----------------------------------------------------------------------

@@ -12,6 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+_GATHERED = 1 << 16  # bytes; more than that is left to the transport, whose flow control counts it
+
 
 class GatheredTransport:
     """A transport whose writes are gathered until the event loop has nothing else to do in its turn."""
@@ -20,6 +22,7 @@ class GatheredTransport:
         self._transport = transport
         self._loop = loop
         self._parts: list[bytes] = []
+        self._size = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -28,13 +31,16 @@ class GatheredTransport:
         if not self._parts:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
+        self._size += len(data)
+        if self._size >= _GATHERED:
+            self._flush()
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
 
     def _flush(self) -> None:
-        parts, self._parts = self._parts, []
+        parts, self._parts, self._size = self._parts, [], 0
         if len(parts) == 1:
             self._transport.write(parts[0])
         elif parts:

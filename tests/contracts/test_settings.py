@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from contracts.settings import DEFAULT_CONFIG, ENVIRONMENT, GIB, SettingsError, load
+from contracts.settings import (
+    DEFAULT_CONFIG,
+    ENVIRONMENT,
+    GIB,
+    MemorySettings,
+    SettingsError,
+    load,
+)
 
 MINIMAL = """\
 defaults: {chat: a, analyze: a, generate: b, edit: b}
@@ -182,3 +189,11 @@ def test_the_budget_is_three_quarters_of_the_machine_less_the_margin(tmp_path: P
     assert capped.budget_bytes(16 * GIB) == 5 * GIB
     assert capped.budget_bytes(0) == 5 * GIB
     assert memory.budget_bytes(0) == 0
+
+
+def test_the_budget_is_bounded_by_what_the_gpu_may_hold() -> None:
+    memory = MemorySettings()
+    assert memory.budget_bytes(16 * GIB, ceiling=8 * GIB) == 7 * GIB
+    assert memory.budget_bytes(16 * GIB, ceiling=15 * GIB) == 11 * GIB
+    capped = MemorySettings(max_unified_memory_gb=6.0)
+    assert capped.budget_bytes(16 * GIB, ceiling=4 * GIB) == 3 * GIB

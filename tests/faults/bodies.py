@@ -1,4 +1,4 @@
-"""What the clients of the fault suite send: a valid body for each of the four routes, small variations."""
+"""What the clients of the fault suite send: a valid body for each of the four routes."""
 
 from __future__ import annotations
 

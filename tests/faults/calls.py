@@ -7,6 +7,7 @@ request that was lost, unless its client left by itself.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -86,10 +87,8 @@ class Call(threading.Thread):
         """Close the connection, whatever its state."""
         self._leaving = True
         if self._socket is not None:
-            try:
+            with contextlib.suppress(OSError):  # it has ended by itself
                 self._socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended by itself
         self.join(PATIENCE_S)
 
     def ended(self, timeout_s: float = PATIENCE_S) -> Call:

@@ -11,12 +11,8 @@ from tests.faults.table import FAULTS, Runs
 
 @pytest.fixture(scope="session")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    selected = {
-        item.callspec.params["fault"].name
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and "fault" in getattr(item, "callspec").params
-    }
-    faults = [fault for fault in FAULTS if fault.name in selected]
-    runs = Runs(faults, tmp_path_factory.mktemp("faults"))
+    asked_for = [getattr(item, "callspec", None) for item in request.session.items]
+    selected = [spec.params.get("fault") for spec in asked_for if spec is not None]
+    runs = Runs([f for f in FAULTS if f in selected], tmp_path_factory.mktemp("faults"))
     yield runs
     runs.close()

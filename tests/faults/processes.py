@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 
 SAMPLE_S = 0.05
+# httpx's pool notices that the other side has closed an idle connection when it is used again.
+_POOLED = (psutil.CONN_ESTABLISHED, psutil.CONN_CLOSE_WAIT)
 
 
 def children(pid: int) -> set[int]:
@@ -61,10 +63,11 @@ def handles(pid: int, ports: Collection[int], log_dir: str) -> int:
     """Open file handles of *pid* that can't be explained by idle connections inside the stack, whose
     *ports* are given, or by the one open log file of each alias."""
     process = psutil.Process(pid)
+    connections = [c for c in process.net_connections("tcp") if c.raddr]
     pooled = sum(
-        c.status == psutil.CONN_ESTABLISHED and bool({c.laddr.port, c.raddr.port} & set(ports))
-        for c in process.net_connections("tcp")
-        if c.raddr
+        (c.raddr.port in ports and c.status in _POOLED)
+        or (c.laddr.port in ports and c.status == psutil.CONN_ESTABLISHED)
+        for c in connections
     )
     logs = {file.path for file in process.open_files() if file.path.startswith(log_dir)}
     return process.num_fds() - pooled - len(logs)
@@ -105,7 +108,8 @@ class Sampler(threading.Thread):
 
     def finish(self) -> None:
         self._end.set()
-        self.join()
+        if self.is_alive():
+            self.join()
 
     @property
     def known(self) -> set[int]:

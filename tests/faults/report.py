@@ -1,4 +1,4 @@
-"""Sections of a document that commands write: between ``<!-- NAME -->`` and ``<!-- end of NAME -->``."""
+"""Sections of a document that commands write, from ``<!-- NAME -->`` to ``<!-- end of NAME -->``."""
 
 from __future__ import annotations
 

@@ -104,13 +104,15 @@ def _state_damaged(world: World) -> None:
     """The file is damaged while the manager is away, in another way each time."""
     state = world.folder / "state" / "peaks.json"
     state.parent.mkdir(exist_ok=True)
-    for damage in (b"", b"{", b"\xff\x00nonsense", b'{"version": 99}', b'[1, "x"]', b'{"peaks": 3}'):
+    damages = (b"", b"\xff\x00nonsense", b'{"version": 1, "checksum": "0", "peaks": {"x": 3}}')
+    for damage in damages:
         world.terminate("manager")
         assert world.exit_status("manager") == 0
         state.write_bytes(damage)
         world.start("manager")
         world.up()
         assert world.answers("chat", "a"), damage
+    assert world.log("manager").count("put aside") == len(damages)
 
 
 def _state_folder_is_a_file(world: World) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from typing import Any
 
 from manager.process import ROOT
 from tests.faults.calls import PATIENCE_S
@@ -14,14 +15,15 @@ from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
 from tests.stacks import wait_for
 
-LONG_STREAM = {"n": 8, "max_tokens": 200, "temperature": 1.0}
-LONG_DRAWING = {"steps": 60}
+LONG_STREAM: dict[str, Any] = {"n": 8, "max_tokens": 400, "temperature": 1.0}
+LONG_DRAWING: dict[str, Any] = {"steps": 60}
 SHORT = [{"role": "user", "content": "hello"}]
 
 
 def _killed_in_mid_stream(world: World) -> None:
     stream = world.stream("vlm-best", **LONG_STREAM)
-    silent = world.call("analyze", "vlm-best")  # waits behind it
+    world.signal_worker("vlm-best", signal.SIGSTOP)  # the demo model is done within a second
+    silent = world.call("analyze", "vlm-best")
     wait_for(lambda: world.open_requests("vlm-best") == 2)
     world.signal_worker("vlm-best")
     assert stream.told, stream
@@ -29,11 +31,16 @@ def _killed_in_mid_stream(world: World) -> None:
     assert silent.answered, silent
 
 
+def _drawing(world: World) -> None:
+    wait_for(lambda: world.open_requests("image-gen") == 1)
+    time.sleep(0.5)
+    assert world.open_requests("image-gen") == 1
+
+
 def _killed_in_mid_image(world: World) -> None:
     assert world.answers("draw")
     call = world.call("draw", **LONG_DRAWING)
-    time.sleep(1)
-    assert world.open_requests("image-gen") == 1
+    _drawing(world)
     world.signal_worker("image-gen")
     assert call.answered, call
     assert world.loads("image-gen") == 2
@@ -42,7 +49,7 @@ def _killed_in_mid_image(world: World) -> None:
 def _stopped_in_mid_image(world: World) -> None:
     assert world.answers("draw")
     call = world.call("draw", **LONG_DRAWING)
-    time.sleep(1)
+    _drawing(world)
     pid = world.signal_worker("image-gen", signal.SIGSTOP)
     wait_for(lambda: not alive(pid), 20)
     assert call.answered, call

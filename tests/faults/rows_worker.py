@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -10,6 +11,10 @@ from tests.faults.fault import Fault
 from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
 from tests.stacks import wait_for
+
+
+def _gone(pid: int) -> bool:
+    return not alive(pid)
 
 
 def _killed_while_idle(world: World) -> None:
@@ -58,7 +63,7 @@ def _killed_twice(world: World) -> None:
     for _ in range(2):
         wait_for(lambda: world.open_requests("image") == 1)
         pid = world.signal_worker("image")
-        wait_for(lambda pid=pid: not alive(pid))
+        wait_for(functools.partial(_gone, pid))
     assert call.told, call
     assert call.code == "worker_failed", call
     world.flag().touch()

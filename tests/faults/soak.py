@@ -1,4 +1,4 @@
-"""``python -m tests.faults.soak --minutes N [--seed S]``: a mixed load with random faults, and a report.
+"""``python -m tests.faults.soak --minutes N [--seed S]``: mixed load, random faults, a report.
 
 The demo models under a budget that holds two of three, so that they take turns; clients on all routes,
 some of which leave early or ask for nonsense; a fault every twenty seconds or so. Prints a report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -70,10 +71,8 @@ def _pause(world: World, alias: str) -> bool:
     if pid is None or not _signal(world, alias, signal.SIGSTOP):
         return False
     time.sleep(random.Random(pid).uniform(*_STOP_S))
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it was evicted meanwhile, or killed
         os.kill(pid, signal.SIGCONT)
-    except ProcessLookupError:
-        pass  # it was evicted meanwhile, or killed
     return True
 
 

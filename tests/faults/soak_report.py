@@ -94,7 +94,7 @@ def render(soaked: Soaked) -> str:
     return "\n".join(
         [
             f"{soaked.minutes:g} minutes, seed {soaked.seed}, {len(soaked.calls)} requests. "
-            f"Faults: {faults}. Loads: {loads}; {soaked.evictions} workers were evicted for another model.",
+            f"Faults: {faults}. Loads: {loads}; {soaked.evictions} workers were evicted for another.",
             "",
             *(f"* {'good' if v.good else '**BAD**'}: {v.text}" for v in verdicts(soaked)),
             "",

@@ -75,8 +75,10 @@ def test_who_left_is_not_lost() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         call = Call(listener.getsockname()[1], "draw")
         call.start()
-        listener.accept()[0].recv(1)
-        call.leave()
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1)
+            call.leave()
     assert call.ending is Ending.LEFT
     assert lost([call]) == []
 

@@ -31,6 +31,9 @@ class FakeParked:
         if self._process.poll() is not None:
             raise LaunchFailed("gone")
         self._process.spec, self._process.alias = spec, spec.alias
+        self._process.behaviour = self._host.host.behaviours[spec.alias]
+        self._process.memory = self._host.host.memory[spec.alias]
+        self._host.host.count()
         self._host.adopted.append(self._process)
         return self._process
 
