@@ -11,7 +11,6 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-
 # Headers between the tiers; none of them is for clients to rely on, but the timings.
 KEEP_ALIVE_HEADER = b"x-vision-keep-alive"  # of a request: seconds, see ``contracts.openai.KeepAlive``
 RETRYABLE_HEADER = b"x-vision-retryable"  # of a 503: the worker ended before its answer had begun

@@ -145,6 +145,11 @@ class Pool:
         alias = worker.alias
         answer: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         ticket = Ticket(alias, self._clock(), answer, keep_alive, counts)
+        if not self._queue and worker.state is WorkerState.READY and not worker.worn_out:
+            # Nobody is before it, so a look at its worker alone is enough.
+            ticket.grant(worker, ticket.asked_at)
+            self._replace_worn_out(worker)
+            return ticket.answer.result()
         self._queue.append(ticket)
         self._dispatch()
         if ticket.answer.done():
@@ -272,8 +277,7 @@ class Pool:
                 t for t, made in zip(waiting, plans, strict=True) if not self._carry_out(made, t, now)
             ]
         for worker in self.workers.values():
-            if why := worker.worn_out:
-                worker.recycle(why)
+            self._replace_worn_out(worker)
         views = self._views()
         for alias in overcommitted(views, self.budget):
             self.workers[alias].stop("idle, and others need more memory than they were expected to")
@@ -305,6 +309,10 @@ class Pool:
                 ticket.pressure = pressure
                 self._arm_at(until, now)
         return False
+
+    def _replace_worn_out(self, worker: Worker) -> None:
+        if why := worker.worn_out:
+            worker.recycle(why)
 
     def _views(self) -> dict[str, WorkerView]:
         return {alias: worker.view() for alias, worker in self.workers.items()}
