@@ -104,8 +104,8 @@ class ModelStatus(_Wire):
     """Every configured alias, running or not. ``status`` is its ``WorkerState``. GiB, 0: not known.
 
     ``memory_gb`` is what it is charged while it is loaded, the larger of its estimate (``learned_gb``,
-    or ``declared_gb`` until a peak was learned) and its footprint; ``measured_gb`` is the footprint now,
-    ``peak_gb`` the most that this process was seen to need.
+    or ``declared_gb`` until a peak was learned) and its footprint; ``measured_gb`` is the footprint
+    now, ``peak_gb`` the most that this process was seen to need.
     """
 
     path: str
