@@ -28,15 +28,15 @@ def soonest_idle(workers: Workers, now: float) -> float | None:
 def overcommitted(workers: Workers, budget: int) -> tuple[str, ...]:
     """Who must leave because others have grown beyond what they were expected to need.
 
-    As many as help: when idle workers can't make up for all of it, all of them leave. A worker that is
-    larger than the budget all by itself stays: nobody has anything from its end.
+    No more than needed; when idle workers can't make up for all of it, all of them leave. One that is
+    alone stays however large it is: from its end nobody has anything.
     """
     staying = [w for w in workers.values() if w.stays]
     excess = sum(w.memory for w in staying) - budget
     if excess <= 0 or len(staying) == 1:
         return ()
-    idle = [w for w in workers.values() if w.evictable]
-    return choose_victims(idle, excess) or tuple(w.alias for w in by_use(idle))
+    idle = by_use(w for w in staying if w.evictable)
+    return choose_victims(idle, excess) or tuple(w.alias for w in idle)
 
 
 def least_recently_used(workers: Workers) -> str | None:

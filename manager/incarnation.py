@@ -144,13 +144,9 @@ class Incarnation:
         owner.log.begin()
         self.launched_at = self._clock()
         try:
-            self.handle = await self._launcher.launch(self._spec, owner.log.write)
+            handle, exited, given_up = await self._launched()
         except LaunchFailed as exc:
             return str(exc)
-        handle = self.handle
-        exited = asyncio.create_task(handle.wait(), name=f"exit-{owner.alias}")
-        exited.add_done_callback(lambda _: self.wake.set())
-        given_up = await self._load(handle, exited)
         if not given_up and not exited.done() and not owner.leaving:
             loading_s = self._clock() - self.launched_at
             owner.became_ready(f"pid {handle.pid}, {loading_s:.2f} s after its launch")
@@ -163,6 +159,20 @@ class Incarnation:
             return self._verdict or given_up
         stopped = owner.leaving and not owner.draining
         return exit_text(status) if stopped else ending(status, owner.log.last_lines())
+
+    async def _launched(self) -> tuple[Handle, asyncio.Task[int], str]:
+        """A process that has loaded, ended, or (with the reason) been given up."""
+        owner = self._owner
+        while True:
+            self.handle = handle = await self._launcher.launch(self._spec, owner.log.write)
+            exited = asyncio.create_task(handle.wait(), name=f"exit-{owner.alias}")
+            exited.add_done_callback(lambda _: self.wake.set())
+            given_up = await self._load(handle, exited)
+            silent = self.readiness is None or self.readiness.health is None
+            if not (handle.was_parked and exited.done() and silent and not owner.leaving):
+                return handle, exited, given_up
+            # It was as good as dead when it was taken, and says nothing about this model.
+            log.warning("%s: its standby process was gone; launching another", owner.alias)
 
     async def abandon(self) -> None:
         """After a fault of ours: leave no process behind."""
@@ -197,6 +207,7 @@ class Incarnation:
             answer = await self._ask(handle, over)
             if over():
                 return ""
+            judge.polled(self._clock())
             before = (judge.phase, judge.detail)
             if judge.heard(answer, self._clock()):
                 return ""

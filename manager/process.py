@@ -75,6 +75,10 @@ class Handle(Protocol):
     @property
     def address(self) -> Address: ...
 
+    @property
+    def was_parked(self) -> bool:
+        """It was there before it was launched as this worker, and may have ended before as well."""
+
     def poll(self) -> int | None:
         """The exit status, negative when a signal ended it; None while it runs."""
 
@@ -173,6 +177,7 @@ class LocalHandle:
         assert popen.stdout is not None
         self._popen = popen
         self._address = address
+        self._was_parked = False
         self._measure = measure
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
@@ -194,8 +199,12 @@ class LocalHandle:
     def address(self) -> Address:
         return self._address
 
-    def moved_to(self, address: Address) -> None:
-        self._address = address
+    @property
+    def was_parked(self) -> bool:
+        return self._was_parked
+
+    def adopted(self, address: Address) -> None:
+        self._was_parked, self._address = True, address
 
     def poll(self) -> int | None:
         # Not Popen.poll(), which would reap the process before its group has been swept.
@@ -261,7 +270,7 @@ class LocalParked:
             self._popen.stdin.write(json.dumps(told).encode() + b"\n")
         except (OSError, ValueError) as exc:
             raise LaunchFailed(f"the standby worker is gone: {exc}") from exc
-        self.handle.moved_to(Address(LOOPBACK, spec.port))
+        self.handle.adopted(Address(LOOPBACK, spec.port))
         return self.handle
 
 

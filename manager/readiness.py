@@ -3,6 +3,7 @@
 Rules: ready is only who answers 200 with the nonce and the pid of the process that was launched; any
 other answer on the port is a stranger's. Progress is a change of phase or detail; the deadline runs
 from the last progress, so that a slow load that gets on is never given up, and one that hangs is.
+Time in which the manager itself stood still does not count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contracts.control import Download, Phase, WorkerHealth
 from manager.process import Address
 
 PROBE_TIMEOUT_S = 2.0
+SLEPT_S = 5.0  # between two polls; longer than any takes
 _BODY_LIMIT = 1 << 16  # bytes; a stranger may send anything
 
 
@@ -45,6 +47,7 @@ class Readiness:
     done_bytes: int = 0  # of a download
     stranger: bool = False
     health: WorkerHealth | None = None  # the last of its own
+    polled_at: float = 0.0  # 0: not yet
 
     def heard(self, answer: Answer | None, now: float) -> bool:
         """Take in what the probe heard; True when the worker is ready."""
@@ -70,6 +73,13 @@ class Readiness:
     def failed(self) -> bool:
         """The worker itself says that it can't."""
         return self.phase == Phase.FAILED
+
+    def polled(self, now: float) -> None:
+        """To be told of every poll: time in which the manager did not run (the machine slept, the clock
+        was set) is held against nobody."""
+        gap, self.polled_at = now - (self.polled_at or now), now
+        if not 0 <= gap <= SLEPT_S:
+            self.progressed_at = now
 
     def overdue(self, now: float) -> bool:
         return now - self.progressed_at >= self.timeout_s

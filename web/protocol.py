@@ -41,6 +41,8 @@ class GatheredTransport:
 
     def _flush(self) -> None:
         parts, self._parts, self._size = self._parts, [], 0
+        if self._transport.is_closing():  # the client went within this turn
+            return
         if len(parts) == 1:
             self._transport.write(parts[0])
         elif parts:

@@ -31,7 +31,12 @@ _KEEP_ALIVE = 0.2  # the share of requests that say how long their model shall s
 class Clients:
     """One client after the other, until *stop*."""
 
-    def __init__(self, world: World, stop: threading.Event, chance: random.Random) -> None:
+    def __init__(
+        self, world: World, stop: threading.Event, chance: random.Random, only: str | None = None
+    ) -> None:
+        """*only*: the alias that they ask; None: all of them."""
+        self._only = only
+        self._routes = sorted(r for r, models in _MODELS.items() if only is None or only in models)
         self._world = world
         self._stop = stop
         self._chance = chance
@@ -42,8 +47,8 @@ class Clients:
 
     def _ask(self) -> None:
         chance = self._chance
-        route = chance.choice(sorted(_MODELS))
-        model = chance.choice(_MODELS[route])
+        route = chance.choice(self._routes)
+        model = self._only or chance.choice(_MODELS[route])
         fields: dict[str, object] = {}
         if chance.random() < _KEEP_ALIVE:
             fields["keep_alive"] = chance.choice([0, 5, -1])

@@ -76,3 +76,15 @@ def test_a_stranger_that_leaves_is_forgotten() -> None:
     readiness.heard(Answer(404, b""), 101.0)
     readiness.heard(answer(), 102.0)
     assert "no progress" in readiness.complaint
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -3600.0])
+def test_time_in_which_the_manager_stood_still_is_not_held_against_the_load(jump: float) -> None:
+    readiness = Readiness("n0nce", 7, timeout_s=10, progressed_at=100.0)
+    for now in (100.0, 102.0, 102.0 + jump):
+        readiness.polled(now)
+        assert not readiness.overdue(now)
+    for seconds in range(1, 10):
+        readiness.polled(102.0 + jump + seconds)
+    assert not readiness.overdue(102.0 + jump + 9)
+    assert readiness.overdue(102.0 + jump + 10)

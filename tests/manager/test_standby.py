@@ -33,6 +33,7 @@ class FakeParked:
         self._process.spec, self._process.alias = spec, spec.alias
         self._process.behaviour = self._host.host.behaviours[spec.alias]
         self._process.memory = self._host.host.memory[spec.alias]
+        self._process.was_parked = True
         self._host.host.count()
         self._host.adopted.append(self._process)
         return self._process
@@ -151,6 +152,19 @@ def test_one_that_ends_by_itself_is_not_replaced_at_once_and_loads_go_on(tmp_pat
         scene.pool._dispatch()
         await scene.settle()
         assert kept.count == 1
+
+    with_standbys(tmp_path, {"a": 4}, 1, tell)
+
+
+def test_one_that_ends_in_the_moment_in_which_it_is_taken_costs_nobody_a_request(
+    tmp_path: Path,
+) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        request = scene.ask("a")
+        await scene.settle(lambda: bool(parker.adopted))
+        parker.adopted[0].end(-9)
+        await request.granted()
+        assert len(scene.host.of("a")) == 2
 
     with_standbys(tmp_path, {"a": 4}, 1, tell)
 

@@ -85,6 +85,7 @@ class FakeProcess:
         self.behaviour = host.behaviours[spec.alias]
         own = self.behaviour.footprint
         self.memory = host.memory[spec.alias] if own is None else own
+        self.was_parked = False
         self.signals: list[StopSignal] = []
         self.probes = 0
         self._host = host

@@ -23,6 +23,9 @@ class Recorder:
     def close(self) -> None:
         self.closed = True
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def get_extra_info(self, name: str) -> str:
         return f"the {name}"
 
@@ -46,6 +49,19 @@ def test_what_one_turn_writes_leaves_in_one_call_in_its_order() -> None:
             transport.write(part)
 
     assert recorded(use).calls == [b"headbodyend"]
+
+
+def test_what_is_gathered_when_the_client_goes_is_dropped() -> None:
+    recorder = Recorder()
+
+    async def run() -> None:
+        inner: Any = recorder
+        GatheredTransport(inner, asyncio.get_running_loop()).write(b"too late")
+        recorder.closed = True  # by the other side
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert recorder.calls == []
 
 
 def test_what_the_next_turn_writes_leaves_by_itself() -> None:
