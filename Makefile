@@ -24,14 +24,14 @@ demo: setup  ## the whole stack on small trained models, with a tour; ARGS=--onc
 up: setup  ## the whole stack on the models of config.yaml, without Docker
 	@$(RUN) -m scripts.up $(ARGS)
 
-test: setup-dev  ## all tests
-	@$(RUN) -m pytest -q $(ARGS)
+test: setup-dev  ## all tests, on two cores
+	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 check: setup-dev  ## format, lint, types, tests
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
-	@$(RUN) -m pytest -q $(ARGS)
+	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 format: setup-dev  ## format the code
 	@$(RUN) -m ruff format .
