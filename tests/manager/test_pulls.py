@@ -202,7 +202,7 @@ def test_close_ends_every_pull_and_tells_who_waits(tmp_path: Path, stubborn: boo
 
     async def play(pulls: Pulls) -> None:
         task = asyncio.create_task(pulls.pull("a", MODEL))
-        await until(lambda: pulls.progress("a") is not None)
+        await until(lambda: pulls.progress("a") == Download(done_bytes=1, total_bytes=2))
         await pulls.close()
         assert not alive(*script.pids)
         with pytest.raises(Unavailable):
