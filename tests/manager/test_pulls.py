@@ -75,7 +75,8 @@ def test_a_pull_tells_how_far_it_is_and_what_came(tmp_path: Path) -> None:
 
     async def play(pulls: Pulls) -> None:
         task = asyncio.create_task(pulls.pull("a", MODEL))
-        await until(lambda: pulls.progress("a") == Download())  # nothing is known of it yet
+        await asyncio.sleep(0)
+        assert pulls.progress("a") == Download()  # nothing is known of it yet
         await until(lambda: pulls.progress("a") == Download(done_bytes=1, total_bytes=2))
         assert pulls.progress("b") is None
         script.go()
