@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -18,6 +19,12 @@ log = logging.getLogger(__name__)
 
 def error_response(error: ApiError, source: str) -> JSONResponse:
     return JSONResponse(error.body(source), error.status, headers=error.headers())
+
+
+def sse_error(error: ApiError, source: str) -> bytes:
+    """The event with which a stream tells that it failed; OpenAI's SDKs raise it as an APIError."""
+    # The blank line first ends an event that was cut in the middle.
+    return b"\n\nevent: error\ndata: " + json.dumps(error.body(source)).encode() + b"\n\n"
 
 
 def install_error_handlers(app: FastAPI, source: str) -> None:

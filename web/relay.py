@@ -12,7 +12,6 @@ aiohttp's client, because httpx's pool costs several times as much per request (
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from starlette.types import Send
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, Unavailable
 from web.account import Account
+from web.errors import sse_error
 
 # RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
@@ -157,12 +157,6 @@ def _note_timings(account: Account, headers: Headers) -> None:
 
 async def _end(send: Send, last: bytes) -> None:
     await send({"type": "http.response.body", "body": last, "more_body": False})
-
-
-def sse_error(error: ApiError, source: str) -> bytes:
-    """The event with which a stream tells that it failed; OpenAI's SDKs raise it as an APIError."""
-    # The blank line first ends an event that was cut in the middle.
-    return b"\n\nevent: error\ndata: " + json.dumps(error.body(source)).encode() + b"\n\n"
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:
