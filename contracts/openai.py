@@ -12,7 +12,15 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
 from contracts.tasks import DEFAULT_TASK, TASKS
@@ -26,6 +34,12 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _none_or_some(seconds: float) -> float:
+    if -1 < seconds < 0:
+        raise ValueError("at least 0 seconds, or -1 for no idle timeout")
+    return seconds
+
+
 def _as_parts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
@@ -33,7 +47,7 @@ def _as_parts(value: Any) -> Any:
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # Seconds for which the model stays in memory after the answer; 0: not at all, -1: no idle timeout.
-KeepAlive = Annotated[Finite, Field(ge=-1)]
+KeepAlive = Annotated[Finite, Field(ge=-1), AfterValidator(_none_or_some)]
 Prompt = Annotated[str, Field(min_length=1, max_length=32_000)]
 StopStrings = Annotated[
     list[Annotated[str, Field(min_length=1)]],
@@ -88,9 +102,9 @@ def read_keep_alive(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= -1):
+    if not math.isfinite(seconds) or (seconds < 0 and seconds != -1):
         raise InvalidRequest(
-            "keep_alive: expected a number of seconds, at least -1", param="keep_alive"
+            "keep_alive: expected a number of seconds, at least 0, or -1", param="keep_alive"
         )
     return seconds
 

@@ -67,8 +67,8 @@ class ManagerSettings(_Strict):
     stall_timeout_s: Seconds = 180.0  # without a token or step while there is work
     max_requests: Annotated[int, Field(ge=0)] = 0  # of one worker process; 0: any number
     standby: Annotated[int, Field(ge=0, le=4)] | None = None  # None: 1, or 0 below 24 GB of memory
-    state_dir: str = "state"
-    log_dir: str = "logs"
+    state_dir: Annotated[str, Field(min_length=1)] = "state"
+    log_dir: Annotated[str, Field(min_length=1)] = "logs"
     log_max_mb: Annotated[float, Field(gt=0)] = 10.0
 
 
@@ -327,7 +327,12 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
     return settings.model_copy(update={"models": models, "manager": manager})
 
 
+def is_folder(path: str) -> bool:
+    """Whether the ``path`` of a model means a folder, and not a Hugging Face id."""
+    return path.startswith(("./", "../", "/", "~"))
+
+
 def _absolute(path: str, base: Path) -> str:
-    if path.startswith(("./", "../", "/", "~")):
+    if is_folder(path):
         return str((base / Path(path).expanduser()).resolve())
     return path  # a Hugging Face id

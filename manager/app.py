@@ -136,11 +136,11 @@ class ManagerApp:
 
     async def close(self, *, hurry: bool = False) -> None:
         """Stop all that runs; *hurry*: without draining it. What is done already costs nothing more."""
-        self.events.close()
         closing = [self.pool.close(hurry=hurry), self.pulls.close()]
         if self.standbys is not None:
             closing.append(self.standbys.close())
         await asyncio.gather(*closing)
+        self.events.close()
         await asyncio.to_thread(self.peaks.save)
 
     @property
@@ -148,8 +148,8 @@ class ManagerApp:
         return self._clock() - self._started_at
 
     def _pull_changed(self, alias: str, download: Download | None) -> None:
-        data = download.model_dump() if download else None
-        self.events.publish("progress", {"alias": alias, "phase": "downloading", "download": data})
+        phase, data = ("downloading", download.model_dump()) if download else ("", None)
+        self.events.publish("progress", {"alias": alias, "phase": phase, "download": data})
 
     def status(self) -> ManagerStatus:
         standbys = self.standbys

@@ -31,6 +31,7 @@ ROOM_POLL_S = 0.1  # while the memory that was promised to it is not back
 ROOM_TIMEOUT_S = 60.0  # then the promise is void
 _LAST_MEASURE_S = 0.3  # for the one before the end
 _READING_S = 1.0  # for any
+_ADOPTED_S = 15.0  # for the first answer of a standby, which may have imports to finish
 _MEASURE_SHARE = 50  # times as long as a reading took, none is made
 _FAILED_PREFIX = "load failed:"
 _ROUTINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (DEBUG|INFO) ")  # what a worker logs when all is well
@@ -169,10 +170,13 @@ class Incarnation:
             exited.add_done_callback(lambda _: self.wake.set())
             given_up = await self._load(handle, exited)
             silent = self.readiness is None or self.readiness.health is None
-            if not (handle.was_parked and exited.done() and silent and not owner.leaving):
+            ended = exited.done() or bool(given_up)
+            if not (handle.was_parked and ended and silent and not owner.leaving):
                 return handle, exited, given_up
             # It was as good as dead when it was taken, and says nothing about this model.
-            log.warning("%s: its standby process was gone; launching another", owner.alias)
+            log.warning("%s: its standby process was of no use; launching another", owner.alias)
+            handle.signal(StopSignal.KILL)
+            await exited
 
     async def abandon(self) -> None:
         """After a fault of ours: leave no process behind."""
@@ -219,6 +223,9 @@ class Incarnation:
                 # It says why in its log, and leaves by itself.
                 await self._until(exited.done, timeouts.stop_s)
                 return "" if exited.done() else str(judge)
+            mute = handle.was_parked and judge.health is None
+            if mute and self._clock() - judge.began_at >= _ADOPTED_S:
+                return f"its standby process did not answer within {_ADOPTED_S:g} s"
             if judge.overdue(self._clock()):
                 last = owner.log.last_lines(1)
                 return judge.complaint + (f"; its last line: {last[0]}" if last else "")
@@ -306,7 +313,7 @@ class Incarnation:
             await self._until(over, self._timeouts.drain_s)
         if not exited.done():
             left = owner.leases
-            owner.drained(f"drained, {left} requests are cut off" if left else "drained")
+            owner.drained(f"cut off from it: {left}" if left else "drained")
 
     async def _stop_ladder(self, handle: Handle, exited: asyncio.Task[int]) -> None:
         if self._owner.request_count:

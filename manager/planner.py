@@ -7,8 +7,8 @@ Fairness: requests are looked at first come first served. One that waits for mem
 that comes later may take its room. What is loaded goes on being served meanwhile, so that few swaps
 serve many requests, until the one that waits has watched that for ``max_wait_s``: from then on the
 workers that must leave for it get no new requests. So each loaded model has a turn of at least that
-length, which no stream of requests can stretch. Requests for a ready worker that is not in the way are
-served past it at any time.
+length, which no stream of requests can stretch and no short pause ends. Requests for a ready worker
+that is not in the way are served past it at any time.
 
 Only what a model is declared to need can refuse it. One that was measured to need more than there is
 runs alone: a measurement must lock nobody out.
@@ -20,6 +20,8 @@ from enum import StrEnum
 
 from contracts.control import WorkerState as S
 from manager.lifecycle import HOLDS_MEMORY
+
+LONGEST_LINGER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,14 @@ class Terms:
     budget: int
     max_wait_s: float = 0.0  # how long a loaded model is served past one that waits for its room
     loads: bool = True  # False: the system is so short of memory that nothing may be loaded
+
+    @property
+    def linger_s(self) -> float:
+        """How long a worker is not yet idle enough to be evicted after a request.
+
+        Clients ask, read and ask again: without this the moment in between would end every turn.
+        """
+        return min(LONGEST_LINGER_S, self.max_wait_s / 10)
 
 
 class Why(StrEnum):
@@ -219,14 +229,20 @@ def plan(request: Waiting, workers: Workers, terms: Terms, now: float) -> Plan:
     shortfall = max(now_short, later_short)
     if shortfall <= 0:
         return Start(memory, alone=alone)
+    turn_is_over = {
+        w.alias for w in staying if now - max(request.since, w.ready_at) >= terms.max_wait_s
+    }
     idle = [w for w in staying if w.evictable]
-    victims = choose_victims(idle, shortfall)
+    gone_quiet = [w for w in idle if w.alias in turn_is_over or now >= w.last_used + terms.linger_s]
+    victims = choose_victims(gone_quiet, shortfall)
     if victims:
         return Start(memory, victims, alone)
+    lingering = [w.last_used + terms.linger_s for w in idle if w not in gone_quiet]
     busy = [w for w in staying if w.state is S.READY and not w.pinned and w.leases and not w.held]
-    over = [w for w in busy if now - max(request.since, w.ready_at) >= terms.max_wait_s]
-    held = _spare(_until_enough([*by_use(idle), *_by_busy(over)], later_short), later_short)
-    return Wait(f"{target} waits for memory", memory=memory, held=held)
+    over = [w for w in busy if w.alias in turn_is_over]
+    held = _spare(_until_enough([*by_use(gone_quiet), *_by_busy(over)], later_short), later_short)
+    until = min(lingering, default=None)
+    return Wait(f"{target} waits for memory", memory=memory, held=held, until=until)
 
 
 def choose_victims(loaded: Collection[WorkerView], shortfall: int) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class Pool:
     ) -> None:
         self.budget = budget
         self._clock = clock
+        self._launcher = launcher
         self._read_memory = read_memory
         self._standbys = standbys
         self._max_wait_s = settings.manager.max_wait_s
@@ -300,7 +301,12 @@ class Pool:
                 ticket.answer.set_exception(error)
                 return True
             case Start(memory, evict, alone):
+                if obstacle := self._launcher.obstacle(worker.model):
+                    # Told before anybody has left for it.
+                    ticket.answer.set_exception(refusal.cannot_load(ticket.alias, obstacle))
+                    return True
                 for victim in evict:
+                    self.workers[victim].evicted_for = ticket.alias
                     self.workers[victim].stop(f"evicted for {ticket.alias}")
                 if alone:
                     log.warning("%s", refusal.alone(ticket.alias, worker.estimate, memory))
@@ -347,6 +353,12 @@ class Pool:
             if worker.recycling:
                 worker.recycling = ""
                 self._load(worker.alias, "recycled")
+            elif worker.life.load_failed:
+                # Those that left for a model that never came.
+                for other in self.workers.values():
+                    gone = other.evicted_for == worker.alias and other.state is WorkerState.STOPPED
+                    if gone and other.model.preload:
+                        self._load(other.alias, f"{worker.alias} could not be loaded")
             elif worker.crashed and (worker.model.preload or worker.model.pinned):
                 self._load(worker.alias, "crashed")
         self._dispatch()

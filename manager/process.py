@@ -25,6 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
+from contracts.settings import ImageSettings, VlmSettings, is_folder
 from manager.footprint import footprint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,9 @@ class Handle(Protocol):
 
 
 class Launcher(Protocol):
+    def obstacle(self, model: VlmSettings | ImageSettings) -> str:
+        """Why *model* can't be launched, as far as that is seen at once; "" when nothing is."""
+
     async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
         """Start a worker; *output* gets what it writes. Raises ``LaunchFailed``."""
 
@@ -115,6 +119,11 @@ class LocalLauncher:
 
     def __repr__(self) -> str:
         return f"<LocalLauncher {' '.join(self._argv)}>"
+
+    def obstacle(self, model: VlmSettings | ImageSettings) -> str:
+        if is_folder(model.path) and not Path(model.path).is_dir():
+            return f"{model.path} is not a folder"
+        return ""
 
     def command(self, spec: LaunchSpec) -> list[str]:
         return [

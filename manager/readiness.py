@@ -48,6 +48,10 @@ class Readiness:
     stranger: bool = False
     health: WorkerHealth | None = None  # the last of its own
     polled_at: float = 0.0  # 0: not yet
+    began_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.began_at = self.progressed_at
 
     def heard(self, answer: Answer | None, now: float) -> bool:
         """Take in what the probe heard; True when the worker is ready."""

@@ -31,7 +31,11 @@ def refused(
             )
         case Why.LOAD_FAILED:
             wait_s = (refusal.retry_at or now) - now
-            return LoadFailed(f"{target.alias} could not be loaded: {last_error}", retry_after=wait_s)
+            return cannot_load(target.alias, last_error, retry_after=wait_s)
+
+
+def cannot_load(alias: str, why: str, *, retry_after: float | None = None) -> ApiError:
+    return LoadFailed(f"{alias} could not be loaded: {why}", retry_after=retry_after)
 
 
 def too_large(alias: str, memory: int, budget: int) -> str:

@@ -14,8 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from contracts.settings import GIB
-from manager.process import Handle, Launcher, LaunchFailed, LaunchSpec, Output, StopSignal
+from contracts.settings import GIB, ImageSettings, VlmSettings
+from manager.process import (
+    Handle,
+    Launcher,
+    LaunchFailed,
+    LaunchSpec,
+    Output,
+    StopSignal,
+    exit_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +89,9 @@ class Standbys:
         """Those that have imported all they can."""
         return sum(standby.ready for standby in self._parked)
 
+    def obstacle(self, model: VlmSettings | ImageSettings) -> str:
+        return self._launcher.obstacle(model)
+
     async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
         while self._parked:
             # The one that has come furthest.
@@ -137,7 +148,7 @@ class Standbys:
         if standby in self._parked:
             self._parked.remove(standby)
             self._not_before = self._clock() + _RETRY_S
-            log.warning("a standby worker ended (status %d): %s", status, standby.last_line)
+            log.warning("a standby worker ended (%s): %s", exit_text(status), standby.last_line or "-")
 
     def _dismiss(self, standby: _Standby) -> None:
         task = asyncio.create_task(self._end(standby.handle), name="standby-end")

@@ -84,6 +84,7 @@ class Worker:
         self.recycling = ""  # why it is to be replaced by a fresh process
         self.patient = False  # its drain waits for its requests, however long they take
         self.hurried = False  # its drain waits for nobody
+        self.evicted_for = ""  # the alias that its last process had to leave for
         self.last_error = ""  # why it failed last; "" once it is ready again
         self.last_ending = ""
         self._around = around
@@ -206,9 +207,8 @@ class Worker:
         around, habits = self._around, self._habits
         self._fire(Event.START, reason)
         self.patient = self.hurried = False
-        self.recycling = ""
+        self.recycling = self.evicted_for = ""
         self.request_count = 0
-        self._keep_alive_s = None
         self._given = given
         self.process = Incarnation(
             self,
@@ -243,7 +243,8 @@ class Worker:
     def lease(self, keep_alive_s: float | None = None, *, counts: bool = True) -> int:
         """A request for it begins; give the returned number to release()."""
         self.request_count += counts
-        self._keep_alive_s = keep_alive_s
+        if counts or keep_alive_s is not None:
+            self._keep_alive_s = keep_alive_s
         return self.life.lease(self._around.clock())
 
     def keep_alive(self, seconds: float | None) -> None:
@@ -327,6 +328,8 @@ class Worker:
         self._given = 0
         event = WHEN_REAPED[self.state]
         if event is Event.EXITED:
+            if not self.recycling:  # what a client asked for outlives a replacement
+                self._keep_alive_s = None
             self.last_ending = "it was stopped"
         else:
             self.last_ending = self.last_error = reason

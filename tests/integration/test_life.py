@@ -45,10 +45,10 @@ def test_a_cold_model_loads_once_for_all_who_ask_and_leaves_when_evicted_or_idle
 def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path) -> None:
     # Too little for both, as declared and as they are measured then.
     changes = {
-        "memory.max_unified_memory_gb": 0.3,
+        "memory.max_unified_memory_gb": 0.2,
         "memory.safety_margin_gb": 0,
-        "models.vlm-best.memory_gb": 0.2,
-        "models.image-gen.memory_gb": 0.25,
+        "models.vlm-best.memory_gb": 0.15,
+        "models.image-gen.memory_gb": 0.2,
     }
     with running(tmp_path, changes) as stack:
         assert caption(stack).status_code == 200

@@ -15,7 +15,7 @@ from functools import cache
 
 from contracts.control import WorkerState as S
 from manager.lifecycle import HOLDS_MEMORY
-from manager.planner import Serve, Start, Terms, Waiting, WorkerView, schedule
+from manager.planner import Serve, Start, Terms, Wait, Waiting, WorkerView, schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,9 @@ class Simulation:
         del self._used[alias]
         self._change(alias, state=S.STOPPED)
 
+    def _looked(self, _: None) -> None:
+        """Nothing happens but the look itself."""
+
     def _dispatch(self) -> None:
         plans = schedule([w for w, _ in self._queue], self.workers, self.terms, self.now)
         left = []
@@ -101,6 +104,8 @@ class Simulation:
                     self._change(alias, state=S.STARTING)
                     self._unlaunched[alias] = memory
                     self.loads += 1
+                case Wait(until=until) if until is not None:
+                    self._at(until, "looked", None)
             left.append((waiting, asked))
         self._queue = left
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from contracts.control import Download
-from contracts.errors import InsufficientMemory, Unavailable
+from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
 from contracts.settings import GIB
 from manager.housekeeping import SETTLE_S
 from manager.peaks import peak_key
@@ -255,6 +255,54 @@ async def test_those_who_wait_for_a_model_are_all_served_in_one_turn(scene: Scen
     assert len(scene.host.of("a")) == 1
 
 
+@story({"a": 8, "b": 8}, max_wait_s=20)
+async def test_a_short_pause_between_two_requests_ends_no_turn(scene: Scene) -> None:
+    await scene.served("b")
+    waiting = scene.ask("a")
+    for _ in range(20):  # one client that asks, reads for half a second, and asks again
+        await asyncio.sleep(0.5)
+        await scene.served("b")
+    assert len(scene.host.of("b")) == 1
+    assert not waiting.holds
+    lease = await waiting.granted()  # once it has paused for a second
+    assert lease.queue_s == pytest.approx(10 + 1 + 1, abs=0.2)
+
+
+@story({"a": 8, "b": 8}, max_wait_s=5)
+async def test_pauses_stretch_no_turn_beyond_its_end(scene: Scene) -> None:
+    await scene.served("b")
+    waiting = scene.ask("a")
+    for _ in range(100):
+        await asyncio.sleep(0.2)
+        if waiting.holds:
+            break
+        scene.ask("b").let_finish()
+    assert (await waiting.granted()).queue_s == pytest.approx(5 + 1, abs=0.4)
+
+
+# --- models that can't be loaded -------------------------------------------------------------------
+
+
+@story({"a": {"memory_gb": 8, "path": "nowhere"}, "b": 8})
+async def test_nobody_leaves_for_a_model_that_is_not_there(scene: Scene) -> None:
+    await scene.served("b")
+    error = await scene.ask("a").refused()
+    assert isinstance(error, LoadFailed)
+    assert error.message == "a could not be loaded: its folder is gone"
+    assert scene.state("b") == "ready"
+
+
+@story({"a": 8, "b": {"memory_gb": 8, "preload": True}, "c": {"memory_gb": 4, "preload": True}})
+async def test_a_preloaded_model_that_left_for_one_that_never_came_comes_back(scene: Scene) -> None:
+    scene.pool.start()
+    await asyncio.sleep(5)
+    await scene.pool.stop("c")
+    scene.host.behaviours["a"].fails_with = "load failed: broken"
+    assert isinstance(await scene.ask("a").refused(), LoadFailed)
+    await asyncio.sleep(5)
+    assert [scene.state(alias) for alias in "bc"] == ["ready", "stopped"]
+
+
 # --- how long it stays -----------------------------------------------------------------------------
 
 
@@ -284,6 +332,28 @@ async def test_with_0_it_leaves_at_once_and_with_minus_1_never(scene: Scene) -> 
     await scene.served()  # one that says nothing: as configured
     await asyncio.sleep(101)
     assert scene.state() == "stopped"
+
+
+@story({"a": 4}, idle_timeout_s=100)
+async def test_a_load_by_hand_that_says_nothing_leaves_it_as_it_is(scene: Scene) -> None:
+    async with scene.pool.lease("a", -1, counts=False):
+        pass
+    async with scene.pool.lease("a", counts=False):
+        pass
+    await asyncio.sleep(500)
+    assert scene.state() == "ready"
+
+
+@story({"a": 4}, idle_timeout_s=20, max_requests=1)
+async def test_it_outlives_the_replacement_of_the_process(scene: Scene) -> None:
+    request = scene.ask(keep_alive=-1)
+    await request.granted()
+    await request.finish()
+    await asyncio.sleep(100)
+    assert scene.state() == "ready"
+    assert len(scene.host.processes) == 2
+    await scene.pool.stop("a")
+    await scene.served("a")
 
 
 @story({"a": 8, "b": 8})

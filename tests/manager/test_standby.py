@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contracts.settings import GIB
+from contracts.settings import GIB, ImageSettings, VlmSettings
 from manager.app import standbys
 from manager.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
 from manager.standby import READY_LINE, TO_HAVE_FROM, Standbys
@@ -48,6 +48,9 @@ class FakeParker:
         self.fails = False
         host.memory["standby"] = GIB // 2
         host.behaviours["standby"] = type(next(iter(host.behaviours.values())))()
+
+    def obstacle(self, model: VlmSettings | ImageSettings) -> str:
+        return self.host.obstacle(model)
 
     async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
         return await self.host.launch(spec, output)
@@ -164,6 +167,16 @@ def test_one_that_ends_in_the_moment_in_which_it_is_taken_costs_nobody_a_request
         await scene.settle(lambda: bool(parker.adopted))
         parker.adopted[0].end(-9)
         await request.granted()
+        assert len(scene.host.of("a")) == 2
+
+    with_standbys(tmp_path, {"a": 4}, 1, tell)
+
+
+def test_one_that_does_not_answer_is_given_up_and_the_load_goes_on_without_it(tmp_path: Path) -> None:
+    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+        scene.host.living()[0].frozen = True
+        lease = await scene.ask("a").granted()
+        assert lease.queue_s == pytest.approx(15 + 1, abs=1)
         assert len(scene.host.of("a")) == 2
 
     with_standbys(tmp_path, {"a": 4}, 1, tell)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.control import Download
-from contracts.settings import GIB, Settings
+from contracts.settings import GIB, ImageSettings, Settings, VlmSettings
 from manager.incarnation import POLL_S, Timeouts
 from manager.lease import Lease
 from manager.memory import MemoryReading
@@ -85,7 +85,7 @@ class FakeProcess:
         self.behaviour = host.behaviours[spec.alias]
         own = self.behaviour.footprint
         self.memory = host.memory[spec.alias] if own is None else own
-        self.was_parked = False
+        self.was_parked = self.frozen = False
         self.signals: list[StopSignal] = []
         self.probes = 0
         self._host = host
@@ -149,7 +149,7 @@ class FakeProcess:
     def health(self) -> Answer | None:
         age = self._host.now() - self._launched_at
         ready = age >= self.behaviour.load_s and not self.behaviour.hangs
-        if ready and self.behaviour.deaf:
+        if self.frozen or (ready and self.behaviour.deaf):
             return None
         self.probes += 1
         body = {
@@ -174,6 +174,9 @@ class FakeHost:
     signalled: Callable[[FakeProcess, StopSignal], None] = lambda process, rung: None
     processes: list[FakeProcess] = field(default_factory=list)
     peak: int = 0
+
+    def obstacle(self, model: VlmSettings | ImageSettings) -> str:
+        return "its folder is gone" if model.path == "nowhere" else ""
 
     async def launch(self, spec: LaunchSpec, output: Output) -> FakeProcess:
         await asyncio.sleep(0)
