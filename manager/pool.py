@@ -20,6 +20,7 @@ from contracts.errors import ApiError
 from contracts.settings import Settings
 from manager import memory, refusal
 from manager.housekeeping import (
+    idle_deadline,
     idle_too_long,
     least_recently_used,
     memory_is_back,
@@ -181,7 +182,12 @@ class Pool:
 
     def _release(self, lease: Lease) -> None:
         lease.release()
-        self._dispatch()
+        worker, now = lease.worker, self._clock()
+        deadline = idle_deadline(worker.view()) if worker.state is WorkerState.READY else now
+        if self._queue or worker.worn_out or (deadline is not None and deadline <= now):
+            self._dispatch()
+        else:  # nobody waits for it: it only begins to idle
+            self._arm_at(deadline, now)
 
     # --- people ----------------------------------------------------------------------------------
 
