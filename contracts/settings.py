@@ -118,6 +118,13 @@ class _ModelSettings(_Strict):
 class VlmSettings(_ModelSettings):
     kind: Literal["vlm"]
     max_tokens: Annotated[int, Field(ge=1)] = 1024  # of an answer when the client sets no limit
+    max_concurrency: Annotated[int, Field(ge=1, le=64)] = 8  # answers that are drawn at a time
+    kv_bits: Literal[4, 8] | None = None  # of keys and values; None: as the model computes
+    prefix_cache_mb: Annotated[int, Field(ge=0)] = 512  # MiB of prompts that are kept
+    vision_cache_mb: Annotated[int, Field(ge=0)] = 128  # MiB of seen pictures that are kept
+    prefill_tokens: Annotated[int, Field(ge=32)] = 512  # of a prompt that are read in one go, at most
+    image_prefix: Literal["causal", "bidirectional"] | None = None  # Moondream2; None: by its tokenizer
+    max_pixels: Annotated[int, Field(ge=784)] = 4096 * 784  # of an image; 28 x 28 are one token of Qwen
 
 
 class ImageSettings(_ModelSettings):

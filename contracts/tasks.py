@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
+
+# What Moondream2 has a prompt form of its own for; other models get the task's prompt.
+Skill = Literal["query", "caption"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +20,12 @@ class Task:
     name: str
     description: str
     prompt: str | None  # None: the client's own prompt is required
+    skill: Skill = "query"
 
 
 _TASKS = (
     Task("caption", "One sentence that says what is in the image.",
-         "Write a one-sentence caption for this image."),
+         "Write a one-sentence caption for this image.", "caption"),
     Task("ocr", "The text in the image, and only that.",
          "Read all the text in this image. Reply with the text only."),
     Task("describe", "A detailed description.", "Describe this image in detail."),

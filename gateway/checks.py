@@ -42,7 +42,7 @@ def check_chat(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ChatRequest, body)
     alias, _ = choose_model(settings, "chat", request.model)
     for i, message in enumerate(request.messages):
-        for j, part in enumerate(message.content):
+        for j, part in enumerate(message.parts):
             if part.type == "image_url" and part.image_url is not None:
                 read_image_field(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
     return Checked(alias, body, request.keep_alive)

@@ -68,6 +68,12 @@ CHANGED_BY = {
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
     "models.preload": (POOL, "test_what_is_to_be_preloaded_is_loaded_unasked"),
     "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
+    "models.max_concurrency": ("workers/test_vlm_batch.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
+    "models.kv_bits": ("workers/test_vlm.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
+    "models.prefix_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
+    "models.vision_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
+    "models.prefill_tokens": (HERE, "test_the_engine_is_built_as_the_settings_say"),
+    "models.image_prefix": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.family": ("workers/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
     "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
     "models.steps": ("workers/test_answers.py", "test_edits_have_a_number_of_steps_of_their_own"),
@@ -170,6 +176,41 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
     assert answer.json()["size"] == "48x32"
     (job,) = engine.jobs
     assert (job.guidance, job.width, job.height) == (1.25, 48, 32)
+
+
+@pytest.mark.mlx
+def test_the_engine_is_built_as_the_settings_say() -> None:
+    """In a process of its own, which tells what it keeps and how it reads."""
+    code = (
+        "import sys; from contracts.settings import VlmSettings; from workers.vlm import VlmEngine;"
+        "from workers.schedule import BatchOptions;"
+        "s = VlmSettings.model_validate_json(sys.argv[1]); e = VlmEngine('a', s);"
+        "e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family;"
+        "print(q.prefixes._limit, q.features._limit, BatchOptions.of(s).prefill_tokens, f.sees_whole)"
+    )
+    path = str(ROOT / "demo" / "models" / "vlm-fast")
+    told = []
+    changes: list[dict[str, Any]] = [
+        {},
+        {
+            "prefix_cache_mb": 3,
+            "vision_cache_mb": 2,
+            "prefill_tokens": 64,
+            "image_prefix": "bidirectional",
+        },
+    ]
+    for change in changes:
+        fields = {"kind": "vlm", "path": path, "port": 1, "memory_gb": 1.0, **change}
+        spec = VlmSettings.model_validate(fields).model_dump_json()
+        done = subprocess.run(
+            [sys.executable, "-c", code, spec], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.split())
+    assert told == [
+        [str(512 << 20), str(128 << 20), "512", "False"],
+        [str(3 << 20), str(2 << 20), "64", "True"],
+    ]
 
 
 @pytest.mark.mlx

@@ -1,7 +1,7 @@
-"""Shapes jobs and answers: from OpenAI's requests to jobs, from events to OpenAI's answers. Pure.
+"""Shapes analyses and pictures: from requests to jobs, from events to answers. Pure.
 
-Rules: defaults of the API live here (temperature 1 for chat, 0 for an analysis); everything is bytes or
-data at the end, so that a test needs neither a server nor a model.
+Rules: defaults of the API live here (an analysis is greedy) and in ``workers.completions``; everything
+is bytes or data at the end, so that a test needs neither a server nor a model.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from contracts.completions import PromptTokensDetails
 from contracts.errors import UnsupportedParameter
 from contracts.media import Size
 from contracts.openai import (
     AnalyzeRequest,
     AnalyzeResponse,
     AnalyzeUsage,
-    ChatChoice,
-    ChatCompletion,
-    ChatMessage,
-    ChatRequest,
     ChatUsage,
     ImageData,
     ImageGenerationRequest,
@@ -33,6 +30,7 @@ from contracts.openai import (
 )
 from contracts.openai import ImageEditRequest as EditRequest
 from contracts.settings import ImageSettings
+from contracts.tasks import TASKS
 from workers.engine import Answered, ChatEvent, ChatJob, Delta, Prompted, Sampling, Turn
 
 PATCH = 16  # pixels: what an image counts in tokens
@@ -50,27 +48,7 @@ class Identity:
     model: str
 
 
-# --- chat ----------------------------------------------------------------------------------------
-
-
-def chat_job(request: ChatRequest, turns: tuple[Turn, ...], max_tokens: int) -> ChatJob:
-    """*max_tokens*: the limit when the request sets none."""
-    return ChatJob(
-        turns=turns,
-        sampling=Sampling(
-            temperature=_default(request.temperature, 1.0),
-            top_p=_default(request.top_p, 1.0),
-            top_k=_default(request.top_k, 0),
-            min_p=_default(request.min_p, 0.0),
-            repetition_penalty=_default(request.repetition_penalty, 1.0),
-            presence_penalty=_default(request.presence_penalty, 0.0),
-            frequency_penalty=_default(request.frequency_penalty, 0.0),
-            seed=_default(request.seed, secrets.randbits(63)),
-        ),
-        max_tokens=request.max_completion_tokens or request.max_tokens or max_tokens,
-        stops=tuple(request.stop or ()),
-        n=request.n or 1,
-    )
+# --- chat, what an analysis is as well -----------------------------------------------------------
 
 
 def analyze_job(request: AnalyzeRequest, turn: Turn) -> ChatJob:
@@ -81,6 +59,7 @@ def analyze_job(request: AnalyzeRequest, turn: Turn) -> ChatJob:
             seed=_default(request.seed, secrets.randbits(63)),
         ),
         max_tokens=request.max_tokens,
+        skill=TASKS[request.task].skill,
     )
 
 
@@ -89,81 +68,30 @@ def text_of(events: Iterable[ChatEvent], index: int = 0) -> str:
 
 
 def chat_usage(events: Iterable[ChatEvent]) -> ChatUsage:
+    """The prompt counts once, so what all *n* answers found in the cache counts as cached."""
     events = list(events)
     prompt = sum(e.prompt_tokens for e in events if isinstance(e, Prompted))
-    completion = sum(e.completion_tokens for e in events if isinstance(e, Answered))
+    ends = [e for e in events if isinstance(e, Answered)]
+    completion = sum(e.completion_tokens for e in ends)
     return ChatUsage(
-        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=min((e.cached_tokens for e in ends), default=0)
+        ),
     )
 
 
-def chat_completion(who: Identity, events: list[ChatEvent]) -> bytes:
-    choices = [
-        ChatChoice(
-            index=event.index,
-            message=ChatMessage(content=text_of(events, event.index)),
-            finish_reason=event.finish_reason,
-        )
-        for event in events
-        if isinstance(event, Answered)
-    ]
-    return (
-        ChatCompletion(
-            id=who.id,
-            created=who.created,
-            model=who.model,
-            choices=choices,
-            usage=chat_usage(events),
-        )
-        .model_dump_json()
-        .encode()
-    )
-
-
-class ChatChunks:
-    """The events of a chat as server-sent events, one method for each moment."""
-
-    DONE = b"data: [DONE]\n\n"
-
-    def __init__(self, who: Identity, *, n: int, include_usage: bool) -> None:
-        self._who = who
-        self._n = n
-        self._include_usage = include_usage
-
-    def of(self, event: ChatEvent) -> bytes:
-        if isinstance(event, Prompted):
-            first = {"role": "assistant", "content": ""}
-            return b"".join(self._choice(index, first, None) for index in range(self._n))
-        if isinstance(event, Delta):
-            return self._choice(event.index, {"content": event.text}, None)
-        return self._choice(event.index, {}, event.finish_reason)
-
-    def end(self, usage: ChatUsage) -> bytes:
-        last = self._event([], usage.model_dump()) if self._include_usage else b""
-        return last + self.DONE
-
-    def _choice(self, index: int, delta: dict[str, str], finish_reason: str | None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return self._event([choice], None)
-
-    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> bytes:
-        chunk: dict[str, Any] = {
-            "id": self._who.id,
-            "object": "chat.completion.chunk",
-            "created": self._who.created,
-            "model": self._who.model,
-            "choices": choices,
-        }
-        if self._include_usage:
-            chunk["usage"] = usage
-        return sse(chunk)
+# --- analysis ------------------------------------------------------------------------------------
 
 
 def analysis(
     who: Identity, request: AnalyzeRequest, events: list[ChatEvent], latency_s: float
 ) -> bytes:
     text = text_of(events).strip()
-    usage = AnalyzeUsage(**chat_usage(events).model_dump(), latency=round(latency_s, 3))
+    counts = chat_usage(events).model_dump(exclude={"prompt_tokens_details"})
+    usage = AnalyzeUsage(**counts, latency=round(latency_s, 3))
     return (
         AnalyzeResponse(
             task=request.task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from contracts.settings import ImageSettings, VlmSettings
 from web.errors import error_response, install_error_handlers
 from web.request_id import RequestId
 from workers.chat import ChatRoutes
-from workers.endpoint import SOURCE, Endpoint, Handler, Worker
+from workers.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
 from workers.engine import AnyEngine
 from workers.images import ImageRoutes
 from workers.thread import ModelThread
@@ -44,7 +45,7 @@ def create_app(
     ``Worker`` that the routes share.
     """
     thread = ModelThread(engine, on_failed=on_failed)
-    worker = Worker(alias, settings, thread, nonce, os.getpid())
+    worker = Worker(alias, settings, thread, nonce, os.getpid(), prepared=prepared(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,6 +73,12 @@ def create_app(
             for path in paths:
                 app.router.routes.append(Route(path, _OtherKind(alias, settings.kind, path)))
     return app
+
+
+def prepared(settings: VlmSettings | ImageSettings) -> asyncio.Semaphore:
+    """How many jobs may hold decoded pictures at a time: a batch, and the next one."""
+    running = settings.max_concurrency if isinstance(settings, VlmSettings) else 1
+    return asyncio.Semaphore(max(PREPARED, 2 * running))
 
 
 def _handlers(worker: Worker, settings: VlmSettings | ImageSettings) -> dict[str, Handler]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from PIL.Image import Image
 
+from contracts.chat import ImageUrl
 from contracts.errors import InvalidRequest
 from contracts.openai import AnalyzeRequest, ChatRequest, Message
 from contracts.settings import VlmSettings
-from workers import answers, media
+from workers import answers, completions, jobs, media
+from workers.completions import ChatChunks, Shape
 from workers.endpoint import Answer, Exchange, Worker
-from workers.engine import ChatEvent, ChatJob, Part, Turn
+from workers.engine import ChatEvent, ChatJob, Delta, Part, ToolCall, Turn
+from workers.tools import call_text, result_parts
 
-MAX_PIXELS = 2 * media.MAX_PIXELS  # of all pictures of one conversation
+MAX_PIXELS = 2 * media.MAX_PIXELS  # of all pictures of one conversation, as they came
 
 
 class ChatRoutes:
@@ -24,27 +28,26 @@ class ChatRoutes:
     async def chat(self, exchange: Exchange) -> Answer:
         """``POST /v1/chat/completions``"""
         request = await exchange.parsed(ChatRequest)
+        seed = secrets.randbits(63)
 
         def prepare() -> ChatJob:
-            turns = read_turns(request.messages)
-            return answers.chat_job(request, turns, self._settings.max_tokens)
+            turns = read_turns(request.messages, request.max_pixels, self._settings.max_pixels)
+            return jobs.chat_job(request, turns, self._settings.max_tokens, seed)
 
         who = self._worker.identity("chatcmpl", exchange.request_id)
+        shape = Shape.of(request, who, new_call_id)
         if request.stream:
-            options = request.stream_options
-            chunks = answers.ChatChunks(
-                who, n=request.n or 1, include_usage=bool(options and options.include_usage)
-            )
-            return self._streamed(exchange, prepare, chunks)
+            return self._streamed(exchange, prepare, ChatChunks(shape))
         collected = await self._collected(exchange, prepare)
-        return answers.chat_completion(who, collected)
+        return completions.chat_completion(shape, collected)
 
     async def analyze(self, exchange: Exchange) -> Answer:
         """``POST /v1/vision/analyze``"""
         request = await exchange.parsed(AnalyzeRequest)
+        bound = media.pixel_bound(request.detail, request.max_pixels, self._settings.max_pixels)
 
         def prepare() -> ChatJob:
-            image = media.read_image(request.image, "image")
+            image = media.within(media.read_image(request.image, "image"), bound)
             return answers.analyze_job(request, Turn("user", (image, request.question)))
 
         who = self._worker.identity("analysis", exchange.request_id)
@@ -59,13 +62,15 @@ class ChatRoutes:
         return collected
 
     async def _streamed(
-        self, exchange: Exchange, prepare: Callable[[], ChatJob], chunks: answers.ChatChunks
+        self, exchange: Exchange, prepare: Callable[[], ChatJob], chunks: ChatChunks
     ) -> AsyncGenerator[bytes, None]:
         counted: list[ChatEvent] = []
         async with self._worker.running(prepare, exchange) as (_, events):
             async for event in events:
-                counted.append(event)
-                yield chunks.of(event)
+                if not isinstance(event, Delta):
+                    counted.append(event)
+                if chunk := chunks.of(event):
+                    yield chunk
         self._note(exchange, counted)
         yield chunks.end(answers.chat_usage(counted))
 
@@ -75,26 +80,69 @@ class ChatRoutes:
         exchange.notes["completion_tokens"] = usage.completion_tokens
 
 
-def read_turns(messages: list[Message]) -> tuple[Turn, ...]:
-    """*messages* with their pictures decoded; raises ``InvalidRequest`` naming the faulty field."""
-    turns = []
-    pixels = 0
+def new_call_id() -> str:
+    """An id for a tool call; clients send it back with the result."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def read_turns(messages: list[Message], *bounds: int | None) -> tuple[Turn, ...]:
+    """*messages* with their pictures decoded, and calls of tools and their results written as text.
+
+    *bounds*: in pixels, of each picture, besides its own. Raises ``InvalidRequest`` naming the faulty
+    field.
+    """
+    pictures = _Pictures(bounds)
+    turns: list[Turn] = []
+    answering = False  # a tool: results of calls of one answer are one message
     for i, message in enumerate(messages):
         parts: list[Part] = []
-        for j, part in enumerate(message.content):
+        for j, part in enumerate(message.parts):
             if part.image_url is None:
-                parts.append(part.text or "")
-                continue
-            where = f"messages[{i}].content[{j}].image_url.url"
-            image: Image = media.read_image(part.image_url.url, where)
-            pixels += image.width * image.height
-            if pixels > MAX_PIXELS:
-                raise InvalidRequest(
-                    f"the images of this conversation have more than"
-                    f" {MAX_PIXELS // 1_000_000} million pixels",
-                    param=where,
-                )
-            parts.append(image)
-        role = "system" if message.role == "developer" else message.role
-        turns.append(Turn(role, tuple(parts)))
+                parts.append(part.words)
+            else:
+                parts.append(pictures.read(part.image_url, f"messages[{i}].content[{j}].image_url.url"))
+        if message.role == "tool":
+            before = (*turns.pop().parts, "\n") if answering else ()
+            turns.append(Turn("user", _joined([*before, *result_parts(parts)])))
+        elif message.tool_calls:
+            turns.append(Turn("assistant", _joined([*parts, *_calls(message, after=parts)])))
+        else:
+            role = "system" if message.role == "developer" else message.role
+            turns.append(Turn(role, tuple(parts)))
+        answering = message.role == "tool"
     return tuple(turns)
+
+
+def _calls(message: Message, after: list[Part]) -> tuple[str, ...]:
+    calls = [ToolCall(c.function.name, c.function.arguments) for c in message.tool_calls or ()]
+    return ("\n" if any(part != "" for part in after) else "", call_text(calls))
+
+
+def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """*parts* with texts that follow each other made one: what was one message stays one text."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
+class _Pictures:
+    """Decodes the pictures of one conversation, all together at most ``MAX_PIXELS``."""
+
+    def __init__(self, bounds: tuple[int | None, ...]) -> None:
+        self._bounds = bounds
+        self._pixels = 0
+
+    def read(self, sent: ImageUrl, where: str) -> Image:
+        image: Image = media.read_image(sent.url, where)
+        self._pixels += image.width * image.height
+        if self._pixels > MAX_PIXELS:
+            raise InvalidRequest(
+                f"the images of this conversation have more than"
+                f" {MAX_PIXELS // 1_000_000} million pixels",
+                param=where,
+            )
+        return media.within(image, media.pixel_bound(sent.detail, sent.max_pixels, *self._bounds))

@@ -2,8 +2,7 @@
 
 Rules: frozen data only; no library of models is known here; pictures go in as RGB ``PIL`` images and
 come out as raw bytes, text as ``str``: nothing that MLX owns leaves the model thread. An engine is
-loaded, run and closed by one thread (``workers.thread``). Today it runs one job at a time; an engine
-that batches needs another ``ModelThread``, and neither the jobs and events nor the app change.
+loaded, run and closed by one thread (``workers.thread``).
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 from PIL.Image import Image
 
 from contracts.control import Download, Phase
+from contracts.tasks import Skill
 
 Role = Literal["system", "user", "assistant"]
 Part: TypeAlias = "str | Image"
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]  # of the model; that a text is a tool call, others read
 
 
 class Report(Protocol):
@@ -39,8 +39,20 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function: ``arguments`` is JSON text, as OpenAI sends it."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """One message, its texts and RGB images in order."""
+    """One message, its texts and RGB images in order.
+
+    Tools, calls of tools and their results are written into the texts (``workers.tools``) before a
+    turn is made, so that an engine meets three roles only.
+    """
 
     role: Role
     parts: tuple[Part, ...]
@@ -61,14 +73,32 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like: a grammar of llguidance that compiles (``workers.grammar``)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChatJob:
-    """*n* answers to a conversation; answer *i* is drawn with the seed ``sampling.seed + i``."""
+    """*n* answers to a conversation; answer *i* is drawn with the seed ``sampling.seed + i``.
+
+    ``logprobs``: each token is told with its logprob and the ``top_logprobs`` likeliest ones, of the
+    model's own distribution. ``logit_bias``: (token id, addend to its logit). ``skill``: what a model
+    with skills of its own (Moondream2) is asked for; the question stands in the turns besides, for
+    models and checkpoints that have none.
+    """
 
     turns: tuple[Turn, ...]
     sampling: Sampling
     max_tokens: int
     stops: tuple[str, ...] = ()
     n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: Grammar | None = None
+    skill: Skill = "query"
 
     @property
     def images(self) -> list[Image]:
@@ -84,20 +114,49 @@ class Prompted:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token that might have come: its bytes, which may be part of a character, and its logprob."""
+
+    token_id: int
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer; ``top``: the likeliest at its place, best first."""
+
+    token_id: int
+    data: bytes
+    logprob: float
+    top: tuple[TokenChance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """More text of answer *index*."""
+    """More text of answer *index*.
+
+    ``logprobs``: of the tokens drawn since the delta before, when they are asked for. The texts of one
+    delta need not be those tokens' (half a character is held back), all together they are; a delta may
+    have logprobs and no text.
+    """
 
     index: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Answer *index* is whole. ``completion_tokens``: all that were drawn, the end token among them."""
+    """Answer *index* is whole. ``completion_tokens``: all that were drawn, the end token among them.
+
+    ``cached_tokens``: of the prompt, those that were not computed again for this answer.
+    """
 
     index: int
     finish_reason: FinishReason
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 ChatEvent = Prompted | Delta | Answered

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import warnings
+from collections.abc import Mapping
 
 from PIL import Image, ImageOps
 
+from contracts.chat import Detail
 from contracts.errors import InvalidRequest
 from contracts.media import Size, read_image_field
 
@@ -20,6 +23,13 @@ MAX_PIXELS = 64_000_000  # of a picture that comes in; 192 MB as RGB
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those of contracts.media.sniff
 _RGB_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV")
 DEFAULT_QUALITY = 95
+FOLD = 28  # pixels: Qwen2.5-VL makes one token of 28 x 28 of them
+# Pixels of a picture by its ``detail``: 256, 1280 and 4096 tokens.
+DETAIL_PIXELS: Mapping[Detail, int] = {
+    "low": 256 * FOLD**2,
+    "auto": 1280 * FOLD**2,
+    "high": 4096 * FOLD**2,
+}
 
 Picture = Image.Image
 
@@ -85,6 +95,33 @@ def _from_deep(image: Image.Image) -> Image.Image:
     else:
         scale = 1.0
     return grey.point(lambda value: value * scale + 0).convert("L").convert("RGB")
+
+
+# --- how large a picture the model gets ------------------------------------------------------------
+
+
+def pixel_bound(detail: Detail | None, *bounds: int | None) -> int:
+    """The most pixels of a picture of this *detail* under all *bounds* that are set."""
+    return min([DETAIL_PIXELS[detail or "auto"], *(bound for bound in bounds if bound is not None)])
+
+
+def folded(size: Size, max_pixels: int) -> Size:
+    """*size*, or where it has more than *max_pixels* the largest with its aspect that has not, in
+    multiples of 28 (at least one of them)."""
+    if size.pixels <= max_pixels:
+        return size
+    scale = math.sqrt(max_pixels / size.pixels)
+    width, height = (max(1, int(side * scale / FOLD)) for side in (size.width, size.height))
+    most = max(1, max_pixels // FOLD**2)  # a side that is one token already can't shrink with the other
+    return Size(min(width, most) * FOLD, min(height, most) * FOLD)
+
+
+def within(image: Image.Image, max_pixels: int) -> Image.Image:
+    """*image*, scaled down when it has more than *max_pixels*."""
+    size = folded(Size(*image.size), max_pixels)
+    if (size.width, size.height) == image.size:
+        return image
+    return image.resize((size.width, size.height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def cover(image: Image.Image, size: Size) -> Image.Image:

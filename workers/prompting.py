@@ -85,3 +85,13 @@ def moondream_question(job: ChatJob, control: Iterable[str]) -> str:
     for at, said in enumerate(folded[1:], 1):
         text += f"\n\n{'Question' if at % 2 == 0 else 'Answer'}: {said}"
     return text
+
+
+def require_known(logit_bias: Iterable[tuple[int, float]], vocabulary: int) -> None:
+    """Raise ``InvalidRequest`` for an id of *logit_bias* beyond the *vocabulary*."""
+    for token, _ in logit_bias:
+        if token >= vocabulary:
+            raise InvalidRequest(
+                f"logit_bias: token {token} does not exist; this model has {vocabulary}",
+                param=f"logit_bias.{token}",
+            )

@@ -85,6 +85,19 @@ def widen(model: Any, limit_bytes: int = WIDEN_LIMIT_BYTES) -> bool:
     return True
 
 
+def wire() -> bool:
+    """Let macOS keep what MLX holds in memory, weights among it, as long as this process lives. Did it?
+
+    Without, an idle model is paged out, and its first answer takes as long as a load.
+    """
+    import mlx.core as mx  # noqa: TID251
+
+    if not mx.metal.is_available():
+        return False
+    mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+    return True
+
+
 def device_memory() -> DeviceMemory:
     """What MLX holds now; zeros while it is not imported. For any thread: it reads counters."""
     mx = sys.modules.get("mlx.core")

@@ -88,7 +88,8 @@ def serve(
     if worker.thread.phase is Phase.FAILED:
         # Bare, and the last line of all: the manager shows it as the reason.
         logging.shutdown()
-        sys.stderr.write(f"load failed: {worker.thread.detail}\n")
+        prefix = "" if worker.thread.lost else "load failed: "
+        sys.stderr.write(f"{prefix}{worker.thread.detail}\n")
         return EXIT_FAILED
     return 0
 

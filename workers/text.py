@@ -5,25 +5,28 @@ Rules: pure; what is pushed in which portions does not change what comes out in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 _REPLACEMENT = "\ufffd"  # what tokenizers write for bytes that are no character (yet)
 _PATIENCE = 8  # tokens; no character needs more, so what is still broken then is broken for good
+_WINDOW = 16  # tokens that are decoded again with each new one, at most
 
 
 class Detokenizer:
     """Text of a growing list of tokens.
 
     A token may hold half a character, or a space that depends on its neighbours. So the newest tokens
-    are decoded together with those of the piece before, and held back while they end in the middle of
-    a character.
+    are decoded together with some before them, and held back while they end in the middle of a
+    character.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
-        self._tokens: list[int] = []
-        self._start = 0  # of the tokens that are decoded again, for context
-        self._shown = 0  # tokens whose text has been returned
+        self._tokens: list[int] = []  # those that are decoded again, and those that are held back
+        self._known = ""  # text of the first of them, which has been returned
+        self._shown = 0  # how many that are
+        self._piece = 0  # where the tokens of the piece returned last begin
 
     def push(self, token: int) -> str:
         """The text that *token* completes; often one word, sometimes nothing."""
@@ -35,14 +38,17 @@ class Detokenizer:
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> str:
-        known = self._decode(self._tokens[self._start : self._shown])
-        text = self._decode(self._tokens[self._start :])
+        text = self._decode(self._tokens)
         if text.endswith(_REPLACEMENT) and len(self._tokens) - self._shown < _PATIENCE:
             if not final:
                 return ""
             text = text.rstrip(_REPLACEMENT)
-        self._start, self._shown = self._shown, len(self._tokens)
-        return text[len(known) :]
+        new = text[len(self._known) :]
+        self._known, self._piece, self._shown = text, self._shown, len(self._tokens)
+        if self._shown >= _WINDOW:
+            self._tokens = self._tokens[self._piece :]
+            self._known, self._piece, self._shown = self._decode(self._tokens), 0, len(self._tokens)
+        return new
 
 
 class StopFinder:
@@ -84,3 +90,37 @@ class StopFinder:
             if any(stop.startswith(self._held[-size:]) for stop in self._stops):
                 return size
         return 0
+
+
+class TokenBytes:
+    """The bytes of single tokens, of which half a character is no text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+        self._added = {token: str(entry) for token, entry in added.items()}
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+        self._byte_level = "ByteLevel" in repr(decoder)
+
+    def __call__(self, token: int) -> bytes:
+        if token in self._added:
+            return self._added[token].encode()
+        piece = self._tokenizer.convert_ids_to_tokens(token)
+        if piece is None:  # an id beyond the vocabulary
+            return b""
+        if self._byte_level:
+            return b"".join(_BYTES.get(char, char.encode()) for char in piece)
+        if len(piece) == 6 and piece.startswith("<0x"):
+            return bytes([int(piece[3:5], 16)])
+        return str(piece).replace("\u2581", " ").encode()
+
+
+def _byte_level_alphabet() -> dict[str, bytes]:
+    """The characters in which byte-level tokenizers write bytes: printable ones are themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): bytes([byte]) for byte in printable}
+    return alphabet | {chr(256 + at): bytes([byte]) for at, byte in enumerate(others)}
+
+
+_BYTES = _byte_level_alphabet()

@@ -1,42 +1,32 @@
 """The one thread that loads and runs a model: jobs first come, first served.
 
 MLX streams are thread-local: what one thread has computed, another can't go on with. So this thread
-calls every method of the engine, and only events (plain data) leave it.
+calls every method of the engine, and only events (plain data) leave it. An engine does one job at a
+time (``Engine``), or many (``BatchEngine``): then a second thread, the reader, makes prompts of jobs in
+the order in which they came, and this one admits them between any two steps.
 Rules: an exception ends only its own job; a cancelled job ends at the next token or step; a job that is
-cancelled while it waits never begins; after a failed load no job is taken. What other threads read
+cancelled while it waits never begins; after a failed load no job is taken. A step that raises has lost
+all jobs: each is told so, no more are taken, and the process is to end. What other threads read
 (``phase``, ``jobs``, ``progress``) is one value with one writer, so that none of it needs a lock.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from contracts.control import Download, Phase
-from contracts.errors import ApiError, GenerationFailed, Unavailable
-from workers.engine import Cancelled, Engine, Event, Job, LoadError
+from contracts.errors import Unavailable
+from workers.engine import Engine, Event, Job, LoadError
+from workers.many import BatchEngine, does_many
+from workers.ticket import Ticket, as_told
+from workers.ticket import Timing as Timing  # for workers.endpoint
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Timing:
-    """When the model thread began and ended a job, by the thread's clock; None: it has not yet."""
-
-    began: float | None = None
-    ended: float | None = None
-
-    def seconds(self, now: float) -> float:
-        """What the model took until its end, or until *now*; 0.0 for a job that never began."""
-        if self.began is None:
-            return 0.0
-        return (now if self.ended is None else self.ended) - self.began
 
 
 class _State(NamedTuple):
@@ -45,28 +35,25 @@ class _State(NamedTuple):
     download: Download | None = None
 
 
-class _Ticket(Generic[Job, Event]):
-    """One job and the way back to the coroutine that waits for it."""
+class _TicketSink(Generic[Job, Event]):
+    """A ticket as an engine that does many jobs sees it."""
 
-    def __init__(self, job: Job, timing: Timing) -> None:
-        self.job = job
-        self.timing = timing
-        self.events: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        self.cancelled = threading.Event()
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, ticket: Ticket[Job, Event], thread: ModelThread[Job, Event]) -> None:
+        self._ticket = ticket
+        self._thread = thread
 
-    def put(self, event: Event | BaseException | None) -> None:
-        """Hand over an event, the exception the job ended with, or None: it is done."""
-        try:
-            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
-        except RuntimeError:  # the loop is closed: the process is going down, nobody reads
-            self.cancelled.set()
+    @property
+    def cancelled(self) -> bool:
+        return self._ticket.cancelled.is_set()
 
-    def emit(self, event: Event | None) -> None:
-        if self.cancelled.is_set():
-            raise Cancelled
-        if event is not None:
-            self.put(event)
+    def begin(self) -> None:
+        self._ticket.timing.began = self._thread.clock()
+
+    def put(self, event: Event) -> None:
+        self._ticket.put(event)
+
+    def end(self, error: BaseException | None) -> None:
+        self._thread._end(self._ticket, error)
 
 
 class ModelThread(Generic[Job, Event]):
@@ -77,19 +64,24 @@ class ModelThread(Generic[Job, Event]):
 
     def __init__(
         self,
-        engine: Engine[Job, Event],
+        engine: Engine[Job, Event] | BatchEngine,
         *,
         on_failed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._on_failed = on_failed
-        self._tickets: queue.SimpleQueue[_Ticket[Job, Event] | None] = queue.SimpleQueue()
-        self._open: set[_Ticket[Job, Event]] = set()  # of the event loop alone
+        self._tickets: queue.SimpleQueue[Ticket[Job, Event] | None] = queue.SimpleQueue()
+        # What the reader has read, in order: a reading, or the error that it ended with.
+        self._readings: queue.SimpleQueue[tuple[Ticket[Job, Event], Any] | None] = queue.SimpleQueue()
+        self._running: set[Ticket[Job, Event]] = set()  # of the model thread, when it does many
+        self._open: set[Ticket[Job, Event]] = set()  # of the event loop alone
         self._closing = False
+        self._lost = False
         self._state = _State(Phase.IMPORTING)
         self._given = 0  # jobs; of the event loop alone
         self._ended = 0  # jobs; of the model thread alone, as is _progress
+        self._refused = 0  # jobs; of the reader alone
         self._progress = 0
         self.clock = clock
         self._thread = threading.Thread(target=self._main, name="model", daemon=True)
@@ -111,7 +103,7 @@ class ModelThread(Generic[Job, Event]):
     @property
     def jobs(self) -> int:
         """Jobs that were given to the thread and are not done: running, or waiting for their turn."""
-        return self._given - self._ended
+        return self._given - self._ended - self._refused
 
     @property
     def progress(self) -> int:
@@ -121,6 +113,11 @@ class ModelThread(Generic[Job, Event]):
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def lost(self) -> bool:
+        """Has the model lost all its jobs, so that the process is to end?"""
+        return self._lost
 
     def start(self) -> None:
         self._thread.start()
@@ -132,7 +129,7 @@ class ModelThread(Generic[Job, Event]):
         """
         if self.phase is not Phase.READY or self._closing:
             raise self._unavailable()
-        ticket: _Ticket[Job, Event] = _Ticket(job, timing or Timing())
+        ticket: Ticket[Job, Event] = Ticket(job, timing or Timing())
         self._open.add(ticket)
         self._given += 1
         self._tickets.put(ticket)
@@ -167,6 +164,8 @@ class ModelThread(Generic[Job, Event]):
     def _unavailable(self) -> Unavailable:
         if self._closing:
             return Unavailable("the worker is stopping")
+        if self._lost:
+            return _loss()
         if self.phase is Phase.FAILED:
             return Unavailable(f"the model could not be loaded: {self.detail}")
         return Unavailable(f"the model is not ready yet ({self.phase})", retry_after=2)
@@ -185,8 +184,15 @@ class ModelThread(Generic[Job, Event]):
             return
         self._report(Phase.READY, "")
         try:
-            while (ticket := self._tickets.get()) is not None:
-                self._do(ticket)
+            engine = self._engine
+            if does_many(engine):
+                threading.Thread(
+                    target=self._read_all, args=[engine], name="reader", daemon=True
+                ).start()
+                self._do_many(engine)
+            else:
+                while (ticket := self._tickets.get()) is not None:
+                    self._do(ticket)
         finally:
             self._engine.close()
 
@@ -203,33 +209,90 @@ class ModelThread(Generic[Job, Event]):
         self._state = _State(Phase.FAILED, reason)
         self._on_failed()
 
-    def _do(self, ticket: _Ticket[Job, Event]) -> None:
-        outcome: BaseException | None = None
-        try:
-            self._work(ticket)
-        except Cancelled:
-            log.debug("job cancelled")
-        except ApiError as exc:
-            outcome = exc
-        except Exception as exc:
-            log.exception("generation failed")
-            outcome = GenerationFailed(f"the model failed at this request ({type(exc).__name__})")
-        finally:
-            self._progress += 1
-            self._ended += 1
-        ticket.put(outcome)
+    # One job at a time.
 
-    def _work(self, ticket: _Ticket[Job, Event]) -> None:
+    def _do(self, ticket: Ticket[Job, Event]) -> None:
         def emit(event: Event | None) -> None:
             self._progress += 1
             ticket.emit(event)
 
-        emit(None)
-        ticket.timing.began = self.clock()
+        error: BaseException | None = None
         try:
-            self._engine.run(ticket.job, emit)
-        finally:
+            emit(None)
+            ticket.timing.began = self.clock()
+            self._engine.run(ticket.job, emit)  # type: ignore[union-attr]
+        except Exception as exc:
+            error = exc
+        self._end(ticket, error)
+
+    def _end(self, ticket: Ticket[Job, Event], error: BaseException | None) -> None:
+        """*ticket* ends, with *error* if there is one."""
+        self._progress += 1
+        self._ended += 1
+        self._running.discard(ticket)
+        if ticket.timing.began is not None:
             ticket.timing.ended = self.clock()
+        ticket.put(as_told(error))
+
+    # Many jobs at a time.
+
+    def _read_all(self, engine: BatchEngine) -> None:
+        """The reader: makes prompts of jobs, until the end."""
+        while (ticket := self._tickets.get()) is not None:
+            if ticket.cancelled.is_set():
+                self._refused += 1
+                continue
+            try:
+                reading = engine.read(ticket.job)
+            except Exception as exc:
+                self._refused += 1
+                ticket.put(as_told(exc))
+            else:
+                self._readings.put((ticket, reading))
+        self._readings.put(None)
+
+    def _do_many(self, engine: BatchEngine) -> None:
+        while True:
+            if not self._admit_all(engine):
+                return
+            try:
+                engine.step()
+            except Exception as exc:
+                log.exception("the model has lost its jobs")
+                self._lose(f"the model has lost its jobs: {type(exc).__name__}: {first_line(exc)}")
+                return
+            self._progress += 1
+
+    def _admit_all(self, engine: BatchEngine) -> bool:
+        """Admit what was read; waits when there is nothing else to do. False at the end."""
+        while True:
+            try:
+                came = self._readings.get(block=not engine.busy)
+            except queue.Empty:
+                return True
+            if came is None:
+                return False
+            ticket, reading = came
+            self._running.add(ticket)
+            if ticket.cancelled.is_set():
+                self._end(ticket, None)
+            else:
+                engine.admit(reading, _TicketSink(ticket, self))
+
+    def _lose(self, reason: str) -> None:
+        """Tell all jobs, those that wait too, and take no more."""
+        self._lost = True
+        self._state = _State(Phase.FAILED, reason)
+        for ticket in [*self._running]:
+            self._end(ticket, _loss())
+        self._tickets.put(None)
+        while (came := self._readings.get()) is not None:
+            self._end(came[0], _loss())
+        self._on_failed()
+
+
+def _loss() -> Unavailable:
+    return Unavailable("the model has lost its jobs and is started anew", retry_after=5)
 
 
 def first_line(exc: BaseException) -> str:

@@ -1,20 +1,19 @@
-"""The vision-language engine: mlx-vlm, one request at a time.
+"""The vision-language engine: mlx-vlm, many requests at a time.
 
-Rules: the only importer of mlx_vlm, and only on the model thread, inside ``load``; all private names
-that are used stand in tests/workers/test_library_contracts.py. mlx-vlm turns prompts into tensors and
-tensors into tokens; conversations, sampling, text and stop strings are ours (``prompting``,
-``sampling``, ``text``), so that a batching generator can take the place of ``stream_generate`` alone.
+``read`` makes a prompt of a job, off the model thread (by the family of the model: ``templated``,
+``moondream``); ``admit`` and ``step`` run it with others (``schedule``, on ``batch``, ``rows``,
+``sampling``, ``caches``). Rules: mlx_vlm is imported by the modules of this engine only, in ``load``
+and after; its private names that are used stand in tests/workers/test_library_contracts.py.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -22,38 +21,32 @@ from contracts.control import Phase
 from contracts.errors import InvalidRequest
 from contracts.settings import VlmSettings
 from workers import hub, runtime
-from workers.checkpoint import context_length, control_tokens, has_moondream_vocabulary
-from workers.engine import (
-    Answered,
-    ChatEvent,
-    ChatJob,
-    Delta,
-    LoadError,
-    Prompted,
-    Report,
-    Sampling,
-    Turn,
-)
-from workers.prompting import moondream_question, template_messages
-from workers.text import Detokenizer, StopFinder
+from workers.checkpoint import context_length, has_moondream_vocabulary
+from workers.engine import ChatEvent, ChatJob, LoadError, Report, Sampling, Turn
+from workers.many import Sink
+from workers.prompting import require_known
+from workers.reading import Family, Reading
+from workers.text import TokenBytes
 from workers.thread import first_line
+
+if TYPE_CHECKING:  # these import MLX
+    from workers.grammar import Vocabulary
+    from workers.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
 _STARMIE = "moondream/starmie-v1"  # the tokenizer of every Moondream2
-_ANSWER_ID = 3  # of that tokenizer: what follows is the answer
-_MAX_ASPECT = 200  # Qwen's image processor refuses more
 _TOWERS = ("vision_tower", "vision", "vision_model")
 # What loading and answering import; a standby does it ahead.
 LIBRARIES = (
     "mlx_vlm.models.moondream2",
     "mlx_vlm.models.qwen2_5_vl",
     "transformers.models.qwen2_5_vl.configuration_qwen2_5_vl",
-    "workers.sampling",
+    "workers.schedule",
+    "workers.templated",
 )
 
 Emit = Callable[[ChatEvent | None], None]
-Inputs = dict[str, Any]  # tensors of one prompt; input_ids among them
 
 
 class VlmEngine:
@@ -66,8 +59,11 @@ class VlmEngine:
         self._model: Any = None
         self._processor: Any = None
         self._tokenizer: Any = None
-        self._control: list[str] = []
+        self._family: Family | None = None
+        self._words: TokenizerWords | None = None
+        self._vocabulary: Vocabulary | None = None  # made by the first job with a grammar
         self._context: int | None = None
+        self.schedule: Schedule | None = None
 
     # --- loading -----------------------------------------------------------------------------------
 
@@ -76,7 +72,7 @@ class VlmEngine:
         runtime.prepare()
         # Before the library, which takes seconds: most failed loads are a wrong path.
         folder = locate(self._alias, self._settings, report)
-        import mlx_vlm  # noqa: TID251 - this is the one importer
+        import mlx_vlm  # noqa: TID251 - this is the VLM engine
 
         report(Phase.LOADING, "")
         config = self._read_config(folder)
@@ -91,11 +87,9 @@ class VlmEngine:
             raise self._unfit(exc) from exc
         self._check(moondream)
         runtime.widen(self._model)
-        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        # mlx-vlm's detokenizers raise at ids they don't know, and ours has the text anyway.
-        self._processor.detokenizer = _NoDetokenizer()
-        self._control = control_tokens(self._tokenizer)
+        runtime.wire()
         self._context = context_length(config)
+        self._make_schedule(moondream)
         report(Phase.WARMING_UP, "")
         try:
             self._warm_up()
@@ -132,87 +126,72 @@ class VlmEngine:
         kind = "" if isinstance(exc, ValueError) else f"{type(exc).__name__}: "
         return LoadError(f"{self._key}: the checkpoint can't be used: {kind}{first_line(exc)}")
 
+    def _make_schedule(self, moondream: bool) -> None:
+        from workers.batch import Batch
+        from workers.moondream import Moondream
+        from workers.schedule import BatchOptions, Schedule
+        from workers.templated import Qwen, Templated
+
+        options = BatchOptions.of(self._settings)
+        if moondream:
+            whole = None if options.image_prefix is None else options.image_prefix == "bidirectional"
+            self._family = Moondream(self._model, self._processor, sees_whole=whole)
+        elif type(self._processor).__name__ == "Qwen2_5_VLProcessor":
+            self._family = Qwen(self._model, self._processor)
+        else:
+            self._family = Templated(self._model, self._processor)
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        self._words = TokenizerWords(self._tokenizer)
+        kv_bits = options.kv_bits
+        if moondream and kv_bits is not None:
+            log.warning("kv_bits: Moondream2's attention takes no quantized keys; they stay whole")
+            kv_bits = None
+        batch = Batch(self._model.language_model, len(self._tokenizer), kv_bits)
+        self.schedule = Schedule(self._family, batch, self._words, options)
+
     def _warm_up(self) -> None:
-        """One token, and the plan for a grey picture: builds the kernels, proves that the parts fit.
+        """Two tokens, and the plan for a grey picture: builds the kernels, proves that the parts fit.
 
         MLX is lazy: the picture's tensors are laid out, which finds shapes that don't fit, and are not
         computed. Computing them would double the time from a cold start to the first token.
         """
+        assert self._family is not None
         picture = Image.new("RGB", (56, 56), "grey")
         seen, unseen = (
-            ChatJob((Turn("user", parts),), Sampling(temperature=0), max_tokens=1)
+            ChatJob((Turn("user", parts),), Sampling(temperature=0), max_tokens=2)
             for parts in ((picture, "What is this?"), ("What is this?",))
         )
-        inputs = self._inputs(seen)
-        ids, pixels = inputs.pop("input_ids"), inputs.pop("pixel_values")
-        self._model.get_input_embeddings(ids, pixels, **inputs)
+        reading = self._family.read(seen)
+        features = [self._family.look(one)[-1] for one in reading.pictures]
+        self._family.inputs(reading, 0, features)
         try:
             self.run(unseen, lambda event: None)
         except Exception:  # some models don't talk without a picture
             self.run(seen, lambda event: None)
+        self._scheduled.prefixes.clear()
 
     # --- running -----------------------------------------------------------------------------------
 
-    def run(self, job: ChatJob, emit: Emit) -> None:
-        import mlx.core as mx  # noqa: TID251 - this is the VLM engine
+    def read(self, job: ChatJob) -> Reading:
+        """*job* as a prompt. On one thread, which need not be the model's.
 
-        try:
-            inputs = self._inputs(job)
-            ids = inputs["input_ids"].flatten().tolist()
-            room = self._room(len(ids))
-            emit(Prompted(len(ids)))
-            job = replace(job, max_tokens=min(job.max_tokens, room))
-            for index in range(job.n):
-                self._answer(index, job, dict(inputs), ids, emit)
-        finally:
-            mx.clear_cache()
+        Raises ``ApiError`` for what the client did.
+        """
+        family, words = self._family, self._words
+        if family is None or words is None:
+            raise RuntimeError("the model is not loaded")
+        require_known(job.logit_bias, len(self._tokenizer))
+        reading: Reading = family.read(job)
+        room = self._room(reading.prompt_tokens)
+        matchers: tuple[Any, ...] = ()
+        if job.grammar is not None:
+            from workers.grammar import Matcher, Vocabulary
 
-    def _inputs(self, job: ChatJob) -> Inputs:
-        moondream = type(self._processor).__name__ == "Moondream2Processor"
-        return self._moondream(job) if moondream else self._templated(job)
-
-    def _templated(self, job: ChatJob) -> Inputs:
-        from mlx_vlm import prepare_inputs  # noqa: TID251
-        from mlx_vlm.utils import should_add_special_tokens  # noqa: TID251
-
-        for image in job.images:
-            if max(image.size) >= _MAX_ASPECT * min(image.size):
-                raise InvalidRequest(
-                    f"an image of {image.width}x{image.height} pixels is too narrow", param="messages"
-                )
-        try:
-            prompt = self._processor.apply_chat_template(
-                template_messages(job.turns, self._control),
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        except Exception as exc:
-            # Templates refuse conversations that they don't foresee by raising.
-            if type(exc).__name__ != "TemplateError":
-                raise
-            raise InvalidRequest(f"messages: {first_line(exc)}", param="messages") from exc
-        raw = prepare_inputs(
-            self._processor,
-            images=job.images or None,
-            prompts=prompt,
-            add_special_tokens=should_add_special_tokens(
-                self._model.config.model_type, self._processor
-            ),
-        )
-        return _as_inputs(raw)
-
-    def _moondream(self, job: ChatJob) -> Inputs:
-        import mlx.core as mx  # noqa: TID251
-        from mlx_vlm import prepare_inputs  # noqa: TID251
-
-        question = moondream_question(job, self._control)
-        if job.images:
-            return _as_inputs(prepare_inputs(self._processor, images=job.images, prompts=question))
-        # Without an image the processor leaves the framing out.
-        framed = f"\n\nQuestion: {question}\n\nAnswer: "
-        tokens = self._tokenizer.encode(framed, add_special_tokens=False)
-        ids = mx.array([[self._tokenizer.bos_token_id or 0, *tokens, _ANSWER_ID]])
-        return {"input_ids": ids, "pixel_values": None, "mask": mx.ones_like(ids)}
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self._tokenizer, len(self._tokenizer), words.end_ids)
+            matchers = tuple(Matcher(self._vocabulary, job.grammar) for _ in range(job.n))
+        job = replace(job, max_tokens=min(job.max_tokens, room))
+        return replace(reading, job=job, matchers=matchers)
 
     def _room(self, prompt_tokens: int) -> int:
         """How many tokens an answer may have; raises ``InvalidRequest`` when there is no room."""
@@ -227,81 +206,85 @@ class VlmEngine:
             )
         return self._context - prompt_tokens
 
-    def _answer(self, index: int, job: ChatJob, inputs: Inputs, ids: list[int], emit: Emit) -> None:
-        text = Detokenizer(lambda tokens: str(self._tokenizer.decode(tokens, skip_special_tokens=True)))
-        stops = StopFinder(job.stops)
+    @property
+    def busy(self) -> bool:
+        return self.schedule is not None and self.schedule.busy
 
-        def show(piece: str) -> None:
-            shown = stops.push(piece)
-            emit(Delta(index, shown) if shown else None)
+    def admit(self, reading: Reading, sink: Sink) -> None:
+        self._scheduled.admit(reading, sink)
 
-        sampling = replace(job.sampling, seed=job.sampling.seed + index)
-        ended = False  # by the model itself
-        count = 0
-        with closing(self._tokens(inputs, ids, sampling, job.max_tokens)) as tokens:
-            for token in tokens:
-                count += 1
-                if self._tokenizer.stopping_criteria(token):
-                    ended = True
-                    break
-                show(text.push(token))
-                if stops.stopped:
-                    break
-        show(text.finish())
-        if rest := stops.finish():
-            emit(Delta(index, rest))
-        emit(Answered(index, "stop" if ended or stops.stopped else "length", count))
+    def step(self) -> None:
+        self._scheduled.step()
 
-    def _tokens(
-        self, inputs: Inputs, ids: list[int], sampling: Sampling, max_tokens: int
-    ) -> Generator[int, None, None]:
-        """The tokens of one answer, the one that ends it among them."""
-        from mlx_vlm import stream_generate  # noqa: TID251
+    @property
+    def _scheduled(self) -> Schedule:
+        if self.schedule is None:
+            raise RuntimeError("the model is not loaded")
+        return self.schedule
 
-        from workers.sampling import Chooser
-
-        chooser = Chooser(sampling, ids, len(self._tokenizer))
-        generation = stream_generate(
-            self._model,
-            self._processor,
-            "",  # inputs holds the tensors of the prompt
-            max_tokens=max_tokens,
-            temperature=sampling.temperature,
-            sampler=chooser,
-            logits_processors=[chooser.adjust],
-            **inputs,
-        )
-        with closing(generation) as results:
-            for result in results:
-                # At the limit one more result repeats the last token.
-                if result.finish_reason == "length":
-                    return
-                yield int(result.token)
+    def run(self, job: ChatJob, emit: Emit) -> None:
+        """Do *job* alone: what the model thread does with many, for tests and for warming up."""
+        sink = _Direct(emit)
+        self.admit(self.read(job), sink)
+        while not sink.ended:
+            self.step()
+        if sink.error is not None:
+            raise sink.error
 
     def close(self) -> None:
         from mlx_vlm._stream_cleanup import clear_mlx_streams  # noqa: TID251
 
         self._model = self._processor = self._tokenizer = None
+        self._family = self._words = self.schedule = self._vocabulary = None
         clear_mlx_streams()
 
 
-class _NoDetokenizer:
-    """Stands where ``stream_generate`` looks for a detokenizer."""
+class _Direct:
+    """A sink that calls back; what *emit* raises (``Cancelled``) ends the job with it."""
 
-    last_segment = ""
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.ended = False
+        self.error: BaseException | None = None
 
-    def reset(self) -> None: ...
+    @property
+    def cancelled(self) -> bool:
+        self._call(None)
+        return self.error is not None
 
-    def add_token(self, token: int, skip_special_token_ids: object = ()) -> None: ...
+    def begin(self) -> None: ...
 
-    def finalize(self) -> None: ...
+    def put(self, event: ChatEvent) -> None:
+        self._call(event)
+
+    def _call(self, event: ChatEvent | None) -> None:
+        if self.error is None:
+            try:
+                self._emit(event)
+            except BaseException as exc:
+                self.error = exc
+
+    def end(self, error: BaseException | None) -> None:
+        self.ended = True
+        self.error = self.error or error
 
 
-def _as_inputs(raw: dict[str, Any]) -> Inputs:
-    """What ``prepare_inputs`` returns, as ``stream_generate`` takes it."""
-    inputs = dict(raw)
-    inputs["mask"] = inputs.pop("attention_mask", None)
-    return inputs
+class TokenizerWords:
+    """What rows ask a tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._data = TokenBytes(tokenizer)
+        self.end_ids = frozenset(int(token) for token in tokenizer.stopping_criteria.eos_token_ids)
+
+    def text(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def data(self, token: int) -> bytes:
+        return self._data(token)
+
+    def ends(self, token: int) -> bool:
+        return token in self.end_ids
 
 
 def locate(alias: str, settings: VlmSettings, report: Report) -> Path:

@@ -52,12 +52,18 @@ async def retrieve_model(request: Request, name: str) -> ModelObject:
 
 
 @router.get("/v1/vision/tasks")
-async def list_tasks() -> TaskList:
-    """The tasks of ``POST /v1/vision/analyze`` and the prompt behind each."""
+async def list_tasks(request: Request) -> TaskList:
+    """The tasks of ``POST /v1/vision/analyze``, the prompt behind each, and which model does which."""
+    models = request.app.state.settings.models
     return TaskList(
         default=DEFAULT_TASK,
         data=[
             TaskObject(id=task.name, description=task.description, prompt=task.prompt)
             for task in TASKS.values()
         ],
+        models={
+            alias: list(TASKS)
+            for alias, model in models.items()
+            if "analyze" in CAPABILITIES[model.kind]
+        },
     )

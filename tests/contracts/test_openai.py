@@ -29,18 +29,32 @@ def chat(**fields: Any) -> ChatRequest:
     return parse_json(ChatRequest, json.dumps({"messages": [USER], **fields}).encode())
 
 
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "look", **fields}}
+
+
+def image_part(**fields: Any) -> dict[str, Any]:
+    return {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": "x", **fields}}],
+    }
+
+
+TOOL = tool(description="Looks.", parameters={"type": "object", "properties": {}})
+
+
 def draw(**fields: Any) -> ImageGenerationRequest:
     return parse_json(ImageGenerationRequest, json.dumps({"prompt": "p", **fields}).encode())
 
 
 def test_a_string_as_content_is_one_text_part() -> None:
-    (part,) = chat().messages[0].content
+    (part,) = chat().messages[0].parts
     assert (part.type, part.text) == ("text", "hi")
 
 
 def test_parts_keep_their_order() -> None:
     message = chat(messages=[{"role": "user", "content": PARTS}]).messages[0]
-    assert [part.type for part in message.content] == ["text", "image_url"]
+    assert [part.type for part in message.parts] == ["text", "image_url"]
 
 
 @pytest.mark.parametrize(
@@ -114,10 +128,13 @@ def test_every_64_bit_seed_is_a_seed(seed: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": "auto"}, "function_call"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"audio": {"voice": "x"}}, "audio"),
+        ({"web_search_options": {}}, "web_search_options"),
     ],
 )
 def test_what_is_not_offered_is_refused_and_not_ignored(fields: dict[str, Any], param: str) -> None:
@@ -131,15 +148,101 @@ def test_what_is_not_offered_is_refused_and_not_ignored(fields: dict[str, Any], 
     "fields",
     [
         {"tools": []},
-        {"tools": [{"type": "function"}], "tool_choice": "none"},
-        {"logprobs": False},
+        {"tools": [], "tool_choice": "auto"},
+        {"tools": [TOOL], "tool_choice": "none", "parallel_tool_calls": False},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "look"}}},
+        {"logprobs": False, "top_logprobs": 0},
+        {"logprobs": True, "top_logprobs": 20},
+        {"logit_bias": {}},
+        {"logit_bias": {"0": -100, "50256": 99.5}},
         {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}},
+        {"modalities": ["text"]},
         {"store": True, "metadata": {"a": "b"}, "service_tier": "auto", "new_field_of_2027": [1]},
         {"max_completion_tokens": 5, "stop": "x", "stream_options": {"include_usage": True}},
+        {"max_pixels": 784},
     ],
 )
 def test_harmless_and_unknown_fields_are_tolerated(fields: dict[str, Any]) -> None:
     chat(**fields)
+
+
+NAMED = {"type": "function", "function": {"name": "other"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [tool(name="a b")]}, "tools[0].function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [tool(parameters=[])]}, "tools[0].function.parameters"),
+        ({"tools": [tool(parameters={"type": "array"})]}, "tools[0].function.parameters.type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"tools": [TOOL], "tool_choice": NAMED}, "tool_choice.function.name"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"the": 1}}, "logit_bias.the"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": 5}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"max_pixels": 783}, "max_pixels"),
+        ({"messages": [image_part(detail="best")]}, "messages[0].content[0].image_url.detail"),
+        ({"messages": [image_part(max_pixels=0)]}, "messages[0].content[0].image_url.max_pixels"),
+    ],
+)
+def test_a_faulty_tool_or_form_names_its_field(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(**fields)
+    assert caught.value.param == param
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "17"}
+
+
+def test_a_history_with_calls_and_results_is_a_history() -> None:
+    request = chat(messages=[USER, CALLING, RESULT, USER])
+    assert [message.role for message in request.messages] == ["user", "assistant", "tool", "user"]
+    assert request.messages[1].parts == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([USER, RESULT], "messages[1].tool_call_id"),
+        ([USER, CALLING, {**RESULT, "tool_call_id": "c2"}], "messages[2].tool_call_id"),
+        ([USER, CALLING, {"role": "tool", "content": "17"}], "messages[2].tool_call_id"),
+        ([USER, RESULT, CALLING], "messages[1].tool_call_id"),
+        ([USER, {**CALLING, "role": "user"}], "messages[1].tool_calls"),
+        ([USER, {"role": "assistant", "content": None}], "messages[1].content"),
+        (
+            [USER, {**CALLING, "tool_calls": [{**CALL, "function": {"name": "look"}}]}],
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+    ],
+)
+def test_a_result_belongs_to_an_earlier_call(messages: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(messages=messages)
+    assert caught.value.param == param
 
 
 @pytest.mark.parametrize("fields", [{"response_format": "url"}, {"background": "transparent"}])
@@ -214,7 +317,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = st.sampled_from(["messages", "prompt", "image", "n", "size", "stop", "stream", "task", "seed"])
+CHAT_FIELDS = ["messages", "n", "stop", "stream", "seed", "tools", "tool_choice", "response_format"]
+FIELDS = st.sampled_from(
+    [*CHAT_FIELDS, "logit_bias", "top_logprobs", "prompt", "image", "size", "task"]
+)
 
 
 @pytest.mark.parametrize("cls", [ChatRequest, ImageGenerationRequest, ImageEditRequest, AnalyzeRequest])

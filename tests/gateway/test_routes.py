@@ -81,6 +81,9 @@ BAD = [
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "!"}}]}]},
         "messages[0].content[0].image_url.url",
     ),
+    ("/v1/chat/completions", {**HELLO, "tool_choice": "required"}, "tool_choice"),
+    ("/v1/chat/completions", {**HELLO, "top_logprobs": 2}, "top_logprobs"),
+    ("/v1/chat/completions", {**HELLO, "response_format": {"type": "xml"}}, "response_format.type"),
     ("/v1/images/generations", {}, "prompt"),
     ("/v1/images/generations", {"prompt": "p", "size": "0x0"}, "size"),
     ("/v1/images/generations", {"prompt": "p", "size": "4096x4096"}, "size"),
@@ -277,6 +280,7 @@ def test_the_tasks_are_listed_with_their_prompts(client: httpx.Client) -> None:
         "caption", "ocr", "describe", "analyze", "objects", "custom",
     ]  # fmt: skip
     assert body["default"] == "caption"
+    assert body["models"] == {"a": [task["id"] for task in body["data"]]}
 
 
 def test_status_is_the_manager_s(client: httpx.Client) -> None:

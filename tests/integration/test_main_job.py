@@ -134,6 +134,8 @@ def test_the_stream_says_what_the_whole_answer_says(http: httpx.Client) -> None:
     assert len([piece for piece in pieces if piece]) > 3
     assert "".join(pieces) == whole["choices"][0]["message"]["content"]
     assert last["choices"] == []
+    cached = last["usage"].pop("prompt_tokens_details")["cached_tokens"]
+    assert cached > whole["usage"].pop("prompt_tokens_details")["cached_tokens"]  # it came second
     assert last["usage"] == whole["usage"]
 
 

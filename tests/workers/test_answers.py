@@ -9,8 +9,6 @@ from contracts.errors import UnsupportedParameter
 from contracts.media import Size
 from contracts.openai import (
     AnalyzeRequest,
-    ChatCompletion,
-    ChatRequest,
     ImageEditRequest,
     ImageGenerationRequest,
     ImagesResponse,
@@ -22,20 +20,12 @@ from workers.engine import Answered, ChatEvent, ChatJob, Delta, Prompted, Turn
 from workers.image import mflux_strength
 
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
-TURNS = (Turn("user", ("hi",)),)
 SAID: list[ChatEvent] = [
     Prompted(7),
     Delta(0, "a"),
     Delta(0, " b"),
     Answered(0, "stop", 3),
-    Delta(1, "c"),
-    Answered(1, "length", 1),
 ]
-
-
-def job(**fields: Any) -> ChatJob:
-    request = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], **fields})
-    return answers.chat_job(request, TURNS, 99)
 
 
 def events(raw: bytes) -> list[Any]:
@@ -43,71 +33,28 @@ def events(raw: bytes) -> list[Any]:
     return [json.loads(line[6:]) for line in lines if line != "data: [DONE]"]
 
 
-class TestChatJob:
-    def test_a_chat_is_sampled_at_temperature_1_as_by_openai(self) -> None:
-        assert job().sampling.temperature == 1.0
-
-    def test_temperature_0_is_kept(self) -> None:
-        assert job(temperature=0).sampling.temperature == 0
+class TestAnalyses:
+    def job(self, **fields: Any) -> ChatJob:
+        request = AnalyzeRequest.model_validate({"image": "x", **fields})
+        return answers.analyze_job(request, Turn("user", ("hi",)))
 
     def test_an_analysis_is_greedy_unless_a_temperature_is_given(self) -> None:
-        greedy = AnalyzeRequest.model_validate({"image": "x"})
-        warm = AnalyzeRequest.model_validate({"image": "x", "temperature": 0.5})
-        assert answers.analyze_job(greedy, TURNS[0]).sampling.temperature == 0
-        assert answers.analyze_job(warm, TURNS[0]).sampling.temperature == 0.5
+        assert self.job().sampling.temperature == 0
+        assert self.job(temperature=0.5).sampling.temperature == 0.5
 
-    def test_the_limit_of_the_settings_holds_when_the_client_sets_none(self) -> None:
-        assert job().max_tokens == 99
-        assert job(max_tokens=5).max_tokens == 5
-        assert job(max_completion_tokens=6, max_tokens=5).max_tokens == 6
+    def test_a_caption_is_asked_for_as_a_skill_and_the_rest_as_questions(self) -> None:
+        assert self.job().skill == "caption"
+        assert self.job(task="ocr").skill == "query"
+        assert self.job(task="custom", prompt="why?").skill == "query"
 
-    def test_seed_0_is_a_seed(self) -> None:
-        assert job(seed=0).sampling.seed == 0
-
-    def test_without_a_seed_answers_differ(self) -> None:
-        assert job().sampling.seed != job().sampling.seed
-
-    def test_every_sampling_field_reaches_the_job(self) -> None:
-        fields = {
-            "top_p": 0.5,
-            "top_k": 3,
-            "min_p": 0.1,
-            "repetition_penalty": 1.2,
-            "presence_penalty": 0.3,
-            "frequency_penalty": 0.4,
-        }
-        made = job(**fields, stop="END", n=2)
-        assert {key: getattr(made.sampling, key) for key in fields} == fields
-        assert (made.stops, made.n) == (("END",), 2)
-
-
-class TestChatAnswers:
-    def test_a_completion_has_its_choices_and_true_counts(self) -> None:
-        completion = ChatCompletion.model_validate_json(answers.chat_completion(WHO, SAID))
-        assert [c.message.content for c in completion.choices] == ["a b", "c"]
-        assert [c.finish_reason for c in completion.choices] == ["stop", "length"]
-        assert completion.usage.model_dump() == {
+    def test_the_usage_has_four_numbers(self) -> None:
+        request = AnalyzeRequest.model_validate({"image": "x"})
+        assert json.loads(answers.analysis(WHO, request, SAID, 0.25))["usage"] == {
+            "latency": 0.25,
             "prompt_tokens": 7,
-            "completion_tokens": 4,
-            "total_tokens": 11,
+            "completion_tokens": 3,
+            "total_tokens": 10,
         }
-
-    def test_the_chunks_together_are_the_completion(self) -> None:
-        chunks = answers.ChatChunks(WHO, n=2, include_usage=False)
-        made = [chunk for event in SAID for chunk in events(chunks.of(event))]
-        for index, text in enumerate(("a b", "c")):
-            deltas = [c["choices"][0] for c in made if c["choices"][0]["index"] == index]
-            assert deltas[0]["delta"] == {"role": "assistant", "content": ""}
-            assert "".join(d["delta"].get("content", "") for d in deltas) == text
-            assert [d["finish_reason"] for d in deltas[:-1]] == [None] * (len(deltas) - 1)
-        assert all("usage" not in chunk for chunk in made)
-        assert chunks.end(answers.chat_usage(SAID)) == b"data: [DONE]\n\n"
-
-    def test_usage_comes_in_a_last_chunk_without_choices_when_asked_for(self) -> None:
-        chunks = answers.ChatChunks(WHO, n=1, include_usage=True)
-        (last,) = events(chunks.end(answers.chat_usage(SAID)))
-        assert (last["choices"], last["usage"]["total_tokens"]) == ([], 11)
-        assert events(chunks.of(SAID[1]))[0]["usage"] is None
 
     def test_an_analysis_of_objects_has_them_as_a_list(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x", "task": "objects"})
@@ -118,7 +65,7 @@ class TestChatAnswers:
 
     def test_an_analysis_of_another_task_has_no_list(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x"})
-        assert "objects" not in json.loads(answers.analysis(WHO, request, SAID[:4], 0.1))
+        assert "objects" not in json.loads(answers.analysis(WHO, request, SAID, 0.1))
 
     @pytest.mark.parametrize(
         ("text", "expected"),

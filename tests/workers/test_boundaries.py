@@ -13,11 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "workers").glob("*.py"))
 HEAVY = {"mlx", "mlx_vlm", "mlx_lm", "mflux", "transformers", "torch", "numpy", "cv2"}
 ALLOWED = {
-    "mlx_vlm": {"vlm"},
+    "mlx_vlm": {"vlm", "batch", "templated"},
     "mflux": {"image", "flux"},
-    "mlx": {"vlm", "image", "flux", "sampling", "runtime"},
+    "mlx": {
+        *("vlm", "image", "flux", "sampling", "runtime"),
+        *("batch", "caches", "moondream", "schedule", "templated"),
+    },
     "huggingface_hub": {"hub"},
-    "PIL": {"media", "engine", "prompting", "vlm", "image", "chat", "images"},
+    "llguidance": {"grammar"},
+    "PIL": {"media", "engine", "prompting", "vlm", "image", "chat", "images", "reading"},
 }
 
 

@@ -40,62 +40,192 @@ class TestMlxVlm:
         assert "TOKENIZER_REPO" in source
 
     def test_moondreams_hard_coded_ids_are_ours(self) -> None:
-        """workers.vlm frames text-only prompts as the processor frames those with an image."""
+        """workers.moondream makes the prompts that the processor makes, text alone among them."""
         import mlx_vlm.models.moondream3.processing_moondream3 as processing  # noqa: TID251
 
-        from workers import vlm
+        from workers import moondream
 
-        assert (processing.ANSWER_ID, processing.BOS_ID) == (vlm._ANSWER_ID, 0)
+        assert (processing.ANSWER_ID, processing.BOS_ID) == (moondream.ANSWER_ID, 0)
+        assert processing.NUM_VISION_TOKENS == moondream.PLACES
         source = inspect.getsource(processing.Moondream3Processor.__call__)
         assert r'f"\n\nQuestion: {t}\n\nAnswer: "' in source
 
-    def test_stream_generate_takes_tensors_that_were_prepared_by_the_caller(self) -> None:
-        """``_prepare_generation_inputs`` in generate/dispatch.py; else prompt and images go in."""
-        from mlx_vlm.generate import dispatch  # noqa: TID251
+    def test_moondream_makes_its_mask_and_loses_it(self) -> None:
+        """workers.batch.Language hands it over as ``mask``; once the library does, ours can go."""
+        from mlx_vlm.models.moondream2 import language, moondream2  # noqa: TID251
 
-        ids, pixels, mask = object(), object(), object()
-        given = {"input_ids": ids, "pixel_values": pixels, "mask": mask, "image_grid_thw": 1}
-        made = dispatch._prepare_generation_inputs(None, None, "", None, None, None, given)
-        assert made[:3] == (ids, pixels, mask)
-        assert given == {"image_grid_thw": 1}
+        source = inspect.getsource(moondream2.Model._create_prefix_attention_mask)
+        assert "causal[:prefix_len, :prefix_len] = 0.0" in source
+        call = language.LanguageModel.__call__
+        assert {"mask", "inputs_embeds", "cache"} <= set(parameters(call))
+        assert "attention_mask_4d" not in inspect.getsource(call)
 
-    def test_stream_generate_copies_the_detokenizer_of_the_processor(self) -> None:
-        """workers.vlm puts an empty one there: mlx-vlm's raise at ids that they don't know."""
-        from mlx_vlm.tokenizer_utils import make_streaming_detokenizer  # noqa: TID251
+    def test_moondreams_features_are_joined_by_this_method(self) -> None:
+        """workers.moondream takes its place: 729 means one by one are slower than the whole tower."""
+        from mlx_vlm.models.moondream2.vision import VisionModel  # noqa: TID251
 
-        from workers.vlm import _NoDetokenizer
+        assert parameters(VisionModel._reconstruct_local_features) == [
+            "self",
+            "local_features",
+            "layout",
+        ]
+        assert parameters(VisionModel.__call__)[1:] == ["pixel_values", "num_crops", "crop_layouts"]
+        assert "self._reconstruct_local_features(" in inspect.getsource(VisionModel.__call__)
 
-        made = make_streaming_detokenizer(SimpleNamespace(detokenizer=_NoDetokenizer()))
-        assert isinstance(made, _NoDetokenizer)
+    def test_moondreams_processor_takes_pictures_without_a_text(self) -> None:
+        from mlx_vlm.models.moondream3 import processing_moondream3 as processing  # noqa: TID251
 
-    def test_generate_step_calls_the_sampler_and_the_processors_as_ours_expect(self) -> None:
-        """Processors get (tokens, logits), the sampler log-probabilities; a sampler with
-        ``sample_target`` would be called otherwise (generate/ar.py, _sample_with_positions)."""
+        source = inspect.getsource(processing.Moondream3Processor.__call__)
+        assert "if text is not None" in source
+        for key in ("pixel_values", "num_crops", "crop_layouts"):
+            assert f'result["{key}"]' in source
+
+    def test_qwen_has_the_parts_of_which_prompts_are_made(self) -> None:
+        """workers.templated.Qwen does what ``get_input_embeddings`` does, picture by picture."""
+        from mlx_vlm.models.qwen2_5_vl import language, qwen2_5_vl, vision  # noqa: TID251
+        from mlx_vlm.models.qwen2_5_vl import processing_qwen2_5_vl as processing  # noqa: TID251
+
+        assert parameters(language.LanguageModel.get_rope_index)[1:] == [
+            "input_ids",
+            "image_grid_thw",
+            "video_grid_thw",
+            "attention_mask",
+        ]
+        assert parameters(vision.VisionModel.__call__)[1:4] == [
+            "hidden_states",
+            "grid_thw",
+            "output_hidden_states",
+        ]
+        source = inspect.getsource(qwen2_5_vl.Model.get_input_embeddings)
+        for part in ("self.vision_tower(", "language_model.model.embed_tokens(", "patch_embed.proj"):
+            assert part in source
+        source = inspect.getsource(language.LanguageModel.__call__)
+        for name in ("position_ids", "rope_deltas"):
+            assert f'kwargs.pop("{name}", None)' in source
+        source = inspect.getsource(processing.Qwen2_5_VLProcessor.__call__)
+        assert "image_grid_thw[index].prod() // merge_length" in source
+
+    def test_a_tower_goes_through_its_blocks_one_by_one(self) -> None:
+        """workers.reading.stages puts others in their place, to see what each gives."""
+        from mlx_vlm.models.moondream2.vision import VisionEncoder  # noqa: TID251
+        from mlx_vlm.models.qwen2_5_vl.vision import VisionModel  # noqa: TID251
+
+        assert "for block in self.blocks:" in inspect.getsource(VisionEncoder.__call__)
+        assert "in enumerate(self.blocks):" in inspect.getsource(VisionModel.__call__)
+
+    def test_a_prompt_is_read_in_chunks_by_these_names(self) -> None:
+        """workers.batch.Batch drives one of one row (generate/ar.py, PromptProcessingBatch)."""
+        from mlx_vlm.generate.ar import PromptProcessingBatch as Prompt  # noqa: TID251
+
+        assert {
+            "model",
+            "uids",
+            "input_ids",
+            "max_tokens",
+            "inputs_embeds",
+            "prompt_kwargs",
+            "kv_bits",
+            "kv_group_size",
+        } <= set(parameters(Prompt.__init__))
+        assert parameters(Prompt.generate)[1:4] == ["sampler", "stop_criteria", "compute_logprobs"]
+        source = inspect.getsource(Prompt)
+        for name in ("_input_ids", "_processed_prompt_columns", "prefill_step_size", "prompt_cache"):
+            assert f"self.{name}" in source
+        # Chunks are cut by prefill_step_size, read anew each time, and leave the last token.
+        assert "step = self.prefill_step_size or" in inspect.getsource(Prompt.prompt_step)
+        assert "min(step, self._inputs_embeds.shape[1] - 1)" in inspect.getsource(Prompt.prompt_step)
+
+    def test_what_stands_along_the_prompt_is_cut_with_it(self) -> None:
+        """position_ids of the suffix must be sliced chunk by chunk."""
         from mlx_vlm.generate import ar  # noqa: TID251
 
-        from workers.sampling import Chooser
+        assert "position_ids" in ar._SEQUENCE_ALIGNED_PROMPT_KWARGS
 
-        wanted = {"sampler", "logits_processors", "max_tokens", "temperature", "prompt_cache"}
-        assert wanted <= set(parameters(ar.generate_step))
-        assert not hasattr(Chooser, "sample_target")
+    def test_rows_decode_by_these_names(self) -> None:
+        """workers.batch.Batch: rows are ended by us, so nothing may end them in ``next``."""
+        from mlx_vlm.generate.ar import GenerationBatch  # noqa: TID251
+
+        assert parameters(GenerationBatch.filter) == ["self", "keep"]
+        assert parameters(GenerationBatch.extend) == ["self", "other"]
+        assert {"uid", "token"} <= set(GenerationBatch.Response.__dataclass_fields__)
+        source = inspect.getsource(GenerationBatch.next)
+        assert "if self.stop_criteria(tok)" in source
+        assert ">= self.max_tokens[i]" in source
+        source = inspect.getsource(GenerationBatch._step)
+        # The model's logits come first, then the sampler is called, once, for all rows.
+        assert source.index("self._language_model(") < source.index("_sample_with_positions(")
+        assert source.count("_sample_with_positions(") == 1
+
+    def test_a_sampler_is_called_with_log_probabilities(self) -> None:
+        """``_sample_with_positions``; one with ``sample_target`` would be called otherwise."""
+        from mlx_vlm.generate import ar  # noqa: TID251
+
+        from workers.sampling import RowSampler
+
+        assert not hasattr(RowSampler, "sample_target")
         assert ar._sample_with_positions(lambda x: ("drawn", x), 1, row_ids=[0], positions=[0]) == (
             "drawn",
             1,
         )
 
+    def test_keys_and_values_of_a_row_stand_where_we_cut_them_out_and_put_them_in(self) -> None:
+        """workers.batch ``known_of`` and ``_fill`` (models/cache.py)."""
+        import mlx.core as mx  # noqa: TID251
+        from mlx_vlm.models.cache import BatchKVCache, BatchQuantizedKVCache  # noqa: TID251
+
+        from workers.batch import _fill
+
+        for kind, arrays in ((BatchKVCache, 1), (BatchQuantizedKVCache, 3)):
+            values = mx.random.normal((1, 2, 5, 64))
+            cache, again = kind([0]), kind([0])
+            assert cache.keys is None
+            assert cache.size() == 0
+            cache.update_and_fetch(values, values)
+            assert cache._idx == 5
+            assert cache.left_padding.tolist() == [0]
+            held = [
+                part[:, :, :5]
+                for both in (cache.keys, cache.values)
+                for part in (both if isinstance(both, tuple) else (both,))
+            ]
+            assert len(held) == 2 * arrays
+            _fill(again, tuple(held))
+            assert (again._idx, again.offset.tolist()) == (5, [5])
+            more = mx.random.normal((1, 2, 3, 64))
+            for one, other in zip(
+                cache.update_and_fetch(more, more), again.update_and_fetch(more, more), strict=True
+            ):
+                pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
+                assert all(bool((x == y).all()) for x, y in pairs)
+
+    def test_what_a_row_looks_at_is_asked_of_the_first_cache(self) -> None:
+        """workers.batch.Language answers for a single row, which ``filter`` never leaves padded."""
+        import mlx.core as mx  # noqa: TID251
+        from mlx_vlm.models.base import create_attention_mask  # noqa: TID251
+        from mlx_vlm.models.cache import BatchKVCache  # noqa: TID251
+
+        cache = BatchKVCache([3, 0])
+        values = mx.zeros((2, 1, 5, 4))
+        cache.update_and_fetch(values, values)
+        cache.filter(mx.array([0]))
+        assert (cache.left_padding.tolist(), cache._idx) == ([0], 2)
+        cache.make_mask = lambda tokens, **_: f"for {tokens}"
+        assert create_attention_mask(mx.zeros((1, 7, 4)), [cache]) == "for 7"
+        del cache.make_mask
+        assert create_attention_mask(mx.zeros((1, 7, 4)), [cache]).shape[-2:] == (7, 9)
+
+    def test_the_ids_that_end_an_answer_are_those_of_the_stopping_criteria(self) -> None:
+        from mlx_vlm.utils import StoppingCriteria  # noqa: TID251
+
+        assert StoppingCriteria([3, 4]).eos_token_ids == [3, 4]
+
     def test_tensors_are_prepared_by_public_names(self) -> None:
+        """Of models that are neither Qwen2.5-VL nor Moondream2 (workers.templated.Templated)."""
         import mlx_vlm  # noqa: TID251
         from mlx_vlm import utils  # noqa: TID251
 
         assert {"images", "prompts", "add_special_tokens"} <= set(parameters(mlx_vlm.prepare_inputs))
         assert parameters(utils.should_add_special_tokens) == ["model_type", "processor"]
-
-    def test_generate_step_lets_the_model_see_by_this_method(self) -> None:
-        """workers.vlm calls it without computing what it returns, to find shapes that don't fit."""
-        from mlx_vlm.generate import ar  # noqa: TID251
-
-        call = "model.get_input_embeddings(\n            input_ids, pixel_values, mask=mask, **kwargs"
-        assert call in inspect.getsource(ar.generate_step)
 
     def test_a_module_without_weights_is_dropped_by_setting_it_to_none(self) -> None:
         """``_drop_modules_without_weights`` in utils.py; workers.vlm looks for None among _TOWERS."""

@@ -34,12 +34,17 @@ def near(a: Any, b: Any, within: int = 3) -> bool:
     return all(abs(x - y) <= within for x, y in zip(a, b, strict=True))
 
 
-def png_claiming(width: int, height: int) -> bytes:
+def png_of(width: int, height: int, bits: int, colours: int, lines: bytes | None) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0)
+    pixels = b"" if lines is None else zlib.compress(lines)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    return png_of(width, height, 8, 2, None)
 
 
 class TestDecode:
@@ -100,6 +105,64 @@ class TestDecode:
         result = decoded(saved(image, form))
         assert near([result.getpixel((i, i))[0] for i in range(3)], [0, 127, 255], 1)
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_every_orientation_of_a_photo_ends_upright(self, orientation: int) -> None:
+        upright = Image.new("RGB", (48, 32), GREEN)
+        upright.paste(RED, (0, 0, 24, 16))  # top left, whatever the camera did
+        undo = {
+            2: Image.Transpose.FLIP_LEFT_RIGHT,
+            3: Image.Transpose.ROTATE_180,
+            4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_90,
+            7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_270,
+        }.get(orientation)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = upright if undo is None else upright.transpose(undo)
+        seen = decoded(saved(stored, "JPEG", quality=95, exif=exif))
+        assert seen.size == (48, 32)
+        assert near(seen.getpixel((8, 6)), RED, 12)
+        assert near(seen.getpixel((40, 26)), GREEN, 12)
+
+    def test_deep_grey_of_the_other_byte_order_is_read_alike(self) -> None:
+        image = Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 32768, 65535))
+        result = decoded(saved(image, "TIFF"))
+        assert near([result.getpixel((x, 0))[0] for x in (0, 1)], [127, 255], 1)
+
+    def test_deep_grey_with_alpha_is_mixed_with_white(self) -> None:
+        result = decoded(png_of(2, 1, 16, 4, b"\x00" + struct.pack(">4H", 0, 65535, 0, 32768)))
+        assert near(result.getpixel((0, 0)), (0, 0, 0), 1)
+        assert near(result.getpixel((1, 0)), (127, 127, 127), 1)
+
+    @pytest.mark.parametrize("alpha", [False, True])
+    def test_16_bit_colours_are_read(self, alpha: bool) -> None:
+        # Pillow writes none: 2 x 1 pixels, full red and half green.
+        pixels = [(65535, 0, 0, 65535), (0, 32768, 0, 65535)]
+        data = b"".join(struct.pack(">4H", *p) if alpha else struct.pack(">3H", *p[:3]) for p in pixels)
+        result = decoded(png_of(2, 1, 16, 6 if alpha else 2, b"\x00" + data))
+        assert near(result.getpixel((0, 0)), RED, 1)
+        assert near(result.getpixel((1, 0)), (0, 128, 0), 1)
+
+    def test_a_cmyk_tiff_is_read(self) -> None:
+        image = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+        assert near(decoded(saved(image, "TIFF")).getpixel((1, 1)), RED, 3)
+
+    def test_a_palette_with_shades_of_transparency_is_mixed_with_white(self) -> None:
+        image = Image.new("P", (2, 1), 0)
+        image.putpalette([0, 0, 0, 255, 0, 0])
+        image.putpixel((1, 0), 1)
+        result = decoded(saved(image, "PNG", transparency=bytes([128, 255])))
+        assert near(result.getpixel((0, 0)), (127, 127, 127))
+        assert result.getpixel((1, 0)) == RED
+
+    @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO"])
+    def test_of_every_file_of_several_pictures_the_first_is_read(self, form: str) -> None:
+        frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN)]
+        data = saved(frames[0], form, save_all=True, append_images=frames[1:])
+        assert near(decoded(data).getpixel((5, 5)), RED, 4)
+
     def test_dark_16_bit_grey_stays_dark(self) -> None:
         assert near(decoded(saved(Image.new("I;16", (4, 4), 200))).getpixel((0, 0)), (0, 0, 0), 1)
 
@@ -150,6 +213,41 @@ class TestHostile:
     def test_a_format_that_is_not_offered_is_refused_even_if_pillow_knows_it(self) -> None:
         with pytest.raises(InvalidRequest):
             media.decode(saved(Image.new("RGB", (4, 4)), "PPM"), "image")
+
+
+class TestBounds:
+    def test_detail_bounds_the_pixels_and_the_smallest_bound_holds(self) -> None:
+        low, auto, high = (media.pixel_bound(detail) for detail in ("low", "auto", "high"))
+        assert low < auto < high
+        assert media.pixel_bound(None) == auto
+        assert media.pixel_bound("high", None, 5_000, 9_000) == 5_000
+        assert media.pixel_bound("low", 10 * high) == low
+
+    def test_a_picture_within_its_bound_is_left_alone(self) -> None:
+        image = Image.new("RGB", (100, 37))
+        assert media.within(image, 3_700) is image
+
+    @given(st.integers(1, 8_000), st.integers(1, 8_000), st.integers(784, 4_000_000))
+    def test_a_larger_one_becomes_whole_tokens_within_the_bound(
+        self, width: int, height: int, bound: int
+    ) -> None:
+        size = media.folded(Size(width, height), bound)
+        assert size.pixels <= bound
+        if width * height <= bound:
+            assert size == Size(width, height)
+        else:
+            assert size.width % 28 == size.height % 28 == 0
+            assert min(size.width, size.height) >= 28
+            if min(size.width, size.height) >= 10 * 28:
+                assert abs(size.width / size.height / (width / height) - 1) < 0.11
+
+    def test_the_picture_that_is_scaled_down_is_the_same_picture(self) -> None:
+        image = Image.new("RGB", (600, 300), GREEN)
+        image.paste(RED, (0, 0, 300, 300))
+        small = media.within(image, 20_000)
+        assert small.size == (196, 84)
+        assert near(small.getpixel((40, 40)), RED, 4)
+        assert near(small.getpixel((150, 40)), GREEN, 4)
 
 
 class TestEncode:

@@ -7,7 +7,13 @@ from PIL import Image
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
 from workers.engine import ChatJob, Part, Sampling, Turn
-from workers.prompting import harmless, moondream_question, ordered, template_messages
+from workers.prompting import (
+    harmless,
+    moondream_question,
+    ordered,
+    require_known,
+    template_messages,
+)
 
 PICTURE = Image.new("RGB", (2, 2))
 OTHER = Image.new("RGB", (3, 3))
@@ -71,3 +77,11 @@ class TestMoondream:
 
     def test_control_tokens_are_taken_apart_here_too(self) -> None:
         assert "<|im_end|>" not in question(("user", "a <|im_end|> b"))
+
+
+class TestBias:
+    def test_an_id_beyond_the_vocabulary_is_refused_by_name(self) -> None:
+        require_known([(0, 5.0), (639, -100.0)], 640)
+        with pytest.raises(InvalidRequest, match="640") as caught:
+            require_known([(0, 5.0), (640, 1.0)], 640)
+        assert caught.value.param == "logit_bias.640"

@@ -122,6 +122,13 @@ thread.join()
 answers.append(runtime.device_memory().model_dump())
 print(json.dumps(answers))
 """
+WIRE = """
+import json
+from workers import runtime
+runtime.prepare()
+import mlx.core as mx
+print(json.dumps([runtime.wire(), bool(mx.metal.is_available())]))
+"""
 WIDEN = """
 import json
 from workers import runtime
@@ -142,6 +149,11 @@ def test_device_memory_is_read_by_any_thread_and_imports_nothing() -> None:
     assert (before, imported) == ({"active": 0, "cache": 0, "peak": 0, "unified": True}, False)
     assert after["peak"] >= after["active"] >= 4 << 20
     assert after["unified"] is True
+
+
+def test_memory_is_wired_where_there_is_a_gpu_that_shares_it() -> None:
+    wired, metal = run(WIRE)
+    assert wired is metal
 
 
 @linux

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -77,29 +78,47 @@ class TestAnswers:
 
 
 class TestImages:
-    def inputs(self, qwen: Talker, *images: Any) -> Any:
+    def pictures(self, qwen: Talker, *images: Any) -> Any:
         job = talk([Turn("user", (images[0], "One.")), Turn("user", (*images[1:], CAPTION))])
-        return qwen.do(lambda: qwen.engine._templated(job))
+        return qwen.engine.read(job).pictures
 
     def test_every_image_of_every_turn_reaches_the_model(self, qwen: Talker) -> None:
-        pad = qwen.engine._tokenizer.convert_tokens_to_ids("<|image_pad|>")
-
-        def pads(*images: Any) -> int:
-            return sum(t == pad for t in self.inputs(qwen, *images)["input_ids"].flatten().tolist())
-
-        assert pads(CIRCLE, STAR) == 2 * pads(CIRCLE)
+        first, second = self.pictures(qwen, CIRCLE, STAR)
+        assert first.count == second.count == self.pictures(qwen, CIRCLE)[0].count
+        assert first.start + first.count < second.start
 
     def test_a_change_of_the_first_of_two_images_alone_changes_what_the_model_sees(
         self, qwen: Talker
     ) -> None:
-        def compare() -> tuple[list[bool], int]:
-            a = self.inputs(qwen, CIRCLE, STAR)["pixel_values"]
-            b = self.inputs(qwen, STAR, STAR)["pixel_values"]
-            half = a.shape[0] // 2
-            same = [bool((a[:half] == b[:half]).all()), bool((a[half:] == b[half:]).all())]
-            return same, a.shape[0] - b.shape[0]
+        changed, same = zip(
+            self.pictures(qwen, CIRCLE, STAR), self.pictures(qwen, STAR, STAR), strict=True
+        )
+        assert changed[0].key != changed[1].key
+        assert same[0].key == same[1].key
+        assert (changed[0].pixels != changed[1].pixels).any()
+        assert (same[0].pixels == same[1].pixels).all()
 
-        assert compare() == ([False, True], 0)
+    def test_the_features_are_those_that_the_library_computes_for_all_at_once(
+        self, qwen: Talker
+    ) -> None:
+        def compare() -> float:
+            import mlx.core as mx  # noqa: TID251 - what the engine computes with
+
+            job = talk([Turn("user", (CIRCLE, "and", STAR, CAPTION))])
+            family, model = qwen.engine._family, qwen.engine._model
+            reading = family.read(job)
+            ours = family.inputs(reading, 0, [family.look(one)[-1] for one in reading.pictures])
+            theirs = model.get_input_embeddings(
+                mx.array([reading.ids]),
+                mx.concatenate([mx.array(one.pixels) for one in reading.pictures]),
+                image_grid_thw=mx.concatenate([mx.array(one.shape) for one in reading.pictures]),
+                mask=mx.ones((1, len(reading.ids))),
+            )
+            assert (ours["position_ids"] == theirs.position_ids).all()
+            assert (ours["rope_deltas"] == theirs.rope_deltas).all()
+            return float(mx.abs(ours["inputs_embeds"] - theirs.inputs_embeds).max())
+
+        assert qwen.do(compare) < 1e-4
 
     def test_and_it_changes_the_answer(self, qwen: Talker) -> None:
         def answer(first: Any) -> str:
@@ -115,7 +134,7 @@ class TestImages:
 
 class TestSampling:
     def sampled(self, qwen: Talker, **fields: Any) -> str:
-        return qwen.ask("hm", max_tokens=20, **{"temperature": 2.0, **fields})
+        return qwen.ask("hm", max_tokens=20, **{"temperature": 3.0, **fields})
 
     @pytest.mark.parametrize("fields", [{}, {"min_p": 0.01}, {"top_p": 0.95}, {"top_k": 50}], ids=str)
     def test_the_same_seed_gives_the_same_text_and_another_another(
@@ -138,8 +157,8 @@ class TestSampling:
 
     def test_n_answers_have_seeds_one_after_another(self, qwen: Talker) -> None:
         turns = [Turn("user", ("hm",))]
-        both = qwen.events(talk(turns, temperature=2.0, seed=4, n=2, max_tokens=12))
-        alone = qwen.events(talk(turns, temperature=2.0, seed=5, max_tokens=12))
+        both = qwen.events(talk(turns, temperature=3.0, seed=4, n=2, max_tokens=12))
+        alone = qwen.events(talk(turns, temperature=3.0, seed=5, max_tokens=12))
         assert text_of(both, 1) == text_of(alone)
         assert text_of(both, 0) != text_of(both, 1)
         assert [end.index for end in ends(both)] == [0, 1]
@@ -212,6 +231,102 @@ class TestEnds:
         assert qwen.ask(CIRCLE, CAPTION) == world.caption(RED_CIRCLE)
 
 
+def looked_at(family: Any, reading: Any) -> list[Any]:
+    import mlx.core as mx  # noqa: TID251
+
+    features = [family.look(picture)[-1] for picture in reading.pictures]
+    mx.eval(features)
+    return features
+
+
+class TestReading:
+    def test_a_prompt_is_read_without_the_model_thread(self, qwen: Talker) -> None:
+        """The context is checked before the model thread hears of the job."""
+        with pytest.raises(InvalidRequest) as caught:
+            qwen.engine.read(talk([Turn("user", ("a " * 40_000,))]))
+        assert caught.value.code == "context_length_exceeded"
+
+    @pytest.mark.parametrize("family", ["Qwen", "Templated"])
+    def test_what_another_thread_has_read_is_run_on_the_model_thread(
+        self, qwen: Talker, family: str
+    ) -> None:
+        from workers import templated
+
+        engine = qwen.engine
+        own = engine._family
+        made = getattr(templated, family)(engine._model, engine._processor)
+        job = talk([Turn("user", (CIRCLE, CAPTION))])
+        readings: list[Any] = []
+        thread = threading.Thread(target=lambda: readings.append(made.read(job)))
+        thread.start()
+        thread.join()
+        inputs = qwen.do(lambda: made.inputs(readings[0], 0, looked_at(made, readings[0])))
+        engine._family = engine.schedule._family = made
+        try:
+            assert qwen.ask(CIRCLE, CAPTION) == world.caption(RED_CIRCLE)
+        finally:
+            engine._family = engine.schedule._family = own
+        assert inputs["inputs_embeds"].shape[1] == readings[0].prompt_tokens
+
+    def test_a_token_that_does_not_exist_can_not_be_biased(self, qwen: Talker) -> None:
+        from dataclasses import replace
+
+        with pytest.raises(InvalidRequest, match="logit_bias"):
+            qwen.engine.read(replace(talk([Turn("user", ("hm",))]), logit_bias=((10**6, 1.0),)))
+
+    def test_an_answer_may_be_as_long_as_the_context_has_room(self, qwen: Talker) -> None:
+        reading = qwen.engine.read(talk([Turn("user", ("hm",))], max_tokens=10**9))
+        assert reading.job.max_tokens == 32768 - reading.prompt_tokens
+
+    def test_any_other_model_of_the_library_is_run_by_its_own_ways(self, qwen: Talker) -> None:
+        """As ``Templated``, the demo model knows nothing of caches and says the same."""
+        from workers.templated import Templated
+
+        engine = qwen.engine
+        family = engine._family
+        engine._family = engine.schedule._family = Templated(engine._model, engine._processor)
+        try:
+            for _ in range(2):
+                events = qwen.events(talk([Turn("user", (CIRCLE, CAPTION))]))
+                assert text_of(events) == world.caption(RED_CIRCLE)
+                assert ends(events)[0].cached_tokens == 0
+            assert "image" in qwen.ask("Hello")
+        finally:
+            engine._family = engine.schedule._family = family
+
+
+class TestQuantizedKeys:
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_answers_are_right_and_prompts_are_kept_in_less(self, qwen: Talker, bits: int) -> None:
+        from workers.batch import Batch
+        from workers.schedule import BatchOptions, Schedule
+
+        engine, full = qwen.engine, qwen.engine.schedule
+        language, words = engine._model.language_model, engine._words
+
+        def sizes() -> tuple[int, int]:
+            counts = []
+            for schedule in (
+                Schedule(engine._family, Batch(language, 640), words, BatchOptions()),
+                Schedule(engine._family, Batch(language, 640, bits), words, BatchOptions()),
+            ):
+                engine.schedule = schedule
+                for expected in (0, 96):
+                    seen: list[Any] = []
+                    engine.run(talk([Turn("user", (CIRCLE, CAPTION))]), seen.append)
+                    events = [event for event in seen if event is not None]
+                    assert text_of(events) == world.caption(RED_CIRCLE)
+                    assert ends(events)[0].cached_tokens == expected
+                counts.append(schedule.prefixes.nbytes)
+            return counts[0], counts[1]
+
+        try:
+            plain, quantized = qwen.do(sizes)
+        finally:
+            engine.schedule = full
+        assert quantized < 0.6 * plain
+
+
 class TestMoondream:
     """Few answers: each takes seconds."""
 
@@ -236,3 +351,126 @@ class TestMoondream:
     def test_a_second_image_is_refused(self, moondream: Talker) -> None:
         with pytest.raises(UnsupportedParameter):
             moondream.ask(CIRCLE, STAR, CAPTION)
+
+    def test_features_are_joined_as_the_library_joins_them(self, moondream: Talker) -> None:
+        def compare() -> None:
+            import mlx.core as mx  # noqa: TID251
+
+            vision = moondream.engine._model.vision
+            kind = type(vision)
+            for layout in ((1, 1), (1, 2), (2, 2), (3, 2), (1, 5)):
+                crops = [
+                    mx.random.normal((729, 8), key=mx.random.key(i))
+                    for i in range(layout[0] * layout[1])
+                ]
+                ours = vision._reconstruct_local_features(crops, layout)
+                theirs = kind._reconstruct_local_features(vision, crops, layout)
+                assert ours.shape == theirs.shape == (729, 8)
+                assert mx.allclose(ours, theirs, atol=1e-5), layout
+
+        moondream.do(compare)
+
+    def test_the_picture_is_seen_causally_as_this_checkpoint_was_trained(
+        self, moondream: Talker
+    ) -> None:
+        family = moondream.engine._family
+        assert not family.skilled
+        assert not family.sees_whole
+
+    def test_seen_as_a_whole_every_place_of_the_picture_sees_all_others(
+        self, moondream: Talker
+    ) -> None:
+        """The logits are those of the library's own call with the mask that it makes and loses."""
+        engine = moondream.engine
+
+        def compare() -> tuple[float, float]:
+            import mlx.core as mx  # noqa: TID251
+
+            from workers.batch import Language
+
+            family, model = engine._family, engine._model
+            reading = family.read(talk([Turn("user", (CIRCLE, CAPTION))]))
+            (picture,) = reading.pictures
+            crops, layouts = picture.shape
+            expected = model(
+                mx.array([reading.ids]),
+                pixel_values=mx.array(picture.pixels),
+                num_crops=crops,
+                crop_layouts=layouts,
+            ).logits[0, -1]
+            features = [family.look(picture)[-1]]
+            found = []
+            for whole in (True, False):
+                family.sees_whole = whole
+                inputs = family.inputs(reading, 0, features)
+                cache = [_EmptyCache()]
+                language = Language(_Uncached(model.language_model))
+                language(mx.array([reading.ids]), cache=cache, **inputs)
+                found.append(float(mx.abs(language.logits[0] - expected).max()))
+            family.sees_whole = False
+            return found[0], found[1]
+
+        whole, causal = moondream.do(compare)
+        assert whole < 1e-3 < causal
+
+    def test_seen_as_a_whole_it_decodes_as_well(self, moondream: Talker) -> None:
+        """In one piece, whatever else goes on, and from the cache the second time."""
+        engine = moondream.engine
+        family = engine._family
+        moondream.do(engine.schedule.prefixes.clear)
+        family.sees_whole, family.first_chunk = True, 730
+        try:
+            job = talk([Turn("user", (CIRCLE, CAPTION))], max_tokens=4)
+            first, again = moondream.events(job), moondream.events(job)
+        finally:
+            family.sees_whole, family.first_chunk = False, 1
+            moondream.do(engine.schedule.prefixes.clear)
+        assert text_of(first) == text_of(again)
+        assert ends(again)[0].cached_tokens > 730
+
+    def test_a_tokenizer_that_names_the_skills_makes_a_checkpoint_skilled(self) -> None:
+        from workers.moondream import is_skilled
+
+        class Words:
+            def __init__(self, size: int, words: dict[int, str]) -> None:
+                self._size, self._words = size, words
+
+            def __len__(self) -> int:
+                return self._size
+
+            def decode(self, ids: list[int]) -> str:
+                return self._words.get(ids[0], "?")
+
+        assert is_skilled(Words(51200, {15381: "query", 32708: " caption"}))
+        assert not is_skilled(Words(51200, {15381: "query"}))
+        assert not is_skilled(Words(640, {}))
+
+    def test_a_skilled_checkpoint_is_asked_by_its_control_tokens(self, moondream: Talker) -> None:
+        from dataclasses import replace
+
+        family = moondream.engine._family
+        encode = family._tokenizer.encode
+        job = talk([Turn("user", (CIRCLE, CAPTION))])
+        family.skilled = True
+        try:
+            query = family.read(job).ids
+            caption = family.read(replace(job, skill="caption")).ids
+        finally:
+            family.skilled = False
+        assert query[730:] == [1, 15381, 2, *encode(CAPTION, add_special_tokens=False), 3]
+        assert caption[730:] == [1, 32708, 2, 6382, 3]
+
+
+class _EmptyCache:
+    def size(self) -> int:
+        return 0
+
+
+class _Uncached:
+    """A language model that takes no cache."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, ids: Any, *, cache: Any, **inputs: Any) -> Any:
+        return self._model(ids, **inputs)

@@ -1,0 +1,233 @@
+"""Tools as text: how a model is told of them, and how its calls are read.
+
+Rules: pure. The format is Qwen's (that of Hermes): ``<tools>`` in the system text, ``<tool_call>``
+around each call, ``<tool_response>`` around each result. It is written here for every model, with or
+without a section for tools in its chat template, so that what is asked for is what is read. What looks
+like a call and is none (no JSON, no such function) stays text; half a tag is held back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workers.engine import Part, ToolCall, Turn
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_DEFAULT_SYSTEM = "You are a helpful assistant."
+_HEAD = re.compile(r'\s*\{"name": "([^"]*)", "arguments": ')
+_TAIL = "}\n" + CLOSE
+
+# --- telling -------------------------------------------------------------------------------------
+
+
+def with_tools(turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
+    """*turns* with *tools* (OpenAI's objects) described at the end of the first system text."""
+    if not tools:
+        return tuple(turns)
+    listed = "\n".join(_json(tool) for tool in tools)
+    section = (
+        "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        f"You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{listed}"
+        "\n</tools>\n\nFor each function call, return a json object with function name and arguments"
+        f" within {OPEN}{CLOSE} XML tags:\n{OPEN}\n"
+        '{"name": <function-name>, "arguments": <args-json-object>}\n'
+        f"{CLOSE}"
+    )
+    first, rest = turns[0], turns[1:]
+    if first.role != "system":
+        return (Turn("system", (_DEFAULT_SYSTEM + section,)), *turns)
+    *before, last = first.parts or ("",)
+    parts = (*before, last + section) if isinstance(last, str) else (*before, last, section)
+    return (Turn("system", parts), *rest)
+
+
+def call_text(calls: Iterable[ToolCall]) -> str:
+    """*calls* as the model writes them."""
+    return "\n".join(
+        f'{OPEN}\n{{"name": {json.dumps(call.name)}, "arguments": {_as_json(call.arguments)}}}\n{CLOSE}'
+        for call in calls
+    )
+
+
+def result_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """The result of a tool, for a message of the user."""
+    return ("<tool_response>\n", *parts, "\n</tool_response>")
+
+
+def _as_json(arguments: str) -> str:
+    try:
+        json.loads(arguments)
+    except ValueError:
+        return _json(arguments)
+    return arguments
+
+
+def _json(value: Any) -> str:
+    """*value* as people read it; half a surrogate pair, which no UTF-8 has, as an escape."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False)
+    return text
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Text for people."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Call *index* begins."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Argued:
+    """More of the arguments (JSON text) of call *index*."""
+
+    index: int
+    text: str
+
+
+Piece = Said | Called | Argued
+
+
+class CallReader:
+    """Turns the text of an answer into pieces; in which portions it comes makes no difference.
+
+    *names*: the functions there are. *forced*: a grammar holds the answer to calls, so that arguments
+    can be passed on as they come; without, a call is told once it is whole and known to be one.
+    """
+
+    def __init__(self, names: Iterable[str], *, forced: bool = False) -> None:
+        self._names = frozenset(names)
+        self._forced = forced
+        self._held = ""
+        self._space = ""  # before the call that is being read
+        self._inside = False
+        self._arguing = False
+        self.calls = 0
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        return [*self._pieces()]
+
+    def finish(self) -> list[Piece]:
+        """What was held back: a call without its end, or text that looked like the beginning of one."""
+        rest, self._held = self._held, ""
+        if self._arguing:
+            return [Argued(self.calls - 1, rest)] if rest else []
+        if self._inside:
+            if call := self._call(rest):
+                return self._told(call)
+            rest = self._space + OPEN + rest
+        elif self.calls and not rest.strip():
+            return []
+        return [Said(rest)] if rest else []
+
+    def _pieces(self) -> Iterator[Piece]:
+        while True:
+            known = len(self._held), self._inside, self._arguing
+            if self._arguing:
+                yield from self._arguments()
+            elif self._inside:
+                yield from self._head() if self._forced else self._whole()
+            else:
+                yield from self._text()
+            if (len(self._held), self._inside, self._arguing) == known:
+                return
+
+    def _text(self) -> Iterator[Piece]:
+        at = self._held.find(OPEN)
+        self._inside = at >= 0
+        if at < 0:
+            at = len(self._held) - _overlap(self._held, OPEN)
+        shown = self._held[:at].rstrip()
+        if self._inside:
+            self._space = self._held[len(shown) : at]
+            self._held = self._held[at + len(OPEN) :]
+        else:
+            self._held = self._held[len(shown) :]
+        if shown:
+            yield Said(shown)
+
+    def _whole(self) -> Iterator[Piece]:
+        """A call up to its end tag; or up to the next call, for models that forget the tag."""
+        for match in re.finditer(f"{CLOSE}|{OPEN}", self._held):
+            body = self._held[: match.start()]
+            call = self._call(body)
+            if call is None and _in_string(body):
+                continue
+            end = match.end() if match[0] == CLOSE else match.start()
+            taken, self._held = self._held[:end], self._held[end:]
+            self._inside = False
+            if call is None:
+                yield Said(self._space + OPEN + taken)
+            else:
+                yield from self._told(call)
+            return
+
+    def _call(self, body: str) -> ToolCall | None:
+        try:
+            told = json.loads(body, parse_constant=_refuse)
+            name, arguments = told["name"], told.get("arguments", {})
+            if isinstance(arguments, str):
+                arguments = json.loads(arguments, parse_constant=_refuse)
+            if name not in self._names or not isinstance(arguments, dict):
+                return None
+            return ToolCall(name, _json(arguments))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return None
+
+    def _told(self, call: ToolCall) -> list[Piece]:
+        self.calls += 1
+        return [Called(self.calls - 1, call.name), Argued(self.calls - 1, call.arguments)]
+
+    def _head(self) -> Iterator[Piece]:
+        if match := _HEAD.match(self._held):
+            self._held = self._held[match.end() :]
+            self._arguing = True
+            self.calls += 1
+            yield Called(self.calls - 1, match[1])
+
+    def _arguments(self) -> Iterator[Piece]:
+        at = self._held.find(_TAIL)
+        ended = at >= 0
+        if not ended:
+            at = len(self._held) - _overlap(self._held, _TAIL)
+        shown, self._held = self._held[:at], self._held[at:]
+        if ended:
+            self._held = self._held[len(_TAIL) :]
+            self._arguing = self._inside = False
+        if shown:
+            yield Argued(self.calls - 1, shown)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _overlap(text: str, tag: str) -> int:
+    """How much of the end of *text* is a beginning of *tag*."""
+    for size in range(min(len(text), len(tag) - 1), 0, -1):
+        if tag.startswith(text[-size:]):
+            return size
+    return 0
+
+
+def _in_string(text: str) -> bool:
+    """Does *text*, a beginning of JSON, end inside a string?"""
+    return len(re.findall(r'(?<!\\)(?:\\\\)*"', text)) % 2 == 1
