@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from http.cookies import SimpleCookie
 
 import aiohttp
 from starlette.types import Send
+from yarl import URL
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, Unavailable
@@ -60,6 +62,15 @@ class Outbound:
     content_length: int | None = None
 
 
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Keeps none, and does not make an empty jar for each request either."""
+
+    _none: SimpleCookie = SimpleCookie()
+
+    def filter_cookies(self, request_url: URL) -> SimpleCookie:
+        return self._none
+
+
 def open_session() -> aiohttp.ClientSession:
     """A client session without limits or time-outs of its own: those are decided by its callers."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
@@ -69,7 +80,7 @@ def open_session() -> aiohttp.ClientSession:
         connector=connector,
         timeout=timeout,
         trust_env=False,
-        cookie_jar=aiohttp.DummyCookieJar(),  # what one client is told is not for the next
+        cookie_jar=_NoCookies(),  # what one client is told is not for the next
         skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
     )
 
