@@ -85,26 +85,38 @@ def handles_in_words(pid: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    at: float  # by time.monotonic
+    at: float  # by time.monotonic; when its reading began
     used: int  # bytes of all workers
 
 
 class Sampler(threading.Thread):
-    """Reads 20 times a second what all workers hold together."""
+    """Reads 20 times a second what all workers hold together.
 
-    def __init__(self, workers: Callable[[], set[int]]) -> None:
+    Processes are read one after the other, and this thread may be held up between two of them: what one
+    held that has ended meanwhile may be another's already. Such a sample is taken anew.
+    """
+
+    def __init__(self, workers: Callable[[], set[int]], *, read: Callable[[int], int] = pss) -> None:
         super().__init__(name="sampler", daemon=True)
         self._workers = workers
+        self._read = read
         self._known: set[int] = set()
         self._end = threading.Event()
         self.samples: list[Sample] = []
 
     def run(self) -> None:
         while not self._end.wait(SAMPLE_S):
-            # Those of a manager that has died are nobody's children, and count on.
-            self._known = {pid for pid in self._known | self._workers() if alive(pid)}
-            used = sum(pss(pid) for pid in self._known)
-            self.samples.append(Sample(time.monotonic(), used))
+            while (sample := self.sample()) is None:
+                pass
+            self.samples.append(sample)
+
+    def sample(self) -> Sample | None:
+        """What is held now; None: somebody has ended meanwhile."""
+        began = time.monotonic()
+        # Those of a manager that has died are nobody's children, and count on.
+        self._known = {pid for pid in self._known | self._workers() if alive(pid)}
+        used = sum(self._read(pid) for pid in self._known)
+        return Sample(began, used) if all(alive(pid) for pid in self._known) else None
 
     def finish(self) -> None:
         self._end.set()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -90,6 +93,35 @@ def test_the_time_over_the_budget_is_that_of_the_longest_breach() -> None:
     assert sampler.longest_over(11, since=3) == 0
     assert sampler.longest_over(11) > 0
     assert sampler.peak == 12
+
+
+def test_memory_that_moved_from_one_process_to_another_is_not_counted_twice() -> None:
+    leaves, stays = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    pids = {leaves.pid, stays.pid}
+
+    def read(pid: int) -> int:
+        if leaves.poll() is None:  # it ends in the middle of the first sample
+            leaves.kill()
+            leaves.wait()
+        return 10
+
+    try:
+        sampler = Sampler(lambda: pids, read=read)
+        assert sampler.sample() is None
+        again = sampler.sample()
+        assert again is not None
+        assert again.used == 10
+    finally:
+        stays.kill()
+        stays.wait()
+
+
+def test_a_sample_is_as_old_as_its_beginning() -> None:
+    sampler = Sampler(lambda: {os.getpid()}, read=lambda pid: int(time.sleep(0.05) is None))
+    began = time.monotonic()
+    sample = sampler.sample()
+    assert sample is not None
+    assert sample.at - began < 0.05
 
 
 def test_every_fault_stands_in_the_document() -> None:
