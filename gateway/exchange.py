@@ -19,16 +19,32 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from contracts.control import KEEP_ALIVE_HEADER
-from contracts.errors import ApiError, ManagerUnreachable, UnsupportedMediaType, WorkerFailed
+from contracts.errors import (
+    ApiError,
+    InternalError,
+    ManagerUnreachable,
+    UnsupportedMediaType,
+    WorkerFailed,
+)
 from contracts.settings import Settings
 from gateway.checks import Checked, check_edit_form
 from gateway.forms import read_form
 from web.account import CLIENT_GONE, Account, request_id
+from web.errors import error_response
 from web.inbound import ClientGone, Inbound
-from web.relay import Outbound, UpstreamBroke, UpstreamUnreachable, ask, may_be_repeated, pass_on
+from web.relay import (
+    Outbound,
+    StreamCut,
+    UpstreamBroke,
+    UpstreamUnreachable,
+    ask,
+    may_be_repeated,
+    pass_on,
+)
 
 log = logging.getLogger(__name__)
 
+SOURCE = "gateway"
 Check = Callable[[Settings, bytes], Checked]
 
 # Keys are for this tier alone; cookies are nobody's; the manager is told by us what the body says.
@@ -62,12 +78,28 @@ class Exchange(Response):
         try:
             await self._answer(account, scope, receive, send)
         except ApiError as exc:
-            account.status = exc.status
-            raise
+            await self._refuse(exc, account, scope, receive, send)
+        except StreamCut as exc:
+            # The server cuts the connection of an answer that was left unfinished.
+            account.error = str(exc)
         except ClientGone:
             account.status = CLIENT_GONE
+        except Exception:
+            log.exception("[%s] a fault of the gateway", request_id(scope))
+            # If the answer has begun, the server refuses to begin another and cuts the connection.
+            error = InternalError("internal error; the log has the details")
+            await self._refuse(error, account, scope, receive, send)
         finally:
-            log.info(account.line(scope, self._clock()))
+            level = logging.WARNING if account.error else logging.INFO
+            log.log(level, account.line(scope, self._clock()))
+
+    async def _refuse(
+        self, error: ApiError, account: Account, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        account.status = error.status
+        if error.status >= 500:
+            account.error = error.message
+        await error_response(error, SOURCE)(scope, receive, send)
 
     async def _answer(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         async with Inbound(receive) as inbound:
@@ -108,7 +140,7 @@ class Exchange(Response):
             answer,
             send,
             cut_off=lambda: WorkerFailed("the answer broke off: the worker manager went away"),
-            source="gateway",
+            source=SOURCE,
             account=account,
         )
 

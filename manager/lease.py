@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from manager.process import Address
@@ -30,6 +31,23 @@ class Lease:
         except TimeoutError:
             return False
         return True
+
+
+class Leasing:
+    """A lease for as long as a block runs. A class, as a generator costs several times as much."""
+
+    __slots__ = ("_grant", "_lease", "_release")
+
+    def __init__(self, grant: Callable[[], Awaitable[Lease]], release: Callable[[Lease], None]) -> None:
+        self._grant = grant
+        self._release = release
+
+    async def __aenter__(self) -> Lease:
+        self._lease = await self._grant()
+        return self._lease
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._release(self._lease)
 
 
 @dataclass(eq=False, slots=True)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from contracts.control import Download, WorkerState
@@ -28,7 +27,7 @@ from manager.housekeeping import (
     soonest_idle,
 )
 from manager.incarnation import Timeouts
-from manager.lease import Lease, Ticket
+from manager.lease import Lease, Leasing, Ticket
 from manager.lifecycle import HOLDS_MEMORY, RUNNING
 from manager.logs import WorkerLog
 from manager.memory import MemoryReading
@@ -117,20 +116,15 @@ class Pool:
 
     # --- requests --------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def lease(
-        self, alias: str, keep_alive: float | None = None, *, counts: bool = True
-    ) -> AsyncIterator[Lease]:
-        """A lease on *alias*, loaded first when need be. Raises an ``ApiError`` when there is none.
+    def lease(self, alias: str, keep_alive: float | None = None, *, counts: bool = True) -> Leasing:
+        """``async with`` it: a lease on *alias*, loaded first when need be.
+
+        Raises an ``ApiError`` when there is none.
 
         *keep_alive*: its idle timeout afterwards, in seconds, -1 for none; a later request that names
         none sets the configured one again. *counts*: it is a request, and not only a load.
         """
-        lease = await self._granted(self.worker(alias), keep_alive, counts)
-        try:
-            yield lease
-        finally:
-            self._release(lease)
+        return Leasing(lambda: self._granted(self.worker(alias), keep_alive, counts), self._release)
 
     def worker(self, alias: str) -> Worker:
         worker = self.workers.get(alias)

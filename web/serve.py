@@ -6,6 +6,7 @@ import gc
 import logging
 import socket
 import sys
+import time
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,11 +22,26 @@ class PortTaken(Exception):
     """Another process listens on the port."""
 
 
+class LineFormatter(logging.Formatter):
+    """``2026-11-26 10:00:00,123 INFO name: message``; each second is put into words once."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._second, self._words = -1, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            self._words = time.strftime(self.default_time_format, time.localtime(second))
+        return f"{self._words},{int(record.msecs):03d}"
+
+
 def configure_logging() -> None:
     """One line an event, to standard error; launchd, systemd, Docker or the manager keep them."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # What no line tells is not looked up for each of them.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # as its documentation advises
@@ -72,6 +88,7 @@ def config_for(app: ASGIApp, *, graceful_s: int | None = None) -> uvicorn.Config
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=graceful_s,
         access_log=False,
+        proxy_headers=False,  # nobody asks who stands behind a proxy
         log_config=None,
     )
 

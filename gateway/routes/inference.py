@@ -24,8 +24,7 @@ from gateway.exchange import Check, Exchange
 
 
 class ProxiedRoute(APIRoute):
-    """Described by FastAPI, answered without it: an ``Exchange`` reads the request by hand, and what
-    FastAPI does around a function costs as much as the rest of the gateway."""
+    """Described by FastAPI, answered without it: an ``Exchange`` reads the request by hand."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
@@ -89,3 +88,6 @@ async def images_edits(request: Request) -> Response:
 async def vision_analyze(request: Request) -> Response:
     """Caption, read, describe, analyze, list objects, or answer a question of your own."""
     return _exchange(request, "/v1/vision/analyze", check_analyze)
+
+
+ROUTES = [route for route in router.routes if isinstance(route, ProxiedRoute)]

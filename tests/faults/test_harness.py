@@ -117,7 +117,11 @@ def test_memory_that_moved_from_one_process_to_another_is_not_counted_twice() ->
 
 
 def test_a_sample_is_as_old_as_its_beginning() -> None:
-    sampler = Sampler(lambda: {os.getpid()}, read=lambda pid: int(time.sleep(0.05) is None))
+    def slowly(pid: int) -> int:
+        time.sleep(0.05)
+        return 1
+
+    sampler = Sampler(lambda: {os.getpid()}, read=slowly)
     began = time.monotonic()
     sample = sampler.sample()
     assert sample is not None

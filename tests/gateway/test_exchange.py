@@ -284,3 +284,24 @@ def test_a_client_that_left_is_one_line_too(
     assert manager.client_left.wait(3)
     (line,) = lines
     assert " alias=a status=499 " in line
+
+
+# --- faults of our own ----------------------------------------------------------------------------
+
+
+def test_a_fault_of_the_gateway_is_an_error_in_openais_shape_that_tells_nothing_of_the_inside(
+    client: httpx.Client, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, checked: object, scope: Scope) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Exchange, "_outbound", broken)
+    answer = client.post(CHAT, json=HELLO)
+    assert (answer.status_code, answer.json()["error"]["source"]) == (500, "gateway")
+    assert "secret" not in answer.text
+    assert any("a fault of the gateway" in line for line in lines)
+
+
+def test_a_refusal_is_one_line_in_the_log(client: httpx.Client, lines: list[str]) -> None:
+    assert client.post(CHAT, json={"messages": []}).status_code == 400
+    assert [line for line in lines if "status=400" in line] == lines
