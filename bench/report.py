@@ -78,6 +78,23 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Goal:
+    """``figure`` must reach ``least``; judged by the median of the rounds."""
+
+    what: str
+    least: float
+    figure: Spread
+
+    @property
+    def met(self) -> bool:
+        return self.figure.middle >= self.least
+
+    def row(self) -> str:
+        verdict = "met" if self.met else "MISSED"
+        return f"| {self.what} | {self.least:g} | {self.figure.text()} | {verdict} |"
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryRun:
     """Bytes of a tier: before the bodies, after a tenth of them, the most seen, after the last."""
 

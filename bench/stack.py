@@ -11,10 +11,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import yaml
@@ -93,7 +94,7 @@ def running(*, litellm: bool) -> Iterator[Stack]:
         config.write_text(yaml.safe_dump(_settings(ports, folder)))
 
         def start(name: str, *argv: str, url: str) -> int:
-            return stack.enter_context(_process(name, argv, folder, url)).pid
+            return stack.enter_context(serving(name, argv, folder, url)).pid
 
         python = sys.executable
         manager_url, gateway_url = (f"http://127.0.0.1:{p}" for p in (ports.manager, ports.gateway))
@@ -204,21 +205,26 @@ def _start_litellm(stack: ExitStack, folder: Path, ports: Ports) -> None:
     argv = [str(LITELLM_VENV / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
     argv += ["--port", str(ports.litellm), "--num_workers", "1", "--telemetry", "False"]
     url = f"http://127.0.0.1:{ports.litellm}/health/liveliness"
-    stack.enter_context(_process("litellm", argv, folder, url))
+    stack.enter_context(serving("litellm", argv, folder, url, _LITELLM_ENVIRON))
 
 
 # --- processes ------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _process(
-    name: str, argv: Sequence[str], folder: Path, url: str
+def serving(
+    name: str,
+    argv: Sequence[str],
+    folder: Path,
+    url: str,
+    environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that answers at *url*; its log is in *folder*, as it would be on a real machine."""
     log = folder / f"{name}.log"
-    environ = {**os.environ, **_LITELLM_ENVIRON}
     with log.open("wb") as output:
-        process = subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            argv, cwd=ROOT, env={**os.environ, **environ}, stdout=output, stderr=output
+        )
     try:
         deadline = time.monotonic() + _START_S
         while not _answers(url):

@@ -20,6 +20,7 @@ from workers.moondream import PREFIX, prefix_mask
 from workers.sampling import Chooser, RowSampler
 
 _FOREVER = 1 << 60  # tokens; the rows' owner decides
+_LAST = 64  # so short an end of a prompt is read in one go with its last token (all then get logits)
 _SETTLE = 32  # steps, after which what nobody asked for is computed: it would pile up
 
 
@@ -121,7 +122,7 @@ class Batch:
     def read(self, tokens: int) -> bool:
         """Read up to *tokens* more of the prompt. Is it at its end, so that the row can ``join``?"""
         prompt = self._prompt
-        if prompt.needs_processing():
+        if prompt.needs_processing() and self.unread > min(tokens, _LAST):
             prompt.prefill_step_size = max(1, tokens)
             prompt.prompt_step()
             self._model.logits = None  # nobody asks for them, and they would keep all that they are of
