@@ -24,13 +24,14 @@ _SHARD = 1 << 31  # bytes, about
 Arrays = Iterable[tuple[str, mx.array]]
 
 # Qwen/Qwen2.5-VL-7B-Instruct, config.json
+_QWEN_VOCABULARY = 152064
 _QWEN = {
     "hidden_size": 3584,
     "intermediate_size": 18944,
     "num_hidden_layers": 28,
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
-    "vocab_size": 152064,
+    "vocab_size": _QWEN_VOCABULARY,
     "max_position_embeddings": 128000,
     "tie_word_embeddings": False,
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
@@ -107,6 +108,11 @@ def _widen_tokenizer(folder: Path, *, special_from: int = 0, to: int = 0) -> dic
         first = min(token["id"] for token in data["added_tokens"])
         for token in data["added_tokens"]:
             token["id"] += special_from - first
+        # Random weights say those too that no real tokenizer has; the library would fail at them.
+        last = data["added_tokens"][-1]
+        for number in range(last["id"] + 1, _QWEN_VOCABULARY):
+            filler = {**last, "id": number, "content": f"<|w{number}|>", "special": False}
+            data["added_tokens"].append(filler)
     file.write_text(json.dumps(data))
     return {token["content"]: token["id"] for token in data["added_tokens"]}
 

@@ -66,7 +66,12 @@ class Engine:
 
     def __init__(self, checkpoint: Path) -> None:
         settings = VlmSettings(
-            kind="vlm", path=str(checkpoint), port=1, memory_gb=1, max_concurrency=max(COUNTS)
+            kind="vlm",
+            path=str(checkpoint),
+            port=1,
+            memory_gb=1,
+            max_concurrency=max(COUNTS),
+            prefill_tokens=2048,  # as the bare library reads
         )
         self.engine = VlmEngine("bench", settings)
         began = time.perf_counter()

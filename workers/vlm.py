@@ -127,6 +127,7 @@ class VlmEngine:
         return LoadError(f"{self._key}: the checkpoint can't be used: {kind}{first_line(exc)}")
 
     def _make_schedule(self, moondream: bool) -> None:
+        from workers import cuda
         from workers.batch import Batch
         from workers.moondream import Moondream
         from workers.schedule import BatchOptions, Schedule
@@ -146,6 +147,8 @@ class VlmEngine:
         if moondream and kv_bits is not None:
             log.warning("kv_bits: Moondream2's attention takes no quantized keys; they stay whole")
             kv_bits = None
+        if cuda.in_use():
+            cuda.take_rows_together(self._model.language_model)
         batch = Batch(self._model.language_model, len(self._tokenizer), kv_bits)
         self.schedule = Schedule(self._family, batch, self._words, options)
 
