@@ -33,7 +33,7 @@ from workers.vlm import VlmEngine
 
 SIDE = 1024  # pixels
 TOKENS = 128  # of an answer
-ROUNDS = 3
+ROUNDS = 5
 COUNTS = (1, 8, 16)
 
 

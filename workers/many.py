@@ -32,6 +32,9 @@ class BatchEngine(Protocol):
     def read(self, job: Any) -> Any:
         """What ``admit`` takes, made of *job* on the reader thread; raises ``ApiError``."""
 
+    def prepare(self) -> None:
+        """Make what jobs may need later, on the reader thread, once, while nobody waits."""
+
     def admit(self, reading: Any, sink: Sink) -> None:
         """Take a job; first come, first served."""
 

@@ -124,3 +124,21 @@ def _byte_level_alphabet() -> dict[str, bytes]:
 
 
 _BYTES = _byte_level_alphabet()
+
+
+class TokenizerWords:
+    """What rows ask a tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._data = TokenBytes(tokenizer)
+        self.end_ids = frozenset(int(token) for token in tokenizer.stopping_criteria.eos_token_ids)
+
+    def text(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def data(self, token: int) -> bytes:
+        return self._data(token)
+
+    def ends(self, token: int) -> bool:
+        return token in self.end_ids

@@ -29,6 +29,9 @@ from workers.ticket import Timing as Timing  # for workers.endpoint
 log = logging.getLogger(__name__)
 
 
+_SPARE_S = 0.5  # seconds without a new job, after which the reader has time for something else
+
+
 class _State(NamedTuple):
     phase: Phase
     detail: str = ""
@@ -81,7 +84,8 @@ class ModelThread(Generic[Job, Event]):
         self._state = _State(Phase.IMPORTING)
         self._given = 0  # jobs; of the event loop alone
         self._ended = 0  # jobs; of the model thread alone, as is _progress
-        self._refused = 0  # jobs; of the reader alone
+        self._refused = 0  # jobs; of the reader alone, as is _prepared
+        self._prepared = False
         self._progress = 0
         self.clock = clock
         self._thread = threading.Thread(target=self._main, name="model", daemon=True)
@@ -238,7 +242,7 @@ class ModelThread(Generic[Job, Event]):
 
     def _read_all(self, engine: BatchEngine) -> None:
         """The reader: makes prompts of jobs, until the end."""
-        while (ticket := self._tickets.get()) is not None:
+        while (ticket := self._next_ticket(engine)) is not None:
             if ticket.cancelled.is_set():
                 self._refused += 1
                 continue
@@ -250,6 +254,18 @@ class ModelThread(Generic[Job, Event]):
             else:
                 self._readings.put((ticket, reading))
         self._readings.put(None)
+
+    def _next_ticket(self, engine: BatchEngine) -> Ticket[Job, Event] | None:
+        if not self._prepared:
+            try:
+                return self._tickets.get(timeout=_SPARE_S)
+            except queue.Empty:  # nobody is there, so that nobody waits for this
+                self._prepared = True
+                try:
+                    engine.prepare()
+                except Exception:
+                    log.exception("what later jobs may need could not be made")
+        return self._tickets.get()
 
     def _do_many(self, engine: BatchEngine) -> None:
         while True:

@@ -26,7 +26,7 @@ from workers.engine import ChatEvent, ChatJob, LoadError, Report, Sampling, Turn
 from workers.many import Sink
 from workers.prompting import require_known
 from workers.reading import Family, Reading
-from workers.text import TokenBytes
+from workers.text import TokenizerWords
 from workers.thread import first_line
 
 if TYPE_CHECKING:  # these import MLX
@@ -61,7 +61,9 @@ class VlmEngine:
         self._tokenizer: Any = None
         self._family: Family | None = None
         self._words: TokenizerWords | None = None
-        self._vocabulary: Vocabulary | None = None  # made by the first job with a grammar
+        self._vocabulary: Vocabulary | None = (
+            None  # made when there is time, or by the first job with a grammar
+        )
         self._context: int | None = None
         self.schedule: Schedule | None = None
 
@@ -188,13 +190,24 @@ class VlmEngine:
         room = self._room(reading.prompt_tokens)
         matchers: tuple[Any, ...] = ()
         if job.grammar is not None:
-            from workers.grammar import Matcher, Vocabulary
+            from workers.grammar import Matcher
 
-            if self._vocabulary is None:
-                self._vocabulary = Vocabulary(self._tokenizer, len(self._tokenizer), words.end_ids)
-            matchers = tuple(Matcher(self._vocabulary, job.grammar) for _ in range(job.n))
+            vocabulary = self._grammar_vocabulary(words)
+            matchers = tuple(Matcher(vocabulary, job.grammar) for _ in range(job.n))
         job = replace(job, max_tokens=min(job.max_tokens, room))
         return replace(reading, job=job, matchers=matchers)
+
+    def prepare(self) -> None:
+        """Make the vocabulary of grammars, which takes 1-2 s for 150,000 tokens."""
+        if self._words is not None:
+            self._grammar_vocabulary(self._words)
+
+    def _grammar_vocabulary(self, words: TokenizerWords) -> Vocabulary:
+        from workers.grammar import Vocabulary
+
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self._tokenizer, len(self._tokenizer), words.end_ids)
+        return self._vocabulary
 
     def _room(self, prompt_tokens: int) -> int:
         """How many tokens an answer may have; raises ``InvalidRequest`` when there is no room."""
@@ -270,24 +283,6 @@ class _Direct:
     def end(self, error: BaseException | None) -> None:
         self.ended = True
         self.error = self.error or error
-
-
-class TokenizerWords:
-    """What rows ask a tokenizer."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._data = TokenBytes(tokenizer)
-        self.end_ids = frozenset(int(token) for token in tokenizer.stopping_criteria.eos_token_ids)
-
-    def text(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
-
-    def data(self, token: int) -> bytes:
-        return self._data(token)
-
-    def ends(self, token: int) -> bool:
-        return token in self.end_ids
 
 
 def locate(alias: str, settings: VlmSettings, report: Report) -> Path:

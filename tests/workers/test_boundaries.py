@@ -17,7 +17,7 @@ ALLOWED = {
     "mflux": {"image", "flux"},
     "mlx": {
         *("vlm", "image", "flux", "sampling", "runtime"),
-        *("batch", "caches", "moondream", "schedule", "templated"),
+        *("batch", "caches", "cuda", "moondream", "schedule", "templated"),
     },
     "huggingface_hub": {"hub"},
     "llguidance": {"grammar"},

@@ -333,6 +333,7 @@ class ManyEngine:
     most: int = 0
     closed: threading.Event = field(default_factory=threading.Event)
     seen: list[str] = field(default_factory=list)
+    prepared: list[int] = field(default_factory=list)  # how many jobs were read before it
 
     def load(self, report: Any) -> None: ...
 
@@ -342,6 +343,11 @@ class ManyEngine:
         if "!" in job:
             raise InvalidRequest("no")
         return job
+
+    def prepare(self) -> None:
+        assert self.read_on <= {threading.get_ident()}
+        self.prepared.append(len(self.seen))
+        raise MemoryError("no room for it")
 
     def admit(self, reading: str, sink: Sink) -> None:
         self.admitted.append(reading)
@@ -414,6 +420,24 @@ def test_jobs_run_together_on_one_thread_and_are_read_on_another() -> None:
     assert engine.admitted == ["abc", "de", "fghi"]
     assert len(engine.read_on) == len(engine.stepped_on) == 1
     assert len(engine.read_on | engine.stepped_on | {threading.get_ident()}) == 3
+
+
+def test_what_later_jobs_may_need_is_made_once_and_only_while_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.thread._SPARE_S", 0.1)
+    engine = ManyEngine()
+    engine.turnstile.set()
+
+    async def work() -> None:
+        async with many(engine) as thread:
+            assert await said(thread, "abc") == "abc"
+            await until(lambda: bool(engine.prepared))
+            assert await said(thread, "de") == "de"  # though it has failed
+            await asyncio.sleep(0.3)
+
+    run(work)
+    assert engine.prepared == [1]
 
 
 def test_a_job_joins_while_others_run() -> None:

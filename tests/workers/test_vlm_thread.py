@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
@@ -98,6 +99,14 @@ def test_a_prompt_that_is_too_long_is_refused_while_others_are_answered(model: M
         assert len(shown(await long)) == 4
 
     asyncio.run(work())
+
+
+def test_the_vocabulary_of_grammars_is_there_before_the_first_job_that_needs_it(model: Model) -> None:
+    engine: Any = model._engine
+    deadline = time.monotonic() + 10
+    while engine._vocabulary is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_when_the_batch_is_lost_all_are_told(model: Model) -> None:
