@@ -58,10 +58,11 @@ CASES = ("new pictures", "the same again", "next turn")
 def main() -> int:
     parse = argparse.ArgumentParser(prog="bench.vlm", description=__doc__.splitlines()[0])
     parse.add_argument("--rounds", type=int, default=5)
+    parse.add_argument("--requests", type=int, default=2, help="of a client in a round")
     parse.add_argument("--quick", action="store_true", help="one round, few requests: does it run?")
     parse.add_argument("--write", action="store_true", help=f"into {DOCUMENT.relative_to(ROOT)}")
     args = parse.parse_args()
-    rounds, each = (1, 1) if args.quick else (args.rounds, 2)
+    rounds, each = (1, 1) if args.quick else (args.rounds, args.requests)
     with tempfile.TemporaryDirectory() as name:
         with peers(Path(name) / "shipped", level=False) as running:
             figures = measure(running, rounds, each)
