@@ -1,9 +1,9 @@
 """What the VLM engine does next: who decodes, whose prompt is read, what is kept.
 
 Rules: answers begin first come, first served, up to ``max_concurrency`` of them at a time; every step
-first draws a token for each that has begun, then reads a piece of one prompt, no longer than a few
-tokens take, so that nobody's stream stands still; who has left is dropped before each step. A fault of
-one job ends that job; what ``step`` raises has cost all of them.
+first draws a token for each that has begun, then reads of one prompt after the other, no longer than a
+few tokens take, so that nobody's stream stands still; who has left is dropped before each step. A fault
+of one job ends that job; what ``step`` raises has cost all of them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Schedule:
             self._waiting.append(row)
 
     def step(self) -> None:
-        """One token for each answer that has begun, and one piece of work for those that have not."""
+        """One token for each answer that has begun, and some work for those that have not."""
         self._drop_cancelled()
         began = self._clock()
         decoded = len(self._batch) > 0
@@ -112,7 +112,7 @@ class Schedule:
             if decoded:
                 self._pace.decoded(self._clock() - began)
         else:
-            self._prepare()
+            self._prepare_some()
         if not self.busy:
             self._seen.clear()
             self._looking = None
@@ -171,6 +171,17 @@ class Schedule:
                 self._end(task, None)
 
     # --- prompts -----------------------------------------------------------------------------------
+
+    def _prepare_some(self) -> None:
+        """Prepare for as long as the others may wait: a burst of short prompts is read in one go."""
+        began = before = self._clock()
+        while True:
+            self._prepare()
+            now = self._clock()
+            spent, last, before = now - began, now - before, now
+            done = self._batch.reader is None and self._next() is None
+            if done or spent + last > self._pace.stall_s:
+                return
 
     def _prepare(self) -> None:
         """Look at a picture, or read a piece of a prompt."""
