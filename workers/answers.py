@@ -126,9 +126,7 @@ def chosen_seed(seed: int | None) -> int:
 
 
 def chosen_steps(request: ImageGenerationRequest | EditRequest, settings: ImageSettings) -> int:
-    default = settings.steps
-    if isinstance(request, EditRequest):
-        default = settings.edit_steps or default
+    default = settings.default_steps(edit=isinstance(request, EditRequest))
     return default if request.steps is None else request.steps
 
 

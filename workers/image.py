@@ -102,7 +102,7 @@ class FluxEngine:
     def _warm_up(self) -> None:
         """One step from a grey picture: compiles the kernels and proves that all parts fit."""
         source = Image.new("RGB", (64, 64), "grey")
-        job = ImageJob("a grey square", 64, 64, 2, 1, self._settings.guidance, 0, source=source)
+        job = ImageJob("a grey square", 64, 64, 2, 1, self._settings.default_guidance, 0, source=source)
         self.run(job, lambda event: None)
 
     # --- running -----------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class ImageRoutes:
                         media.encode_rgb, drawn, event.rgb, form, request.output_compression
                     )
                     yield _Picture(event.index, text)
-                else:
+                elif isinstance(event, Stepped):
                     yield event
 
     async def _keep(self, exchange: Exchange, request: _Request, data: bytes) -> _Pieces:
@@ -181,7 +181,7 @@ class ImageRoutes:
             height=size.height,
             steps=steps,
             run_steps=run_steps,
-            guidance=self._settings.guidance if guidance is None else guidance,
+            guidance=self._settings.default_guidance if guidance is None else guidance,
             seed=answers.chosen_seed(request.seed),
             n=request.n or 1,
             source=source,
