@@ -377,7 +377,7 @@ class TestImages:
         assert body.size == "64x32"
         assert (body.usage.seed, body.usage.output_tokens) == (7, 8)
         job: ImageJob = engine.jobs[0]
-        assert (job.steps, job.run_steps, job.guidance, job.source) == (4, 4, 3.5, None)
+        assert (job.steps, job.run_steps, job.guidance, job.source) == (4, 4, 0.0, None)
         with Image.open(io.BytesIO(base64.b64decode(body.data[0].b64_json))) as image:
             assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (64, 32), (7, 7, 7))
 
