@@ -218,8 +218,8 @@ def test_a_model_is_quantized_when_asked() -> None:
     """In a process of its own, which reports how its layers are stored."""
     code = (
         "import sys; from pathlib import Path; from workers import runtime; runtime.prepare();"
-        "from contracts.settings import ImageSettings; from workers import flux;"
-        "s = ImageSettings.model_validate_json(sys.argv[1]); m = flux.load(Path(s.path), s);"
+        "from contracts.settings import ImageSettings; from workers import families;"
+        "s = ImageSettings.model_validate_json(sys.argv[1]); m = families.load(Path(s.path), s).model;"
         "print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
     )
     counts = []
