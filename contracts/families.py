@@ -38,10 +38,11 @@ class Family:
     ``instruction_edit``: looks at up to *max_images* pictures and does what the prompt says.
     ``mask``: "blend": any edit can be kept to a part of the picture; "native": the model was trained
     to fill a mask, and must have one; "none": masks are refused. ``max_images``: pictures of an edit.
-    ``guidance``, ``negative_prompt``: the model heeds it; where not, a request with one is refused
-    (guidance: unless it is *default_guidance*). ``steps``, ``edit_steps``: when neither request nor
-    config say. ``multiple``: pixels that both sides are a multiple of. ``experimental``: not drawn
-    through its true class in the tests; the config refuses it.
+    ``guidance``, ``negative_prompt``: the model heeds it. Where it knows no negative prompt a request
+    with one is refused; a guidance is taken without effect, as clients send one to any model.
+    ``steps``, ``edit_steps``: when neither request nor config say. ``multiple``: pixels that both sides
+    are a multiple of. ``experimental``: not drawn through its true class in the tests; the config
+    refuses it.
     """
 
     name: str

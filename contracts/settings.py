@@ -23,6 +23,7 @@ GIB = 1 << 30
 PLACEHOLDER_KEY = "default-key-change-me"
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 
+_PUBLIC_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 Port = Annotated[int, Field(ge=1, le=65535)]
 Gigabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,8 +46,18 @@ class GatewaySettings(_Strict):
     api_key: str = ""
     cors_origins: list[str] = []
     max_body_mb: Annotated[int, Field(ge=1)] = 64
+    public_url: str = ""  # how clients reach the gateway; empty: as each request's Host says
+    image_url_ttl_s: Seconds = 3600.0  # how long a picture that was asked for as a URL is kept
+    image_url_max_mb: Annotated[int, Field(ge=1)] = 256  # MiB of them in all
     manager_host: str = "127.0.0.1"
     manager_port: Port | None = None  # None: manager.port
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_can_be_put_before_a_path(cls, url: str) -> str:
+        if url and _PUBLIC_URL.fullmatch(url) is None:
+            raise ValueError("expected an address like 'https://vision.example.org', or nothing")
+        return url.rstrip("/")
 
     @property
     def required_key(self) -> str | None:
@@ -143,6 +154,7 @@ class ImageSettings(_ModelSettings):
     guidance: Annotated[float, Field(ge=0, le=50)] | None = None  # None: the family's
     size: str = "1024x1024"
     max_pixels: Annotated[int, Field(ge=256)] = 2048 * 2048
+    metadata: bool = True  # what was asked for is written into the picture's file
     # lean: text encoders leave memory once a prompt is read, and are loaded again for the next new one.
     residency: Literal["fast", "lean"] = "fast"
     prompt_cache_mb: Annotated[int, Field(ge=0)] = 64  # MiB of encoded prompts that are kept
@@ -237,6 +249,10 @@ class Settings(_Strict):
                 raise ValueError(f"defaults.{route}: {alias!r} is not one of the models")
             if model.kind != kind:
                 raise ValueError(f"defaults.{route}: {alias!r} is of kind {model.kind}, not {kind}")
+            if isinstance(model, ImageSettings):
+                does = {"generate": model.traits.generates, "edit": model.traits.edits}
+                if not does[route]:
+                    raise ValueError(f"defaults.{route}: {model.family} models can't {route}")
         return self
 
     @property

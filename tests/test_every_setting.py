@@ -76,10 +76,11 @@ CHANGED_BY = {
     "models.image_prefix": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.family": ("workers/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
     "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
-    "models.steps": ("workers/test_answers.py", "test_edits_have_a_number_of_steps_of_their_own"),
-    "models.edit_steps": ("workers/test_answers.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.edit_steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
     "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
     "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
+    "models.metadata": ("workers/test_app.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
     "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
 }  # fmt: skip
 
