@@ -22,7 +22,19 @@ ALLOWED = {
     },
     "huggingface_hub": {"hub"},
     "llguidance": {"grammar"},
-    "PIL": {"media", "engine", "prompting", "vlm", "image", "chat", "images", "reading", "steps"},
+    "PIL": {
+        "files",
+        "masks",
+        "media",
+        "engine",
+        "prompting",
+        "vlm",
+        "image",
+        "chat",
+        "images",
+        "reading",
+        "steps",
+    },
 }
 
 
