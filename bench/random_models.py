@@ -46,8 +46,8 @@ KLEIN: dict[str, Any] = {
 }  # fmt: skip
 Z_IMAGE: dict[str, Any] = {
     "transformer": {
-        "dim": 128, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 4, "cap_feat_dim": 64,
-        "axes_dims": [8, 12, 12],
+        "dim": 192, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 4, "cap_feat_dim": 64,
+        "axes_dims": [16, 16, 16],
     },
     "text_encoder": {
         "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,

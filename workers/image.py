@@ -17,7 +17,7 @@ from PIL import Image
 from contracts.control import Phase
 from contracts.settings import ImageSettings
 from workers import families, hub, runtime
-from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, LoadError, Report
+from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Report
 from workers.thread import first_line
 
 log = logging.getLogger(__name__)
@@ -106,23 +106,32 @@ class MfluxEngine:
     def run(self, job: ImageJob, emit: Emit) -> None:
         import mlx.core as mx
 
-        adapter, watch = self._adapter, self._watch
+        cancelled = False
         try:
-            emit(Encoded(adapter.tokens(job.prompt)))
-            adapter.tile(job.width * job.height)
-            adapter.encode(job.prompt)
-            watch.start(job, emit)
-            strength = mflux_strength(job.steps, job.run_steps)
-            for index in range(job.n):
-                watch.begin(index)
-                image = adapter.draw(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
-                if job.mask is not None:
-                    image = Image.composite(image, job.source, job.mask)
-                emit(Drawn(index, image.width, image.height, image.tobytes()))
+            emit(Encoded(self._adapter.tokens(job.prompt)))
+            self._draw(job, emit)
+        except Cancelled:
+            # mflux's frames, and the latents in them, live as long as this exception does.
+            cancelled = True
         finally:
-            watch.end()
-            adapter.prompts.trim()
+            self._watch.end()
+            self._adapter.prompts.trim()
             mx.clear_cache()
+        if cancelled:
+            raise Cancelled
+
+    def _draw(self, job: ImageJob, emit: Emit) -> None:
+        adapter, watch = self._adapter, self._watch
+        adapter.tile(job.width * job.height)
+        adapter.encode(job.prompt)
+        watch.start(job, emit)
+        strength = mflux_strength(job.steps, job.run_steps)
+        for index in range(job.n):
+            watch.begin(index)
+            image = adapter.draw(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
+            if job.mask is not None:
+                image = Image.composite(image, job.source, job.mask)
+            emit(Drawn(index, image.width, image.height, image.tobytes()))
 
     def close(self) -> None:
         import mlx.core as mx
