@@ -70,8 +70,7 @@ def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = N
     from mlx.utils import tree_flatten, tree_unflatten  # noqa: TID251
 
     mx.random.seed(0)
-    make = {"flux1": _flux1, "flux2": _klein, "z": _z_image}[family.partition("-")[0].partition("_")[0]]
-    model, definition, sizes = make(family, tiny)
+    model, definition, sizes = _MAKERS[family.partition("-")[0]](family, tiny)
     for component in definition.get_components():
         network = getattr(model, component.model_attr or component.name)
         cast = [(name, value.astype(mx.bfloat16)) for name, value in tree_flatten(network.parameters())]
@@ -85,6 +84,12 @@ def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = N
     ModelSaver.save_model(model=model, bits=bits, base_path=str(folder), weight_definition=definition)
     if tiny:
         (folder / "tiny.json").write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+
+
+def networks(family: str) -> tuple[Any, Any]:
+    """An object with the full-size networks of *family*, not evaluated, and mflux's weight definition."""
+    model, definition, _ = _MAKERS[family.partition("-")[0]](family, False)
+    return model, definition
 
 
 def _quantizable(_: str, module: Any) -> bool:
@@ -319,6 +324,9 @@ def _qwen_tokenizer() -> Any:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = _CHAT
     return tokenizer
+
+
+_MAKERS = {"flux1": _flux1, "flux2": _klein, "z": _z_image}
 
 
 def main() -> None:

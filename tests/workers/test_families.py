@@ -51,6 +51,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
+@pytest.fixture(autouse=True)
+def uncompiled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """mflux compiles the steps of two families, which takes a CPU longer than all else: once will do."""
+    import mlx.core as mx  # noqa: TID251 - the switch is MLX's
+
+    if request.function is not test_a_listed_family_draws_in_every_way_it_claims:
+        mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
 @pytest.fixture
 def load(tiny: Make) -> Iterator[Load]:
     from workers.image import MfluxEngine
