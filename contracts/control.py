@@ -63,6 +63,21 @@ class Download(_Wire):
     eta_seconds: float = 0.0
 
 
+class Drawing(_Wire):
+    """What an image worker draws now. ``kind``: generation, edit, or "" when it draws nothing.
+
+    Step ``step`` of ``steps`` is done of picture ``picture`` (from 1) of ``pictures``; ``eta_seconds``
+    is what all of them will take still, 0 until a step was done.
+    """
+
+    kind: str = ""
+    step: int = 0
+    steps: int = 0
+    picture: int = 0
+    pictures: int = 0
+    eta_seconds: float = 0.0
+
+
 class WorkerHealth(_Wire):
     """``GET /health`` of a worker: 200 when ``phase`` is ready, else 503, with this body either way.
 
@@ -83,6 +98,7 @@ class WorkerHealth(_Wire):
     progress: int = 0
     device: DeviceMemory = DeviceMemory()
     download: Download | None = None  # while ``phase`` is downloading
+    drawing: Drawing | None = None
 
 
 class RunningWorker(_Wire):
@@ -120,6 +136,7 @@ class ModelStatus(_Wire):
     peak_gb: float = 0.0
     phase: str = ""
     download: Download = Download()  # in the phase downloading
+    drawing: Drawing = Drawing()
     queued: int = 0
     last_error: str = ""
     retry_in_seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""The API's requests and answers in OpenAI's shapes: images, analysis, models; chat from two modules.
+"""The API's requests and answers in OpenAI's shapes: analysis, models; the rest from three modules.
 
 Rules: those of ``contracts.wire``; the other tiers import from here.
 """
@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from contracts.chat import ChatRequest, Detail, MaxPixels, Message
 from contracts.completions import ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChatUsage
+from contracts.images import (
+    ImageData,
+    ImageEditRequest,
+    ImageGenerationRequest,
+    ImageRequest,
+    ImagesResponse,
+    ImageStreamEvent,
+    ImageUsage,
+    InputTokenDetails,
+    OutputTokenDetails,
+)
 from contracts.tasks import DEFAULT_TASK, TASKS
 from contracts.wire import (
     MAX_SEED,
@@ -19,9 +30,6 @@ from contracts.wire import (
     KeepAlive,
     Prompt,
     Request,
-    Seed,
-    Unsupported,
-    as_list,
     param_name,
     parse_form,
     parse_json,
@@ -42,6 +50,8 @@ __all__ = [
     "ImageData",
     "ImageEditRequest",
     "ImageGenerationRequest",
+    "ImageRequest",
+    "ImageStreamEvent",
     "ImageUsage",
     "ImagesResponse",
     "InputTokenDetails",
@@ -49,6 +59,7 @@ __all__ = [
     "Message",
     "ModelList",
     "ModelObject",
+    "OutputTokenDetails",
     "TaskList",
     "TaskObject",
     "param_name",
@@ -58,88 +69,6 @@ __all__ = [
 ]
 
 DEFAULT_ANALYZE_TOKENS = 512
-DEFAULT_STRENGTH = 0.7
-
-Images = Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
-
-# --- images --------------------------------------------------------------------------------------
-
-
-class _ImageRequest(Request):
-    prompt: Prompt
-    n: Annotated[int, Field(ge=1, le=10)] | None = None
-    size: str | None = None
-    steps: Annotated[int, Field(ge=1, le=100)] | None = None
-    seed: Seed | None = None
-    guidance: Annotated[Finite, Field(ge=0, le=50)] | None = None
-    negative_prompt: Annotated[str, Field(max_length=32_000)] | None = None
-    response_format: str | None = None
-    output_format: Literal["png", "jpeg", "webp"] | None = None
-    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
-    background: str | None = None
-    stream: bool | None = None
-    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
-
-    @model_validator(mode="after")
-    def _asks_only_for_what_is_offered(self) -> Self:
-        if self.response_format not in (None, "b64_json"):
-            raise Unsupported("response_format", "only response_format 'b64_json' is offered")
-        if self.background not in (None, "auto", "opaque"):
-            raise Unsupported("background", "only an opaque background is offered")
-        return self
-
-
-class ImageGenerationRequest(_ImageRequest):
-    """``POST /v1/images/generations``."""
-
-
-class ImageEditRequest(_ImageRequest):
-    """``POST /v1/images/edits`` as JSON; multipart forms are turned into it by the gateway.
-
-    ``strength``: 0 gives the original back, 1 redraws it wholly.
-    """
-
-    image: Images
-    strength: Annotated[Finite, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _has_one_image_and_no_mask(self) -> Self:
-        if len(self.image) > 1:
-            raise Unsupported("image", f"the model edits one image; {len(self.image)} were sent")
-        if (self.model_extra or {}).get("mask"):
-            raise Unsupported("mask", "masks are not offered by this version")
-        return self
-
-
-class ImageData(BaseModel):
-    b64_json: str
-    revised_prompt: str
-
-
-class InputTokenDetails(BaseModel):
-    image_tokens: int
-    text_tokens: int
-
-
-class ImageUsage(BaseModel):
-    """``latency``: seconds of work. Tokens: prompt tokens in, 16 x 16 pixel patches in and out."""
-
-    latency: float
-    seed: int
-    input_tokens: int
-    input_tokens_details: InputTokenDetails
-    output_tokens: int
-    total_tokens: int
-
-
-class ImagesResponse(BaseModel):
-    created: int
-    data: list[ImageData]
-    output_format: str
-    size: str
-    model: str
-    usage: ImageUsage
-
 
 # --- analysis ------------------------------------------------------------------------------------
 
@@ -194,7 +123,10 @@ class AnalyzeResponse(BaseModel):
 
 
 class ModelObject(BaseModel):
-    """``created`` is when the gateway's model list was made, and stable while it runs."""
+    """``created`` is when the gateway's model list was made, and stable while it runs.
+
+    ``capabilities``: see ``contracts.abilities``; the last three are for image models.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -206,6 +138,9 @@ class ModelObject(BaseModel):
     capabilities: list[str]
     memory_gb: float
     state: str
+    family: str | None = None
+    max_images: int | None = None  # of an edit
+    max_pixels: int | None = None  # of what is drawn
 
 
 class ModelList(BaseModel):

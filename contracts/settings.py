@@ -16,12 +16,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contracts.errors import InvalidRequest
+from contracts.families import FAMILIES, Family, Quality
 from contracts.media import parse_size
 
 GIB = 1 << 30
 PLACEHOLDER_KEY = "default-key-change-me"
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 
+_PUBLIC_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 Port = Annotated[int, Field(ge=1, le=65535)]
 Gigabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -44,8 +46,18 @@ class GatewaySettings(_Strict):
     api_key: str = ""
     cors_origins: list[str] = []
     max_body_mb: Annotated[int, Field(ge=1)] = 64
+    public_url: str = ""  # how clients reach the gateway; empty: as each request's Host says
+    image_url_ttl_s: Seconds = 3600.0  # how long a picture that was asked for as a URL is kept
+    image_url_max_mb: Annotated[int, Field(ge=1)] = 256  # MiB of them in all
     manager_host: str = "127.0.0.1"
     manager_port: Port | None = None  # None: manager.port
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_can_be_put_before_a_path(cls, url: str) -> str:
+        if url and _PUBLIC_URL.fullmatch(url) is None:
+            raise ValueError("expected an address like 'https://vision.example.org', or nothing")
+        return url.rstrip("/")
 
     @property
     def required_key(self) -> str | None:
@@ -127,15 +139,61 @@ class VlmSettings(_ModelSettings):
     max_pixels: Annotated[int, Field(ge=784)] = 4096 * 784  # of an image; 28 x 28 are one token of Qwen
 
 
+class LoraSettings(_Strict):
+    path: Annotated[str, Field(min_length=1)]  # a .safetensors file, or a Hugging Face id
+    scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
+
+
 class ImageSettings(_ModelSettings):
     kind: Literal["image"]
-    family: Literal["flux1-schnell", "flux1-dev"]
+    family: str  # a row of contracts.families
     quantize: Literal[3, 4, 5, 6, 8] | None = None  # bits; None: as the checkpoint is
-    steps: Annotated[int, Field(ge=1, le=100)] = 4
-    edit_steps: Annotated[int, Field(ge=1, le=100)] | None = None  # None: steps
-    guidance: Annotated[float, Field(ge=0, le=50)] = 3.5
+    loras: list[LoraSettings] = []
+    steps: Annotated[int, Field(ge=1, le=100)] | None = None  # None: the family's
+    edit_steps: Annotated[int, Field(ge=1, le=100)] | None = None  # None: steps, else the family's
+    guidance: Annotated[float, Field(ge=0, le=50)] | None = None  # None: the family's
     size: str = "1024x1024"
     max_pixels: Annotated[int, Field(ge=256)] = 2048 * 2048
+    metadata: bool = True  # what was asked for is written into the picture's file
+    # lean: text encoders leave memory once a prompt is read, and are loaded again for the next new one.
+    residency: Literal["fast", "lean"] = "fast"
+    prompt_cache_mb: Annotated[int, Field(ge=0)] = 64  # MiB of encoded prompts that are kept
+    vae_tiling: bool | None = None  # decode in tiles; None: from 1024 x 1024 pixels
+    cache_limit_mb: Annotated[int, Field(ge=0)] = 1024  # MiB of freed buffers that MLX keeps
+
+    @field_validator("family")
+    @classmethod
+    def _family_is_one_that_has_drawn(cls, family: str) -> str:
+        if family not in FAMILIES:
+            raise ValueError(f"{family!r} is not a family; there are {', '.join(FAMILIES)}")
+        if FAMILIES[family].experimental:
+            raise ValueError(
+                f"{family!r} is experimental: this version can't be trusted to draw with it"
+            )
+        return family
+
+    @property
+    def traits(self) -> Family:
+        """What the model's family can do."""
+        return FAMILIES[self.family]
+
+    @property
+    def default_guidance(self) -> float:
+        return self.traits.default_guidance if self.guidance is None else self.guidance
+
+    def default_steps(self, quality: Quality = "auto", *, edit: bool = False) -> int:
+        """Steps of a request that names none.
+
+        "auto" is the config's number, else the family's; the others are the family's own, of an edit
+        as many times more as its edits take.
+        """
+        family = self.traits
+        if quality != "auto":
+            steps = family.quality[quality]
+            return steps * family.edit_steps // family.steps if edit else steps
+        if edit:
+            return self.edit_steps or self.steps or family.edit_steps
+        return self.steps or family.steps
 
     @model_validator(mode="after")
     def _default_size_is_one_that_may_be_asked_for(self) -> Self:
@@ -191,6 +249,10 @@ class Settings(_Strict):
                 raise ValueError(f"defaults.{route}: {alias!r} is not one of the models")
             if model.kind != kind:
                 raise ValueError(f"defaults.{route}: {alias!r} is of kind {model.kind}, not {kind}")
+            if isinstance(model, ImageSettings):
+                does = {"generate": model.traits.generates, "edit": model.traits.edits}
+                if not does[route]:
+                    raise ValueError(f"defaults.{route}: {model.family} models can't {route}")
         return self
 
     @property
@@ -322,10 +384,14 @@ def _line_of(text: str, loc: list[str]) -> int | None:
 
 
 def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
-    models = {
-        alias: model.model_copy(update={"path": _absolute(model.path, base)})
-        for alias, model in settings.models.items()
-    }
+    models = {}
+    for alias, model in settings.models.items():
+        update: dict[str, Any] = {"path": _absolute(model.path, base)}
+        if isinstance(model, ImageSettings):
+            update["loras"] = [
+                lora.model_copy(update={"path": _absolute(lora.path, base)}) for lora in model.loras
+            ]
+        models[alias] = model.model_copy(update=update)
     folders = {
         key: str(base / Path(getattr(settings.manager, key)).expanduser())
         for key in ("log_dir", "state_dir")

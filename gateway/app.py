@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -20,7 +20,8 @@ from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway.auth import RequireKey
 from gateway.manager_client import ManagerClient
-from gateway.routes import catalogue, inference, system
+from gateway.pictures import Pictures
+from gateway.routes import catalogue, files, inference, system
 from web.errors import install_error_handlers
 from web.relay import open_session
 from web.request_id import RequestId
@@ -48,7 +49,9 @@ class Front:
             await route.handle(scope, receive, send)
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> ASGIApp:
+    """*clock*: monotonic seconds, by which the URLs of pictures expire."""
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.session = open_session()
@@ -64,7 +67,9 @@ def create_app(settings: Settings) -> ASGIApp:
     app.state.settings = settings
     app.state.created = int(time.time())
     app.state.started = time.monotonic()
-    for routes in (inference, catalogue, system):
+    limits = settings.gateway
+    app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
+    for routes in (inference, catalogue, files, system):
         app.include_router(routes.router)
     install_error_handlers(app, "gateway")
     entry: ASGIApp = Front(app, inference.ROUTES)

@@ -1,6 +1,7 @@
 """The optional API key: with one set, every ``/v1/*`` request must carry it.
 
-``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; compared in constant time.
+``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; compared in constant time. The files of pictures
+need none: their names are keys themselves, for browsers and for whoever is given the link.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hmac
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.errors import Unauthorized
+from gateway.links import FILES
 from web.errors import error_response
 
 PROTECTED = "/v1/"
@@ -21,7 +23,7 @@ class RequireKey:
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PROTECTED):
+        if scope["type"] != "http" or not _is_protected(scope["path"]):
             await self._app(scope, receive, send)
             return
         given = given_key(scope["headers"])
@@ -31,6 +33,10 @@ class RequireKey:
         what = "no API key was given" if given is None else "the API key is not the right one"
         error = Unauthorized(f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
         await error_response(error, "gateway")(scope, receive, send)
+
+
+def _is_protected(path: str) -> bool:
+    return path.startswith(PROTECTED) and not path.startswith(FILES)
 
 
 def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:

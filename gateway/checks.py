@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.errors import InvalidRequest
+from contracts import abilities
 from contracts.media import parse_size, read_image_field, require_image
 from contracts.openai import (
     AnalyzeRequest,
     ChatRequest,
     ImageEditRequest,
     ImageGenerationRequest,
+    ImageRequest,
     parse_form,
     parse_json,
 )
@@ -27,6 +28,8 @@ from contracts.settings import ImageSettings, Settings
 from gateway.routing import choose_model
 
 _IMAGE_FIELD = re.compile(r"image(\[\d*\])?")  # image, image[], image[0]: the SDKs differ
+
+_NESTED = re.compile(r"(\w+)\[")  # svg[reasoning][effort]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Checked:
     alias: str
     body: bytes
     keep_alive: float | None  # seconds, see ``contracts.openai.KeepAlive``
+    wants_urls: bool = False  # in place of the pictures in the answer
 
 
 def check_chat(settings: Settings, body: bytes) -> Checked:
@@ -57,27 +61,45 @@ def check_analyze(settings: Settings, body: bytes) -> Checked:
 
 def check_generation(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageGenerationRequest, body)
-    alias, model = choose_model(settings, "generate", request.model)
-    _check_size(request.size, model)
-    return Checked(alias, body, request.keep_alive)
+    alias, model = _painter(settings, "generate", request)
+    abilities.check_generation(request, model.traits)
+    return _checked(request, alias, body)
 
 
 def check_edit(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageEditRequest, body)
-    alias, model = choose_model(settings, "edit", request.model)
-    _check_size(request.size, model)
+    alias = _check_edit(settings, request)
     for image in request.image:
         read_image_field(image, "image")
-    return Checked(alias, body, request.keep_alive)
+    if request.mask:
+        read_image_field(request.mask, "mask")
+    return _checked(request, alias, body)
 
 
 def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]]) -> Checked:
     """A multipart form's *fields* in their order: text as str, files as bytes."""
     request = parse_form(ImageEditRequest, _as_json_fields(fields))
-    alias, model = choose_model(settings, "edit", request.model)
-    _check_size(request.size, model)
-    body = request.model_dump_json(exclude_none=True).encode()
-    return Checked(alias, body, request.keep_alive)
+    alias = _check_edit(settings, request)
+    return _checked(request, alias, request.model_dump_json(exclude_none=True).encode())
+
+
+def _check_edit(settings: Settings, request: ImageEditRequest) -> str:
+    alias, model = _painter(settings, "edit", request)
+    abilities.edit_way(request, model.traits)
+    return alias
+
+
+def _painter(settings: Settings, route: str, request: ImageRequest) -> tuple[str, ImageSettings]:
+    """The image model that serves the request; raises for a size that it does not draw."""
+    alias, model = choose_model(settings, route, request.model)
+    assert isinstance(model, ImageSettings)  # nothing else can do these routes
+    if request.size not in (None, "", "auto"):
+        parse_size(str(request.size), max_pixels=model.max_pixels)
+    return alias, model
+
+
+def _checked(request: ImageRequest, alias: str, body: bytes) -> Checked:
+    return Checked(alias, body, request.keep_alive, request.response_format == "url")
 
 
 def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]:
@@ -86,6 +108,10 @@ def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]
     for name, value in fields:
         if _IMAGE_FIELD.fullmatch(name):
             images.append(_as_base64(value, "image"))
+        elif name == "mask" and value:
+            scalars["mask"] = _as_base64(value, "mask")
+        elif nested := _NESTED.match(name):
+            scalars[nested[1]] = name  # of a field that is not offered, or not known
         elif isinstance(value, bytes):
             scalars[name] = base64.b64encode(value).decode()
         elif value != "":  # an empty text field is what a form sends for "not given"
@@ -101,10 +127,3 @@ def _as_base64(value: str | bytes, param: str) -> str:
         return value
     require_image(value, param)
     return base64.b64encode(value).decode()
-
-
-def _check_size(size: str | None, model: Any) -> None:
-    if not isinstance(model, ImageSettings):
-        raise InvalidRequest("the model draws no images", param="model")
-    if size not in (None, "auto"):
-        parse_size(size, max_pixels=model.max_pixels)

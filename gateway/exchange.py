@@ -29,6 +29,8 @@ from contracts.errors import (
 from contracts.settings import Settings
 from gateway.checks import Checked, check_edit_form
 from gateway.forms import read_form
+from gateway.links import base_url, file_url, taken_out, too_large, with_urls
+from gateway.pictures import NoRoom, Pictures
 from web.account import CLIENT_GONE, Account, request_id
 from web.errors import error_response
 from web.inbound import ClientGone, Inbound
@@ -40,6 +42,7 @@ from web.relay import (
     ask,
     may_be_repeated,
     pass_on,
+    whole,
 )
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ class Exchange(Response):
         path: str,
         check: Check,
         *,
+        pictures: Pictures,
         takes_forms: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +74,7 @@ class Exchange(Response):
         self._session = session
         self._path = path
         self._check = check
+        self._pictures = pictures
         self._takes_forms = takes_forms
         self._clock = clock
 
@@ -135,7 +140,11 @@ class Exchange(Response):
             # At once: the manager lets it wait until the worker may be started again.
             log.info("[%s] %s ended before it answered: sent again", request_id(scope), checked.alias)
             answer = await ask(self._session, self._outbound(checked, scope))
+        wants_urls = checked.wants_urls
         del checked  # the body: a stream may last for minutes
+        if wants_urls and answer.status == 200:
+            await self._link(answer, account, scope, send)
+            return
         await pass_on(
             answer,
             send,
@@ -143,6 +152,34 @@ class Exchange(Response):
             source=SOURCE,
             account=account,
         )
+
+    async def _link(
+        self, answer: aiohttp.ClientResponse, account: Account, scope: Scope, send: Send
+    ) -> None:
+        """Keep the pictures of *answer*, and answer with their URLs."""
+        pictures = self._pictures
+        try:
+            # Base64 takes a third more than what it stands for.
+            kept, body = await whole(answer, pictures.limit * 4 // 3 + _LARGE, account)
+        except UpstreamBroke as exc:
+            raise WorkerFailed("the answer broke off before it was whole", retry_after=1) from exc
+        if body is None:
+            raise too_large(pictures.limit)
+        told, taken = await asyncio.to_thread(taken_out, body)
+        try:
+            tokens = pictures.put(taken)
+        except NoRoom as exc:
+            raise too_large(pictures.limit) from exc
+        # Whoever asks finds it expired in any case; this frees the memory when nobody does.
+        asyncio.get_running_loop().call_later(pictures.ttl_s + 1, pictures.sweep)
+        base = base_url(self._settings, scope)
+        urls = [file_url(base, token, told.output_format) for token in tokens]
+        raw = with_urls(told, urls)
+        headers = [(k, v) for k, v in kept if k.lower() != b"content-length"]
+        headers.append((b"content-length", b"%d" % len(raw)))
+        account.status, account.bytes_out = 200, len(raw)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": raw})
 
     def _outbound(self, checked: Checked, scope: Scope) -> Outbound:
         headers = [(key, value) for key, value in scope["headers"] if key not in _PRIVATE]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from contracts.abilities import ROUTES, capabilities
 from contracts.errors import InvalidRequest, ModelNotFound
-from contracts.settings import DEFAULT_KINDS, ModelSettings, Settings
-
-CAPABILITIES = {"vlm": ["chat", "analyze"], "image": ["generate", "edit"]}
+from contracts.settings import ModelSettings, Settings
 
 
 def find_alias(settings: Settings, name: str) -> str:
@@ -26,7 +25,8 @@ def choose_model(settings: Settings, route: str, name: str | None) -> tuple[str,
     """
     alias = find_alias(settings, name) if name else getattr(settings.defaults, route)
     model = settings.models[alias]
-    if model.kind != DEFAULT_KINDS[route]:
-        can = " and ".join(CAPABILITIES[model.kind])
-        raise InvalidRequest(f"model {name!r} can't {route}: it can {can}", param="model")
+    able = capabilities(model)
+    if route not in able:
+        can = " and ".join(name for name in able if name in ROUTES)
+        raise InvalidRequest(f"model {name or alias!r} can't {route}: it can {can}", param="model")
     return alias, model

@@ -192,6 +192,7 @@ class ManagerApp:
             retry_at=life.retry_at,
             phase=worker.phase,
             download=worker.download,
+            drawing=worker.drawing,
             last_error=worker.last_error,
         )
 

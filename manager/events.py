@@ -7,7 +7,7 @@ gets what it missed, as far as ``recent`` reaches. What an id means ends with th
 ``first_id`` comes from a clock.
 
 Kinds: transition {alias, from, to, reason}, memory {...}, progress {alias, phase, detail, download},
-pressure {level}, lost {count}.
+drawing {alias, kind, step, steps, picture, pictures, eta_seconds}, pressure {level}, lost {count}.
 """
 
 from __future__ import annotations

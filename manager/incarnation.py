@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from contracts.control import DeviceMemory, Download, WorkerHealth
+from contracts.control import DeviceMemory, Download, Drawing, WorkerHealth
 from contracts.settings import Settings
 from manager.logs import WorkerLog
 from manager.process import Handle, Launcher, LaunchFailed, LaunchSpec, StopSignal, exit_text
@@ -100,6 +100,9 @@ class Owner(Protocol):
     def measured(self) -> None:
         """Its footprint was measured."""
 
+    def drew(self) -> None:
+        """What it draws, or how far it is with it, has changed."""
+
 
 class Incarnation:
     def __init__(
@@ -121,6 +124,7 @@ class Incarnation:
         self.footprint = 0  # bytes, when last measured
         self.peak = 0  # bytes; the most that it was seen to need
         self.serving = False
+        self.drawing: Drawing | None = None
         self.wake = asyncio.Event()
         self._owner = owner
         self._spec = spec
@@ -261,6 +265,7 @@ class Incarnation:
             if over():
                 return
             health = self._own(answer, handle)
+            self._look_at_drawing(health)
             self._verdict = watchdog.heard(health, self._clock(), busy=owner.leases > 0)
             if self._verdict:
                 log.warning("%s: killed: %s", owner.alias, self._verdict)
@@ -269,6 +274,12 @@ class Incarnation:
                 return
             await self._measure(handle, health)
             await self._until(over, timeouts.watch_s)
+
+    def _look_at_drawing(self, health: WorkerHealth | None) -> None:
+        """What an answer does not say, a later one will."""
+        if health is not None and health.drawing != self.drawing:
+            self.drawing = health.drawing
+            self._owner.drew()
 
     def _own(self, answer: Answer | None, handle: Handle) -> WorkerHealth | None:
         health = parse_health(answer)

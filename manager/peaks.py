@@ -46,6 +46,8 @@ def peak_key(model: VlmSettings | ImageSettings) -> str:
     quantize, family = None, None
     if isinstance(model, ImageSettings):
         quantize, family = model.quantize, model.family
+        if model.residency == "lean":  # holds far less, and must not be counted as if it did not
+            family = f"{family}|lean"
     return f"{model.path}|{quantize or '-'}|{family or '-'}"
 
 

@@ -90,7 +90,7 @@ def control_routes(manager: ManagerApp) -> APIRouter:
 
     @router.get("/events")
     async def events(request: Request) -> Response:
-        """Server-sent events: transitions, progress of loads, memory, pressure."""
+        """Server-sent events: transitions, progress of loads and drawings, memory, pressure."""
         last_id = last_event_id(request.headers.get("last-event-id"))
 
         async def body() -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from contracts.control import (
     ConfigStatus,
     Download,
+    Drawing,
     ManagerStatus,
     MemoryStatus,
     ModelStatus,
@@ -46,6 +47,7 @@ class WorkerReport:
     retry_at: float = 0.0
     phase: str = ""
     download: Download | None = None
+    drawing: Drawing | None = None
     last_error: str = ""
 
 
@@ -126,6 +128,7 @@ def _model(report: WorkerReport, now: float) -> ModelStatus:
         peak_gb=_gb(report.peak),
         phase=report.phase,
         download=report.download or Download(),
+        drawing=report.drawing or Drawing(),
         queued=report.queued,
         last_error=report.last_error,
         retry_in_seconds=max(0.0, round(report.retry_at - now, 3)) if failed else 0.0,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.control import Download, Phase, WorkerState
+from contracts.control import Download, Drawing, Phase, WorkerState
 from contracts.settings import ImageSettings, Settings, VlmSettings
 from manager.incarnation import Incarnation, Timeouts, new_nonce
 from manager.lifecycle import WHEN_REAPED, Event, Lifecycle
@@ -178,6 +178,11 @@ class Worker:
         starting = self.state is WorkerState.STARTING and self.process is not None
         return self.process.download if starting and self.process else None
 
+    @property
+    def drawing(self) -> Drawing | None:
+        """What it draws, when last asked; None: nothing."""
+        return self.process.drawing if self.process else None
+
     def view(self) -> WorkerView:
         life, habits = self.life, self._habits
         idle_timeout_s = habits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
@@ -314,6 +319,10 @@ class Worker:
         if self.request_count and self.peak:
             self._around.peaks.learn(self._peak_key, self.peak)
         self._around.changed(self)
+
+    def drew(self) -> None:
+        drawing = self.drawing or Drawing()
+        self._around.publish("drawing", {"alias": self.alias, **drawing.model_dump()})
 
     # --- what becomes of it ----------------------------------------------------------------------
 

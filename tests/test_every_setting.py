@@ -33,6 +33,9 @@ CHANGED_BY = {
     "gateway.api_key": (LIFE, "test_a_key_is_wanted_when_one_is_set"),
     "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
     "gateway.max_body_mb": ("gateway/test_routes.py", "test_a_body_beyond_the_limit_is_a_413"),
+    "gateway.public_url": ("gateway/test_links.py", "test_a_configured_address_wins_over_the_one_that_was_asked"),
+    "gateway.image_url_ttl_s": ("gateway/test_links.py", "test_a_picture_is_gone_when_its_time_is_up"),
+    "gateway.image_url_max_mb": ("gateway/test_links.py", "test_the_oldest_pictures_go_first_when_there_are_too_many"),
     "gateway.manager_host": (GATEWAY, "test_the_manager_is_looked_for_on_the_configured_host"),
     "gateway.manager_port": ("gateway/test_routes.py", "test_a_valid_request_goes_to_the_default_of_its_route_byte_for_byte"),
     "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
@@ -76,10 +79,16 @@ CHANGED_BY = {
     "models.image_prefix": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.family": ("workers/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
     "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
-    "models.steps": ("workers/test_answers.py", "test_edits_have_a_number_of_steps_of_their_own"),
-    "models.edit_steps": ("workers/test_answers.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.edit_steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.loras": ("workers/test_families.py", "test_it_changes_the_picture_as_much_as_its_scale_says"),
+    "models.residency": ("workers/test_families.py", "test_lean_drops_text_encoders_and_draws_the_same"),
+    "models.prompt_cache_mb": ("workers/test_families.py", "test_the_prompts_of_a_model_are_bounded_by_its_settings"),
+    "models.vae_tiling": ("workers/test_families.py", "test_flux1_works_in_tiles_from_a_megapixel_or_as_the_settings_say"),
+    "models.cache_limit_mb": ("workers/test_families.py", "test_the_cache_of_mlx_is_bounded_as_the_settings_say"),
     "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
     "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
+    "models.metadata": ("workers/test_app.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
     "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
 }  # fmt: skip
 
@@ -218,8 +227,8 @@ def test_a_model_is_quantized_when_asked() -> None:
     """In a process of its own, which reports how its layers are stored."""
     code = (
         "import sys; from pathlib import Path; from workers import runtime; runtime.prepare();"
-        "from contracts.settings import ImageSettings; from workers import flux;"
-        "s = ImageSettings.model_validate_json(sys.argv[1]); m = flux.load(Path(s.path), s);"
+        "from contracts.settings import ImageSettings; from workers import families;"
+        "s = ImageSettings.model_validate_json(sys.argv[1]); m = families.load(Path(s.path), s).model;"
         "print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
     )
     counts = []

@@ -159,6 +159,28 @@ async def pass_on(
             raise
 
 
+async def whole(
+    answer: aiohttp.ClientResponse, limit: int, account: Account
+) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+    """The headers of *answer* that go on, and its body, or None when that has more than *limit* bytes.
+
+    Closes it. For the few answers that are looked into; raises ``UpstreamBroke`` when it breaks off.
+    """
+    async with answer:
+        kept = [*passed_on(answer.raw_headers, _ANSWER_DROPPED)]
+        _note_timings(account, kept)
+        parts, size = [], 0
+        try:
+            async for chunk in answer.content.iter_any():
+                size += len(chunk)
+                if size > limit:
+                    return kept, None
+                parts.append(chunk)
+        except (aiohttp.ClientError, OSError) as exc:
+            raise UpstreamBroke(str(exc)) from exc
+        return kept, b"".join(parts)
+
+
 def _note_timings(account: Account, headers: Headers) -> None:
     for key, value in headers:
         name = _TIMINGS.get(key.lower())

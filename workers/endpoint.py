@@ -28,6 +28,7 @@ from web.request_id import HEADER
 from workers import runtime
 from workers.answers import Identity
 from workers.engine import Job
+from workers.progress import Progress
 from workers.thread import ModelThread, Timing
 
 SOURCE = "worker"
@@ -52,6 +53,7 @@ class Worker:
     started: float = field(default_factory=time.monotonic)
     active: int = 0
     count: int = 0
+    progress: Progress | None = None  # of the drawing that the model is at
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:
@@ -68,6 +70,7 @@ class Worker:
             progress=self.thread.progress,
             device=runtime.device_memory(),
             download=self.thread.download,
+            drawing=None if self.progress is None else self.progress.drawing,
         )
 
     def identity(self, prefix: str, request_id: str) -> Identity:

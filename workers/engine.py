@@ -169,8 +169,20 @@ ChatEvent = Prompted | Delta | Answered
 class ImageJob:
     """*n* pictures; picture *i* is drawn with the seed ``seed + i`` (modulo 2**64).
 
-    With a *source* (RGB, of the size to draw) the last *run_steps* of the *steps* redraw it; without,
-    ``run_steps == steps``.
+    What is drawn depends on what the job has (``contracts.families`` says which a family can do):
+
+    * neither *source* nor *references*: from the prompt alone, ``run_steps == steps``.
+    * *source*, no *references*: a strength edit. The last *run_steps* (1 to *steps*) of the *steps*
+      redraw the source; all of them leave nothing of it, unless there is a mask.
+    * *references*: an instruction edit, all steps from noise (``run_steps == steps``). The pictures are
+      RGB of any size of 16 x 16 and more, at most ``max_images``, the one to edit first.
+    * *mask*, only with a *source* (and with or without *references*): where it is 255 is repainted,
+      where it is 0 the source comes back bit by bit; between them the two are mixed. Families with
+      native masks have *source* and *mask*, no *references*, and ``run_steps == steps``.
+
+    *source* is RGB and *mask* is "L", both of *width* x *height*, multiples of 16. *negative_prompt* is
+    None where the family has none. *previews* (0 to 3) of each picture are shown as it is drawn, fewer
+    if there are not so many steps before the last; they never change it.
     """
 
     prompt: str
@@ -182,6 +194,10 @@ class ImageJob:
     seed: int
     n: int = 1
     source: Image | None = None
+    references: tuple[Image, ...] = ()
+    mask: Image | None = None
+    negative_prompt: str | None = None
+    previews: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +217,21 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
+class Previewed:
+    """What picture *index* is likely to become: preview *number* of it, counted from 0.
+
+    An estimate of the finished picture after the step that was told last, with its aspect; smaller
+    than it (*width* x *height* are the preview's own). RGB bytes, row by row.
+    """
+
+    index: int
+    number: int
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """Picture *index*: RGB bytes, row by row."""
 
@@ -210,7 +241,7 @@ class Drawn:
     rgb: bytes
 
 
-ImageEvent = Encoded | Stepped | Drawn
+ImageEvent = Encoded | Stepped | Previewed | Drawn
 
 
 # --- engines ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The routes of an image model: drawing and editing.
 
-``partial_images`` is accepted, and none are sent in this version: a preview costs a whole VAE decode.
-A stream has a comment for each step (``: step 2/4``) and one event for each picture that is complete.
+A stream has a comment for each step (``: step 2 of 4, about 3 s left``), an event for each preview that
+was asked for, and one for each picture that is complete.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import base64
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
-from contracts.media import Size, fit_size, parse_size, read_image_field, sniff
-from contracts.openai import DEFAULT_STRENGTH, ImageEditRequest, ImageGenerationRequest
+from contracts.abilities import EditWay, check_generation, edit_way
+from contracts.control import Drawing
+from contracts.media import Size, parse_size, read_image_field, sniff
+from contracts.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from contracts.settings import ImageSettings
-from workers import answers, media
-from workers.answers import ImageAnswer
+from workers import answers, drawing, files, media
+from workers.drawing import ImageAnswer
+from workers.editing import edit_job
 from workers.endpoint import Answer, Exchange, Stopwatch, Worker
-from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, Stepped
-
-_Request = ImageGenerationRequest | ImageEditRequest
+from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, Previewed, Stepped
+from workers.progress import Progress, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,19 @@ class _Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class _Preview:
+    index: int
+    number: int
+    base64: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Picture:
     index: int
     base64: str
 
 
-_Piece = _Begun | Stepped | _Picture
+_Piece = _Begun | Drawing | _Preview | _Picture
 _Pieces = AsyncGenerator[_Piece, None]
 
 
@@ -47,77 +57,81 @@ class ImageRoutes:
     async def generate(self, exchange: Exchange) -> Answer:
         """``POST /v1/images/generations``"""
         request = await exchange.parsed(ImageGenerationRequest)
-        answers.refuse_negative_prompt(request, self._settings.family)
+        check_generation(request, self._settings.traits)
         limit = self._settings.max_pixels
         size = self._asked_size(request) or parse_size(self._settings.size, max_pixels=limit)
-        steps = answers.chosen_steps(request, self._settings)
-        job = self._job(request, size, steps, steps)
-        return await self._answer(exchange, request, self._draw(exchange, request, lambda: job))
+        steps = drawing.chosen_steps(request, self._settings)
+        job = drawing.job_of(request, self._settings, size, steps, steps)
+        return await self._answer(exchange, request, self._draw(exchange, request, None, lambda: job))
 
     async def edit(self, exchange: Exchange) -> Answer:
         """``POST /v1/images/edits``: JSON; the gateway turns forms into it."""
         request = await exchange.parsed(ImageEditRequest)
-        answers.refuse_negative_prompt(request, self._settings.family)
+        way = edit_way(request, self._settings.traits)
         asked = self._asked_size(request)
-        data = await asyncio.to_thread(read_image_field, request.image[0], "image")
-        strength = DEFAULT_STRENGTH if request.strength is None else request.strength
-        steps = answers.chosen_steps(request, self._settings)
 
         def prepare() -> ImageJob:
-            source = media.decode(data, "image")
-            own = Size(*source.size)
-            size = asked or fit_size(own, max_pixels=self._settings.max_pixels)
-            run_steps = answers.steps_to_run(steps, strength)
-            return self._job(request, size, steps, run_steps, media.cover(source, size))
+            return edit_job(request, way, self._settings, asked)
 
-        if strength == 0:
-            pieces = self._keep(exchange, request, data)
+        if request.strength == 0:
+            pieces = self._keep(exchange, request)
         else:
-            pieces = self._draw(exchange, request, prepare)
+            pieces = self._draw(exchange, request, way, prepare)
         return await self._answer(exchange, request, pieces)
 
     # --- the work ----------------------------------------------------------------------------------
 
     async def _draw(
-        self, exchange: Exchange, request: _Request, prepare: Callable[[], ImageJob]
+        self,
+        exchange: Exchange,
+        request: ImageRequest,
+        way: EditWay | None,
+        prepare: Callable[[], ImageJob],
     ) -> _Pieces:
-        async with self._worker.running(prepare, exchange) as (job, events):
-            size = Size(job.width, job.height)
-            answer = self._new_answer(exchange, request, job, None if job.source is None else size)
-            form = answer.output_format
-            event: ImageEvent
-            async for event in events:
-                if isinstance(event, Encoded):
-                    yield _Begun(answer, event.prompt_tokens)
-                elif isinstance(event, Drawn):
-                    drawn = Size(event.width, event.height)
-                    text = await asyncio.to_thread(
-                        media.encode_rgb, drawn, event.rgb, form, request.output_compression
-                    )
-                    yield _Picture(event.index, text)
-                else:
-                    yield event
+        worker = self._worker
+        progress: Progress | None = None
+        try:
+            async with worker.running(prepare, exchange) as (job, events):
+                answer = self._new_answer(exchange, request, job)
+                recipe = None
+                if self._settings.metadata:
+                    recipe = drawing.recipe(request, job, self._settings, worker.alias, way)
+                event: ImageEvent
+                async for event in events:
+                    if isinstance(event, Encoded):
+                        progress = worker.progress = Progress(job, worker.thread.clock())
+                        yield _Begun(answer, event.prompt_tokens)
+                    elif isinstance(event, Stepped):
+                        assert progress is not None
+                        yield progress.stepped(event, worker.thread.clock())
+                    elif isinstance(event, Previewed):
+                        yield await asyncio.to_thread(_preview, answer, request, event)
+                    else:
+                        yield await asyncio.to_thread(_picture, answer, request, event, recipe)
+        finally:
+            if worker.progress is progress:  # and not that of the next job
+                worker.progress = None
 
-    async def _keep(self, exchange: Exchange, request: _Request, data: bytes) -> _Pieces:
+    async def _keep(self, exchange: Exchange, request: ImageEditRequest) -> _Pieces:
         """Strength 0 asks for no change: the original, and nothing for the model to do."""
         form = request.output_format or "png"
         async with self._worker.prepared:
+            data = await asyncio.to_thread(read_image_field, request.image[0], "image")
             image = await asyncio.to_thread(media.decode, data, "image")
             size = Size(*image.size)
             if sniff(data) != form:
-                data = await asyncio.to_thread(media.encode, image, form, request.output_compression)
-        job = self._job(request, size, 1, 1)
-        yield _Begun(self._new_answer(exchange, request, job, size), 0)
+                data = await asyncio.to_thread(files.encode, image, form, request.output_compression)
+        job = drawing.job_of(request, self._settings, size, 1, 1, source=image)
+        yield _Begun(self._new_answer(exchange, request, job), 0)
         text = base64.b64encode(data).decode("ascii")
         for index in range(job.n):
             yield _Picture(index, text)
 
     # --- the answer --------------------------------------------------------------------------------
 
-    async def _answer(self, exchange: Exchange, request: _Request, pieces: _Pieces) -> Answer:
+    async def _answer(self, exchange: Exchange, request: ImageRequest, pieces: _Pieces) -> Answer:
         if request.stream:
-            kind = "image_edit" if isinstance(request, ImageEditRequest) else "image_generation"
-            return self._streamed(exchange, kind, pieces)
+            return self._streamed(exchange, pieces)
         watch = Stopwatch()
         pictures: list[str] = []
         begun: _Begun | None = None
@@ -132,9 +146,7 @@ class ImageRoutes:
         exchange.notes["images"] = len(pictures)
         return begun.answer.whole(pictures, prompt_tokens=begun.prompt_tokens, latency_s=watch.seconds)
 
-    async def _streamed(
-        self, exchange: Exchange, kind: str, pieces: _Pieces
-    ) -> AsyncGenerator[bytes, None]:
+    async def _streamed(self, exchange: Exchange, pieces: _Pieces) -> AsyncGenerator[bytes, None]:
         watch = Stopwatch()
         begun: _Begun | None = None
         exchange.notes["images"] = 0
@@ -144,13 +156,15 @@ class ImageRoutes:
                     begun = piece
                     watch.restart()
                     yield answers.sse_comment("started")
-                elif isinstance(piece, Stepped):
-                    yield answers.sse_comment(f"step {piece.step}/{piece.steps}")
+                    continue
+                assert begun is not None
+                if isinstance(piece, Drawing):
+                    yield answers.sse_comment(told(piece))
+                elif isinstance(piece, _Preview):
+                    yield begun.answer.partial(piece.index, piece.number, piece.base64)
                 else:
-                    assert begun is not None
                     exchange.notes["images"] += 1
                     yield begun.answer.completed(
-                        kind,
                         piece.index,
                         piece.base64,
                         prompt_tokens=begun.prompt_tokens,
@@ -160,42 +174,49 @@ class ImageRoutes:
 
     # --- from the request --------------------------------------------------------------------------
 
-    def _asked_size(self, request: _Request) -> Size | None:
+    def _asked_size(self, request: ImageRequest) -> Size | None:
         """The size that the request names; None: the model's own, or the source's."""
         if request.size in (None, "", "auto"):
             return None
         return parse_size(str(request.size), max_pixels=self._settings.max_pixels)
 
-    def _job(
-        self,
-        request: _Request,
-        size: Size,
-        steps: int,
-        run_steps: int,
-        source: media.Picture | None = None,
-    ) -> ImageJob:
-        guidance = request.guidance
-        return ImageJob(
-            prompt=request.prompt,
-            width=size.width,
-            height=size.height,
-            steps=steps,
-            run_steps=run_steps,
-            guidance=self._settings.guidance if guidance is None else guidance,
-            seed=answers.chosen_seed(request.seed),
-            n=request.n or 1,
-            source=source,
-        )
-
-    def _new_answer(
-        self, exchange: Exchange, request: _Request, job: ImageJob, source: Size | None
-    ) -> ImageAnswer:
+    def _new_answer(self, exchange: Exchange, request: ImageRequest, job: ImageJob) -> ImageAnswer:
+        seen = job.references or (() if job.source is None else (job.source,))
+        edit = isinstance(request, ImageEditRequest)
         return ImageAnswer(
             who=self._worker.identity("img", exchange.request_id),
+            kind="image_edit" if edit else "image_generation",
             prompt=request.prompt,
             size=Size(job.width, job.height),
             output_format=request.output_format or "png",
+            quality=request.rung,
             seed=job.seed,
             n=job.n,
-            source=source,
+            sources=tuple(Size(*picture.size) for picture in seen),
         )
+
+
+# In worker threads: they encode.
+
+
+def _preview(answer: ImageAnswer, request: ImageRequest, event: Previewed) -> _Preview:
+    small = Size(event.width, event.height)
+    text = files.encode_preview(
+        small, event.rgb, answer.size, answer.output_format, request.output_compression
+    )
+    return _Preview(event.index, event.number, text)
+
+
+def _picture(
+    answer: ImageAnswer, request: ImageRequest, event: Drawn, recipe: dict[str, Any] | None
+) -> _Picture:
+    if recipe is not None:
+        recipe = {**recipe, "seed": answer.seed_of(event.index)}
+    text = files.encode_rgb(
+        Size(event.width, event.height),
+        event.rgb,
+        answer.output_format,
+        request.output_compression,
+        recipe,
+    )
+    return _Picture(event.index, text)

@@ -7,11 +7,10 @@ hostile: pixels are counted before they are decoded, and whatever Pillow raises 
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from PIL import Image, ImageOps
 
@@ -22,7 +21,6 @@ from contracts.media import Size, read_image_field
 MAX_PIXELS = 64_000_000  # of a picture that comes in; 192 MB as RGB
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those of contracts.media.sniff
 _RGB_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV")
-DEFAULT_QUALITY = 95
 FOLD = 28  # pixels: Qwen2.5-VL makes one token of 28 x 28 of them
 # Pixels of a picture by its ``detail``: 256, 1280 and 4096 tokens.
 DETAIL_PIXELS: Mapping[Detail, int] = {
@@ -44,6 +42,11 @@ def decode(data: bytes, param: str) -> Image.Image:
 
     Raises ``InvalidRequest`` naming *param* for what is damaged, truncated or has too many pixels.
     """
+    return decode_as(data, param, opaque)
+
+
+def decode_as(data: bytes, param: str, wanted: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """*data*, of the first frame turned as EXIF says, as *wanted* makes it; raises as ``decode``."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of large pictures (bounded below) and of odd metadata (not used).
@@ -52,7 +55,7 @@ def decode(data: bytes, param: str) -> Image.Image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError  # as Pillow does, only much later
                 image.load()
-                return _opaque(_upright(image))
+                return wanted(_upright(image))
     except Image.DecompressionBombError as exc:
         raise InvalidRequest(
             f"the image has more than {MAX_PIXELS // 1_000_000} million pixels", param=param
@@ -70,7 +73,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _from_deep(image)
     if image.mode in _RGB_MODES and not image.has_transparency_data:
@@ -129,23 +132,3 @@ def cover(image: Image.Image, size: Size) -> Image.Image:
     if image.size == (size.width, size.height):
         return image
     return ImageOps.fit(image, (size.width, size.height), Image.Resampling.LANCZOS)
-
-
-def encode(image: Image.Image, output_format: str, compression: int | None) -> bytes:
-    """*image* as png, jpeg or webp; *compression* (0-100) is the quality of the latter two."""
-    buffer = io.BytesIO()
-    quality = DEFAULT_QUALITY if compression is None else compression
-    if output_format == "png":
-        image.save(buffer, "PNG")
-    elif output_format == "jpeg":
-        # Pillow's scale ends at 95 for sense; below 1 it is an error in some builds.
-        image.save(buffer, "JPEG", quality=max(1, quality), subsampling=0 if quality >= 90 else -1)
-    else:
-        image.save(buffer, "WEBP", quality=quality, method=4)
-    return buffer.getvalue()
-
-
-def encode_rgb(size: Size, rgb: bytes, output_format: str, compression: int | None) -> str:
-    """Raw RGB bytes as base64 text of a picture file."""
-    image = Image.frombytes("RGB", (size.width, size.height), rgb)
-    return base64.b64encode(encode(image, output_format, compression)).decode("ascii")

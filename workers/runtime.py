@@ -36,8 +36,8 @@ WIDEN_LIMIT_BYTES = 1 << 30  # of weights as float32; a larger model keeps the w
 CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; it grows to the largest transient else
 
 
-def prepare() -> None:
-    """Set the environment, find a BLAS, import MLX and bound what it keeps."""
+def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
+    """Set the environment, find a BLAS, import MLX and bound what it keeps of freed buffers."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     silence_harmless_warnings()
@@ -47,7 +47,7 @@ def prepare() -> None:
     if lacks_compiler(mx):
         log.warning("no g++ on PATH: MLX runs uncompiled, a little more slowly")
         mx.disable_compile()
-    mx.set_cache_limit(CACHE_LIMIT_BYTES)
+    mx.set_cache_limit(cache_limit)
 
 
 def silence_harmless_warnings() -> None:

@@ -55,9 +55,9 @@ def make_engine(alias: str, settings: VlmSettings | ImageSettings) -> AnyEngine:
         from workers.vlm import VlmEngine
 
         return VlmEngine(alias, settings)
-    from workers.image import FluxEngine
+    from workers.image import MfluxEngine
 
-    return FluxEngine(alias, settings)
+    return MfluxEngine(alias, settings)
 
 
 def serve(

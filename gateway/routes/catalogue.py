@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 
+from contracts.abilities import capabilities
 from contracts.openai import ModelList, ModelObject, TaskList, TaskObject
-from contracts.settings import Settings
+from contracts.settings import ImageSettings, Settings
 from contracts.tasks import DEFAULT_TASK, TASKS
-from gateway.routing import CAPABILITIES, find_alias
+from gateway.routing import find_alias
 
 router = APIRouter()
 
@@ -16,19 +19,27 @@ UNKNOWN = "unknown"  # the state of a model while the manager is away
 
 def model_object(settings: Settings, alias: str, state: str, created: int) -> ModelObject:
     model = settings.models[alias]
+    drawing: dict[str, Any] = {}
+    if isinstance(model, ImageSettings):
+        drawing = {
+            "family": model.family,
+            "max_images": model.traits.max_images,
+            "max_pixels": model.max_pixels,
+        }
     return ModelObject(
         id=alias,
         created=created,
         kind=model.kind,
         path=model.path,
         names=model.names,
-        capabilities=CAPABILITIES[model.kind],
+        capabilities=capabilities(model),
         memory_gb=model.memory_gb,
         state=state,
+        **drawing,
     )
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_model_exclude_none=True)
 async def list_models(request: Request) -> ModelList:
     """The models, with the state of each."""
     state = request.app.state
@@ -42,7 +53,7 @@ async def list_models(request: Request) -> ModelList:
 
 
 # A path, because SDKs send the slash of "org/name" as %2F, which arrives decoded.
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", response_model_exclude_none=True)
 async def retrieve_model(request: Request, name: str) -> ModelObject:
     """One model, by its alias or another of its names."""
     state = request.app.state
@@ -62,8 +73,6 @@ async def list_tasks(request: Request) -> TaskList:
             for task in TASKS.values()
         ],
         models={
-            alias: list(TASKS)
-            for alias, model in models.items()
-            if "analyze" in CAPABILITIES[model.kind]
+            alias: list(TASKS) for alias, model in models.items() if "analyze" in capabilities(model)
         },
     )

@@ -45,7 +45,9 @@ def _documented(*models: tuple[str, type[BaseModel]]) -> dict[str, Any]:
 
 def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = False) -> Exchange:
     state = request.app.state
-    return Exchange(state.settings, state.session, path, check, takes_forms=takes_forms)
+    return Exchange(
+        state.settings, state.session, path, check, pictures=state.pictures, takes_forms=takes_forms
+    )
 
 
 @router.post(
@@ -76,7 +78,7 @@ async def images_generations(request: Request) -> Response:
     ),
 )
 async def images_edits(request: Request) -> Response:
-    """Redraw a picture: JSON with base64, or a multipart form as OpenAI's SDKs send it."""
+    """Change a picture: JSON with base64, or a multipart form as OpenAI's SDKs send it."""
     return _exchange(request, "/v1/images/edits", check_edit, takes_forms=True)
 
 

@@ -245,21 +245,52 @@ def test_a_result_belongs_to_an_earlier_call(messages: Any, param: str) -> None:
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize("fields", [{"response_format": "url"}, {"background": "transparent"}])
-def test_an_answer_that_cannot_be_given_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedParameter):
-        draw(**fields)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"background": "transparent"},
+        {"response_format": "url", "stream": True},
+        {"svg": {"model": "x"}},
+        {"markup": "iVBO"},
+        {"frame_count": 4},
+        {"frame_duration_ms": 100},
+    ],
+)
+def test_what_an_image_route_does_not_offer_is_said(fields: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        parse_json(ImageGenerationRequest, json.dumps({"prompt": "p", **fields}).encode())
+    assert caught.value.param in fields
 
 
-def test_an_edit_takes_one_image_and_no_mask_yet() -> None:
-    base = {"prompt": "p", "image": "x"}
+def test_partial_images_without_a_stream_are_refused_and_none_of_them_are_not() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(ImageGenerationRequest, b'{"prompt": "p", "partial_images": 2}')
+    assert caught.value.param == "partial_images"
+    parse_json(ImageGenerationRequest, b'{"prompt": "p", "partial_images": 0}')
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"moderation": "low"},
+        {"style": "vivid"},
+        {"user": "me"},
+        {"safety_identifier": "x"},
+        {"complexity": "high"},
+        {"svg": None},
+        {"response_format": "url"},
+        {"background": "opaque"},
+    ],
+)
+def test_what_changes_nothing_here_is_taken(fields: dict[str, Any]) -> None:
+    parse_json(ImageGenerationRequest, json.dumps({"prompt": "p", **fields}).encode())
+
+
+def test_an_edit_takes_images_and_a_mask_from_a_form() -> None:
+    base = {"prompt": "p", "image": "x", "input_fidelity": "high"}
     assert parse_form(ImageEditRequest, base).image == ["x"]
-    with pytest.raises(UnsupportedParameter) as caught:
-        parse_form(ImageEditRequest, {**base, "image": ["x", "y"]})
-    assert caught.value.param == "image"
-    with pytest.raises(UnsupportedParameter) as caught:
-        parse_form(ImageEditRequest, {**base, "mask": "y"})
-    assert caught.value.param == "mask"
+    form = parse_form(ImageEditRequest, {**base, "image": ["x", "y"], "mask": "z"})
+    assert (form.image, form.mask) == (["x", "y"], "z")
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan"), "much"])

@@ -28,6 +28,7 @@ and for the routes of the public API, which it answers without a model:
     request_exit status to leave with when a request comes
     times        stall and request_exit only in the first so many launches (needs the journal)
     grow_mb      memory that each request leaves behind
+    drawing      what /health tells of it while a request is open
 """
 
 from __future__ import annotations
@@ -190,6 +191,8 @@ class FakeWorker:
         if device_mb := self.knobs.get("device_mb"):
             held = device_mb << 20
             body["device"] = {"active": held, "cache": 0, "peak": held, "unified": False}
+        if self.jobs and "drawing" in self.knobs:
+            body["drawing"] = self.knobs["drawing"]
         _respond(writer, 200 if self.phase == "ready" else 503, body)
 
     async def work(

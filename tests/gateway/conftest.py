@@ -25,6 +25,8 @@ models:
     memory_gb: 1
     max_pixels: 65536
     size: 128x128
+  kontext: {kind: image, family: flux1-kontext, path: org/k, port: 18003, memory_gb: 1}
+  klein: {kind: image, family: flux2-klein-4b, path: org/l, port: 18004, memory_gb: 1}
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -17,6 +18,29 @@ from starlette.routing import Route
 STATUS: dict[str, Any] = {"status": "ok", "workers": {}, "models": {"a": {"status": "ready"}}}
 
 
+def images_response(drawn: list[bytes], form: str) -> dict[str, Any]:
+    """What an image worker answers."""
+    tokens: dict[str, Any] = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    details = {"image_tokens": 0, "text_tokens": 1}
+    return {
+        "created": 1,
+        "data": [
+            {"b64_json": base64.b64encode(data).decode(), "revised_prompt": "p", "seed": seed}
+            for seed, data in enumerate(drawn)
+        ],
+        "output_format": form,
+        "size": "16x16",
+        "model": "b",
+        "usage": {
+            **tokens,
+            "latency": 1.5,
+            "seed": 0,
+            "input_tokens_details": details,
+            "output_tokens_details": details,
+        },
+    }
+
+
 @dataclass
 class Received:
     path: str
@@ -26,13 +50,15 @@ class Received:
 
 @dataclass
 class StandIn:
-    """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 429).
+    """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 429), draw
+    (``drawn``: the bytes of each picture), cut (half an answer).
 
     The next ``deaths`` requests are answered as when their worker ends before it has answered.
     """
 
     mode: str = "echo"
     deaths: int = 0
+    drawn: list[bytes] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
     control: list[str] = field(default_factory=list)
@@ -85,7 +111,12 @@ class StandIn:
             return StreamingResponse(self._events(request), media_type="text/event-stream")
         if self.mode == "fail":
             return JSONResponse({"error": {"message": "busy"}}, 429, headers={"retry-after": "3"})
+        if self.mode == "cut":
+            return Response(b"{", headers={"content-length": "100", "connection": "close"})
         timings = {"x-vision-queue-ms": "12", "x-vision-load-ms": "5", "x-vision-model-ms": "34"}
+        if self.mode == "draw":
+            form = json.loads(body).get("output_format", "png")
+            return JSONResponse(images_response(self.drawn, form), headers=timings)
         return JSONResponse({"echo": len(body)}, headers=timings)
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:

@@ -17,6 +17,7 @@ from starlette.types import Message, Scope
 
 from gateway.checks import check_chat
 from gateway.exchange import Exchange
+from gateway.pictures import Pictures
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
@@ -142,7 +143,8 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
         server = await asyncio.start_server(manager, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, open_session() as session:
-            exchange = Exchange(make_settings(tmp_path, url), session, CHAT, check_chat)
+            settings = make_settings(tmp_path, url)
+            exchange = Exchange(settings, session, CHAT, check_chat, pictures=Pictures(1, 1))
             base = tracemalloc.get_traced_memory()[0]
             serving = asyncio.create_task(exchange(SCOPE, large_body(), send))
             await begun.wait()

@@ -64,7 +64,7 @@ def test_an_unknown_model_is_404_and_names_those_there_are(client: httpx.Client)
     problem = error(answer)
     assert (problem["code"], problem["param"]) == ("model_not_found", "model")
     assert "gpt-9" in problem["message"]
-    assert "a, b" in problem["message"]
+    assert "a, b, kontext" in problem["message"]
 
 
 def test_a_model_of_the_wrong_kind_is_refused(client: httpx.Client) -> None:
@@ -92,6 +92,21 @@ BAD = [
     ("/v1/images/edits", {"prompt": "p", "image": "%%%"}, "image"),
     ("/v1/images/edits", {"prompt": "p", "image": base64.b64encode(b"text").decode()}, "image"),
     ("/v1/images/edits", {"prompt": "p", "image": B64, "strength": 2}, "strength"),
+    ("/v1/images/edits", {"prompt": "p", "image": B64, "mask": "%%%"}, "mask"),
+    ("/v1/images/edits", {"prompt": "p", "image": [B64, B64]}, "image"),
+    ("/v1/images/edits", {"prompt": "p", "image": B64, "model": "kontext", "strength": 1}, "strength"),
+    ("/v1/images/edits", {"prompt": "p", "image": B64, "negative_prompt": "x"}, "negative_prompt"),
+    ("/v1/images/generations", {"prompt": "p", "negative_prompt": "blurry"}, "negative_prompt"),
+    ("/v1/images/generations", {"prompt": "p", "model": "kontext"}, "model"),
+    ("/v1/images/generations", {"prompt": "p", "background": "transparent"}, "background"),
+    ("/v1/images/generations", {"prompt": "p", "quality": "best"}, "quality"),
+    ("/v1/images/generations", {"prompt": "p", "output_format": "gif"}, "output_format"),
+    ("/v1/images/generations", {"prompt": "p", "response_format": "xml"}, "response_format"),
+    (
+        "/v1/images/generations",
+        {"prompt": "p", "response_format": "url", "stream": True},
+        "response_format",
+    ),
     ("/v1/vision/analyze", {"image": 5}, "image"),
     ("/v1/vision/analyze", {"image": "%%%"}, "image"),
     ("/v1/vision/analyze", {"image": B64, "task": "sing"}, "task"),
@@ -137,6 +152,22 @@ def test_an_image_is_found_under_each_name_that_sdks_use(
     assert json.loads(manager.received[0].body)["image"] == [B64]
 
 
+def test_a_form_s_mask_goes_along_as_base64(client: httpx.Client, manager: StandIn) -> None:
+    files: Any = [("mask", ("mask.png", PNG, "application/octet-stream")), ("image", PNG)]
+    assert client.post("/v1/images/edits", data={"prompt": "p"}, files=files).status_code == 200
+    assert json.loads(manager.received[0].body) == {"prompt": "p", "image": [B64], "mask": B64}
+
+
+def test_an_edit_goes_to_the_model_asked_for_with_as_many_pictures_as_it_takes(
+    client: httpx.Client, manager: StandIn
+) -> None:
+    files = [("image[]", PNG)] * 3
+    fields = {"prompt": "p", "model": "klein"}
+    assert client.post("/v1/images/edits", data=fields, files=files).status_code == 200
+    assert manager.received[0].path == "/workers/klein/v1/images/edits"
+    assert json.loads(manager.received[0].body)["image"] == [B64] * 3
+
+
 def test_a_chunked_form_with_its_files_first_is_read(client: httpx.Client, manager: StandIn) -> None:
     # As openai-node sends it: no Content-Length, the file before the fields.
     form = (
@@ -158,7 +189,13 @@ def test_a_chunked_form_with_its_files_first_is_read(client: httpx.Client, manag
         ({}, [("image", PNG)], "prompt"),
         ({"prompt": "p", "n": "two"}, [("image", PNG)], "n"),
         ({"prompt": "p"}, [("image[]", PNG), ("image[]", PNG)], "image"),
-        ({"prompt": "p"}, [("image", PNG), ("mask", PNG)], "mask"),
+        ({"prompt": "p"}, [("image", PNG), ("mask", b"no picture")], "mask"),
+        ({"prompt": "p", "mask": "%%%"}, [("image", PNG)], "mask"),
+        ({"prompt": "p", "negative_prompt": "x"}, [("image", PNG)], "negative_prompt"),
+        ({"prompt": "p", "svg[model]": "x"}, [("image", PNG)], "svg"),
+        ({"prompt": "p"}, [("image", PNG), ("markup", PNG)], "markup"),
+        ({"prompt": "p", "partial_images": "2"}, [("image", PNG)], "partial_images"),
+        ({"prompt": "p", "size": "4096x4096"}, [("image", PNG)], "size"),
     ],
 )
 def test_a_faulty_form_names_its_field(
@@ -259,7 +296,14 @@ def test_models_are_listed_with_their_state(client: httpx.Client) -> None:
     assert [(m["id"], m["object"], m["state"]) for m in body["data"]] == [
         ("a", "model", "ready"),
         ("b", "model", "unknown"),
+        ("kontext", "model", "unknown"),
+        ("klein", "model", "unknown"),
     ]
+    able = {m["id"]: (m["capabilities"], m.get("max_images"), m.get("family")) for m in body["data"]}
+    assert able["a"] == (["chat", "analyze"], None, None)
+    assert able["b"] == (["generate", "edit", "strength", "mask"], 1, "flux1-schnell")
+    assert able["kontext"][0] == ["edit", "instruction", "mask", "guidance"]
+    assert able["klein"][1] == 4
     assert body["data"][0]["created"] == client.get("/v1/models/a").json()["created"]
 
 

@@ -330,6 +330,7 @@ def test_path_quantization_and_family_make_the_key() -> None:
         key(quantize=4),
         key(quantize=8),
         key(family="flux1-dev"),
+        key(residency="lean"),
         peak_key(VlmSettings(kind="vlm", path="m", port=8003, memory_gb=1.0)),
     ]
     assert len(set(keys)) == len(keys)

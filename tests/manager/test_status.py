@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.control import Drawing
 from contracts.control import WorkerState as S
 from contracts.settings import GIB, Settings
 from manager.memory import MemoryReading, read
@@ -47,6 +48,7 @@ READY = WorkerReport(
 
 
 NO_DOWNLOAD = {"done_bytes": 0, "total_bytes": 0, "bytes_per_second": 0.0, "eta_seconds": 0.0}
+NO_DRAWING = {"kind": "", "step": 0, "steps": 0, "picture": 0, "pictures": 0, "eta_seconds": 0.0}
 ROOM = Room(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING)
 
 
@@ -101,11 +103,18 @@ def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
         "peak_gb": 3.0,
         "phase": "",
         "download": NO_DOWNLOAD,
+        "drawing": NO_DRAWING,
         "queued": 2,
         "last_error": "no weights",
         "retry_in_seconds": 7.0,
         "pinned": True,
     }
+
+
+def test_a_model_tells_what_it_draws() -> None:
+    drawing = Drawing(kind="edit", step=2, steps=8, picture=1, pictures=3, eta_seconds=40.5)
+    told = status(replace(READY, drawing=drawing))["models"]["a"]["drawing"]
+    assert told == drawing.model_dump()
 
 
 def test_the_memory_is_the_system_s_and_the_budget_s() -> None:

@@ -165,3 +165,18 @@ def test_status_shows_declared_learned_measured_and_peak_memory(bench: Bench) ->
     learned = again.peaks.get(peak_key(settings.models["a"]))
     assert learned is not None, "what was learned outlives the manager"
     assert 64 << 20 < learned.bytes < GIB
+
+
+def test_status_and_events_tell_how_far_a_drawing_is(bench: Bench, tmp_path: Path) -> None:
+    drawing = {"kind": "generation", "step": 2, "steps": 4, "picture": 1, "pictures": 1}
+    drawing["eta_seconds"] = 12.5
+    done = tmp_path / "done"
+    model = bench.model(drawing=drawing, hold=str(done))
+    with bench.manager({"a": model}) as manager, streaming(manager, "/events") as stream:
+        answer = manager.ask_in_background("a", "v1/images/generations", json={}, timeout=30)
+        eventually(lambda: manager.model()["drawing"] == drawing)
+        eventually(lambda: stream.of("drawing") == [{"alias": "a", **drawing}])
+        done.touch()
+        assert answer.result().status_code == 200
+        eventually(lambda: manager.model()["drawing"]["kind"] == "")
+        eventually(lambda: [d["step"] for d in stream.of("drawing")] == [2, 0])

@@ -122,8 +122,8 @@ def moondream() -> Iterator[Talker]:
 
 @pytest.fixture(scope="session")
 def flux() -> Iterator[Painter]:
-    from workers.image import FluxEngine
+    from workers.image import MfluxEngine
 
-    loaded = Painter(FluxEngine("image-gen", image_settings(MODELS / "image-gen")))
+    loaded = Painter(MfluxEngine("image-gen", image_settings(MODELS / "image-gen")))
     yield loaded
     loaded.close()

@@ -16,6 +16,7 @@ from workers.engine import (
     Drawn,
     Encoded,
     ImageJob,
+    Previewed,
     Prompted,
     Report,
     Stepped,
@@ -91,6 +92,10 @@ class FakeEngine:
             for step in range(job.run_steps):
                 self._pass(emit)
                 emit(Stepped(index, step + 1, job.run_steps))
+                if step < min(job.previews, job.run_steps - 1):
+                    small = max(1, job.width // 4), max(1, job.height // 4)
+                    grey = bytes([step]) * (3 * small[0] * small[1])
+                    emit(Previewed(index, step, *small, grey))
             shade = (job.seed + index) % 256
             emit(Drawn(index, job.width, job.height, bytes([shade]) * (3 * job.width * job.height)))
 

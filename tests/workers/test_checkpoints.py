@@ -68,9 +68,9 @@ def vlm_refusal(folder: Path) -> str:
 
 
 def image_refusal(folder: Path, **fields: Any) -> str:
-    from workers.image import FluxEngine
+    from workers.image import MfluxEngine
 
-    return refusal(FluxEngine("image", image_settings(folder, **fields)))
+    return refusal(MfluxEngine("image", image_settings(folder, **fields)))
 
 
 class TestVisionLanguage:
@@ -212,7 +212,7 @@ class TestShapes:
     FULL = {"a.weight": (3072, 64), "a.bias": (3072,), "norm_out.linear.bias": (6144,)}  # noqa: RUF012
 
     def faults(self, held: dict[str, tuple[int, ...]], optional: bool = True) -> list[str]:
-        from workers.flux import faults
+        from workers.families.checkpoint import faults
 
         return faults(self.FULL, held, {"norm_out.linear.bias"} if optional else set())
 

@@ -17,7 +17,7 @@ import pytest
 from contracts.control import Download
 from tests.hub_server import HubServer, Seen, children_environ, hub, sha256
 from tests.workers.conftest import MODELS
-from workers.image import FILES
+from workers.families import SOURCES
 from workers.vlm import _STARMIE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,7 +172,7 @@ class TestAWholeModel:
         with hub({"maker/draws": model}) as served:
             Pull(served, tmp_path, "maker/draws", kind="image", family="flux1-schnell").succeeded()
             found = snapshot(served, tmp_path, "maker/draws")
-        parts = {pattern.split("/")[0] for pattern in FILES}
+        parts = {pattern.split("/")[0] for pattern in SOURCES["flux1-schnell"].files}
         assert {file.name for file in found.iterdir()} == parts
         assert all(same(model / part, found / part) for part in parts)
 

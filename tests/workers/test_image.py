@@ -137,10 +137,5 @@ class TestLife:
         self.interrupted(flux, lambda event: isinstance(event, Stepped))
         assert flux.draw(PROMPT, width=64, height=64, steps=1).size == (64, 64)
 
-    def test_the_prompts_that_are_kept_are_bounded(self, flux: Painter) -> None:
-        for number in range(20):
-            flux.draw(f"a red circle number {number}", steps=1, width=16, height=16)
-        assert len(flux.engine._model.prompt_cache) == 16
-
     def test_the_load_tells_its_phases(self, flux: Painter) -> None:
         assert flux.phases == ["importing", "loading", "warming up"]

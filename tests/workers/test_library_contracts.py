@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from workers.image import FILES
+from workers.families import SOURCES
 
 pytestmark = pytest.mark.mlx
 
@@ -247,7 +247,7 @@ class TestMlxVlm:
 
 class TestMflux:
     def test_a_model_is_made_in_the_steps_that_we_take_one_by_one(self) -> None:
-        """``FluxInitializer.init``; workers.flux does the same, with a check before the weights."""
+        """``FluxInitializer.init``; workers.families does the same, with a check before the weights."""
         from mflux.models.flux.flux_initializer import FluxInitializer as Init  # noqa: TID251
 
         assert parameters(Init._init_config) == ["model", "model_config"]
@@ -275,10 +275,12 @@ class TestMflux:
             FluxWeightDefinition,
         )
 
-        from workers.flux import _PARTS
+        from workers.families.flux1 import Flux1Adapter
 
         components = FluxWeightDefinition.get_components()
-        assert {c.name: (c.model_attr or c.name, c.hf_subdir) for c in components} == _PARTS
+        assert {(c.name, c.model_attr or c.name, c.hf_subdir) for c in components} == {
+            (part.component, part.attribute, part.folder) for part in Flux1Adapter.parts
+        }
 
     def test_the_files_that_are_downloaded_are_those_that_mflux_wants(self) -> None:
         from mflux.models.flux.weights.flux_weight_definition import (  # noqa: TID251
@@ -288,11 +290,11 @@ class TestMflux:
         wanted = set(FluxWeightDefinition.get_download_patterns())
         for tokenizer in FluxWeightDefinition.get_tokenizers():
             wanted |= set(tokenizer.download_patterns)
-        assert set(FILES) == wanted
+        assert set(SOURCES["flux1-schnell"].files) == wanted
 
     def test_every_parameter_of_the_full_size_model_is_mapped_from_the_hubs_layout(self) -> None:
-        """So the check of names in workers.flux refuses no whole checkpoint. No weights needed: MLX is
-        lazy, and the networks are only counted."""
+        """So the check of names (workers.families.checkpoint) refuses no whole one. No weights needed:
+        MLX is lazy, and the networks are only counted."""
         from mflux.models.common.config.model_config import ModelConfig  # noqa: TID251
         from mflux.models.common.weights.mapping.weight_mapper import WeightMapper  # noqa: TID251
         from mflux.models.flux.model.flux_text_encoder.clip_encoder.clip_encoder import (  # noqa: TID251
@@ -367,7 +369,7 @@ class TestMflux:
                 assert steps - config.init_time_step == run_steps
 
     def test_what_is_rewritten_for_small_checkpoints_is_still_what_was_read(self) -> None:
-        """Three functions with literal sizes; workers.flux has them without."""
+        """Three functions with literal sizes; workers.families has them without."""
         from mflux.models.flux.model.flux_text_encoder.clip_encoder import (  # noqa: TID251
             clip_text_model,
         )

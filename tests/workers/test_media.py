@@ -13,7 +13,7 @@ from PIL import Image
 
 from contracts.errors import InvalidRequest
 from contracts.media import Size
-from workers import media
+from workers import files, media
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -253,7 +253,7 @@ class TestBounds:
 class TestEncode:
     @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
     def test_the_format_is_what_was_asked_for(self, form: str) -> None:
-        data = media.encode(Image.new("RGB", (16, 16), RED), form, None)
+        data = files.encode(Image.new("RGB", (16, 16), RED), form, None)
         with Image.open(io.BytesIO(data)) as image:
             assert (image.format or "").lower() == form
             assert near(image.convert("RGB").getpixel((8, 8)), RED, 4)
@@ -261,13 +261,13 @@ class TestEncode:
     @pytest.mark.parametrize("form", ["jpeg", "webp"])
     def test_a_lower_output_compression_makes_a_smaller_file(self, form: str) -> None:
         noise = Image.effect_noise((64, 64), 90).convert("RGB")
-        sizes = [len(media.encode(noise, form, level)) for level in (0, 50, 100)]
+        sizes = [len(files.encode(noise, form, level)) for level in (0, 50, 100)]
         assert sizes == sorted(sizes)
         assert sizes[0] < sizes[-1]
 
     def test_raw_pixels_come_back_exactly_as_png(self) -> None:
         rgb = bytes(range(48))
-        text = media.encode_rgb(Size(4, 4), rgb, "png", None)
+        text = files.encode_rgb(Size(4, 4), rgb, "png", None)
         assert decoded(base64.b64decode(text)).tobytes() == rgb
 
 

@@ -40,7 +40,7 @@ from contracts.settings import ImageSettings, VlmSettings
 from demo.world import Scene, Thing, render
 from workers.answers import text_of
 from workers.engine import ChatJob, Drawn, ImageJob, Sampling, Turn
-from workers.image import FluxEngine
+from workers.image import MfluxEngine
 from workers.vlm import VlmEngine
 vlm = VlmEngine("vlm", VlmSettings(kind="vlm", path=sys.argv[1] + "/vlm-best", port=1, memory_gb=1.0))
 vlm.load(lambda phase, detail: None)
@@ -50,7 +50,7 @@ said = []
 vlm.run(ChatJob((turn,), Sampling(temperature=0), 30), said.append)
 settings = ImageSettings(kind="image", family="flux1-schnell", path=sys.argv[1] + "/image-gen", port=1,
                          memory_gb=1.0)
-painter = FluxEngine("image", settings)
+painter = MfluxEngine("image", settings)
 painter.load(lambda phase, detail: None)
 drawn = []
 painter.run(ImageJob("a red circle on a blue background", 64, 64, 1, 1, 0.0, 1), drawn.append)

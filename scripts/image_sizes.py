@@ -1,0 +1,88 @@
+"""Counts the weights of the image families from mflux's own modules; nothing is allocated.
+
+    python -m scripts.image_sizes
+
+MLX is lazy: a network that is built and never evaluated has shapes and no memory. A layer that mflux
+quantizes takes ``bits + 0.5`` bits a weight (a 16-bit scale and bias for each 64), the rest 16. The table
+is the one of docs/images.md, and ``contracts.families`` has its figures (tests/test_image_sizes.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from contracts.families import FAMILIES, Weights
+
+GROUP = 64
+
+
+class Count(NamedTuple):
+    """Weights of a network: those in layers that are quantized, and the others."""
+
+    packed: int
+    plain: int
+
+    def bytes(self, bits: int | None) -> float:
+        """None: as they are published, 16 bits each."""
+        if bits is None:
+            return 2.0 * (self.packed + self.plain)
+        return self.packed * (bits + 32 / GROUP) / 8 + 2.0 * self.plain
+
+
+def count(network: Any) -> Count:
+    from mlx.utils import tree_flatten  # noqa: TID251 - shapes only
+
+    total = sum(value.size for _, value in tree_flatten(network.parameters()))
+    packed = sum(
+        module.weight.size
+        for _, module in network.named_modules()
+        if hasattr(module, "to_quantized") and module.weight.shape[-1] % GROUP == 0
+    )
+    return Count(packed, total - packed)
+
+
+def counts(family: str) -> dict[str, Count]:
+    """By mflux's name of the network."""
+    from bench.random_models import networks
+
+    model, definition = networks(family)
+    return {
+        component.name: count(getattr(model, component.model_attr or component.name))
+        for component in definition.get_components()
+    }
+
+
+def is_text(name: str) -> bool:
+    return name not in ("vae", "transformer")
+
+
+def weights(family: str) -> Weights:
+    """What ``contracts.families`` says of *family*, counted."""
+    found = counts(family)
+
+    def gb(bits: int, text: bool = False) -> float:
+        taken = [c.bytes(bits) for name, c in found.items() if not text or is_text(name)]
+        return round(sum(taken) / 1e9, 1)
+
+    return Weights(gb(4), gb(8), gb(4, text=True), gb(8, text=True))
+
+
+def main() -> None:
+    print(
+        "| family | transformer | text encoders | VAE | 16 bits | 8 bits | 4 bits | of it text, 4 bits |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for family in FAMILIES:
+        found = counts(family)
+        sizes = {name: sum(c) / 1e9 for name, c in found.items()}
+        text = sum(size for name, size in sizes.items() if is_text(name))
+        whole = sum(c.bytes(None) for c in found.values()) / 1e9
+        told = weights(family)
+        print(
+            f"| {family} | {sizes['transformer']:.2f} B | {text:.2f} B | {sizes['vae']:.2f} B "
+            f"| {whole:.1f} GB | {told.at_8_bit} GB | {told.at_4_bit} GB | {told.text_at_4_bit} GB |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What happens at each step of a picture: it is told, a mask is kept, a preview is shown.
+
+mflux calls back before the first step and after each, with the latents before they are computed. They
+are its own array: what is put into it, the next step starts from, and that is how a mask is kept.
+A step of these flow models goes from x(t) along v to x(t+1) = x(t) + (sigma(t+1) - sigma(t)) v; so v is
+known from two latents in a row, and with it the picture that this step is heading for,
+x0 = x(t) - sigma(t) v: a preview without noise, and without another run of the transformer.
+
+Imports mlx when it is imported: on the model thread, after ``runtime.prepare``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+from PIL import Image
+
+from workers.engine import ImageEvent, ImageJob, Previewed, Stepped
+
+PREVIEW_SIDE = 256  # pixels of the longer side, at most
+_CELL = 8  # pixels of a picture to one of its latents
+
+Emit = Callable[[ImageEvent | None], None]
+
+
+class Watch:
+    """mflux's callback: ``start`` a job, ``begin`` each of its pictures, ``end`` the job."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self._job: ImageJob | None = None
+        self._emit: Emit | None = None
+        self._shown: tuple[int, ...] = ()
+        self._index = self._step = 0
+        # mx.array: what may be repainted, the clean source, its noise, the latents before
+        self._mask: Any = None
+        self._clean: Any = None
+        self._noise: Any = None
+        self._previous: Any = None
+
+    def start(self, job: ImageJob, emit: Emit) -> None:
+        self._job, self._emit = job, emit
+        self._shown = preview_steps(job.run_steps, job.previews)
+        if job.mask is not None and job.source is not None and not self._adapter.native_mask:
+            self._mask = latent_mask(self._adapter, job.mask)
+            self._clean = self._adapter.clean(job.source)
+
+    def begin(self, index: int) -> None:
+        assert self._emit is not None
+        self._index, self._step, self._previous = index, 0, None
+        self._emit(None)
+
+    def end(self) -> None:
+        """Let go of everything that belongs to the job."""
+        self._job = self._emit = None
+        self._shown = ()
+        self._mask = self._clean = self._noise = self._previous = None
+
+    # --- mflux calls -------------------------------------------------------------------------------
+
+    def call_before_loop(self, *, latents: Any, config: Any, **_: Any) -> None:
+        if self._job is None:
+            return
+        if self._clean is not None:
+            # Either noise alone, or the source with so much of it.
+            sigma = config.scheduler.sigmas[config.init_time_step]
+            self._noise = (latents - (1 - sigma) * self._clean) / sigma
+        if self._shown:
+            self._previous = latents + 0
+
+    def call_in_loop(self, t: int, *, latents: Any, config: Any, **_: Any) -> None:
+        if self._job is None or self._emit is None:
+            return
+        # MLX is lazy: without this the step has not been computed yet.
+        mx.eval(latents)
+        self._step += 1
+        self._emit(Stepped(self._index, self._step, self._job.run_steps))
+        sigmas = config.scheduler.sigmas
+        if self._step in self._shown:
+            self._preview(t, latents, sigmas)
+        if self._clean is not None:
+            self._keep(latents, sigmas[t + 1])
+        if self._shown:
+            self._previous = latents + 0  # the array itself will be another's
+
+    # --- masks -------------------------------------------------------------------------------------
+
+    def _keep(self, latents: Any, sigma: Any) -> None:
+        """Put the source, with the noise that is due, back where nothing may be repainted."""
+        source = (1 - sigma) * self._clean + sigma * self._noise
+        latents[...] = self._only_masked(latents, source).astype(latents.dtype)
+
+    def _only_masked(self, drawn: Any, source: Any) -> Any:
+        return self._mask * drawn + (1 - self._mask) * source
+
+    # --- previews ----------------------------------------------------------------------------------
+
+    def _preview(self, t: int, latents: Any, sigmas: Any) -> None:
+        job, adapter = self._job, self._adapter
+        assert job is not None
+        assert self._emit is not None
+        estimate = estimated(self._previous, latents, sigmas[t], sigmas[t + 1])
+        if self._clean is not None:
+            estimate = self._only_masked(estimate, self._clean)
+        spatial = adapter.spatial(estimate.astype(latents.dtype), job.width, job.height)
+        image = adapter.decode(pooled(spatial, preview_factor(job.width, job.height)))
+        if job.mask is not None and job.source is not None:
+            size = image.size
+            image = Image.composite(image, job.source.resize(size), job.mask.resize(size))
+        number = self._shown.index(self._step)
+        self._emit(Previewed(self._index, number, image.width, image.height, image.tobytes()))
+
+
+def estimated(before: Any, after: Any, sigma: Any, next_sigma: Any) -> Any:
+    """The finished latents that the step from *before* to *after* was heading for."""
+    velocity = (after.astype(mx.float32) - before.astype(mx.float32)) / (next_sigma - sigma)
+    return before.astype(mx.float32) - sigma * velocity
+
+
+def preview_steps(steps: int, previews: int) -> tuple[int, ...]:
+    """After which of *steps* (from 1) a preview is shown: evenly spread, never after the last."""
+    spread = [round(steps * (number + 1) / (previews + 1)) for number in range(previews)]
+    return tuple(step for step in dict.fromkeys(spread) if 0 < step < steps)
+
+
+def preview_factor(width: int, height: int) -> int:
+    """How many latents of a side become one: half the side, or less where that is too large still."""
+    return max(2, -(-max(width, height) // PREVIEW_SIDE))
+
+
+def pooled(spatial: Any, factor: int) -> Any:
+    """The mean of each *factor* x *factor* latents; those at the edge stand for what is missing."""
+    _, _, height, width = spatial.shape
+    down, right = -height % factor, -width % factor
+    spatial = mx.pad(spatial, [(0, 0), (0, 0), (0, down), (0, right)], mode="edge")
+    batch, channels, height, width = spatial.shape
+    cells = spatial.reshape(batch, channels, height // factor, factor, width // factor, factor)
+    return cells.mean(axis=(3, 5))
+
+
+def latent_mask(adapter: Any, mask: Image.Image) -> Any:
+    """*mask* for packed latents: 1 where any pixel of a latent's cell may be repainted, else 0."""
+    width, height = mask.size
+    cells = mask.point(lambda value: 255 * (value > 0)).reduce(_CELL)
+    values = mx.array(list(cells.tobytes())).reshape(1, 1, height // _CELL, width // _CELL)
+    spatial = mx.broadcast_to(values > 0, (1, adapter.channels, *values.shape[2:]))
+    return adapter.pack(spatial.astype(mx.float32), width, height)
