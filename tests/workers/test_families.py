@@ -53,7 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture(autouse=True)
 def uncompiled(request: pytest.FixtureRequest) -> Iterator[None]:
-    """mflux compiles the steps of two families, which takes a CPU longer than all else: once will do."""
+    """mflux compiles the steps of two families, which takes a CPU longest of all: once will do."""
     import mlx.core as mx  # noqa: TID251 - the switch is MLX's
 
     if request.function is not test_a_listed_family_draws_in_every_way_it_claims:
