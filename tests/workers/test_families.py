@@ -207,8 +207,10 @@ def test_each_picture_of_an_instruction_edit_is_looked_at(load: Load) -> None:
     assert len(drawn) == 4
 
 
-@pytest.mark.parametrize("name", ["flux1-schnell", "flux2-klein-4b", "z-image-turbo"])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("flux1-schnell", 4), ("flux1-schnell", 8), ("flux2-klein-4b", 4), ("z-image-turbo", 8)],
+)
 def test_saved_and_loaded_quantization_draw(load: Load, name: str, bits: int) -> None:
     saved, at_load = load(name, bits=bits), load(name, quantize=bits)
     for painter in (saved, at_load):
