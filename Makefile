@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup setup-dev demo up test check format grade faults soak bench bench-gpu train-demo lock clean
+.PHONY: help setup setup-dev demo up test check format grade faults soak bench bench-gpu bench-image train-demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -46,13 +46,18 @@ faults: setup-dev  ## break things under load, and check that nothing is lost
 soak: setup-dev  ## mixed load with random faults for MINUTES=60; prints a report
 	@$(RUN) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
-bench: setup-dev  ## overhead, the VLM engine and cold starts beside peers
+bench: setup-dev  ## overhead, both engines and cold starts beside peers
 	@$(RUN) -m bench.overhead $(ARGS)
 	@$(RUN) -m bench.vlm
+	@$(RUN) -m bench.image
 	@$(RUN) -m bench.cold
 
 bench-gpu: setup  ## the real sizes with random weights, on a GPU (docs/gpu.md)
 	@$(RUN) -m bench.gpu_vlm $(ARGS)
+	@$(RUN) -m bench.gpu_image
+
+bench-image: setup-dev  ## the image engine beside mflux; ARGS=--write puts the table into docs/images.md
+	@$(RUN) -m bench.image $(ARGS)
 
 train-demo: setup  ## train the demo models again: wants a GPU (demo/models/README.md)
 	@$(RUN) -m pip install --quiet -r requirements/train.txt
