@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup setup-dev demo up test check format grade faults soak bench train-demo lock clean
+.PHONY: help setup setup-dev demo up test check format grade faults soak bench bench-image train-demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -49,6 +49,9 @@ soak: setup-dev  ## mixed load with random faults for MINUTES=60; prints a repor
 bench: setup-dev  ## overhead and cold starts beside peers
 	@$(RUN) -m bench.overhead $(ARGS)
 	@$(RUN) -m bench.cold
+
+bench-image: setup-dev  ## the image engine beside mflux; ARGS=--write puts the table into docs/images.md
+	@$(RUN) -m bench.image $(ARGS)
 
 train-demo: setup  ## train the demo models again: wants a GPU (demo/models/README.md)
 	@$(RUN) -m pip install --quiet -r requirements/train.txt

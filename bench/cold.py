@@ -8,7 +8,7 @@ checkpoint, picture and prompt, greedy. Before each request the model is stopped
 unmeasured, so that all files are in the page cache. A ratio is taken within its round. Prints a
 Markdown table; the exit status is 1 when the target is missed.
 
-mflux cannot load the demo's small FLUX by itself, so its bare script takes ``workers.flux.load``, which
+mflux cannot load the demo's small FLUX by itself, so its bare script takes ``workers.families``, which
 sets the dimensions. What a worker adds to its library (on a CPU a BLAS, and float32) counts as the
 stack's.
 """
@@ -61,12 +61,14 @@ BARE_IMAGE = """
 import sys
 from pathlib import Path
 from contracts.settings import ImageSettings
-from workers import flux
+from workers import families
 settings = ImageSettings.model_validate_json(sys.argv[1])
-model = flux.load(Path(settings.path), settings)
+model = families.load(Path(settings.path), settings)
 width, height = map(int, settings.size.split("x"))
-drawn = model.generate_image(seed=7, prompt=sys.argv[2], num_inference_steps=settings.steps,
-                             width=width, height=height, guidance=settings.guidance)
+model.encode(sys.argv[2])
+drawn = model.model.generate_image(
+    seed=7, prompt=sys.argv[2], num_inference_steps=settings.default_steps(),
+    width=width, height=height, guidance=settings.default_guidance)
 drawn.image.save(sys.argv[3])
 print("drawn", flush=True)
 """

@@ -87,7 +87,7 @@ def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = N
 
 
 def networks(family: str) -> tuple[Any, Any]:
-    """An object with the full-size networks of *family*, not evaluated, and mflux's weight definition."""
+    """An object with the full-size networks of *family*, not evaluated; mflux's weight definition."""
     model, definition, _ = _MAKERS[family.partition("-")[0]](family, False)
     return model, definition
 

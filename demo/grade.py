@@ -14,8 +14,8 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
@@ -26,6 +26,8 @@ from demo.world import Scene
 from scripts.local_stack import CannotStart, LocalStack, config_of, interrupted_by_signals
 
 SEED = 20_26
+MOVED = 0.06  # of the side; a thing that is farther off is not in its place
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Grader:
         self._client = client
         self._watch = watch
 
-    def rows(self, n_text: int, n_fast: int, n_drawn: int) -> Iterator[Row]:
+    def rows(self, n_text: int, n_fast: int, n_drawn: int, n_edited: int) -> Iterator[Row]:
         shapes = held_out(random.Random(SEED), n_text)
         words = [world.random_scene(random.Random(f"{SEED}-{i}"), "word") for i in range(n_text)]
         for task, mark in (("caption", 0.95), ("objects", 0.95), ("describe", None), ("analyze", None)):
@@ -62,6 +64,7 @@ class Grader:
         yield self._asked("vlm-best", "questions", shapes, lambda s: world.question(rng, s))
         yield self._analyzed("vlm-fast", "caption", shapes[:n_fast], 0.9)
         yield from self._drawn(held_out(random.Random(SEED + 1), n_drawn))
+        yield from self._edited(list(recolourings(random.Random(SEED + 2), n_edited)))
 
     def _analyzed(self, model: str, task: str, scenes: list[Scene], mark: float | None) -> Row:
         truth = world.TASKS[task].answer
@@ -104,12 +107,34 @@ class Grader:
 
         yield self._row("both", "round trip: text, picture, text", scenes, told_right, 0.9)
 
+    def _edited(self, changes: list[tuple[Scene, Scene]]) -> Iterator[Row]:
+        """Half strength recolours a thing in its place; under a mask nothing else changes by a bit."""
+
+        def edited(change: tuple[Scene, Scene], **fields: Any) -> Image.Image:
+            before, after = change
+            body = {"prompt": world.caption(after), "image": encoded(world.render(before)), "seed": 1}
+            answer = self._post("/v1/images/edits", {**body, "strength": 0.5, **fields})
+            return Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
+
+        def recoloured(change: tuple[Scene, Scene]) -> bool:
+            return is_recoloured(edited(change), change[1])
+
+        def kept(change: tuple[Scene, Scene]) -> bool:
+            source, box = world.render(change[0]), around(change[0])
+            mask = Image.new("L", source.size, 0)
+            mask.paste(255, box)
+            drawn = edited(change, mask=encoded(mask))
+            return is_recoloured(drawn, change[1]) and same_outside(drawn, source, box)
+
+        yield self._row("image-gen", "edited: the colour, in its place", changes, recoloured, 0.95)
+        yield self._row("image-gen", "masked: and the rest is kept", changes, kept, 0.95)
+
     def _row(
         self,
         model: str,
         what: str,
-        scenes: list[Scene],
-        is_right: Callable[[Scene], bool],
+        scenes: list[T],
+        is_right: Callable[[T], bool],
         mark: float | None,
     ) -> Row:
         began, right = time.monotonic(), 0
@@ -136,6 +161,46 @@ def held_out(rng: random.Random, count: int) -> list[Scene]:
     return scenes
 
 
+def recolourings(rng: random.Random, count: int) -> Iterator[tuple[Scene, Scene]]:
+    """Scenes of one thing, and the same with it in another colour; neither was trained on."""
+    while count:
+        before = world.random_scene(rng, "one")
+        (thing,) = before.things
+        color = rng.choice([c for c in world.COLORS if c not in (thing.color, before.background)])
+        after = replace(before, things=(replace(thing, color=color),))
+        if world.is_held_out(before) and world.is_held_out(after):
+            count -= 1
+            yield before, after
+
+
+def is_recoloured(picture: Image.Image, asked: Scene) -> bool:
+    """Does *picture* show *asked*, of one thing, and that where it should be?"""
+    seen, (thing,) = check(picture, asked), asked.things
+    if not seen.right:
+        return False
+    (found,) = seen.look.objects
+    return abs(found.cx - thing.cx) < MOVED and abs(found.cy - thing.cy) < MOVED
+
+
+def around(scene: Scene) -> tuple[int, int, int, int]:
+    """The pixels around the one thing of *scene*: left, top, right, bottom."""
+    (thing,) = scene.things
+    size = world.render(scene).width
+    reach = thing.r * 1.15
+    edges = (thing.cx - reach, thing.cy - reach, thing.cx + reach, thing.cy + reach)
+    left, top, right, bottom = (min(max(round(edge * size), 0), size) for edge in edges)
+    return left, top, right, bottom
+
+
+def same_outside(picture: Image.Image, source: Image.Image, box: tuple[int, int, int, int]) -> bool:
+    """Are all pixels outside *box* the same, bit by bit?"""
+    blank = Image.new("RGB", (box[2] - box[0], box[3] - box[1]))
+    both = [image.convert("RGB") for image in (picture, source)]
+    for image in both:
+        image.paste(blank, box)
+    return bool(both[0].tobytes() == both[1].tobytes())
+
+
 def encoded(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -154,19 +219,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make grade", description=__doc__)
     parser.add_argument("--text", type=int, default=100, help="scenes for each task of vlm-best")
     parser.add_argument("--fast", type=int, default=10, help="scenes for vlm-fast (about 4 s each)")
-    parser.add_argument("--drawn", type=int, default=50, help="pictures to draw")
+    parser.add_argument("--drawn", type=int, default=100, help="pictures to draw")
+    parser.add_argument("--edited", type=int, default=25, help="pictures to edit, each twice")
     args = parser.parse_args()
     interrupted_by_signals()
     try:
         with LocalStack(config_of(os.environ, "config.demo.yaml"), os.environ) as stack:
             stack.wait_until_ready()
-            return report(stack, args.text, args.fast, args.drawn)
+            return report(stack, args.text, args.fast, args.drawn, args.edited)
     except CannotStart as exc:
         print(f"grade: {exc}", file=sys.stderr)
         return 1
 
 
-def report(stack: LocalStack, n_text: int, n_fast: int, n_drawn: int) -> int:
+def report(stack: LocalStack, *counts: int) -> int:
     def watch(text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
@@ -174,7 +240,7 @@ def report(stack: LocalStack, n_text: int, n_fast: int, n_drawn: int) -> int:
     print(f"{'model':10} {'what':32} {'right':>9} {'':7} {'mark':>6} {'each':>9}")
     failed = 0
     with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=300) as client:
-        for row in Grader(client, watch).rows(n_text, n_fast, n_drawn):
+        for row in Grader(client, watch).rows(*counts):
             print(line(row), flush=True)
             failed += not row.passed
     print("all marks are met" if not failed else f"{failed} marks are missed")

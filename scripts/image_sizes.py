@@ -3,8 +3,9 @@
     python -m scripts.image_sizes
 
 MLX is lazy: a network that is built and never evaluated has shapes and no memory. A layer that mflux
-quantizes takes ``bits + 0.5`` bits a weight (a 16-bit scale and bias for each 64), the rest 16. The table
-is the one of docs/images.md, and ``contracts.families`` has its figures (tests/test_image_sizes.py).
+quantizes takes ``bits + 0.5`` bits a weight (a 16-bit scale and bias for each 64), the rest 16. The
+table is the one of docs/images.md, and ``contracts.families`` has its figures
+(tests/test_image_sizes.py holds them together).
 """
 
 from __future__ import annotations
@@ -68,9 +69,8 @@ def weights(family: str) -> Weights:
 
 
 def main() -> None:
-    print(
-        "| family | transformer | text encoders | VAE | 16 bits | 8 bits | 4 bits | of it text, 4 bits |"
-    )
+    sizes_of = "| family | transformer | text encoders | VAE "
+    print(f"{sizes_of}| 16 bits | 8 bits | 4 bits | of it text, 4 bits |")
     print("|---|---|---|---|---|---|---|---|")
     for family in FAMILIES:
         found = counts(family)

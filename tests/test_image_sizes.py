@@ -1,4 +1,4 @@
-"""The sizes that the families, the documentation and the example configs claim are those that are counted."""
+"""What the families, the documentation and the example configs claim to weigh is what is counted."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture(autouse=True)
 def uncompiled(request: pytest.FixtureRequest) -> Iterator[None]:
-    """mflux compiles the steps of two families, which takes a CPU longer than all else: once will do."""
+    """mflux compiles the steps of two families, which takes a CPU longest of all: once will do."""
     import mlx.core as mx  # noqa: TID251 - the switch is MLX's
 
     if request.function is not test_a_listed_family_draws_in_every_way_it_claims:
@@ -207,8 +207,10 @@ def test_each_picture_of_an_instruction_edit_is_looked_at(load: Load) -> None:
     assert len(drawn) == 4
 
 
-@pytest.mark.parametrize("name", ["flux1-schnell", "flux2-klein-4b", "z-image-turbo"])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("flux1-schnell", 4), ("flux1-schnell", 8), ("flux2-klein-4b", 4), ("z-image-turbo", 8)],
+)
 def test_saved_and_loaded_quantization_draw(load: Load, name: str, bits: int) -> None:
     saved, at_load = load(name, bits=bits), load(name, quantize=bits)
     for painter in (saved, at_load):

@@ -88,13 +88,13 @@ def with_mflux(folder: Path) -> bool:
     from mflux.models.flux.latent_creator.flux_latent_creator import FluxLatentCreator
 
     from contracts.settings import ImageSettings
-    from workers import flux
+    from workers import families
 
     checkpoint, expected = folder / "checkpoint", np.load(folder / "expected.npz")
     settings = ImageSettings(
         kind="image", path=str(checkpoint), port=1, memory_gb=1, family="flux1-schnell"
     )
-    model = flux.load(checkpoint, settings)
+    model = families.load(checkpoint, settings).model
     equal = True
 
     def compare(name: str, got: mx.array, want: np.ndarray) -> None:
