@@ -97,6 +97,7 @@ def test_an_error_names_file_line_key_and_reason(
         ("port: 8002", "port: 8100", "port 8100 is also manager.port"),
         ("edit: b", "edit: c", "defaults.edit: 'c' is not one of the models"),
         ("edit: b", "edit: a", "defaults.edit: 'a' is of kind vlm, not image"),
+        ("flux1-schnell", "flux1-kontext", "defaults.generate: flux1-kontext models can't generate"),
         ("  a:", "  A/../x:", "must be lower-case"),
         ("memory_gb: 2", "memory_gb: 2\n    names: [a]", "'a' is also a"),
         ("memory_gb: 2", "memory_gb: 2\n    size: 8x8", "size: each side"),
