@@ -70,6 +70,7 @@ class KleinAdapter(Adapter):
     )
     definition = Flux2KleinWeightDefinition
     tokenizer = "qwen3"
+    computed = frozenset({"rotary_emb.inv_freq"})
 
     def model_config(self) -> Any:
         size = self._settings.family

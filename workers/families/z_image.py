@@ -53,6 +53,7 @@ class ZImageAdapter(Adapter):
     )
     definition = ZImageWeightDefinition
     tokenizer = "z_image"
+    computed = frozenset({"rotary_emb.inv_freq"})
 
     def model_config(self) -> Any:
         return ModelConfig.z_image_turbo()
