@@ -411,6 +411,40 @@ def interrupt(painter: Painter, job: ImageJob, step: int) -> None:
         painter.do(painter.engine.run, job, emit)
 
 
+class TestTraces:
+    def test_the_last_few_shapes_keep_theirs_and_no_more(self) -> None:
+        from workers.families.traces import KEPT, Traces
+
+        traces, made = Traces(), []
+
+        def step(shapes: int) -> Any:
+            def make() -> object:
+                made.append(shapes)
+                return object()
+
+            traces.shapes = shapes
+            return traces.step(make)
+
+        first = step(0)
+        assert step(0) is first
+        for shapes in range(1, KEPT):
+            step(shapes)
+        assert step(0) is first
+        step(KEPT)
+        assert len(traces) == KEPT
+        assert step(0) is first
+        step(1)
+        assert made == [*range(KEPT + 1), 1]
+
+    def test_a_model_keeps_few_whatever_is_asked(self, load: Load) -> None:
+        painter = load("z-image-turbo")
+        for prompt in ("a", "a cat", "a red cat", "a red cat in snow"):
+            for width in (16, 32):
+                painter.draw(prompt, width=width, height=16, steps=1)
+        traces = painter.engine._adapter.model.traces
+        assert len(traces) == 4
+
+
 class TestPromptCache:
     def cache(self, limit: int) -> Any:
         from workers.families.prompts import PromptCache

@@ -178,7 +178,7 @@ def test_the_methods_that_the_adapters_replace_are_called_as_they_expect() -> No
 
 
 def test_a_kept_trace_is_of_a_function_of_everything_that_changes() -> None:
-    """``_predict`` is kept between pictures (workers.families): the transformer alone is in it."""
+    """``_predict`` is kept for more pictures: the transformer alone is in it."""
     from mflux.models.flux2.variants.txt2img.flux2_klein import Flux2Klein  # noqa: TID251
     from mflux.models.z_image.variants.z_image import ZImage  # noqa: TID251
 
