@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from contracts.families import FAMILIES
 from contracts.settings import (
     DEFAULT_CONFIG,
     ENVIRONMENT,
     GIB,
+    ImageSettings,
     MemorySettings,
     SettingsError,
     load,
@@ -39,10 +42,70 @@ def write(tmp_path: Path, text: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "config.demo.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "config.16gb.yaml", "config.demo.yaml"])
 def test_the_shipped_files_are_valid(name: str) -> None:
     settings = load(DEFAULT_CONFIG.parent / name, {})
     assert {"vlm-fast", "vlm-best", "image-gen"} <= set(settings.models)
+
+
+class TestImageModels:
+    def model(self, tmp_path: Path, more: str = "", family: str = "flux1-schnell") -> ImageSettings:
+        text = MINIMAL.replace("flux1-schnell", family) + "".join(
+            f"    {line}\n" for line in more.splitlines()
+        )
+        model = load(write(tmp_path, text), {}).models["b"]
+        assert isinstance(model, ImageSettings)
+        return model
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_every_family_of_the_table_is_one_line_of_config(self, tmp_path: Path, family: str) -> None:
+        assert self.model(tmp_path, family=family).traits.name == family
+
+    def test_a_family_that_is_not_there_is_told_with_those_that_are(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=r"models\.b\.family: 'sdxl' is not .*z-image-turbo"):
+            self.model(tmp_path, family="sdxl")
+
+    def test_an_experimental_family_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        untried = replace(FAMILIES["flux1-schnell"], name="untried", experimental=True)
+        monkeypatch.setattr("contracts.settings.FAMILIES", {**FAMILIES, "untried": untried})
+        with pytest.raises(SettingsError, match="'untried' is experimental"):
+            self.model(tmp_path, family="untried")
+
+    def test_what_the_config_leaves_out_is_the_familys(self, tmp_path: Path) -> None:
+        schnell, fill = (self.model(tmp_path, family=f) for f in ("flux1-schnell", "flux1-fill"))
+        assert (schnell.default_steps(), schnell.default_steps(edit=True)) == (4, 8)
+        assert (fill.default_guidance, schnell.default_guidance) == (30.0, 0.0)
+
+    def test_what_it_says_wins(self, tmp_path: Path) -> None:
+        own = self.model(tmp_path, "steps: 6\nguidance: 1.5")
+        assert (own.default_steps(), own.default_steps(edit=True), own.default_guidance) == (6, 6, 1.5)
+        assert self.model(tmp_path, "steps: 6\nedit_steps: 3").default_steps(edit=True) == 3
+
+    def test_a_quality_is_a_number_of_steps_and_more_of_them_for_edits_where_those_take_more(
+        self, tmp_path: Path
+    ) -> None:
+        schnell = self.model(tmp_path, "steps: 6")
+        drawn = [schnell.default_steps(quality) for quality in ("low", "medium", "high", "auto")]
+        edited = [schnell.default_steps(quality, edit=True) for quality in ("low", "medium", "high")]
+        assert (drawn, edited) == ([2, 4, 8, 6], [4, 8, 16])
+
+    def test_a_lora_is_looked_for_beside_the_config(self, tmp_path: Path) -> None:
+        model = self.model(
+            tmp_path, "loras: [{path: ./style.safetensors, scale: 0.5}, {path: org/lora}]"
+        )
+        assert [(lora.path, lora.scale) for lora in model.loras] == [
+            (str(tmp_path / "style.safetensors"), 0.5),
+            ("org/lora", 1.0),
+        ]
+
+    def test_no_two_families_have_a_name_and_each_says_something_it_can_do(self) -> None:
+        for name, family in FAMILIES.items():
+            assert family.name == name
+            assert family.generates or family.edits
+            assert family.quality["auto"] == family.steps
+            assert family.max_images == 1 or family.instruction_edit
 
 
 def test_the_mission_s_aliases_have_the_mission_s_ports() -> None:

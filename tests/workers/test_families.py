@@ -5,6 +5,7 @@ What a random network draws is noise; that it is the same noise as mflux's is wh
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -298,6 +299,19 @@ class TestCheckpoints:
         other = {"flux2-klein-4b": "z-image-turbo", "z-image-turbo": "flux2-klein-4b"}[name]
         assert image_refusal(tiny(other), family=name).startswith("models.image.path: ")
 
+    def test_the_layout_of_the_authors_is_read_as_well(
+        self, tiny: Make, load: Load, tmp_path: Path
+    ) -> None:
+        name = "flux2-klein-4b"
+        folder = as_published(tiny(name), tmp_path / "published")
+        assert not list(folder.rglob("0.safetensors"))
+        theirs, ours = load(name, folder=folder), load(name)
+        for job in jobs_of(FAMILIES[name]).values():
+            assert pictures(theirs.events(job)) == pictures(ours.events(job))
+        file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+        rewritten(file, without("context_embedder.weight"))
+        assert "context_embedder.weight" in image_refusal(folder, family=name)
+
     def test_a_folder_of_another_layout_is_refused_by_the_folders_it_lacks(
         self, tmp_path: Path
     ) -> None:
@@ -307,9 +321,33 @@ class TestCheckpoints:
         assert "vae, transformer, text_encoder" in message
 
 
-def copy_of(folder: Path, target: Path) -> Path:
-    import shutil
+def as_published(folder: Path, target: Path) -> Path:
+    """*folder*, a klein saved by mflux, with the names and shapes of its authors' files."""
+    import mlx.core as mx  # noqa: TID251 - writes the files that the engine reads
+    from mflux.models.common.weights.mapping.weight_mapper import WeightMapper  # noqa: TID251
+    from mflux.models.flux2.weights.flux2_weight_definition import (  # noqa: TID251
+        Flux2KleinWeightDefinition,
+    )
 
+    for component in Flux2KleinWeightDefinition.get_components():
+        held: Any = mx.load(str(folder / component.hf_subdir / "0.safetensors"))
+        mapping = WeightMapper._build_flat_mapping(component.mapping_getter(), 30, 30)
+        renamed = {}
+        for theirs, targets in mapping.items():
+            for ours, transform in targets:
+                if ours in held:
+                    value = held[ours]
+                    turned = transform is not None and value.ndim == 4
+                    renamed[theirs] = value.transpose(0, 3, 1, 2) if turned else value
+        (target / component.hf_subdir).mkdir(parents=True)
+        file = target / component.hf_subdir / "diffusion_pytorch_model.safetensors"
+        mx.save_safetensors(str(file), renamed)
+    shutil.copytree(folder / "tokenizer", target / "tokenizer")
+    shutil.copy(folder / "tiny.json", target)
+    return target
+
+
+def copy_of(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target / folder.name))
 
 
@@ -371,6 +409,40 @@ def interrupt(painter: Painter, job: ImageJob, step: int) -> None:
 
     with pytest.raises(Cancelled):
         painter.do(painter.engine.run, job, emit)
+
+
+class TestTraces:
+    def test_the_last_few_shapes_keep_theirs_and_no_more(self) -> None:
+        from workers.families.traces import KEPT, Traces
+
+        traces, made = Traces(), []
+
+        def step(shapes: int) -> Any:
+            def make() -> object:
+                made.append(shapes)
+                return object()
+
+            traces.shapes = shapes
+            return traces.step(make)
+
+        first = step(0)
+        assert step(0) is first
+        for shapes in range(1, KEPT):
+            step(shapes)
+        assert step(0) is first
+        step(KEPT)
+        assert len(traces) == KEPT
+        assert step(0) is first
+        step(1)
+        assert made == [*range(KEPT + 1), 1]
+
+    def test_a_model_keeps_few_whatever_is_asked(self, load: Load) -> None:
+        painter = load("z-image-turbo")
+        for prompt in ("a", "a cat", "a red cat", "a red cat in snow"):
+            for width in (16, 32):
+                painter.draw(prompt, width=width, height=16, steps=1)
+        traces = painter.engine._adapter.model.traces
+        assert len(traces) == 4
 
 
 class TestPromptCache:

@@ -44,7 +44,8 @@ class Adapter(ABC):
     parts: ClassVar[tuple[Part, ...]]
     definition: ClassVar[Any]  # mflux's weight definition
     tokenizer: ClassVar[str]  # mflux's name of the one whose tokens are counted
-    optional: ClassVar[frozenset[str]] = frozenset()
+    optional: ClassVar[frozenset[str]] = frozenset()  # tensors that a full-size checkpoint may lack
+    computed: ClassVar[frozenset[str]] = frozenset()  # that mflux works out, and its authors don't save
     native_mask: ClassVar[bool] = False
 
     def __init__(self, folder: Path, settings: ImageSettings) -> None:
@@ -65,7 +66,7 @@ class Adapter(ABC):
             for part, network in networks.items():
                 checkpoint.take_shapes(network, weights.components[part.component])
         optional = self.optional if self.tiny is None else frozenset()
-        checkpoint.check(settings.family, folder, weights, networks, optional)
+        checkpoint.check(settings.family, folder, weights, networks, optional | self.computed)
         self.model.bits = checkpoint.fill(
             {part.component: network for part, network in networks.items()},
             weights,

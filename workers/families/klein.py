@@ -2,7 +2,7 @@
 
 mflux has a class for each, ``Flux2Klein`` and ``Flux2KleinEdit``, with the same networks; here both
 hold the same ones. Both read the prompt anew for each picture and trace their transformer anew; here
-the prompt comes from the cache, and a trace is kept.
+the prompt comes from the cache, and traces are kept.
 
 Imports mlx and mflux when it is imported: on the model thread, after ``runtime.prepare``.
 """
@@ -31,16 +31,17 @@ from workers.engine import ImageJob
 from workers.families.adapter import Adapter, Latents
 from workers.families.checkpoint import Part
 from workers.families.prompts import PromptCache
+from workers.families.traces import Traces
 
 _SHARED = ("vae", "transformer", "tokenizers", "model_config", "callbacks", "tiling_config",
            "prompt_cache", "bits", "lora_paths", "lora_scales", "compute_precision")  # fmt: skip
 
 
 class _FromCache:
-    """For both classes: prompts from the adapter's cache, one trace of the transformer."""
+    """For both classes: prompts from the adapter's cache, traces that are kept."""
 
     prompt_cache: PromptCache
-    kept: dict[str, Any]
+    traces: Traces
 
     def _encode_prompt_pair(
         self, *, prompt: str, negative_prompt: str | None, guidance: float
@@ -49,9 +50,7 @@ class _FromCache:
         return embeds, ids, None, None
 
     def _predict(self, transformer: Any) -> Any:
-        if "predict" not in self.kept:
-            self.kept["predict"] = super()._predict(transformer)  # type: ignore[misc]
-        return self.kept["predict"]
+        return self.traces.step(lambda: super(_FromCache, self)._predict(transformer))  # type: ignore[misc]
 
 
 class _Klein(_FromCache, Flux2Klein):  # type: ignore[misc]
@@ -70,6 +69,7 @@ class KleinAdapter(Adapter):
     )
     definition = Flux2KleinWeightDefinition
     tokenizer = "qwen3"
+    computed = frozenset({"rotary_emb.inv_freq"})
 
     def model_config(self) -> Any:
         size = self._settings.family
@@ -118,9 +118,12 @@ class KleinAdapter(Adapter):
             "guidance": 1.0,  # distilled: there is no other
         }
         if job.references:
-            drawn = self._editor().generate_image(**asked, image_paths=list(job.references))
+            editor = self._editor()
+            editor.traces.shapes = (job.width, job.height, *(p.size for p in job.references))
+            drawn = editor.generate_image(**asked, image_paths=list(job.references))
         else:
             source = None if strength is None else job.source
+            self.model.traces.shapes = (job.width, job.height)
             drawn = self.model.generate_image(**asked, image_path=source, image_strength=strength)
         image: Image = drawn.image
         return image
@@ -152,7 +155,7 @@ class KleinAdapter(Adapter):
 def _new(kind: Any) -> Any:
     model: Any = kind.__new__(kind)
     nn.Module.__init__(model)
-    object.__setattr__(model, "kept", {})  # not a parameter
+    model.traces = Traces()
     return model
 
 

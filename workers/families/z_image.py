@@ -26,13 +26,14 @@ from workers.engine import ImageJob
 from workers.families.adapter import Adapter, Latents
 from workers.families.checkpoint import Part
 from workers.families.prompts import PromptCache
+from workers.families.traces import Traces
 
 
 class _ZImage(ZImage):  # type: ignore[misc]
-    """Prompts from the adapter's cache, one trace of the transformer."""
+    """Prompts from the adapter's cache, traces that are kept."""
 
     prompt_cache: PromptCache
-    kept: dict[str, Any]
+    traces: Traces
 
     def _encode_prompts(
         self, *, prompt: str, negative_prompt: str | None, guidance: float
@@ -40,9 +41,7 @@ class _ZImage(ZImage):  # type: ignore[misc]
         return self.prompt_cache[prompt], None
 
     def _predict(self, transformer: Any) -> Any:
-        if "predict" not in self.kept:
-            self.kept["predict"] = super()._predict(transformer)
-        return self.kept["predict"]
+        return self.traces.step(lambda: super(_ZImage, self)._predict(transformer))
 
 
 class ZImageAdapter(Adapter):
@@ -53,6 +52,7 @@ class ZImageAdapter(Adapter):
     )
     definition = ZImageWeightDefinition
     tokenizer = "z_image"
+    computed = frozenset({"rotary_emb.inv_freq"})
 
     def model_config(self) -> Any:
         return ModelConfig.z_image_turbo()
@@ -60,7 +60,7 @@ class ZImageAdapter(Adapter):
     def build(self, weights: Any) -> Any:
         model: Any = _ZImage.__new__(_ZImage)
         nn.Module.__init__(model)
-        object.__setattr__(model, "kept", {})  # not a parameter
+        model.traces = Traces()
         ZImageInitializer._init_config(model, self.config)
         ZImageInitializer._init_tokenizers(model, str(self._folder))
         ZImageInitializer._init_models(model)
@@ -94,6 +94,8 @@ class ZImageAdapter(Adapter):
         self.model.vae.decode_mode = VAEBlockDecoder.LEGACY if whole else VAEBlockDecoder.LOW_MEMORY
 
     def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
+        length = self.prompts[job.prompt].shape[0]  # of this family's prompts, which are not padded
+        self.model.traces.shapes = (job.width, job.height, length)
         drawn = self.model.generate_image(
             seed=seed,
             prompt=job.prompt,
