@@ -50,9 +50,12 @@ def test_the_shipped_files_are_valid(name: str) -> None:
 
 class TestImageModels:
     def model(self, tmp_path: Path, more: str = "", family: str = "flux1-schnell") -> ImageSettings:
-        text = MINIMAL.replace("flux1-schnell", family) + "".join(
-            f"    {line}\n" for line in more.splitlines()
+        """Model *b* of *family*, beside one that does the routes which it can't."""
+        other = MINIMAL[MINIMAL.index("  b:") :].replace("b:", "c:", 1).replace("8002", "8003")
+        text = MINIMAL.replace("flux1-schnell", family).replace(
+            "generate: b, edit: b", "generate: c, edit: c"
         )
+        text += "".join(f"    {line}\n" for line in more.splitlines()) + other
         model = load(write(tmp_path, text), {}).models["b"]
         assert isinstance(model, ImageSettings)
         return model
