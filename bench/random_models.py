@@ -73,7 +73,10 @@ def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = N
     model, definition, sizes = _MAKERS[family.partition("-")[0]](family, tiny)
     for component in definition.get_components():
         network = getattr(model, component.model_attr or component.name)
-        cast = [(name, value.astype(mx.bfloat16)) for name, value in tree_flatten(network.parameters())]
+        cast = [
+            (name, value if name.endswith("inv_freq") else value.astype(mx.bfloat16))  # mflux's own
+            for name, value in tree_flatten(network.parameters())
+        ]
         network.update(tree_unflatten(cast))
         if bits:
             nn.quantize(network, group_size=64, bits=bits, class_predicate=_quantizable)
