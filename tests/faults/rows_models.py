@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import threading
@@ -15,14 +16,23 @@ from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
 from tests.stacks import wait_for
 
-LONG_STREAM: dict[str, Any] = {"n": 8, "max_tokens": 400, "temperature": 1.0}
-LONG_DRAWING: dict[str, Any] = {"steps": 60}
+MODELS = ROOT / "demo" / "models"
+# Work that lasts as long as a row needs, on any machine: answers that may not end, by the ids of the end
+# tokens, and pictures that take several seconds.
+END_TOKENS = json.loads((MODELS / "vlm-best" / "generation_config.json").read_text())["eos_token_id"]
+LONG_STREAM: dict[str, Any] = {
+    "n": 8,
+    "max_tokens": 3500,
+    "temperature": 1.0,
+    "logit_bias": {str(token): -100 for token in END_TOKENS},
+}
+LONG_DRAWING: dict[str, Any] = {"steps": 100, "n": 2}
 SHORT = [{"role": "user", "content": "hello"}]
 
 
 def _killed_in_mid_stream(world: World) -> None:
     stream = world.stream("vlm-best", **LONG_STREAM)
-    world.signal_worker("vlm-best", signal.SIGSTOP)  # the demo model is done within a second
+    world.signal_worker("vlm-best", signal.SIGSTOP)  # or it would answer the second one beside it
     silent = world.call("analyze", "vlm-best")
     wait_for(lambda: world.open_requests("vlm-best") == 2)
     world.signal_worker("vlm-best")
@@ -31,17 +41,20 @@ def _killed_in_mid_stream(world: World) -> None:
     assert silent.answered, silent
 
 
-def _drawing(world: World) -> None:
+def _stopped_at_work(world: World) -> int:
+    """SIGSTOP of the worker that draws, when it has drawn for a while; its pid."""
+    pid = world.worker_pid("image-gen")
     wait_for(lambda: world.open_requests("image-gen") == 1)
     time.sleep(0.5)
-    assert world.open_requests("image-gen") == 1
+    world.signal_worker("image-gen", signal.SIGSTOP)
+    assert world.open_requests("image-gen") == 1  # it was not done before
+    return pid
 
 
 def _killed_in_mid_image(world: World) -> None:
     assert world.answers("draw")
     call = world.call("draw", **LONG_DRAWING)
-    _drawing(world)
-    world.signal_worker("image-gen")
+    world.kill_process(_stopped_at_work(world))
     assert call.answered, call
     assert world.loads("image-gen") == 2
 
@@ -49,8 +62,7 @@ def _killed_in_mid_image(world: World) -> None:
 def _stopped_in_mid_image(world: World) -> None:
     assert world.answers("draw")
     call = world.call("draw", **LONG_DRAWING)
-    _drawing(world)
-    pid = world.signal_worker("image-gen", signal.SIGSTOP)
+    pid = _stopped_at_work(world)
     wait_for(lambda: not alive(pid), 20)
     assert call.answered, call
 
@@ -93,7 +105,7 @@ def _200_at_once(world: World) -> None:
 
 
 def _folder_vanishes(world: World) -> None:
-    original = ROOT / "demo" / "models" / "vlm-fast"
+    original = MODELS / "vlm-fast"
     folder = world.folder / "vanishing"
     shutil.copytree(original, folder)
     assert world.answers("analyze", "vlm-fast")

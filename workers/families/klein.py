@@ -15,7 +15,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mflux.models.common.compute_precision import ComputePrecision
 from mflux.models.common.config.model_config import ModelConfig
-from mflux.models.common.vae.block_decoder import VAEBlockDecoder
 from mflux.models.flux2.flux2_initializer import Flux2Initializer
 from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 from mflux.models.flux2.model.flux2_text_encoder.prompt_encoder import Flux2PromptEncoder
@@ -28,9 +27,10 @@ from mflux.models.flux2.weights.flux2_weight_definition import Flux2KleinWeightD
 from PIL.Image import Image
 
 from workers.engine import ImageJob
-from workers.families.adapter import Adapter, Latents
+from workers.families.adapter import Latents
 from workers.families.checkpoint import Part
 from workers.families.prompts import PromptCache
+from workers.families.qwen3 import Qwen3Adapter
 from workers.families.traces import Traces
 
 _SHARED = ("vae", "transformer", "tokenizers", "model_config", "callbacks", "tiling_config",
@@ -61,15 +61,9 @@ class _KleinEdit(_FromCache, Flux2KleinEdit):  # type: ignore[misc]
     pass
 
 
-class KleinAdapter(Adapter):
-    parts = (
-        Part("vae", "vae", "vae"),
-        Part("transformer", "transformer", "transformer"),
-        Part("text_encoder", "text_encoder", "text_encoder", text=True),
-    )
+class KleinAdapter(Qwen3Adapter):
     definition = Flux2KleinWeightDefinition
     tokenizer = "qwen3"
-    computed = frozenset({"rotary_emb.inv_freq"})
 
     def model_config(self) -> Any:
         size = self._settings.family
@@ -101,12 +95,6 @@ class KleinAdapter(Adapter):
             tokenizer=self.model.tokenizers[self.tokenizer],
             text_encoder=self.model.text_encoder,
         )
-
-    def tile(self, pixels: int) -> None:
-        """This VAE works in strips of rows; where the config says no, the whole picture at once."""
-        super().tile(pixels)
-        whole = self._settings.vae_tiling is False
-        self.model.vae.decode_mode = VAEBlockDecoder.LEGACY if whole else VAEBlockDecoder.LOW_MEMORY
 
     def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
         asked: dict[str, Any] = {

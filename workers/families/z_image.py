@@ -11,7 +11,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mflux.models.common.compute_precision import ComputePrecision
 from mflux.models.common.config.model_config import ModelConfig
-from mflux.models.common.vae.block_decoder import VAEBlockDecoder
 from mflux.models.z_image.latent_creator import ZImageLatentCreator
 from mflux.models.z_image.model.z_image_text_encoder.prompt_encoder import PromptEncoder
 from mflux.models.z_image.model.z_image_text_encoder.text_encoder import TextEncoder
@@ -23,9 +22,10 @@ from mflux.models.z_image.z_image_initializer import ZImageInitializer
 from PIL.Image import Image
 
 from workers.engine import ImageJob
-from workers.families.adapter import Adapter, Latents
+from workers.families.adapter import Latents
 from workers.families.checkpoint import Part
 from workers.families.prompts import PromptCache
+from workers.families.qwen3 import Qwen3Adapter
 from workers.families.traces import Traces
 
 
@@ -44,15 +44,9 @@ class _ZImage(ZImage):  # type: ignore[misc]
         return self.traces.step(lambda: super(_ZImage, self)._predict(transformer))
 
 
-class ZImageAdapter(Adapter):
-    parts = (
-        Part("vae", "vae", "vae"),
-        Part("transformer", "transformer", "transformer"),
-        Part("text_encoder", "text_encoder", "text_encoder", text=True),
-    )
+class ZImageAdapter(Qwen3Adapter):
     definition = ZImageWeightDefinition
     tokenizer = "z_image"
-    computed = frozenset({"rotary_emb.inv_freq"})
 
     def model_config(self) -> Any:
         return ModelConfig.z_image_turbo()
@@ -86,12 +80,6 @@ class ZImageAdapter(Adapter):
             tokenizer=self.model.tokenizers[self.tokenizer],
             text_encoder=self.model.text_encoder,
         )
-
-    def tile(self, pixels: int) -> None:
-        """This VAE works in strips of rows; where the config says no, the whole picture at once."""
-        super().tile(pixels)
-        whole = self._settings.vae_tiling is False
-        self.model.vae.decode_mode = VAEBlockDecoder.LEGACY if whole else VAEBlockDecoder.LOW_MEMORY
 
     def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
         length = self.prompts[job.prompt].shape[0]  # of this family's prompts, which are not padded
