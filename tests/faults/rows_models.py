@@ -17,8 +17,8 @@ from tests.faults.world import World, eventually_answers
 from tests.stacks import wait_for
 
 MODELS = ROOT / "demo" / "models"
-# Work that lasts as long as a row needs, on any machine: answers that may not end, by the ids of the end
-# tokens, and pictures that take several seconds.
+# Work that lasts as long as a row needs, on any machine: answers that may not end (by their end
+# tokens), and pictures that take several seconds.
 END_TOKENS = json.loads((MODELS / "vlm-best" / "generation_config.json").read_text())["eos_token_id"]
 LONG_STREAM: dict[str, Any] = {
     "n": 8,

@@ -26,7 +26,7 @@ FAULTS: tuple[Fault, ...] = (
     *rows_models.ROWS,
 )
 DOCUMENT = ROOT / "docs" / "reliability.md"
-_WITH_FAKES = 4  # worlds at a time; fakes mostly wait
+_WITH_FAKES = 3  # worlds at a time; fakes mostly wait, but two cores must start them all in time
 _WITH_MODELS = 1  # these need the processor
 
 
