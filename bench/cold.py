@@ -32,7 +32,9 @@ from typing import Any
 import httpx
 import yaml
 
-from contracts.settings import ImageSettings, Settings, VlmSettings, load
+from contracts.settings import Settings
+from contracts.settings_file import load
+from contracts.settings_models import ImageSettings, VlmSettings
 from tests.pictures import RED_CIRCLE, ask, png
 from tests.servers import free_port
 
@@ -60,7 +62,7 @@ for part in stream_generate(model, processor, prompt, image=[picture], max_token
 BARE_IMAGE = """
 import sys
 from pathlib import Path
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers import families
 settings = ImageSettings.model_validate_json(sys.argv[1])
 model = families.load(Path(settings.path), settings)

@@ -29,7 +29,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers import blas
 
 FAMILIES = ("flux1-schnell", "flux2-klein-4b")

@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 
 from bench import full_size
-from contracts.settings import GIB, VlmSettings
+from contracts.settings_base import GIB
+from contracts.settings_models import VlmSettings
 from workers.engine import Answered, ChatJob, Delta, Sampling, Turn
 from workers.vlm import VlmEngine
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.image_report import Results, report, write
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers.engine import Drawn, ImageEvent, ImageJob, Stepped
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ import sys
 from pathlib import Path
 from workers import blas
 blas.enable()
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from mflux.models.flux.cli import flux_generate
 from mflux.models.flux.variants.txt2img.flux import Flux1
 from workers import families
@@ -57,7 +57,7 @@ ENGINE = """
 import sys
 from workers.engine import Drawn, ImageJob
 from workers.image import MfluxEngine
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 settings = ImageSettings.model_validate_json(sys.argv[1])
 prompt, side, steps = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 engine = MfluxEngine("bench", settings)
@@ -69,7 +69,7 @@ import sys
 from pathlib import Path
 from workers import blas
 blas.enable()
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers import families
 settings = ImageSettings.model_validate_json(sys.argv[1])
 side, steps = int(sys.argv[3]), int(sys.argv[4])

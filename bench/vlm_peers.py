@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.stack import ROOT, serving
 from bench.vlm_prompts import endless
-from contracts.settings import VlmSettings
+from contracts.settings_models import VlmSettings
 from tests.servers import free_port
 from workers import blas
 

@@ -12,7 +12,7 @@ from typing import Literal
 from contracts.errors import InvalidRequest, UnsupportedParameter
 from contracts.families import Family
 from contracts.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 
 ROUTES = ("chat", "analyze", "generate", "edit")  # what a model can be asked for
 # How an edit is done: the last steps of a drawing, by words, or into a mask.

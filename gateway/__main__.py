@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from contracts.settings import SettingsError, load
+from contracts.settings_file import SettingsError, load
 from gateway.app import create_app
 from web.parent import leave_with_parent
 from web.serve import PortTaken, bind, configure_logging, make_server, spare_the_collector

@@ -24,7 +24,8 @@ from contracts.openai import (
     parse_form,
     parse_json,
 )
-from contracts.settings import ImageSettings, Settings
+from contracts.settings import Settings
+from contracts.settings_models import ImageSettings
 from gateway.routing import choose_model
 
 _IMAGE_FIELD = re.compile(r"image(\[\d*\])?")  # image, image[], image[0]: the SDKs differ

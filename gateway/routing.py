@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contracts.abilities import ROUTES, capabilities
 from contracts.errors import InvalidRequest, ModelNotFound
-from contracts.settings import ModelSettings, Settings
+from contracts.settings import Settings
+from contracts.settings_models import ModelSettings
 
 
 def find_alias(settings: Settings, name: str) -> str:

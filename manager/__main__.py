@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from contracts.settings import SettingsError, load
+from contracts.settings_file import SettingsError, load
 from manager import pressure
 from manager.app import ManagerApp
 from manager.pressure import Pressure

@@ -18,7 +18,8 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from contracts.control import Download, ManagerStatus
-from contracts.settings import GIB, Settings
+from contracts.settings import Settings
+from contracts.settings_base import GIB
 from manager import memory, pressure
 from manager.auth import TokenGuard
 from manager.events import EventBus

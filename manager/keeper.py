@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from contracts.settings import GIB
+from contracts.settings_base import GIB
 from manager.events import EventBus
 from manager.memory import MemoryReading
 from manager.peaks import Peaks

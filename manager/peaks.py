@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 
 log = logging.getLogger(__name__)
 

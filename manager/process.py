@@ -25,7 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from contracts.settings import ImageSettings, VlmSettings, is_folder
+from contracts.settings_models import ImageSettings, VlmSettings, is_folder
 from manager.footprint import footprint
 
 ROOT = Path(__file__).resolve().parents[1]

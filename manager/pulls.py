@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from contracts.control import Download
 from contracts.errors import LoadFailed
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from manager import refusal
 from manager.process import (
     Handle,

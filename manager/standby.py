@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from contracts.settings import GIB, ImageSettings, VlmSettings
+from contracts.settings_base import GIB
+from contracts.settings_models import ImageSettings, VlmSettings
 from manager.process import (
     Handle,
     Launcher,

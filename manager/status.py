@@ -18,7 +18,9 @@ from contracts.control import (
     StandbyStatus,
     WorkerState,
 )
-from contracts.settings import GIB, ImageSettings, Settings, VlmSettings
+from contracts.settings import Settings
+from contracts.settings_base import GIB
+from contracts.settings_models import ImageSettings, VlmSettings
 from manager.lifecycle import RUNNING
 from manager.memory import MemoryReading
 from manager.pressure import Pressure

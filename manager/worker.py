@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.control import Download, Drawing, Phase, WorkerState
-from contracts.settings import ImageSettings, Settings, VlmSettings
+from contracts.settings import Settings
+from contracts.settings_models import ImageSettings, VlmSettings
 from manager.incarnation import Incarnation, Timeouts, new_nonce
 from manager.lifecycle import WHEN_REAPED, Event, Lifecycle
 from manager.logs import WorkerLog

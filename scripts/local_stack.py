@@ -22,7 +22,8 @@ from typing import Self
 
 import httpx
 
-from contracts.settings import Settings, SettingsError, load
+from contracts.settings import Settings
+from contracts.settings_file import SettingsError, load
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_S = 30.0

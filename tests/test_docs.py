@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.settings import ENVIRONMENT, Settings
+from contracts.settings import Settings
+from contracts.settings_file import ENVIRONMENT
 from scripts.local_stack import ROOT, LocalStack
 from tests.stacks import demo_config, running
 

@@ -16,7 +16,10 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from contracts.settings import GIB, ImageSettings, Settings, VlmSettings, load
+from contracts.settings import Settings
+from contracts.settings_base import GIB
+from contracts.settings_file import load
+from contracts.settings_models import ImageSettings, VlmSettings
 from scripts.local_stack import ROOT
 from tests.pictures import RED_CIRCLE, ask
 from tests.stacks import demo_config, running
@@ -191,7 +194,7 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
 def test_the_engine_is_built_as_the_settings_say() -> None:
     """In a process of its own, which tells what it keeps and how it reads."""
     code = (
-        "import sys; from contracts.settings import VlmSettings; from workers.vlm import VlmEngine;"
+        "import sys; from contracts.settings_models import VlmSettings; from workers.vlm import VlmEngine;"
         "from workers.schedule import BatchOptions;"
         "s = VlmSettings.model_validate_json(sys.argv[1]); e = VlmEngine('a', s);"
         "e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family;"
@@ -227,7 +230,7 @@ def test_a_model_is_quantized_when_asked() -> None:
     """In a process of its own, which reports how its layers are stored."""
     code = (
         "import sys; from pathlib import Path; from workers import runtime; runtime.prepare();"
-        "from contracts.settings import ImageSettings; from workers import families;"
+        "from contracts.settings_models import ImageSettings; from workers import families;"
         "s = ImageSettings.model_validate_json(sys.argv[1]); m = families.load(Path(s.path), s).model;"
         "print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
     )

@@ -7,7 +7,9 @@ import re
 import pytest
 
 from contracts.families import FAMILIES
-from contracts.settings import GIB, ImageSettings, load
+from contracts.settings_base import GIB
+from contracts.settings_file import load
+from contracts.settings_models import ImageSettings
 from scripts.image_sizes import Count, weights
 from scripts.local_stack import ROOT
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
-from contracts import settings as config
-from contracts.settings import ImageSettings, ModelSettings, SettingsError, VlmSettings
+from contracts import settings_file as config
+from contracts.settings_file import SettingsError
+from contracts.settings_models import ImageSettings, ModelSettings, VlmSettings
 from web.serve import PortTaken, bind, configure_logging
 from workers import server, standby
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.control import Phase
 from contracts.errors import NotFound
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from web.errors import error_response, install_error_handlers
 from web.request_id import RequestId
 from workers.chat import ChatRoutes

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from contracts.chat import ImageUrl
 from contracts.errors import InvalidRequest
 from contracts.openai import AnalyzeRequest, ChatRequest, Message
-from contracts.settings import VlmSettings
+from contracts.settings_models import VlmSettings
 from workers import answers, completions, jobs, media
 from workers.completions import ChatChunks, Shape
 from workers.endpoint import Answer, Exchange, Worker

@@ -24,7 +24,7 @@ from contracts.openai import (
     InputTokenDetails,
     OutputTokenDetails,
 )
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers.answers import Identity, sse
 from workers.engine import ImageJob
 

@@ -11,7 +11,7 @@ from typing import Any
 from contracts.abilities import EditWay
 from contracts.media import Size, fit_size, read_image_field
 from contracts.openai import ImageEditRequest
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers import drawing, masks, media
 from workers.engine import ImageJob
 

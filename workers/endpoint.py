@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from contracts.control import MODEL_HEADER, Phase, WorkerHealth
 from contracts.errors import ApiError, InternalError
 from contracts.openai import parse_json
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from web.errors import error_response, sse_error
 from web.inbound import ClientGone, Inbound
 from web.request_id import HEADER

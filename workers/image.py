@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from contracts.control import Phase
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers import families, hub, runtime
 from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Report
 from workers.thread import first_line

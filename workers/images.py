@@ -17,7 +17,7 @@ from contracts.abilities import EditWay, check_generation, edit_way
 from contracts.control import Drawing
 from contracts.media import Size, parse_size, read_image_field, sniff
 from contracts.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers import answers, drawing, files, media
 from workers.drawing import ImageAnswer
 from workers.editing import edit_job

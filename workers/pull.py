@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.control import Download, Phase
-from contracts.settings import ImageSettings, ModelSettings, VlmSettings
+from contracts.settings_models import ImageSettings, ModelSettings, VlmSettings
 from web.parent import leave_with_parent
 from workers import hub, image, vlm
 from workers.engine import LoadError, Report

@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from contracts.control import Phase
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from web.parent import leave_with_parent
 from web.serve import config_for
 from workers.app import create_app

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contracts.settings import Port, SettingsError
+from contracts.settings_base import Port
+from contracts.settings_file import SettingsError
 from workers import runtime
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from contracts.control import Phase
 from contracts.errors import InvalidRequest
-from contracts.settings import VlmSettings
+from contracts.settings_models import VlmSettings
 from workers import hub, runtime
 from workers.checkpoint import context_length, has_moondream_vocabulary
 from workers.engine import ChatEvent, ChatJob, LoadError, Report, Sampling, Turn

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 
 from contracts.abilities import capabilities
 from contracts.openai import ModelList, ModelObject, TaskList, TaskObject
-from contracts.settings import ImageSettings, Settings
+from contracts.settings import Settings
+from contracts.settings_models import ImageSettings
 from contracts.tasks import DEFAULT_TASK, TASKS
 from gateway.routing import find_alias
 

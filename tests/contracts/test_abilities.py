@@ -10,7 +10,7 @@ from contracts.abilities import ROUTES, capabilities, check_generation, edit_way
 from contracts.errors import InvalidRequest
 from contracts.families import FAMILIES
 from contracts.openai import ImageEditRequest, ImageGenerationRequest
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 
 
 def draw(**fields: Any) -> ImageGenerationRequest:

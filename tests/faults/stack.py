@@ -16,7 +16,8 @@ from typing import Any, Self
 
 import httpx
 
-from contracts.settings import Settings, load
+from contracts.settings import Settings
+from contracts.settings_file import load
 from manager.process import ROOT
 from tests.faults.processes import Sampler, alive, children, descendants
 from tests.stacks import wait_for

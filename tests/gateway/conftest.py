@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contracts.settings import Settings, load
+from contracts.settings import Settings
+from contracts.settings_file import load
 from gateway.app import create_app
 from tests.gateway.stand_in import StandIn
 from tests.servers import free_port, served

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from contracts.settings import SettingsError
+from contracts.settings_file import SettingsError
 from gateway.app import create_app
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn

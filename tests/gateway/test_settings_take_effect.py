@@ -9,7 +9,7 @@ import psutil
 import pytest
 import yaml
 
-from contracts.settings import load
+from contracts.settings_file import load
 from gateway.app import create_app
 from scripts.local_stack import LocalStack
 from tests.gateway.conftest import CONFIG, make_settings

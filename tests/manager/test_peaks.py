@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from manager import peaks as module
 from manager.peaks import LARGEST, Peak, Peaks, parse, peak_key, render
 

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.control import Download
 from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
-from contracts.settings import GIB
+from contracts.settings_base import GIB
 from manager.housekeeping import SETTLE_S
 from manager.peaks import peak_key
 from manager.pressure import Pressure

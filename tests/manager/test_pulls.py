@@ -14,7 +14,7 @@ import pytest
 
 from contracts.control import Download
 from contracts.errors import LoadFailed, Unavailable
-from contracts.settings import VlmSettings
+from contracts.settings_models import VlmSettings
 from manager.process import Handle, LaunchFailed, LaunchSpec, Output
 from manager.pulls import Launch, PullLauncher, PullOutcome, Pulls, read_report
 from tests.hub_server import children_environ, hub

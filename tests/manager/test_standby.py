@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from contracts.settings import GIB, ImageSettings, VlmSettings
+from contracts.settings_base import GIB
+from contracts.settings_models import ImageSettings, VlmSettings
 from manager.app import standbys
 from manager.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
 from manager.standby import READY_LINE, TO_HAVE_FROM, Standbys

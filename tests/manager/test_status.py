@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from contracts.control import Drawing
 from contracts.control import WorkerState as S
-from contracts.settings import GIB, Settings
+from contracts.settings import Settings
+from contracts.settings_base import GIB
 from manager.memory import MemoryReading, read
 from manager.pressure import Pressure
 from manager.status import Room, WorkerReport, manager_status

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.settings import GIB
+from contracts.settings_base import GIB
 from manager.app import ManagerApp
 from manager.peaks import peak_key
 from manager.process import LocalLauncher

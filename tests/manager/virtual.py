@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from contracts.control import Download
-from contracts.settings import GIB, ImageSettings, Settings, VlmSettings
+from contracts.settings import Settings
+from contracts.settings_base import GIB
+from contracts.settings_models import ImageSettings, VlmSettings
 from manager.incarnation import POLL_S, Timeouts
 from manager.lease import Lease
 from manager.memory import MemoryReading

@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 import pytest
 
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from workers import blas
 from workers.engine import (
     Answered,

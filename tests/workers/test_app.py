@@ -20,7 +20,7 @@ from PIL import Image
 from contracts.control import Download, Phase, WorkerHealth
 from contracts.errors import InvalidRequest
 from contracts.openai import ImagesResponse
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from tests.servers import served
 from tests.workers.fakes import FakeEngine
 from workers.app import create_app

@@ -8,7 +8,7 @@ from PIL import Image
 
 from contracts.media import Size
 from contracts.openai import ImageEditRequest, ImageGenerationRequest, ImagesResponse
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers import drawing
 from workers.answers import Identity
 from workers.drawing import ImageAnswer

@@ -36,7 +36,7 @@ print(json.dumps({"found": str(found), "results": [r.flatten().tolist() for r in
 """
 TALK_AND_DRAW = """
 import json, sys
-from contracts.settings import ImageSettings, VlmSettings
+from contracts.settings_models import ImageSettings, VlmSettings
 from demo.world import Scene, Thing, render
 from workers.answers import text_of
 from workers.engine import ChatJob, Drawn, ImageJob, Sampling, Turn

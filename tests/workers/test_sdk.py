@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
-from contracts.settings import VlmSettings
+from contracts.settings_models import VlmSettings
 from tests.servers import served
 from tests.workers.fakes import FakeEngine
 from workers.app import create_app

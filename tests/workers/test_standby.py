@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from contracts.settings import SettingsError
+from contracts.settings_file import SettingsError
 from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
 from tests.servers import free_port
 from tests.workers.conftest import MODELS, image_settings, vlm_settings

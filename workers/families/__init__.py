@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.families import FAMILIES
 
 if TYPE_CHECKING:
-    from contracts.settings import ImageSettings
+    from contracts.settings_models import ImageSettings
 
 
 def _weights(*folders: str) -> tuple[str, ...]:

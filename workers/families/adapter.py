@@ -22,7 +22,7 @@ from mflux.utils.image_util import ImageUtil
 from mlx.utils import tree_flatten
 from PIL.Image import Image
 
-from contracts.settings import ImageSettings
+from contracts.settings_models import ImageSettings
 from workers.engine import ImageJob
 from workers.families import checkpoint
 from workers.families.checkpoint import Part

@@ -18,7 +18,7 @@ from typing import Any
 import mlx.nn as nn
 from mflux.models.common.lora.mapping.lora_loader import LoRALoader
 
-from contracts.settings import LoraSettings, is_folder
+from contracts.settings_models import LoraSettings, is_folder
 from workers.engine import LoadError
 from workers.thread import first_line
 

@@ -87,7 +87,7 @@ def with_mflux(folder: Path) -> bool:
     import mlx.core as mx
     from mflux.models.flux.latent_creator.flux_latent_creator import FluxLatentCreator
 
-    from contracts.settings import ImageSettings
+    from contracts.settings_models import ImageSettings
     from workers import families
 
     checkpoint, expected = folder / "checkpoint", np.load(folder / "expected.npz")
