@@ -1,0 +1,94 @@
+"""One stack with a key and a small limit, the proxies before it, and a process for each client."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scripts.local_stack import LocalStack
+from tests.clients.conversation import Conversation
+from tests.clients.proxies import litellm_proxy
+from tests.clients.table import Client
+from tests.clients.world import KEY, MAX_BODY_MB, write_pictures, write_world
+from tests.pictures import RED_CIRCLE, png
+from tests.stacks import running
+
+CHANGES = {"gateway.api_key": KEY, "gateway.max_body_mb": MAX_BODY_MB}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clients")
+
+
+@pytest.fixture(scope="session")
+def stack(folder: Path) -> Iterator[LocalStack]:
+    """Its models are loaded: what a client waits for is its own request."""
+    with running(folder / "stack", CHANGES) as stack:
+        with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=60) as http:
+            for alias in stack.settings.models:
+                assert http.post(f"/v1/system/warm/{alias}").status_code == 200
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def circle_url() -> Iterator[str]:
+    """A picture on a web server of the tests."""
+
+    class Circle(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "image/png")
+            self.end_headers()
+            self.wfile.write(png(RED_CIRCLE))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Circle) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/circle.png"
+        server.shutdown()
+        thread.join()
+
+
+Asker = Callable[[Client], Conversation]
+
+
+@pytest.fixture(scope="session")
+def conversation_with(stack: LocalStack, folder: Path, circle_url: str) -> Iterator[Asker]:
+    """Gives the process of a client; the one before it ends, so that there is one at a time."""
+    pictures = write_pictures(folder)
+    with ExitStack() as current:
+        at: list[tuple[str, Conversation]] = []
+
+        def start(client: Client) -> Conversation:
+            if at and at[0][0] == client.name:
+                return at[0][1]
+            current.close()
+            at.clear()
+            base_url, key = f"{stack.url}/v1", KEY
+            if client.through:
+                base_url, key = current.enter_context(litellm_proxy(folder, base_url, key))
+            world = folder / f"{client.name}.json"
+            write_world(
+                world,
+                base_url,
+                key=key,
+                pictures=pictures,
+                circle_url=circle_url,
+                strict=not client.through,
+            )
+            command = [*client.command, *client.arguments]
+            conversation = current.enter_context(Conversation(command, world, folder))
+            at.append((client.name, conversation))
+            return conversation
+
+        yield start

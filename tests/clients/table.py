@@ -1,0 +1,188 @@
+"""The clients: how each is started, what it is installed from, and what it can't be asked to do.
+
+Rules: every client does every scenario, or ``cannot`` says why not; the docs show that reason. What
+the server doesn't offer yet is named in ``PENDING``, with what it waits for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.local_stack import ROOT
+from tests.clients.scenarios import SCENARIOS, Scenario
+
+FOLDER = ROOT / "tests" / "clients"
+ENVIRONMENTS = ROOT / ".venv" / "clients"
+
+# Scenarios that wait for something that the server does not offer yet.
+PENDING: Mapping[str, str] = {
+    "chat_url": "image URLs",
+    "edit_json": "image URLs",
+    "responses": "/v1/responses",
+    "responses_stream": "/v1/responses",
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """``script``: in ``scripts/``. ``environment``: its lock file and its folder of packages; "" is the
+    project's own. ``packages``: those whose versions the docs tell. ``by_responses``: all that is asked
+    about pictures goes by ``/v1/responses``. ``through``: the proxy that stands in front of us.
+    """
+
+    name: str
+    title: str
+    script: str
+    environment: str = ""
+    packages: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    cannot: Mapping[str, str] = field(default_factory=dict)
+    by_responses: frozenset[str] = frozenset()
+    through: str = ""
+
+    @property
+    def is_node(self) -> bool:
+        return self.script.endswith(".mjs")
+
+    @property
+    def command(self) -> list[str]:
+        if self.is_node:
+            return ["node", str(FOLDER / "scripts" / self.script)]
+        return [python_of(self.environment), "-m", f"tests.clients.scripts.{self.script}"]
+
+    def pending(self, scenario: Scenario) -> str:
+        """What the scenario waits for, or nothing."""
+        if scenario.name in self.by_responses:
+            return PENDING.get("responses", "")
+        return PENDING.get(scenario.name, "")
+
+
+def python_of(environment: str) -> str:
+    return str(ENVIRONMENTS / environment / "bin" / "python") if environment else sys.executable
+
+
+def _names(*prefixes: str) -> list[str]:
+    return [s.name for s in SCENARIOS if s.name.startswith(prefixes)]
+
+
+def _each(why: str, *names: str) -> dict[str, str]:
+    return dict.fromkeys(names, why)
+
+
+_RESPONSES = ("responses", "responses_stream")
+_MODELS = ("list_models", "retrieve_model")
+_PICTURES = (*_names("generate", "edit"), "bad_size", "too_large_form", "too_many")
+_STREAMED = "streams no pictures"
+_FORMS = "edits by forms only"
+_PLAIN = "speaks `/v1/chat/completions`"
+
+CLIENTS = (
+    Client("openai-python", "openai-python", "openai_sync", packages=("openai",)),
+    Client(
+        "openai-python-async",
+        "openai-python, async",
+        "openai_async",
+        packages=("openai",),
+        cannot={"edit_json": "as openai-python"},
+    ),
+    Client("openai-node", "openai-node", "openai_node.mjs", "node", ("openai",)),
+    Client(
+        "ai-sdk-compatible",
+        "AI SDK, openai-compatible",
+        "ai_sdk.mjs",
+        "node",
+        ("ai", "@ai-sdk/openai-compatible"),
+        ("compatible",),
+        cannot={
+            **_each("has no call for it", *_MODELS),
+            **_each(_PLAIN, *_RESPONSES),
+            "generate_stream": _STREAMED,
+            "edit_json": _FORMS,
+        },
+    ),
+    Client(
+        "ai-sdk-openai",
+        "AI SDK, openai",
+        "ai_sdk.mjs",
+        "node",
+        ("ai", "@ai-sdk/openai"),
+        ("openai",),
+        cannot={
+            **_each("has no call for it", *_MODELS),
+            "generate_stream": _STREAMED,
+            "edit_json": _FORMS,
+        },
+        by_responses=frozenset(
+            [*_names("chat", "stream", "tools", "json"), "unknown_model", "too_large", "time_out", "abort"]
+        ),
+    ),
+    Client(
+        "pydantic-ai",
+        "pydantic-ai",
+        "pydantic_agents",
+        "pydantic-ai",
+        ("pydantic-ai-slim", "openai"),
+        cannot={
+            **_each("has no call for it", *_MODELS),
+            **_each("has no call for it", *_PICTURES),
+        },
+    ),
+    Client(
+        "langchain",
+        "LangChain",
+        "langchain_chat",
+        "langchain",
+        ("langchain-openai", "openai"),
+        cannot={
+            **_each("has no call for it", *_MODELS),
+            **_each("has no call for it", *_PICTURES),
+        },
+    ),
+    Client(
+        "litellm",
+        "LiteLLM",
+        "litellm_calls",
+        "litellm",
+        ("litellm", "openai"),
+        cannot={
+            **_each("has no call for it", *_MODELS),
+            "generate_stream": _STREAMED,
+            "edit_json": _FORMS,
+        },
+    ),
+    Client(
+        "litellm-proxy",
+        "LiteLLM's proxy in front",
+        "openai_sync",
+        packages=("openai",),
+        cannot={
+            "wrong_key": "the proxy has keys of its own",
+            "edit_json": _FORMS,
+        },
+        through="litellm",
+    ),
+    Client(
+        "open-webui",
+        "Open WebUI, its requests",
+        "open_webui",
+        cannot={
+            "retrieve_model": "asks for the list only",
+            "json_schema": "never asks for it",
+            **_each(_PLAIN, *_RESPONSES),
+            "generate_stream": _STREAMED,
+            "edit_mask": "sends none",
+            "edit_json": _FORMS,
+        },
+    ),
+)
+
+
+def does(client: Client, scenario: Scenario) -> bool:
+    return scenario.name not in client.cannot and not client.pending(scenario)
+
+
+def lock_of(environment: str) -> Path:
+    return FOLDER / f"requirements-{environment}.lock"

@@ -1,0 +1,50 @@
+"""Every client against the real stack: the table of clients times the list of scenarios."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from contracts.control import WorkerHealth
+from scripts.local_stack import LocalStack
+from tests.clients.conftest import Asker
+from tests.clients.scenarios import SCENARIOS, Scenario
+from tests.clients.table import CLIENTS, Client, does
+from tests.stacks import wait_for
+
+pytestmark = [pytest.mark.process, pytest.mark.mlx]
+
+_ANSWER_S = 60.0
+_STOPPED_S = 2.0  # what was left behind would go on for longer
+
+
+@pytest.mark.parametrize(
+    ("client", "scenario"),
+    [
+        pytest.param(client, scenario, id=f"{client.name}-{scenario.name}")
+        for client in CLIENTS
+        for scenario in SCENARIOS
+        if does(client, scenario)
+    ],
+)
+def test_a_client_works_as_with_openai(
+    client: Client, scenario: Scenario, conversation_with: Asker, stack: LocalStack
+) -> None:
+    seen = conversation_with(client).ask(scenario.name, _ANSWER_S)
+    if scenario.leaves:
+        wait_for(lambda: _nothing_is_in_flight(stack), _STOPPED_S)
+    scenario.judge(seen)
+
+
+def _nothing_is_in_flight(stack: LocalStack) -> bool:
+    """No request at the manager, and no work on the model's thread."""
+    status = httpx.get(f"{stack.url}/v1/system/status", headers=stack.headers).json()
+    worker = status["workers"]["vlm-best"]
+    health = httpx.get(f"http://127.0.0.1:{worker['port']}/health").json()
+    return worker["active_requests"] == 0 and WorkerHealth(**health).jobs == 0
+
+
+def test_every_scenario_that_a_client_can_not_do_is_known() -> None:
+    names = {scenario.name for scenario in SCENARIOS}
+    for client in CLIENTS:
+        assert set(client.cannot) | client.by_responses <= names

@@ -1,0 +1,69 @@
+"""What the clients are given: where the stack is, pictures, words, schemas. One file for each client."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, png
+
+KEY = "a-key-for-the-tests-of-clients"
+EDITING = "a green circle on a blue background"
+HOLE = (15, 15, 112, 112)  # of 128 x 128 pixels: the circle and some ground
+MAX_BODY_MB = 1
+
+_COLOR = {"type": "string", "enum": ["red", "green", "blue", "yellow"]}
+SHAPE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "shape": {"type": "string", "enum": ["circle", "square", "star", "triangle"]},
+        "color": _COLOR,
+        "background": _COLOR,
+    },
+    "required": ["shape", "color", "background"],
+    "additionalProperties": False,
+}
+# An answer that takes long: it can't end before all of them are written.
+NUMBERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"numbers": {"type": "array", "items": {"type": "integer"}, "minItems": 1000}},
+    "required": ["numbers"],
+    "additionalProperties": False,
+}
+
+
+def write_pictures(folder: Path) -> dict[str, str]:
+    """Writes the pictures into *folder*; their paths by name."""
+    files = {
+        "circle": png(RED_CIRCLE),
+        "large": png(RED_CIRCLE) + bytes(MAX_BODY_MB * 3 << 19),  # half as much again as is taken
+    }
+    for name, data in files.items():
+        (folder / f"{name}.png").write_bytes(data)
+    mask = Image.new("RGBA", (128, 128), (0, 0, 0, 255))
+    ImageDraw.Draw(mask).rectangle(HOLE, fill=(0, 0, 0, 0))
+    mask.save(folder / "mask.png")
+    return {name: str(folder / f"{name}.png") for name in (*files, "mask")}
+
+
+def write_world(
+    file: Path, base_url: str, *, key: str, pictures: dict[str, str], circle_url: str, strict: bool
+) -> None:
+    """*strict*: the answers are ours alone, so that nothing in them may be wrong."""
+    world = {
+        "base_url": base_url,
+        "key": key,
+        "strict": strict,
+        **pictures,
+        "circle_url": circle_url,
+        "ask_caption": "Caption this image.",
+        "ask_objects": "List the objects in this image.",
+        "drawing": RED_CIRCLE_CAPTION,
+        "editing": EDITING,
+        "shape": SHAPE,
+        "numbers": NUMBERS,
+    }
+    file.write_text(json.dumps(world))
