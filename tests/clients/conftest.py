@@ -15,11 +15,15 @@ from scripts.local_stack import LocalStack
 from tests.clients.conversation import Conversation
 from tests.clients.proxies import litellm_proxy
 from tests.clients.table import Client
-from tests.clients.world import KEY, MAX_BODY_MB, write_pictures, write_world
-from tests.pictures import RED_CIRCLE, png
+from tests.clients.world import CIRCLE, KEY, MAX_BODY_MB, write_pictures, write_world
+from tests.pictures import png
 from tests.stacks import running
 
-CHANGES = {"gateway.api_key": KEY, "gateway.max_body_mb": MAX_BODY_MB}
+CHANGES = {
+    "gateway.api_key": KEY,
+    "gateway.max_body_mb": MAX_BODY_MB,
+    "models.image-gen.edit_steps": 4,  # enough for a strength of a half, and quicker
+}
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +50,7 @@ def circle_url() -> Iterator[str]:
             self.send_response(200)
             self.send_header("content-type", "image/png")
             self.end_headers()
-            self.wfile.write(png(RED_CIRCLE))
+            self.wfile.write(png(CIRCLE))
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image, ImageChops, ImageDraw
 
 from demo.judge import check_caption
-from tests.clients.world import EDITING, HOLE, SHAPE
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, opened, png
+from tests.clients.world import CIRCLE, EDITING, HOLE, SHAPE
+from tests.pictures import RED_CIRCLE_CAPTION, opened, png
 
 Seen = Mapping[str, Any]
 LEFT_AFTER_S = 4.0  # by then a client that leaves has done so; the whole answer takes longer
@@ -104,14 +104,17 @@ def _the_circle_is_recoloured_in_its_place(seen: Seen) -> None:
     verdict = check_caption(_one_picture(seen), EDITING)
     assert verdict.right, verdict
     (circle,) = verdict.look.objects
-    assert abs(circle.cx - 0.5) < 0.05
-    assert abs(circle.cy - 0.5) < 0.05
+    place = CIRCLE.things[0]
+    # Not every client can send a strength; at the default one it moves a little.
+    near = 0.05 if seen["strength"] == 0.5 else 0.25
+    assert abs(circle.cx - place.cx) < near, verdict
+    assert abs(circle.cy - place.cy) < near, verdict
 
 
 def _only_what_the_mask_marks_is_redrawn(seen: Seen) -> None:
     edited = _one_picture(seen).convert("RGB")
     assert check_caption(edited, EDITING).right
-    source = opened(base64.b64encode(png(RED_CIRCLE)).decode()).convert("RGB")
+    source = opened(base64.b64encode(png(CIRCLE)).decode()).convert("RGB")
     changed = ImageChops.difference(edited, source)
     assert changed.getbbox() is not None
     ImageDraw.Draw(changed).rectangle(HOLE, fill=0)

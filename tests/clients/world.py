@@ -8,11 +8,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, png
+from demo.world import Scene, Thing
+from tests.pictures import RED_CIRCLE_CAPTION, png
 
 KEY = "a-key-for-the-tests-of-clients"
 EDITING = "a green circle on a blue background"
-HOLE = (15, 15, 112, 112)  # of 128 x 128 pixels: the circle and some ground
+CIRCLE = Scene("blue", (Thing("red", "circle", 0.35, 0.4, 0.25),))  # where no new drawing would put it
+HOLE = (5, 11, 84, 91)  # of 128 x 128 pixels: the circle and some ground
 MAX_BODY_MB = 1
 
 _COLOR = {"type": "string", "enum": ["red", "green", "blue", "yellow"]}
@@ -38,8 +40,8 @@ NUMBERS: dict[str, Any] = {
 def write_pictures(folder: Path) -> dict[str, str]:
     """Writes the pictures into *folder*; their paths by name."""
     files = {
-        "circle": png(RED_CIRCLE),
-        "large": png(RED_CIRCLE) + bytes(MAX_BODY_MB * 3 << 19),  # half as much again as is taken
+        "circle": png(CIRCLE),
+        "large": png(CIRCLE) + bytes(MAX_BODY_MB * 3 << 19),  # half as much again as is taken
     }
     for name, data in files.items():
         (folder / f"{name}.png").write_bytes(data)

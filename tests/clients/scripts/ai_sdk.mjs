@@ -47,7 +47,10 @@ async function draw(prompt, options, fields = {}) {
     providerOptions: { [name]: options },
     ...fields,
   });
-  return { pictures: answer.images.map((image) => image.base64) };
+  return {
+    pictures: answer.images.map((image) => image.base64),
+    strength: which === 'openai' ? null : options.strength, // it passes on no option that it doesn't know
+  };
 }
 
 const edit = (images, mask) =>

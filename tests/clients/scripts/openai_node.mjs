@@ -31,7 +31,10 @@ function responseFormat(schema) {
 const chatOf = (messages, fields = {}) =>
   client.chat.completions.create({ ...greedy, messages, ...fields });
 const textOf = (answer) => ({ text: answer.choices[0].message.content });
-const picturesOf = (answer) => ({ pictures: answer.data.map((item) => item.b64_json) });
+const picturesOf = (answer) => ({
+  pictures: answer.data.map((item) => item.b64_json),
+  strength: editing.strength,
+});
 const edit = async (fields) => picturesOf(await client.images.edit({ ...editing, ...fields }));
 const stream = (name = 'circle') => fs.createReadStream(WORLD[name]);
 

@@ -173,7 +173,7 @@ def _edit(**fields: Any) -> Seen:
 
 
 def _pictures(answer: openai.types.ImagesResponse) -> Seen:
-    return {"pictures": [data.b64_json for data in answer.data or ()]}
+    return {"pictures": [data.b64_json for data in answer.data or ()], "strength": 0.5}
 
 
 # --- errors, and leaving -------------------------------------------------------------------------
