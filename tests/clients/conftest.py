@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -13,7 +13,7 @@ import pytest
 
 from scripts.local_stack import LocalStack
 from tests.clients.conversation import Conversation
-from tests.clients.proxies import litellm_proxy
+from tests.clients.proxies import LiteLLMProxy
 from tests.clients.table import Client
 from tests.clients.world import CIRCLE, KEY, MAX_BODY_MB, write_pictures, write_world
 from tests.pictures import png
@@ -63,11 +63,26 @@ def circle_url() -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture(scope="session")
+def proxy(
+    stack: LocalStack, folder: Path, request: pytest.FixtureRequest
+) -> Iterator[LiteLLMProxy | None]:
+    """Started at once when a chosen test wants it: it is slow, and comes last."""
+    callspecs = [getattr(item, "callspec", None) for item in request.session.items]
+    if not any(callspec and callspec.params["client"].through for callspec in callspecs):
+        yield None
+        return
+    with LiteLLMProxy(folder, f"{stack.url}/v1", KEY) as proxy:
+        yield proxy
+
+
 Asker = Callable[[Client], Conversation]
 
 
 @pytest.fixture(scope="session")
-def conversation_with(stack: LocalStack, folder: Path, circle_url: str) -> Iterator[Asker]:
+def conversation_with(
+    stack: LocalStack, folder: Path, circle_url: str, proxy: LiteLLMProxy | None
+) -> Iterator[Asker]:
     """Gives the process of a client; the one before it ends, so that there is one at a time."""
     pictures = write_pictures(folder)
     with ExitStack() as current:
@@ -80,7 +95,9 @@ def conversation_with(stack: LocalStack, folder: Path, circle_url: str) -> Itera
             at.clear()
             base_url, key = f"{stack.url}/v1", KEY
             if client.through:
-                base_url, key = current.enter_context(litellm_proxy(folder, base_url, key))
+                assert proxy is not None
+                proxy.wait()
+                base_url, key = proxy.base_url, proxy.key
             world = folder / f"{client.name}.json"
             write_world(
                 world,

@@ -67,7 +67,19 @@ def _install_python(environment: str, folder: Path, lock: Path) -> None:
         _run([str(_UV), "pip", "sync", "--quiet", "--require-hashes", "--python", python, str(lock)])
     else:
         _run([sys.executable, "-m", "venv", str(folder)])
-        _run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(lock)])
+        _run(
+            [
+                python,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                "-r",
+                str(lock),
+            ]
+        )
 
 
 def _run(command: list[str], folder: Path = ROOT) -> None:

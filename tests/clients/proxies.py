@@ -1,12 +1,12 @@
-"""LiteLLM's proxy, with our stack behind it."""
+"""LiteLLM's proxy, with our stack behind it, as its users configure it: a row for each model."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import httpx
 import yaml
@@ -15,54 +15,68 @@ from tests.clients.table import ENVIRONMENTS
 from tests.servers import free_port
 from tests.stacks import wait_for
 
-_KEY = "sk-of-the-proxy"
+_START_S = 180.0  # 20 s of work on an idle machine
+_NAMES = ("vlm-fast", "vlm-best", "image-gen", "schnell", "no/such")
+_AT_HOME = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
 
 
-@contextmanager
-def litellm_proxy(folder: Path, base_url: str, key: str) -> Iterator[tuple[str, str]]:
-    """Its base URL and its key."""
-    port = free_port()
-    behind = {"api_base": base_url, "api_key": key}
-    config = {
-        "model_list": [
-            {"model_name": name, "litellm_params": {"model": f"openai/{behind_it}", **behind}}
-            for name, behind_it in {
-                "vlm-fast": "vlm-fast",
-                "vlm-best": "vlm-best",
-                "image-gen": "image-gen",
-                "schnell": "schnell",
-                "no/such": "no/such",
-            }.items()
-        ],
-        "general_settings": {"master_key": _KEY},
-        "litellm_settings": {"num_retries": 0},
-    }
-    file = folder / "litellm.yaml"
-    file.write_text(yaml.safe_dump(config))
-    program = ENVIRONMENTS / "litellm" / "bin" / "litellm"
-    environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
-    with (folder / "litellm.log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(program), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)],
-            env=environ,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: _answers(url), 60)
-        yield f"{url}/v1", _KEY
-    finally:
-        process.terminate()
+class LiteLLMProxy:
+    """``with LiteLLMProxy(...) as proxy:`` starts it; it takes its time until ``wait`` returns."""
+
+    key = "sk-of-the-proxy"
+
+    def __init__(self, folder: Path, base_url: str, key: str) -> None:
+        self._port = free_port()
+        self._config = folder / "litellm.yaml"
+        self._log = folder / "litellm.log"
+        behind = {"api_base": base_url, "api_key": key}
+        config = {
+            "model_list": [
+                {"model_name": name, "litellm_params": {"model": f"openai/{name}", **behind}}
+                for name in _NAMES
+            ],
+            "general_settings": {"master_key": self.key},
+            "router_settings": {"num_retries": 0},
+        }
+        self._config.write_text(yaml.safe_dump(config))
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    def __enter__(self) -> Self:
+        program = str(ENVIRONMENTS / "litellm" / "bin" / "litellm")
+        place = ["--host", "127.0.0.1", "--port", str(self._port)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [program, "--config", str(self._config), *place],
+                env={**os.environ, **_AT_HOME},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._process.terminate()
         try:
-            process.wait(10)
+            self._process.wait(10)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
 
+    def wait(self) -> None:
+        """Until it answers."""
+        wait_for(self._answers, _START_S)
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/liveliness", timeout=2).status_code == 200
-    except httpx.TransportError:
-        return False
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, self._log.read_text()[-2000:]
+        try:
+            return httpx.get(f"{self.base_url}/models", headers=self._bearer, timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+    @property
+    def _bearer(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}

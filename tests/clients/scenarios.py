@@ -173,4 +173,3 @@ SCENARIOS = (
     Scenario("time_out", "a time-out stops the worker", _gave_up_in_time, leaves=True),
     Scenario("abort", "leaving a stream stops the worker", _left_after_a_few_pieces, leaves=True),
 )
-

@@ -21,8 +21,6 @@ ENVIRONMENTS = ROOT / ".venv" / "clients"
 PENDING: Mapping[str, str] = {
     "chat_url": "image URLs",
     "edit_json": "image URLs",
-    "responses": "/v1/responses",
-    "responses_stream": "/v1/responses",
 }
 
 
@@ -116,7 +114,13 @@ CLIENTS = (
             "edit_json": _FORMS,
         },
         by_responses=frozenset(
-            [*_names("chat", "stream", "tools", "json"), "unknown_model", "too_large", "time_out", "abort"]
+            [
+                *_names("chat", "stream", "tools", "json"),
+                "unknown_model",
+                "too_large",
+                "time_out",
+                "abort",
+            ]
         ),
     ),
     Client(
@@ -154,17 +158,6 @@ CLIENTS = (
         },
     ),
     Client(
-        "litellm-proxy",
-        "LiteLLM's proxy in front",
-        "openai_sync",
-        packages=("openai",),
-        cannot={
-            "wrong_key": "the proxy has keys of its own",
-            "edit_json": _FORMS,
-        },
-        through="litellm",
-    ),
-    Client(
         "open-webui",
         "Open WebUI, its requests",
         "open_webui",
@@ -176,6 +169,17 @@ CLIENTS = (
             "edit_mask": "sends none",
             "edit_json": _FORMS,
         },
+    ),
+    Client(
+        "litellm-proxy",
+        "LiteLLM's proxy in front",
+        "openai_sync",
+        packages=("openai",),
+        cannot={
+            "wrong_key": "the proxy has keys of its own",
+            "edit_json": _FORMS,
+        },
+        through="litellm",
     ),
 )
 

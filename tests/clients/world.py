@@ -1,4 +1,4 @@
-"""What the clients are given: where the stack is, pictures, words, schemas. One file for each client."""
+"""What a client is given: where the stack is, pictures, words, schemas."""
 
 from __future__ import annotations
 

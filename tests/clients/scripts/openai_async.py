@@ -79,7 +79,7 @@ async def tools() -> Seen:
     asked: Any = {"tools": [tool()], "tool_choice": "required", "parallel_tool_calls": False}
     async with completions.stream(messages=about("ask_objects"), **asked, **GREEDY) as stream:
         message = (await stream.get_final_completion()).choices[0].message
-    (call,) = message.tool_calls or ()
+    (call,) = message.tool_calls or []
     return {"name": call.function.name, "arguments": json.loads(call.function.arguments)}
 
 
@@ -193,9 +193,7 @@ async def abort() -> Seen:
     enough = asyncio.Event()
 
     async def read() -> None:
-        async for chunk in await completions.create(
-            messages=about("ask_objects"), stream=True, **LONG
-        ):
+        async for chunk in await completions.create(messages=about("ask_objects"), stream=True, **LONG):
             pieces.append(chunk.choices[0].delta.content or "")
             if len(pieces) == ENOUGH:
                 enough.set()

@@ -67,7 +67,8 @@ def stream_usage() -> Seen:
         messages=asked, stream=True, stream_options={"include_usage": True}, **GREEDY
     )
     assert last.usage is not None
-    return last.usage.model_dump()
+    usage: Seen = last.usage.model_dump()
+    return usage
 
 
 def tools() -> Seen:
@@ -78,7 +79,7 @@ def tools() -> Seen:
         parallel_tool_calls=False,
         **GREEDY,
     )
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
     return {"name": call.function.name, "arguments": json.loads(call.function.arguments)}
 
@@ -153,9 +154,7 @@ def edit_json() -> Seen:
         "strength": 0.5,
         "seed": 1,
     }
-    return _pictures(
-        client.post("/images/edits", body=body, cast_to=openai.types.ImagesResponse)
-    )
+    return _pictures(client.post("/images/edits", body=body, cast_to=openai.types.ImagesResponse))
 
 
 def _drawing() -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
+from openai import AsyncOpenAI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_ai import Agent, BinaryContent, ImageUrl, NativeOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from openai import AsyncOpenAI
 from tests.clients.scripts.protocol import (
     ENOUGH,
     PATIENCE_S,
