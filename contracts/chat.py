@@ -99,6 +99,10 @@ class Message(_Part):
     def parts(self) -> list[ContentPart]:
         return self.content or []
 
+    @property
+    def words(self) -> str:
+        return " ".join(part.words for part in self.parts if part.words)
+
 
 # --- tools ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ from gateway.links import Links, base_url
 from gateway.manager_client import ManagerClient, manager_unreachable
 from gateway.pictures import Pictures
 from gateway.rewrite import Rewrite
-from web.account import CLIENT_GONE, Account, request_id
+from web.account import CLIENT_GONE, Account, account_of
 from web.errors import error_response
 from web.inbound import ClientGone, Inbound
 from web.relay import (
@@ -88,7 +87,6 @@ class Exchange(Response):
         check: Check,
         *,
         takes_forms: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self._services = services
@@ -96,12 +94,11 @@ class Exchange(Response):
         self._path = path
         self._check = check
         self._takes_forms = takes_forms
-        self._clock = clock
         self._heartbeat: Heartbeat | None = None  # of a stream that has not begun by itself
         self._events: EventRewrite | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        account = Account(self._clock())
+        account = account_of(scope)
         try:
             await self._answer(account, scope, receive, send)
         except ApiError as exc:
@@ -112,24 +109,21 @@ class Exchange(Response):
         except ClientGone:
             account.status = CLIENT_GONE
         except Exception:
-            log.exception("[%s] a fault of the gateway", request_id(scope))
+            log.exception("[%s] a fault of the gateway", account.request_id)
             # If the answer has begun, the server refuses to begin another and cuts the connection.
             error = InternalError("internal error; the log has the details")
             await self._refuse(error, account, scope, receive, send)
-        finally:
-            level = logging.WARNING if account.error else logging.INFO
-            log.log(level, account.line(scope, self._clock()))
 
     async def _refuse(
         self, error: ApiError, account: Account, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        account.status = error.status
         if error.status >= 500:
             account.error = error.message
-        if self._heartbeat is not None and self._heartbeat.begun:
+        if self._begun:
             await end_with(send, error.body(SOURCE), self._events)
         else:
             await error_response(error, SOURCE)(scope, receive, send)
+        account.status = error.status
 
     async def _answer(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         async with Inbound(receive) as inbound:
@@ -158,7 +152,7 @@ class Exchange(Response):
         return self._check(self._settings, body)
 
     async def _relay(self, checked: Checked, account: Account, scope: Scope, send: Send) -> None:
-        account.alias = checked.alias
+        account.alias, account.prompt = checked.alias, checked.prompt
         rewrite = self._rewrite(checked, scope)
         if checked.stream:
             self._events = rewrite.events() if rewrite is not None else None
@@ -208,7 +202,11 @@ class Exchange(Response):
         if may_be_repeated(answer):
             answer.close()
             # At once: the manager lets it wait until the worker may be started again.
-            log.info("[%s] %s ended before it answered: sent again", request_id(scope), checked.alias)
+            log.info(
+                "[%s] %s ended before it answered: sent again",
+                account_of(scope).request_id,
+                checked.alias,
+            )
             answer = await ask(session, self._outbound(checked, scope))
         return answer
 
@@ -231,9 +229,9 @@ class Exchange(Response):
             raise rewrite.too_large() if rewrite is not None and looked_into else _no_answer()
         if rewrite is not None:
             body = await rewrite.whole(body) if looked_into else rewrite.refused(body)
-        account.status, account.bytes_out = status, len(body)
         if self._begun:
             await end_with(send, _told_by(body), self._events)
+            account.status = status
             return
         headers = [(k, v) for k, v in kept if k.lower() != b"content-length"]
         headers.append((b"content-length", b"%d" % len(body)))

@@ -80,6 +80,11 @@ def with_urls(answer: ImagesResponse, urls: Sequence[str]) -> bytes:
     return answer.model_copy(update={"data": data}).model_dump_json(exclude_none=True).encode()
 
 
+def shown(path: str) -> str:
+    """*path* as logs may hold it: the name of a picture is the key to it."""
+    return f"{FILES}..." if path.startswith(FILES) else path
+
+
 def file_url(base: str, token: str, form: str) -> str:
     return f"{base}{FILES}{token}.{form}"
 

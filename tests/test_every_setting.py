@@ -62,6 +62,8 @@ CHANGED_BY = {
     "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
     "memory.recycle_growth": (MEMORY, "test_how_much_it_may_grow_is_configured"),
     "memory.recycle_after": (MEMORY, "test_growth_of_the_first_requests_is_the_baseline"),
+    "logs.format": ("gateway/test_log_lines.py", "test_lines_are_for_people_or_for_machines_as_the_settings_say"),
+    "logs.prompts": ("gateway/test_log_lines.py", "test_a_prompt_is_in_the_log_only_if_the_settings_want_it"),
     "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "defaults.analyze": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "defaults.generate": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
@@ -99,7 +101,7 @@ CHANGED_BY = {
 
 def keys() -> set[str]:
     found = set()
-    for section in ("gateway", "manager", "memory", "defaults"):
+    for section in ("gateway", "manager", "memory", "logs", "defaults"):
         model: Any = Settings.model_fields[section].annotation
         assert issubclass(model, BaseModel)
         found |= {f"{section}.{key}" for key in model.model_fields}

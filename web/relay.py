@@ -159,7 +159,6 @@ async def pass_on(
         rewrite = events if streamed else None
         kept = [*passed_on(answer.raw_headers, _ANSWER_DROPPED), *extra_headers]
         _note_timings(account, kept)
-        account.status = answer.status
         if not begun:
             await send({"type": "http.response.start", "status": answer.status, "headers": kept})
         content, ended = answer.content, False
@@ -169,7 +168,6 @@ async def pass_on(
                 ended = content.at_eof()
                 if rewrite is not None:
                     chunk = rewrite.feed(chunk) + (rewrite.end() if ended else b"")
-                account.bytes_out += len(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
         except (aiohttp.ClientError, OSError) as exc:
             if not streamed:
