@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway.auth import RequireKey
+from gateway.exchange import Services
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
 from gateway.routes import catalogue, files, inference, system
@@ -54,14 +55,15 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.session = open_session()
-        app.state.manager = ManagerClient(settings)
+        app.state.manager = manager = ManagerClient(settings)
+        session = open_session()
+        app.state.services = Services(settings, session, manager, app.state.pictures)
         try:
             yield
         finally:
             # The workers stay: a restart of the gateway must not cost a load.
-            await app.state.manager.close()
-            await app.state.session.close()
+            await manager.close()
+            await session.close()
 
     app = FastAPI(title="Vision Insight API", version="0.1.0", lifespan=lifespan)
     app.state.settings = settings

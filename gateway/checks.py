@@ -26,6 +26,7 @@ from contracts.openai import (
 )
 from contracts.settings import Settings
 from contracts.settings_models import ImageSettings
+from gateway.rewrite import Rewrite
 from gateway.routing import choose_model
 
 _IMAGE_FIELD = re.compile(r"image(\[\d*\])?")  # image, image[], image[0]: the SDKs differ
@@ -40,7 +41,9 @@ class Checked:
     alias: str
     body: bytes
     keep_alive: float | None  # seconds, see ``contracts.openai.KeepAlive``
+    stream: bool = False  # the answer is asked for as events
     wants_urls: bool = False  # in place of the pictures in the answer
+    rewrite: Rewrite | None = None  # what else becomes of the answer
 
 
 def check_chat(settings: Settings, body: bytes) -> Checked:
@@ -50,7 +53,7 @@ def check_chat(settings: Settings, body: bytes) -> Checked:
         for j, part in enumerate(message.parts):
             if part.type == "image_url" and part.image_url is not None:
                 read_image_field(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
-    return Checked(alias, body, request.keep_alive)
+    return Checked(alias, body, request.keep_alive, stream=bool(request.stream))
 
 
 def check_analyze(settings: Settings, body: bytes) -> Checked:
@@ -100,7 +103,13 @@ def _painter(settings: Settings, route: str, request: ImageRequest) -> tuple[str
 
 
 def _checked(request: ImageRequest, alias: str, body: bytes) -> Checked:
-    return Checked(alias, body, request.keep_alive, request.response_format == "url")
+    return Checked(
+        alias,
+        body,
+        request.keep_alive,
+        stream=bool(request.stream),
+        wants_urls=request.response_format == "url",
+    )
 
 
 def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]:

@@ -44,10 +44,7 @@ def _documented(*models: tuple[str, type[BaseModel]]) -> dict[str, Any]:
 
 
 def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = False) -> Exchange:
-    state = request.app.state
-    return Exchange(
-        state.settings, state.session, path, check, pictures=state.pictures, takes_forms=takes_forms
-    )
+    return Exchange(request.app.state.services, path, check, takes_forms=takes_forms)
 
 
 @router.post(

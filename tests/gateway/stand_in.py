@@ -15,7 +15,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-STATUS: dict[str, Any] = {"status": "ok", "workers": {}, "models": {"a": {"status": "ready"}}}
+MODEL: dict[str, Any] = {"path": "org/a", "kind": "vlm", "port": 18001, "memory_gb": 1}
+STATUS: dict[str, Any] = {
+    "status": "ok",
+    "uptime_seconds": 1,
+    "workers": {},
+    "models": {"a": {**MODEL, "status": "ready"}},
+    "memory": dict.fromkeys(
+        ("total_gb", "available_gb", "used_gb", "used_percent", "usage_percent", "budget_gb"), 1
+    )
+    | {"models_loaded_gb": 1},
+    "config": {"idle_timeout_seconds": 1, "max_requests_before_restart": 0, "safety_margin_gb": 1},
+}
 
 
 def images_response(drawn: list[bytes], form: str) -> dict[str, Any]:
@@ -51,13 +62,16 @@ class Received:
 @dataclass
 class StandIn:
     """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 429), draw
-    (``drawn``: the bytes of each picture), cut (half an answer).
+    (``drawn``: the bytes of each picture), cut (half an answer). First it waits for *slow* seconds;
+    until then ``model`` is the status of alias a.
 
     The next ``deaths`` requests are answered as when their worker ends before it has answered.
     """
 
     mode: str = "echo"
     deaths: int = 0
+    slow: float = 0.0
+    model: dict[str, Any] = field(default_factory=dict)
     drawn: list[bytes] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
@@ -67,6 +81,8 @@ class StandIn:
     def reset(self) -> None:
         self.mode = "echo"
         self.deaths = 0
+        self.slow = 0.0
+        self.model = {}
         self.received.clear()
         self.control.clear()
         self.control_tokens.clear()
@@ -87,7 +103,7 @@ class StandIn:
         return JSONResponse({"status": "ok"})
 
     async def _status(self, request: Request) -> Response:
-        return JSONResponse(STATUS)
+        return JSONResponse({**STATUS, "models": {"a": {**MODEL, "status": "ready", **self.model}}})
 
     async def _control(self, request: Request) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""
@@ -105,6 +121,7 @@ class StandIn:
             self.deaths -= 1
             error = {"message": "a ended before it answered", "code": "worker_failed"}
             return JSONResponse({"error": error}, 503, headers={"x-vision-retryable": "1"})
+        await asyncio.sleep(self.slow)
         if self.mode == "hang":
             await self._until_left(request)
         if self.mode in ("stream", "break"):
