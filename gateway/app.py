@@ -22,7 +22,7 @@ from gateway.auth import RequireKey
 from gateway.exchange import Services
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, files, inference, system
+from gateway.routes import catalogue, files, inference, responses, system
 from web.errors import install_error_handlers
 from web.relay import open_session
 from web.request_id import RequestId
@@ -71,7 +71,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
     app.state.started = time.monotonic()
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    for routes in (inference, catalogue, files, system):
+    for routes in (inference, responses, catalogue, files, system):
         app.include_router(routes.router)
     install_error_handlers(app, "gateway")
     entry: ASGIApp = Front(app, inference.ROUTES)

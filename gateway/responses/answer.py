@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,66 +36,64 @@ NewId = Callable[[str], str]  # an id that begins so, never the same twice
 Now = Callable[[], float]  # seconds since 1970
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One response: which it is, and what it answers."""
-
-    id: str
-    created_at: int
-    model: str
-    request: ResponseRequest
-
-    def begun(self) -> ResponseObject:
-        asked = self.request
-        return ResponseObject(
-            id=self.id,
-            created_at=self.created_at,
-            status="in_progress",
-            instructions=asked.instructions,
-            max_output_tokens=asked.max_output_tokens,
-            metadata=asked.metadata or {},
-            model=self.model,
-            output=[],
-            parallel_tool_calls=asked.parallel_tool_calls is not False,
-            prompt_cache_key=asked.prompt_cache_key,
-            safety_identifier=asked.safety_identifier,
-            temperature=1.0 if asked.temperature is None else asked.temperature,
-            text=_text(asked),
-            tool_choice=_choice(asked.tool_choice),
-            tools=_tools(asked),
-            top_logprobs=asked.top_logprobs or 0,
-            top_p=1.0 if asked.top_p is None else asked.top_p,
-            user=asked.user,
-        )
-
-    def ended(
-        self, finish: FinishReason, output: list[OutputItem], usage: ChatUsage | None, at: float
-    ) -> ResponseObject:
-        cut = finish == "length"
-        return self.begun().model_copy(
-            update={
-                "status": "incomplete" if cut else "completed",
-                "incomplete_details": IncompleteDetails() if cut else None,
-                "completed_at": None if cut else int(at),
-                "output": output,
-                "usage": None if usage is None else usage_of(usage),
-            }
-        )
-
-    def failed(self, failure: Failure, output: list[OutputItem]) -> ResponseObject:
-        return self.begun().model_copy(update={"status": "failed", "error": failure, "output": output})
+def begun(request: ResponseRequest, id: str, created_at: int, model: str) -> ResponseObject:
+    """The response to *request* before anything is said. It holds nothing of the input."""
+    return ResponseObject(
+        id=id,
+        created_at=created_at,
+        status="in_progress",
+        instructions=request.instructions,
+        max_output_tokens=request.max_output_tokens,
+        metadata=request.metadata or {},
+        model=model,
+        output=[],
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        prompt_cache_key=request.prompt_cache_key,
+        safety_identifier=request.safety_identifier,
+        temperature=1.0 if request.temperature is None else request.temperature,
+        text=_text(request),
+        tool_choice=_choice(request.tool_choice),
+        tools=_tools(request),
+        top_logprobs=request.top_logprobs or 0,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        user=request.user,
+    )
 
 
-def response_of(reply: Reply, completion: bytes, new_id: NewId, now: Now) -> bytes:
-    """A worker's whole answer as a response; raises ``UpstreamError``."""
+def ended(
+    response: ResponseObject,
+    finish: FinishReason,
+    output: list[OutputItem],
+    usage: ChatUsage | None,
+    now: Now,
+) -> ResponseObject:
+    """*response* with its *output*: complete, or cut off by the limit on its tokens."""
+    cut = finish == "length"
+    return response.model_copy(
+        update={
+            "status": "incomplete" if cut else "completed",
+            "incomplete_details": IncompleteDetails() if cut else None,
+            "completed_at": None if cut else int(now()),
+            "output": output,
+            "usage": None if usage is None else usage_of(usage),
+        }
+    )
+
+
+def failed(response: ResponseObject, failure: Failure, output: list[OutputItem]) -> ResponseObject:
+    return response.model_copy(update={"status": "failed", "error": failure, "output": output})
+
+
+def response_of(response: ResponseObject, completion: bytes, new_id: NewId, now: Now) -> bytes:
+    """A worker's whole answer as *response*; raises ``UpstreamError``."""
     try:
         answer = ChatCompletion.model_validate_json(completion)
         (choice,) = answer.choices
     except (ValidationError, ValueError) as exc:
         raise UpstreamError("the worker's answer is no chat completion") from exc
     output = _output(choice, new_id)
-    ended = reply.ended(choice.finish_reason, output, answer.usage, now())
-    return ended.model_dump_json().encode()
+    whole = ended(response, choice.finish_reason, output, answer.usage, now)
+    return whole.model_dump_json().encode()
 
 
 def _output(choice: ChatChoice, new_id: NewId) -> list[OutputItem]:
@@ -154,8 +151,8 @@ def _chance(token: TopLogprob) -> dict[str, Any]:
 # --- what was asked for, as it stands in the answer ----------------------------------------------
 
 
-def _text(asked: ResponseRequest) -> dict[str, Any]:
-    text = asked.text
+def _text(request: ResponseRequest) -> dict[str, Any]:
+    text = request.text
     wanted = {"type": "text"}
     if text is not None and text.format is not None:
         wanted = text.format.model_dump(by_alias=True, exclude_none=True)
@@ -168,6 +165,6 @@ def _choice(choice: Choice | None) -> str | dict[str, Any]:
     return {"type": choice.type, "name": choice.name} if choice.name else choice.type
 
 
-def _tools(asked: ResponseRequest) -> list[dict[str, Any]]:
+def _tools(request: ResponseRequest) -> list[dict[str, Any]]:
     fields = {"type", "name", "description", "parameters", "strict"}
-    return [tool.model_dump(include=fields) for tool in asked.tools or ()]
+    return [tool.model_dump(include=fields) for tool in request.tools or ()]

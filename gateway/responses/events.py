@@ -21,7 +21,7 @@ from contracts.completions import (
     DeltaToolCall,
     FinishReason,
 )
-from contracts.errors import ApiError, UpstreamError, WorkerFailed
+from contracts.errors import ApiError, ErrorBody, UpstreamError, WorkerFailed
 from contracts.response_object import (
     Failure,
     FailureCode,
@@ -33,7 +33,7 @@ from contracts.response_object import (
     ResponseObject,
     TokenLogprob,
 )
-from gateway.responses.answer import NewId, Now, Reply, logprobs_of
+from gateway.responses.answer import NewId, Now, ended, failed, logprobs_of
 from gateway.responses.names import Names
 from gateway.responses.sse import Comment, EventReader, comment, event
 
@@ -87,10 +87,10 @@ class _Call:
 
 
 class ResponseEvents:
-    """``feed`` it the worker's stream, then ``end`` it: they return what the client is sent."""
+    """A ``web.relay.EventRewrite`` that tells of *response*, which has not begun."""
 
-    def __init__(self, reply: Reply, names: Names, new_id: NewId, now: Now) -> None:
-        self._reply = reply
+    def __init__(self, response: ResponseObject, names: Names, new_id: NewId, now: Now) -> None:
+        self._response = response
         self._names = names
         self._new_id = new_id
         self._now = now
@@ -114,10 +114,13 @@ class ResponseEvents:
         return self._taken()
 
     def end(self) -> bytes:
-        """The worker's stream is at its end, or was cut."""
+        return self.broken(WorkerFailed("the answer broke off before it was whole").body(SOURCE))
+
+    def broken(self, error: ErrorBody) -> bytes:
+        if self._over:
+            return b""
         self._begin()
-        if not self._over:
-            self._fail(WorkerFailed("the answer broke off before it was whole").body(SOURCE)["error"])
+        self._fail(error["error"])
         return self._taken()
 
     def _taken(self) -> bytes:
@@ -218,14 +221,13 @@ class ResponseEvents:
 
     def _begin(self) -> None:
         if not self._events:
-            response = self._reply.begun()
-            self._tell_state("created", response)
-            self._tell_state("in_progress", response)
+            self._tell_state("created", self._response)
+            self._tell_state("in_progress", self._response)
 
     def _complete(self) -> None:
         if self._finish is None or self._torn:
             raise _Unreadable
-        response = self._reply.ended(self._finish, self._output, self._usage, self._now())
+        response = ended(self._response, self._finish, self._output, self._usage, self._now)
         self._tell_state(response.status, response)
         self._over = True
 
@@ -238,7 +240,7 @@ class ResponseEvents:
             type=error["type"],
             param=error["param"],
         )
-        self._tell_state("failed", self._reply.failed(failure, output))
+        self._tell_state("failed", failed(self._response, failure, output))
         said = {name: error[name] for name in ("code", "message", "param")}
         self._tell("error", **said, error=error)
         self._over = True
