@@ -149,8 +149,9 @@ class ResponseEvents:
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices:
             delta, tokens = choice.delta, choice.logprobs.content if choice.logprobs else []
-            # Those of a call have no place in a response.
-            if delta.content or (tokens and not isinstance(self._open, _Call)):
+            # Tokens may come without words: held back, or at the end. A call has no place for its own.
+            late = delta.content is not None and tokens and not isinstance(self._open, _Call)
+            if delta.content or late:
                 self._say(delta.content or "", logprobs_of(tokens))
             for call in delta.tool_calls or ():
                 self._call(call)
@@ -232,7 +233,8 @@ class ResponseEvents:
         self._over = True
 
     def _fail(self, error: dict[str, Any]) -> None:
-        error = self._names.error_object(error)
+        # With all the fields that errors have, whoever told it.
+        error = self._names.error_object(ApiError(error["message"]).body(SOURCE)["error"] | error)
         output = [*self._output, *([self._open.item("incomplete")] if self._open else [])]
         failure = Failure(
             code=_CODES.get(error["type"], "server_error"),
@@ -263,10 +265,9 @@ class ResponseEvents:
 
 
 def _error_in(data: str) -> dict[str, Any] | None:
-    """The error that an event tells, with all the fields that errors have."""
+    """The error that an event tells."""
     try:
-        error: dict[str, Any] = json.loads(data)["error"]
-        complete: dict[str, Any] = ApiError(error["message"]).body(SOURCE)["error"] | error
+        error = json.loads(data)["error"]
+        return {**error, "message": str(error["message"])}
     except (ValueError, KeyError, TypeError):
         return None
-    return complete

@@ -55,7 +55,7 @@ class Names:
 
     def error_object(self, error: dict[str, Any]) -> dict[str, Any]:
         """Likewise, as it stands in an answer."""
-        param, message = self._renamed(error.get("param"), error["message"])
+        param, message = self._renamed(error["param"], error["message"])
         return {**error, "message": message, "param": param}
 
     def error_body(self, body: bytes) -> bytes:
