@@ -15,7 +15,7 @@ from contracts.chat import MAX_TOOLS, MaxTokens, Name, Schema, Temperature, TopL
 from contracts.wire import Faulty, Request, Unsupported
 
 LOGPROBS = "message.output_text.logprobs"  # in ``include``
-_NOT_KEPT = "responses are not kept: send the whole conversation as input"
+_NOT_KEPT = "responses are not kept; send the whole conversation as input"
 
 
 class _Part(BaseModel):
@@ -102,7 +102,11 @@ class InputItem(_Part):
     def _is_offered(cls, value: Any) -> Any:
         kind = _type_of(value)
         if kind == "item_reference":
-            raise Unsupported("type", f"an item can't be referred to: {_NOT_KEPT}")
+            raise Unsupported(
+                "type",
+                "items can't be referred to, as responses are not kept; send the items themselves"
+                " (with store: false SDKs do)",
+            )
         if kind is not None and kind not in _ITEMS:
             raise Unsupported("type", f"items of type {kind!r} are not offered")
         # Thoughts have content of kinds of their own.

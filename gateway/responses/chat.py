@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from contracts.errors import InvalidRequest
 from contracts.responses import (
     Choice,
     FunctionTool,
@@ -38,7 +39,7 @@ _TEXTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
 def chat_of(request: ResponseRequest) -> tuple[bytes, Names]:
-    """The body of the chat, and the names for its errors."""
+    """The body of the chat, and the names for its errors; raises ``InvalidRequest``."""
     conversation = _Conversation()
     if request.instructions is not None:
         conversation.instruct(request.instructions)
@@ -58,7 +59,10 @@ def chat_of(request: ResponseRequest) -> tuple[bytes, Names]:
     if request.stream:
         chat["stream_options"] = {"include_usage": True}
     said = {name: value for name, value in chat.items() if value is not None}
-    return json.dumps(said, ensure_ascii=False).encode(), names
+    try:
+        return json.dumps(said, ensure_ascii=False, allow_nan=False).encode(), names
+    except ValueError as exc:  # in a schema, which may hold anything
+        raise InvalidRequest("the body is not valid JSON: it holds NaN or Infinity") from exc
 
 
 class _Conversation:

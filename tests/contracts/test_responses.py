@@ -112,7 +112,7 @@ def test_what_is_not_offered_is_refused_by_its_name(fields: dict[str, Any], para
 
 
 def test_a_reference_to_a_kept_item_is_told_what_to_send_instead() -> None:
-    with pytest.raises(UnsupportedParameter, match="send the whole conversation as input"):
+    with pytest.raises(UnsupportedParameter, match="send the items themselves"):
         asked(input=[REFERENCE])
 
 

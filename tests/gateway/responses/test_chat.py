@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts.chat import ChatRequest
 from contracts.errors import InvalidRequest, ModelNotFound
 from contracts.openai import parse_json
+from contracts.responses import ResponseRequest
 from contracts.settings import Settings
 from gateway.checks import check_chat
 from gateway.responses.chat import chat_of
@@ -257,6 +260,69 @@ def test_a_fault_of_the_chat_is_told_by_the_name_that_the_client_used(
     assert caught.value.param == param
     assert "messages" not in caught.value.message
     assert "function" not in caught.value.message.partition(":")[0]
+
+
+def test_what_json_has_no_word_for_is_refused(settings: Settings) -> None:
+    tool = json.dumps({**LOOK, "parameters": {"maximum": "x"}}).replace('"x"', "NaN")
+    with pytest.raises(InvalidRequest, match="NaN"):
+        check_response(settings, f'{{"input": "hi", "tools": [{tool}]}}'.encode())
+
+
+_KEYS = st.sampled_from(
+    [
+        "type",
+        "role",
+        "content",
+        "text",
+        "image_url",
+        "detail",
+        "file_id",
+        "call_id",
+        "name",
+        "arguments",
+        "output",
+        "parameters",
+        "strict",
+        "format",
+        "schema",
+        "id",
+    ]
+)
+_WORDS = st.sampled_from(
+    [
+        "message",
+        "function",
+        "function_call",
+        "function_call_output",
+        "item_reference",
+        "reasoning",
+        "input_text",
+        "user",
+        "input_image",
+        "output_text",
+        "refusal",
+        "json_schema",
+        "auto",
+        "required",
+        "assistant",
+        "data:image/png;base64,",
+    ]
+)
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | _WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS | st.text(), inner, max_size=5),
+    max_leaves=12,
+)
+_FIELDS = st.sampled_from([*ResponseRequest.model_fields, "prompt", "n", "seed", "stop", "logit_bias"])
+
+
+@given(body=st.fixed_dictionaries({"input": _ANYTHING}) | st.dictionaries(_FIELDS, _ANYTHING))
+def test_whatever_is_sent_is_a_chat_or_refused(body: dict[str, Any]) -> None:
+    try:
+        made, _ = chat_of(parse_json(ResponseRequest, json.dumps(body).encode()))
+    except InvalidRequest:
+        return
+    assert json.loads(made)["messages"] is not None
 
 
 def test_an_unknown_model_stays_a_404(settings: Settings) -> None:
