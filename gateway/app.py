@@ -23,7 +23,7 @@ from gateway.exchange import SOURCE, Services
 from gateway.links import shown
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, files, inference, system
+from gateway.routes import catalogue, files, inference, responses, system
 from web.access import PROCESSING_HEADER, Access
 from web.errors import install_error_handlers
 from web.relay import open_session
@@ -73,7 +73,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
     app.state.started = time.monotonic()
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    for routes in (inference, catalogue, files, system):
+    for routes in (inference, responses, catalogue, files, system):
         app.include_router(routes.router)
     install_error_handlers(app, SOURCE)
     entry: ASGIApp = Front(app, inference.ROUTES)

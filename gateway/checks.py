@@ -2,7 +2,7 @@
 
 Rules: everything that can be known without the model is refused here, with the field's name, so that
 bad input costs no load. The body that goes on is the body that came, byte for byte; only a multipart
-form becomes JSON, because workers speak JSON.
+form becomes JSON, because workers speak JSON. (Requests for responses: ``gateway.responses``.)
 """
 
 from __future__ import annotations

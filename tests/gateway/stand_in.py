@@ -62,8 +62,8 @@ class Received:
 @dataclass
 class StandIn:
     """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 429), draw
-    (``drawn``: the bytes of each picture), cut (half an answer). First it waits for *slow* seconds;
-    until then ``model`` is the status of alias a.
+    (``drawn``: the bytes of each picture), cut (half an answer), given (see ``answer``). First it
+    waits for *slow* seconds; until then ``model`` is the status of alias a.
 
     The next ``deaths`` requests are answered as when their worker ends before it has answered.
     """
@@ -73,6 +73,7 @@ class StandIn:
     slow: float = 0.0
     model: dict[str, Any] = field(default_factory=dict)
     drawn: list[bytes] = field(default_factory=list)
+    given: tuple[Any, int, bool] = ({}, 200, False)
     received: list[Received] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
     control: list[str] = field(default_factory=list)
@@ -87,6 +88,10 @@ class StandIn:
         self.control.clear()
         self.control_tokens.clear()
         self.client_left.clear()
+
+    def answer(self, body: Any, status: int = 200, *, cut: bool = False) -> None:
+        """Answer *body*: bytes are an event stream, which is *cut* behind them, anything else JSON."""
+        self.mode, self.given = "given", (body, status, cut)
 
     def app(self) -> Starlette:
         return Starlette(
@@ -134,7 +139,22 @@ class StandIn:
         if self.mode == "draw":
             form = json.loads(body).get("output_format", "png")
             return JSONResponse(images_response(self.drawn, form), headers=timings)
+        if self.mode == "given":
+            return self._given(timings)
         return JSONResponse({"echo": len(body)}, headers=timings)
+
+    def _given(self, timings: dict[str, str]) -> Response:
+        body, status, cut = self.given
+        if not isinstance(body, bytes):
+            return JSONResponse(body, status, headers=timings)
+
+        async def events() -> AsyncIterator[bytes]:
+            for at in range(0, len(body), 50):
+                yield body[at : at + 50]
+            if cut:
+                raise RuntimeError("the manager breaks off")
+
+        return StreamingResponse(events(), status, media_type="text/event-stream")
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         try:
