@@ -6,13 +6,19 @@ import itertools
 import json
 from typing import Any
 
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
 from contracts.completions import ChatChunk
 from contracts.openai import parse_json
 from contracts.response_object import ResponseObject
 from contracts.responses import ResponseRequest
 from gateway.responses.answer import NewId, begun
+from gateway.responses.events import ResponseEvents
+from gateway.responses.names import Names
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)  # any event, judged by its SDK
 USAGE = {
     "prompt_tokens": 7,
     "completion_tokens": 3,
@@ -38,6 +44,14 @@ def response(**fields: Any) -> ResponseObject:
     return begun(asked(**fields), "resp_0", 1_700_000_000, "vlm-fast")
 
 
+def call(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": call_id, "name": "look", "arguments": "{}"}
+
+
+def result(call_id: str, output: Any = "seen") -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
 def chunk(delta: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     """A chunk of a chat; *fields* are of its choice, ``usage`` is of the chunk."""
     usage = fields.pop("usage", None)
@@ -45,6 +59,13 @@ def chunk(delta: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     made = {"id": "c", "created": 1, "model": "vlm-fast", "choices": choices, "usage": usage}
     ChatChunk.model_validate(made)
     return made
+
+
+def rewriting(**asked: Any) -> ResponseEvents:
+    """Of a chat whose second message was the first of the input."""
+    names = Names()
+    names.note("messages[1]", "input[0]")
+    return ResponseEvents(response(**asked), names, counting_ids(), now)
 
 
 def sse(*events: Any) -> bytes:
