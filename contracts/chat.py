@@ -26,6 +26,10 @@ StopStrings = Annotated[
     Field(max_length=16),
 ]
 Schema = dict[str, Any]
+MaxTokens = Annotated[int, Field(ge=1)]
+Temperature = Annotated[Finite, Field(ge=0, le=2)]
+TopP = Annotated[Finite, Field(gt=0, le=1)]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 
 def _as_parts(value: Any) -> Any:
@@ -98,6 +102,10 @@ class Message(_Part):
     @property
     def parts(self) -> list[ContentPart]:
         return self.content or []
+
+    @property
+    def words(self) -> str:
+        return " ".join(part.words for part in self.parts if part.words)
 
 
 # --- tools ---------------------------------------------------------------------------------------
@@ -193,10 +201,10 @@ class ChatRequest(Request):
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[Finite, Field(ge=-2, le=2)] | None = None
@@ -206,7 +214,7 @@ class ChatRequest(Request):
     stop: StopStrings | None = None
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: TopLogprobs | None = None
     logit_bias: dict[str, Annotated[Finite, Field(ge=-100, le=100)]] | None = None  # by token id
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None

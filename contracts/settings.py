@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -59,6 +59,13 @@ class MemorySettings(Section):
         return max(0, int(whole - self.safety_margin_gb * GIB))
 
 
+class LogSettings(Section):
+    """``prompts``: whether the line of a request holds the beginning of its prompt; pictures: never."""
+
+    format: Literal["pretty", "json"] = "pretty"
+    prompts: bool = False
+
+
 class DefaultSettings(Section):
     """The alias that serves a route when the request names no model."""
 
@@ -72,6 +79,7 @@ class Settings(Section):
     gateway: GatewaySettings = GatewaySettings()
     manager: ManagerSettings = ManagerSettings()
     memory: MemorySettings = MemorySettings()
+    logs: LogSettings = LogSettings()
     defaults: DefaultSettings
     models: dict[str, ModelSettings]
 

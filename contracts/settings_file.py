@@ -33,6 +33,7 @@ ENVIRONMENT: Mapping[str, tuple[str, str, type]] = {
     "MANAGER_HOST": ("manager", "host", str),
     "MANAGER_PORT": ("manager", "port", int),
     "MANAGER_TOKEN": ("manager", "token", str),
+    "LOG_FORMAT": ("logs", "format", str),
     "IDLE_TIMEOUT": ("manager", "idle_timeout_s", float),
 }
 

@@ -23,6 +23,7 @@ class GatewaySettings(Section):
     public_url: str = ""  # how clients reach the gateway; empty: as each request's Host says
     image_url_ttl_s: Seconds = 3600.0  # how long a picture that was asked for as a URL is kept
     image_url_max_mb: Annotated[int, Field(ge=1)] = 256  # MiB of them in all
+    heartbeat_s: Seconds = 10.0  # a stream that has not begun by then says what it waits for
     manager_host: str = "127.0.0.1"
     manager_port: Port | None = None  # None: manager.port
 

@@ -9,8 +9,9 @@ import sys
 
 from contracts.settings_file import SettingsError, load
 from gateway.app import create_app
+from web.logs import configure_logging
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, configure_logging, make_server, spare_the_collector
+from web.serve import PortTaken, bind, make_server, spare_the_collector
 
 GRACEFUL_S = 30
 
@@ -24,6 +25,7 @@ def main() -> int:
     log = logging.getLogger("gateway")
     try:
         settings = load(args.config, os.environ)
+        configure_logging(settings.logs.format)
         sock = bind(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
         print(exc, file=sys.stderr)  # noqa: T201 - the settings' fault, told as it is

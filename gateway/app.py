@@ -19,16 +19,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway.auth import RequireKey
+from gateway.exchange import SOURCE, Services
+from gateway.links import shown
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, files, inference, system
+from gateway.routes import catalogue, files, inference, responses, system
+from web.access import PROCESSING_HEADER, Access
 from web.errors import install_error_handlers
 from web.relay import open_session
-from web.request_id import RequestId
 
 log = logging.getLogger(__name__)
 
-_TIMINGS = [header.decode() for header in (QUEUE_HEADER, LOAD_HEADER, MODEL_HEADER)]
+_TIMINGS = [header.decode() for header in (PROCESSING_HEADER, QUEUE_HEADER, LOAD_HEADER, MODEL_HEADER)]
+_QUIET = ("/healthz", "/readyz")  # asked every few seconds, by dashboards and health checks
 
 
 class Front:
@@ -54,14 +57,15 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.session = open_session()
-        app.state.manager = ManagerClient(settings)
+        app.state.manager = manager = ManagerClient(settings)
+        session = open_session()
+        app.state.services = Services(settings, session, manager, app.state.pictures)
         try:
             yield
         finally:
             # The workers stay: a restart of the gateway must not cost a load.
-            await app.state.manager.close()
-            await app.state.session.close()
+            await manager.close()
+            await session.close()
 
     app = FastAPI(title="Vision Insight API", version="0.1.0", lifespan=lifespan)
     app.state.settings = settings
@@ -69,9 +73,9 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
     app.state.started = time.monotonic()
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    for routes in (inference, catalogue, files, system):
+    for routes in (inference, responses, catalogue, files, system):
         app.include_router(routes.router)
-    install_error_handlers(app, "gateway")
+    install_error_handlers(app, SOURCE)
     entry: ASGIApp = Front(app, inference.ROUTES)
     key = settings.gateway.required_key
     if key is None:
@@ -86,4 +90,4 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", *_TIMINGS],
         )
-    return RequestId(entry)
+    return Access(entry, SOURCE, quiet=_QUIET, shown=shown)

@@ -2,7 +2,7 @@
 
 Rules: everything that can be known without the model is refused here, with the field's name, so that
 bad input costs no load. The body that goes on is the body that came, byte for byte; only a multipart
-form becomes JSON, because workers speak JSON.
+form becomes JSON, because workers speak JSON. (Requests for responses: ``gateway.responses``.)
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from contracts.openai import (
 )
 from contracts.settings import Settings
 from contracts.settings_models import ImageSettings
+from gateway.rewrite import Rewrite
 from gateway.routing import choose_model
 
 _IMAGE_FIELD = re.compile(r"image(\[\d*\])?")  # image, image[], image[0]: the SDKs differ
+
+_LOGGED = 500  # characters of a prompt
 
 _NESTED = re.compile(r"(\w+)\[")  # svg[reasoning][effort]
 
@@ -40,7 +43,10 @@ class Checked:
     alias: str
     body: bytes
     keep_alive: float | None  # seconds, see ``contracts.openai.KeepAlive``
+    stream: bool = False  # the answer is asked for as events
     wants_urls: bool = False  # in place of the pictures in the answer
+    rewrite: Rewrite | None = None  # what else becomes of the answer
+    prompt: str = ""  # its beginning, for a log that is to hold it
 
 
 def check_chat(settings: Settings, body: bytes) -> Checked:
@@ -50,21 +56,27 @@ def check_chat(settings: Settings, body: bytes) -> Checked:
         for j, part in enumerate(message.parts):
             if part.type == "image_url" and part.image_url is not None:
                 read_image_field(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
-    return Checked(alias, body, request.keep_alive)
+    return Checked(
+        alias,
+        body,
+        request.keep_alive,
+        stream=bool(request.stream),
+        prompt=_logged(settings, request.messages[-1].words),
+    )
 
 
 def check_analyze(settings: Settings, body: bytes) -> Checked:
     request = parse_json(AnalyzeRequest, body)
     alias, _ = choose_model(settings, "analyze", request.model)
     read_image_field(request.image, "image")
-    return Checked(alias, body, request.keep_alive)
+    return Checked(alias, body, request.keep_alive, prompt=_logged(settings, request.question))
 
 
 def check_generation(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageGenerationRequest, body)
     alias, model = _painter(settings, "generate", request)
     abilities.check_generation(request, model.traits)
-    return _checked(request, alias, body)
+    return _checked(settings, request, alias, body)
 
 
 def check_edit(settings: Settings, body: bytes) -> Checked:
@@ -74,14 +86,14 @@ def check_edit(settings: Settings, body: bytes) -> Checked:
         read_image_field(image, "image")
     if request.mask:
         read_image_field(request.mask, "mask")
-    return _checked(request, alias, body)
+    return _checked(settings, request, alias, body)
 
 
 def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]]) -> Checked:
     """A multipart form's *fields* in their order: text as str, files as bytes."""
     request = parse_form(ImageEditRequest, _as_json_fields(fields))
     alias = _check_edit(settings, request)
-    return _checked(request, alias, request.model_dump_json(exclude_none=True).encode())
+    return _checked(settings, request, alias, request.model_dump_json(exclude_none=True).encode())
 
 
 def _check_edit(settings: Settings, request: ImageEditRequest) -> str:
@@ -99,8 +111,19 @@ def _painter(settings: Settings, route: str, request: ImageRequest) -> tuple[str
     return alias, model
 
 
-def _checked(request: ImageRequest, alias: str, body: bytes) -> Checked:
-    return Checked(alias, body, request.keep_alive, request.response_format == "url")
+def _checked(settings: Settings, request: ImageRequest, alias: str, body: bytes) -> Checked:
+    return Checked(
+        alias,
+        body,
+        request.keep_alive,
+        stream=bool(request.stream),
+        wants_urls=request.response_format == "url",
+        prompt=_logged(settings, request.prompt),
+    )
+
+
+def _logged(settings: Settings, prompt: str) -> str:
+    return prompt[:_LOGGED] if settings.logs.prompts else ""
 
 
 def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]:

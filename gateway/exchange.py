@@ -3,15 +3,17 @@
 An ``Exchange`` is returned by a route as its response, so that one object reads ``receive`` from the
 first byte of the request to the last of the answer: only so can a client that leaves be noticed.
 Rules: the body is held until the answer begins, and no longer; until then it is sent once more, never
-twice, when the manager says that the worker ended before it answered.
+twice, when the manager says that the worker ended before it answered. A stream that is slow to begin is
+begun here (``gateway.heartbeat``); what goes wrong after that is told by its last event.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import aiohttp
 from starlette.datastructures import Headers
@@ -21,25 +23,34 @@ from starlette.types import Receive, Scope, Send
 from contracts.control import KEEP_ALIVE_HEADER
 from contracts.errors import (
     ApiError,
+    ErrorBody,
     InternalError,
     ManagerUnreachable,
+    Unavailable,
     UnsupportedMediaType,
+    UpstreamError,
     WorkerFailed,
 )
 from contracts.settings import Settings
 from gateway.checks import Checked, check_edit_form
 from gateway.forms import read_form
-from gateway.links import base_url, file_url, taken_out, too_large, with_urls
-from gateway.pictures import NoRoom, Pictures
-from web.account import CLIENT_GONE, Account, request_id
+from gateway.heartbeat import Heartbeat, progress_of
+from gateway.links import Links, base_url
+from gateway.manager_client import ManagerClient, manager_unreachable
+from gateway.pictures import Pictures
+from gateway.rewrite import Rewrite
+from web.account import CLIENT_GONE, Account, account_of
 from web.errors import error_response
 from web.inbound import ClientGone, Inbound
 from web.relay import (
+    EVENT_STREAM,
+    EventRewrite,
     Outbound,
     StreamCut,
     UpstreamBroke,
     UpstreamUnreachable,
     ask,
+    end_with,
     may_be_repeated,
     pass_on,
     whole,
@@ -53,6 +64,17 @@ Check = Callable[[Settings, bytes], Checked]
 # Keys are for this tier alone; cookies are nobody's; the manager is told by us what the body says.
 _PRIVATE = frozenset({b"authorization", b"x-api-key", b"cookie", b"content-type", KEEP_ALIVE_HEADER})
 _LARGE = 1 << 18  # bytes; parsing more than this is done off the event loop
+_ERROR_LIMIT = 1 << 20  # bytes of an error that are looked into
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all exchanges share."""
+
+    settings: Settings
+    session: aiohttp.ClientSession
+    manager: ManagerClient
+    pictures: Pictures
 
 
 class Exchange(Response):
@@ -60,26 +82,23 @@ class Exchange(Response):
 
     def __init__(
         self,
-        settings: Settings,
-        session: aiohttp.ClientSession,
+        services: Services,
         path: str,
         check: Check,
         *,
-        pictures: Pictures,
         takes_forms: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._settings = settings
-        self._session = session
+        self._services = services
+        self._settings = services.settings
         self._path = path
         self._check = check
-        self._pictures = pictures
         self._takes_forms = takes_forms
-        self._clock = clock
+        self._heartbeat: Heartbeat | None = None  # of a stream that has not begun by itself
+        self._events: EventRewrite | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        account = Account(self._clock())
+        account = account_of(scope)
         try:
             await self._answer(account, scope, receive, send)
         except ApiError as exc:
@@ -90,21 +109,21 @@ class Exchange(Response):
         except ClientGone:
             account.status = CLIENT_GONE
         except Exception:
-            log.exception("[%s] a fault of the gateway", request_id(scope))
+            log.exception("[%s] a fault of the gateway", account.request_id)
             # If the answer has begun, the server refuses to begin another and cuts the connection.
             error = InternalError("internal error; the log has the details")
             await self._refuse(error, account, scope, receive, send)
-        finally:
-            level = logging.WARNING if account.error else logging.INFO
-            log.log(level, account.line(scope, self._clock()))
 
     async def _refuse(
         self, error: ApiError, account: Account, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        account.status = error.status
         if error.status >= 500:
             account.error = error.message
-        await error_response(error, SOURCE)(scope, receive, send)
+        if self._begun:
+            await end_with(send, error.body(SOURCE), self._events)
+        else:
+            await error_response(error, SOURCE)(scope, receive, send)
+        account.status = error.status
 
     async def _answer(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         async with Inbound(receive) as inbound:
@@ -133,53 +152,91 @@ class Exchange(Response):
         return self._check(self._settings, body)
 
     async def _relay(self, checked: Checked, account: Account, scope: Scope, send: Send) -> None:
-        account.alias = checked.alias
-        answer = await ask(self._session, self._outbound(checked, scope))
+        account.alias, account.prompt = checked.alias, checked.prompt
+        rewrite = self._rewrite(checked, scope)
+        if checked.stream:
+            self._events = rewrite.events() if rewrite is not None else None
+            self._heartbeat = self._heartbeat_of(checked.alias, send)
+            try:
+                async with self._heartbeat:
+                    answer = await self._asked(checked, scope)
+            except asyncio.CancelledError:
+                if self._begun:
+                    stopping = Unavailable(f"the {SOURCE} is stopping")
+                    await end_with(send, stopping.body(SOURCE), self._events)
+                raise
+        else:
+            answer = await self._asked(checked, scope)
+        del checked  # the body: a stream may last for minutes
+        if answer.content_type == EVENT_STREAM or (rewrite is None and not self._begun):
+            await pass_on(
+                answer,
+                send,
+                cut_off=lambda: WorkerFailed("the answer broke off: the worker manager went away"),
+                source=SOURCE,
+                account=account,
+                begun=self._begun,
+                events=self._events,
+            )
+        else:
+            await self._rewritten(answer, rewrite, account, send)
+
+    @property
+    def _begun(self) -> bool:
+        return self._heartbeat is not None and self._heartbeat.begun
+
+    def _rewrite(self, checked: Checked, scope: Scope) -> Rewrite | None:
+        if checked.wants_urls:
+            return Links(self._services.pictures, base_url(self._settings, scope))
+        return checked.rewrite
+
+    def _heartbeat_of(self, alias: str, send: Send) -> Heartbeat:
+        async def tell() -> str:
+            return progress_of((await self._services.manager.models()).get(alias))
+
+        return Heartbeat(send, tell, every_s=self._settings.gateway.heartbeat_s)
+
+    async def _asked(self, checked: Checked, scope: Scope) -> aiohttp.ClientResponse:
+        session = self._services.session
+        answer = await ask(session, self._outbound(checked, scope))
         if may_be_repeated(answer):
             answer.close()
             # At once: the manager lets it wait until the worker may be started again.
-            log.info("[%s] %s ended before it answered: sent again", request_id(scope), checked.alias)
-            answer = await ask(self._session, self._outbound(checked, scope))
-        wants_urls = checked.wants_urls
-        del checked  # the body: a stream may last for minutes
-        if wants_urls and answer.status == 200:
-            await self._link(answer, account, scope, send)
-            return
-        await pass_on(
-            answer,
-            send,
-            cut_off=lambda: WorkerFailed("the answer broke off: the worker manager went away"),
-            source=SOURCE,
-            account=account,
-        )
+            log.info(
+                "[%s] %s ended before it answered: sent again",
+                account_of(scope).request_id,
+                checked.alias,
+            )
+            answer = await ask(session, self._outbound(checked, scope))
+        return answer
 
-    async def _link(
-        self, answer: aiohttp.ClientResponse, account: Account, scope: Scope, send: Send
+    async def _rewritten(
+        self,
+        answer: aiohttp.ClientResponse,
+        rewrite: Rewrite | None,
+        account: Account,
+        send: Send,
     ) -> None:
-        """Keep the pictures of *answer*, and answer with their URLs."""
-        pictures = self._pictures
+        """Take *answer* whole, and send what becomes of it."""
+        status = answer.status
+        looked_into = rewrite is not None and status == 200
+        limit = rewrite.limit if rewrite is not None and looked_into else _ERROR_LIMIT
         try:
-            # Base64 takes a third more than what it stands for.
-            kept, body = await whole(answer, pictures.limit * 4 // 3 + _LARGE, account)
+            kept, body = await whole(answer, limit, account)
         except UpstreamBroke as exc:
             raise WorkerFailed("the answer broke off before it was whole", retry_after=1) from exc
         if body is None:
-            raise too_large(pictures.limit)
-        told, taken = await asyncio.to_thread(taken_out, body)
-        try:
-            tokens = pictures.put(taken)
-        except NoRoom as exc:
-            raise too_large(pictures.limit) from exc
-        # Whoever asks finds it expired in any case; this frees the memory when nobody does.
-        asyncio.get_running_loop().call_later(pictures.ttl_s + 1, pictures.sweep)
-        base = base_url(self._settings, scope)
-        urls = [file_url(base, token, told.output_format) for token in tokens]
-        raw = with_urls(told, urls)
+            raise rewrite.too_large() if rewrite is not None and looked_into else _no_answer()
+        if rewrite is not None:
+            body = await rewrite.whole(body) if looked_into else rewrite.refused(body)
+        if self._begun:
+            await end_with(send, _told_by(body), self._events)
+            account.status = status
+            return
         headers = [(k, v) for k, v in kept if k.lower() != b"content-length"]
-        headers.append((b"content-length", b"%d" % len(raw)))
-        account.status, account.bytes_out = 200, len(raw)
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": raw})
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _outbound(self, checked: Checked, scope: Scope) -> Outbound:
         headers = [(key, value) for key, value in scope["headers"] if key not in _PRIVATE]
@@ -192,10 +249,14 @@ class Exchange(Response):
         return Outbound("POST", url, headers, checked.body)
 
 
-def manager_unreachable(settings: Settings) -> ManagerUnreachable:
-    return ManagerUnreachable(
-        f"the worker manager does not answer at {settings.manager_url}; is it running? "
-        "(gateway.manager_host and gateway.manager_port, or WORKER_MANAGER_HOST and "
-        "WORKER_MANAGER_PORT, say where it is)",
-        retry_after=5,
-    )
+def _told_by(body: bytes) -> ErrorBody:
+    """The error in the JSON *body* of an answer that came where a stream was asked for."""
+    try:
+        error = json.loads(body)["error"]
+        return {"error": {"message": str(error["message"]), **error}}
+    except (ValueError, KeyError, TypeError):
+        return _no_answer().body(SOURCE)
+
+
+def _no_answer() -> UpstreamError:
+    return UpstreamError("the worker's answer can't be read")

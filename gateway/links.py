@@ -1,11 +1,13 @@
-"""From an answer with pictures in it to one with their URLs. Pure.
+"""From an answer with pictures in it to one with their URLs.
 
 Rules: a worker always answers with ``b64_json``; for a request with ``response_format: url`` the
-gateway takes the pictures out, keeps them (``gateway.pictures``) and tells where they are.
+gateway takes the pictures out, keeps them (``gateway.pictures``) and tells where they are. ``Links``
+does it; what it does is decided in pure functions.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import Sequence
@@ -16,10 +18,44 @@ from starlette.types import Scope
 from contracts.errors import InvalidRequest, UpstreamError
 from contracts.openai import ImagesResponse
 from contracts.settings import Settings
-from gateway.pictures import Picture
+from gateway.pictures import NoRoom, Picture, Pictures
+from web.relay import EventRewrite
 
 FILES = "/v1/images/files/"  # where pictures are found, without a key
+_AROUND = 1 << 18  # bytes of an answer that are not its pictures
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
+
+class Links:
+    """A ``gateway.rewrite.Rewrite``: *pictures* keeps what an answer holds, *base* leads to it."""
+
+    def __init__(self, pictures: Pictures, base: str) -> None:
+        self._pictures = pictures
+        self._base = base
+
+    @property
+    def limit(self) -> int:
+        # Base64 takes a third more than what it stands for.
+        return self._pictures.limit * 4 // 3 + _AROUND
+
+    def too_large(self) -> InvalidRequest:
+        return too_large(self._pictures.limit)
+
+    async def whole(self, body: bytes) -> bytes:
+        told, taken = await asyncio.to_thread(taken_out, body)
+        try:
+            tokens = self._pictures.put(taken)
+        except NoRoom as exc:
+            raise self.too_large() from exc
+        # Whoever asks finds it expired in any case; this frees the memory when nobody does.
+        asyncio.get_running_loop().call_later(self._pictures.ttl_s + 1, self._pictures.sweep)
+        return with_urls(told, [file_url(self._base, token, told.output_format) for token in tokens])
+
+    def refused(self, body: bytes) -> bytes:
+        return body
+
+    def events(self) -> EventRewrite | None:
+        return None  # a stream carries its pictures
 
 
 def taken_out(body: bytes) -> tuple[ImagesResponse, list[Picture]]:
@@ -42,6 +78,11 @@ def with_urls(answer: ImagesResponse, urls: Sequence[str]) -> bytes:
         for item, url in zip(answer.data, urls, strict=True)
     ]
     return answer.model_copy(update={"data": data}).model_dump_json(exclude_none=True).encode()
+
+
+def shown(path: str) -> str:
+    """*path* as logs may hold it: the name of a picture is the key to it."""
+    return f"{FILES}..." if path.startswith(FILES) else path
 
 
 def file_url(base: str, token: str, form: str) -> str:

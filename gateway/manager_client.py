@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
+from pydantic import ValidationError
 
+from contracts.control import ManagerStatus, ModelStatus
 from contracts.errors import ManagerUnreachable
 from contracts.settings import Settings
-from gateway.exchange import manager_unreachable
 
 _QUICK_S = 2.0
 _STOP_S = 60.0  # a drain and the stop ladder
@@ -32,16 +31,13 @@ class ManagerClient:
     async def status(self) -> httpx.Response:
         return await self._call("GET", "/status", _QUICK_S)
 
-    async def states(self) -> dict[str, str]:
-        """The state of each alias; empty when the manager is away."""
+    async def models(self) -> dict[str, ModelStatus]:
+        """The status of each alias; empty when the manager is away."""
         try:
             answer = await self.status()
-        except ManagerUnreachable:
+            return ManagerStatus.model_validate_json(answer.content).models
+        except (ManagerUnreachable, ValidationError):
             return {}
-        if answer.status_code != 200:
-            return {}
-        models: dict[str, dict[str, Any]] = answer.json()["models"]
-        return {alias: str(model["status"]) for alias, model in models.items()}
 
     async def is_up(self) -> bool:
         try:
@@ -66,3 +62,12 @@ class ManagerClient:
             )
         except httpx.TransportError as exc:
             raise manager_unreachable(self._settings) from exc
+
+
+def manager_unreachable(settings: Settings) -> ManagerUnreachable:
+    return ManagerUnreachable(
+        f"the worker manager does not answer at {settings.manager_url}; is it running? "
+        "(gateway.manager_host and gateway.manager_port, or WORKER_MANAGER_HOST and "
+        "WORKER_MANAGER_PORT, say where it is)",
+        retry_after=5,
+    )

@@ -18,8 +18,9 @@ from manager.app import ManagerApp
 from manager.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
 from manager.standby import Parker
+from web.logs import configure_logging
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, configure_logging
+from web.serve import PortTaken, bind
 
 log = logging.getLogger("manager")
 
@@ -39,6 +40,7 @@ def main(
     configure_logging()
     try:
         settings = load(args.config, os.environ)
+        configure_logging(settings.logs.format)
         sock = bind(settings.manager.host, settings.manager.port)
     except SettingsError as exc:
         sys.stderr.write(f"{exc}\n")

@@ -37,14 +37,16 @@ from manager.routes import control_routes
 from manager.standby import TO_HAVE_FROM, Parker, Standbys
 from manager.status import Room, WorkerReport, manager_status
 from manager.worker import Worker
+from web.access import Access
 from web.errors import install_error_handlers
 from web.relay import open_session
-from web.request_id import RequestId
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 log = logging.getLogger(__name__)
+
+_QUIET = ("/health", "/status")  # asked every few seconds, by the gateway and by dashboards
 
 
 class ManagerApp:
@@ -105,7 +107,8 @@ class ManagerApp:
         )
         install_error_handlers(self._control, SOURCE)
         self._control.include_router(control_routes(self))
-        self._entry = RequestId(TokenGuard(self._switch, settings.manager.token, source=SOURCE))
+        guarded = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
+        self._entry = Access(guarded, SOURCE, quiet=_QUIET)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._entry(scope, receive, send)

@@ -9,7 +9,6 @@ ticket; bodies stream both ways. A worker that ends before its answer has begun 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from contracts.errors import ApiError, InternalError, WorkerFailed
 from contracts.openai import read_keep_alive
 from manager.lease import Lease
 from manager.pool import Pool
-from web.account import CLIENT_GONE, Account, request_id
+from web.account import CLIENT_GONE, Account, account_of
 from web.errors import error_response
 from web.inbound import ClientGone, Inbound
 from web.relay import (
@@ -46,28 +45,17 @@ _SMALL = 1 << 16  # bytes
 
 
 class Proxy:
-    def __init__(
-        self,
-        pool: Pool,
-        session: Callable[[], ClientSession],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, pool: Pool, session: Callable[[], ClientSession]) -> None:
         self._pool = pool
         self._session = session
-        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        account = Account(self._clock())
+        account = account_of(scope)
         try:
             async with Inbound(receive) as inbound:
                 await inbound.while_here(self._serve(account, scope, receive, send, inbound))
         except ClientGone:
             account.status = CLIENT_GONE
-        finally:
-            log.log(
-                logging.WARNING if account.error else logging.INFO, account.line(scope, self._clock())
-            )
 
     async def _serve(
         self, account: Account, scope: Scope, receive: Receive, send: Send, inbound: Inbound
@@ -78,7 +66,7 @@ class Proxy:
             async with self._pool.lease(account.alias, keep_alive=keep_alive) as lease:
                 await self._relay(lease, path, account, scope, send, inbound)
         except ApiError as exc:
-            account.status, account.error = exc.status, exc.message
+            account.error = exc.message
             response = error_response(exc, SOURCE)
             if isinstance(exc, WorkerFailed):
                 response.headers[RETRYABLE_HEADER.decode()] = "1"
@@ -89,10 +77,10 @@ class Proxy:
         except ClientGone:
             raise
         except Exception:
-            log.exception("[%s] a fault of the manager", request_id(scope))
+            log.exception("[%s] a fault of the manager", account.request_id)
             # If the answer has begun, the server refuses to begin another and cuts the connection.
             error = InternalError("internal error; the log has the details")
-            account.status, account.error = error.status, error.message
+            account.error = error.message
             await error_response(error, SOURCE)(scope, receive, send)
 
     async def _relay(

@@ -39,6 +39,7 @@ CHANGED_BY = {
     "gateway.public_url": ("gateway/test_links.py", "test_a_configured_address_wins_over_the_one_that_was_asked"),
     "gateway.image_url_ttl_s": ("gateway/test_links.py", "test_a_picture_is_gone_when_its_time_is_up"),
     "gateway.image_url_max_mb": ("gateway/test_links.py", "test_the_oldest_pictures_go_first_when_there_are_too_many"),
+    "gateway.heartbeat_s": ("gateway/test_heartbeat.py", "test_a_stream_that_is_slow_to_begin_says_what_it_waits_for"),
     "gateway.manager_host": (GATEWAY, "test_the_manager_is_looked_for_on_the_configured_host"),
     "gateway.manager_port": ("gateway/test_routes.py", "test_a_valid_request_goes_to_the_default_of_its_route_byte_for_byte"),
     "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
@@ -61,6 +62,8 @@ CHANGED_BY = {
     "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
     "memory.recycle_growth": (MEMORY, "test_how_much_it_may_grow_is_configured"),
     "memory.recycle_after": (MEMORY, "test_growth_of_the_first_requests_is_the_baseline"),
+    "logs.format": ("gateway/test_log_lines.py", "test_lines_are_for_people_or_for_machines_as_the_settings_say"),
+    "logs.prompts": ("gateway/test_log_lines.py", "test_a_prompt_is_in_the_log_only_if_the_settings_want_it"),
     "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "defaults.analyze": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "defaults.generate": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
@@ -98,7 +101,7 @@ CHANGED_BY = {
 
 def keys() -> set[str]:
     found = set()
-    for section in ("gateway", "manager", "memory", "defaults"):
+    for section in ("gateway", "manager", "memory", "logs", "defaults"):
         model: Any = Settings.model_fields[section].annotation
         assert issubclass(model, BaseModel)
         found |= {f"{section}.{key}" for key in model.model_fields}

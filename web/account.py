@@ -1,51 +1,91 @@
-"""What one proxied request came to: filled while it passes through a tier, then one line in the log.
+"""What one request came to: filled while it passes through a tier, then one line in the log.
 
-Rules: no clock (times are parameters), no content of a request; ``None`` is what is not known.
+Rules: no clock (times are parameters); no picture, and of a prompt only what the settings ask for;
+``None`` is what is not known. ``str`` of it is the line for people, ``fields`` the one for machines.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.types import Scope
 
-from web.request_id import HEADER as REQUEST_ID
-
 CLIENT_GONE = 499  # in the log only: there is nobody to send it to
+
+# Answers tell their usage at their end, streams in their last events: chats and pictures alike.
+_TAIL = 768  # bytes
+_TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens":\s?(\d{1,12})')
+_TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens":\s?(\d{1,12})')
 
 
 @dataclass(slots=True)
 class Account:
     """``status`` 0: no answer has begun. Times in milliseconds."""
 
-    began_at: float  # seconds, by the clock that ``line`` is given the end of
+    began_at: float  # seconds, by whatever clock ``total_ms`` was read from
+    method: str = ""
+    path: str = ""
+    request_id: str = "-"
+    key: str = ""  # the name of the key that let it in
     alias: str = "-"
     status: int = 0
     queue_ms: int | None = None
     load_ms: int | None = None
     model_ms: int | None = None
+    total_ms: float = 0.0
     bytes_out: int = 0  # of the answer's body
     error: str = ""  # why it was refused, failed or broke off
+    prompt: str = ""  # the beginning of what was asked, where the settings want it
+    tail: bytes = field(default=b"", repr=False)  # of the answer's body
 
-    def line(self, scope: Scope, ended_at: float) -> str:
-        """The request of *scope* in one line."""
-        text = (
-            f"{scope['method']} {scope['path']} [{request_id(scope)}] alias={self.alias}"
-            f" status={self.status}"
-        )
-        if self.queue_ms is not None:
-            text += f" queue_ms={self.queue_ms}"
-        if self.load_ms is not None:
-            text += f" load_ms={self.load_ms}"
-        if self.model_ms is not None:
-            text += f" model_ms={self.model_ms}"
-        text += f" total_ms={(ended_at - self.began_at) * 1e3:.1f} bytes={self.bytes_out}"
-        return f"{text} error={self.error!r}" if self.error else text
+    def note(self, chunk: bytes) -> None:
+        """*chunk* of the answer's body has gone out."""
+        self.bytes_out += len(chunk)
+        self.tail = chunk[-_TAIL:] if len(chunk) >= _TAIL else (self.tail + chunk)[-_TAIL:]
+
+    @property
+    def tokens(self) -> tuple[int | None, int | None]:
+        """Of the prompt, and of the answer, as the model counted them."""
+        return _last(_TOKENS_IN, self.tail), _last(_TOKENS_OUT, self.tail)
+
+    def fields(self) -> dict[str, Any]:
+        """What is known, in the order of the line."""
+        tokens_in, tokens_out = self.tokens if self.alias != "-" else (None, None)
+        known = {
+            "method": self.method,
+            "path": self.path,
+            "request_id": self.request_id,
+            "key": self.key or None,
+            "alias": self.alias,
+            "status": self.status,
+            "queue_ms": self.queue_ms,
+            "load_ms": self.load_ms,
+            "model_ms": self.model_ms,
+            "total_ms": round(self.total_ms, 1),
+            "tokens_in": tokens_in,
+            "tokens_out": tokens_out,
+            "bytes": self.bytes_out,
+            "error": self.error or None,
+            "prompt": self.prompt or None,
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
+    def __str__(self) -> str:
+        fields = self.fields()
+        first = f"{fields.pop('method')} {fields.pop('path')} [{fields.pop('request_id')}]"
+        quoted = ("error", "prompt")
+        rest = (f"{k}={v!r}" if k in quoted else f"{k}={v}" for k, v in fields.items())
+        return f"{first} {' '.join(rest)}"
 
 
-def request_id(scope: Scope) -> str:
-    """The id that ``web.request_id`` has given; it stands last among the headers."""
-    for key, value in reversed(scope["headers"]):
-        if key == REQUEST_ID:
-            return str(value, "latin-1")
-    return "-"
+def account_of(scope: Scope) -> Account:
+    """The account that ``web.access`` opened for the request of *scope*."""
+    account: Account = scope["account"]
+    return account
+
+
+def _last(pattern: re.Pattern[bytes], tail: bytes) -> int | None:
+    found = pattern.findall(tail)
+    return int(found[-1]) if found else None

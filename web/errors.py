@@ -11,7 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from contracts.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
+from contracts.errors import (
+    ApiError,
+    ErrorBody,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
 from contracts.openai import param_name
 
 log = logging.getLogger(__name__)
@@ -22,9 +29,13 @@ def error_response(error: ApiError, source: str) -> JSONResponse:
 
 
 def sse_error(error: ApiError, source: str) -> bytes:
+    return error_event(error.body(source))
+
+
+def error_event(body: ErrorBody) -> bytes:
     """The event with which a stream tells that it failed; OpenAI's SDKs raise it as an APIError."""
     # The blank line first ends an event that was cut in the middle.
-    return b"\n\nevent: error\ndata: " + json.dumps(error.body(source)).encode() + b"\n\n"
+    return b"\n\nevent: error\ndata: " + json.dumps(body).encode() + b"\n\n"
 
 
 def install_error_handlers(app: FastAPI, source: str) -> None:

@@ -15,15 +15,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
+from typing import Protocol
 
 import aiohttp
 from starlette.types import Send
 from yarl import URL
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
-from contracts.errors import ApiError, Unavailable
+from contracts.errors import ApiError, ErrorBody, Unavailable
 from web.account import Account
-from web.errors import sse_error
+from web.errors import error_event
 
 # RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
@@ -35,6 +36,7 @@ _REQUEST_DROPPED = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding"
 _ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server", RETRYABLE_HEADER}
 _TIMINGS = {QUEUE_HEADER: "queue_ms", LOAD_HEADER: "load_ms", MODEL_HEADER: "model_ms"}
 _SLICE = 1 << 18  # bytes
+EVENT_STREAM = "text/event-stream"
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -49,6 +51,19 @@ class UpstreamBroke(Exception):
 
 class StreamCut(Exception):
     """The answer broke off in the middle; raised so that the server cuts the client's connection."""
+
+
+class EventRewrite(Protocol):
+    """Turns the events of a stream into others, whatever the pieces are in which they come."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What is to be sent for *chunk*; empty: nothing yet."""
+
+    def end(self) -> bytes:
+        """What is to be sent after the last one."""
+
+    def broken(self, error: ErrorBody) -> bytes:
+        """The last events of a stream that broke off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,32 +146,45 @@ async def pass_on(
     source: str,
     account: Account,
     extra_headers: Headers = (),
+    begun: bool = False,
+    events: EventRewrite | None = None,
 ) -> None:
     """Give *answer* to *send*, and close it; *account* is told what passes.
 
-    Raises ``StreamCut``. *cut_off* makes the error that an event stream ends with when it is cut.
+    *begun*: the head of an event stream has gone out already. *events* rewrites such a stream.
+    *cut_off* makes the error that it ends with when it is cut. Raises ``StreamCut``.
     """
     async with answer:
+        streamed = answer.content_type == EVENT_STREAM
+        rewrite = events if streamed else None
         kept = [*passed_on(answer.raw_headers, _ANSWER_DROPPED), *extra_headers]
         _note_timings(account, kept)
-        account.status = answer.status
-        await send({"type": "http.response.start", "status": answer.status, "headers": kept})
+        if not begun:
+            await send({"type": "http.response.start", "status": answer.status, "headers": kept})
         content, ended = answer.content, False
         try:
             while not ended:
                 chunk = await content.readany()
                 ended = content.at_eof()
-                account.bytes_out += len(chunk)
+                if rewrite is not None:
+                    chunk = rewrite.feed(chunk) + (rewrite.end() if ended else b"")
                 await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
         except (aiohttp.ClientError, OSError) as exc:
-            if answer.content_type != "text/event-stream":
+            if not streamed:
                 raise StreamCut("the answer broke off") from exc
-            await _end(send, sse_error(cut_off(), source))
+            await end_with(send, cut_off().body(source), rewrite)
         except asyncio.CancelledError:
             # This server stops, or the client has left, who then gets nothing.
-            if answer.content_type == "text/event-stream":
-                await _end(send, sse_error(Unavailable(f"the {source} is stopping"), source))
+            if streamed:
+                stopping = Unavailable(f"the {source} is stopping")
+                await end_with(send, stopping.body(source), rewrite)
             raise
+
+
+async def end_with(send: Send, error: ErrorBody, rewrite: EventRewrite | None) -> None:
+    """End an event stream that has begun with the event that tells *error*."""
+    last = error_event(error) if rewrite is None else rewrite.broken(error)
+    await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def whole(
@@ -186,10 +214,6 @@ def _note_timings(account: Account, headers: Headers) -> None:
         name = _TIMINGS.get(key.lower())
         if name is not None and value.isdigit():
             setattr(account, name, int(value))
-
-
-async def _end(send: Send, last: bytes) -> None:
-    await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gc
-import logging
 import socket
-import sys
-import time
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,34 +17,6 @@ KEEP_ALIVE_S = 75
 
 class PortTaken(Exception):
     """Another process listens on the port."""
-
-
-class LineFormatter(logging.Formatter):
-    """``2026-11-26 10:00:00,123 INFO name: message``; each second is put into words once."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._second, self._words = -1, ""
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        second = int(record.created)
-        if second != self._second:
-            self._second = second
-            self._words = time.strftime(self.default_time_format, time.localtime(second))
-        return f"{self._words},{int(record.msecs):03d}"
-
-
-def configure_logging() -> None:
-    """One line an event, to standard error; launchd, systemd, Docker or the manager keep them."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # What no line tells is not looked up for each of them.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # as its documentation advises
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's broken form is no event
 
 
 def spare_the_collector() -> None:

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from contracts import settings_file as config
 from contracts.settings_file import SettingsError
 from contracts.settings_models import ImageSettings, ModelSettings, VlmSettings
-from web.serve import PortTaken, bind, configure_logging
+from web.logs import configure_logging
+from web.serve import PortTaken, bind
 from workers import server, standby
 
 EXIT_USAGE = 2

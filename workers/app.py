@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from contracts.control import Phase
 from contracts.errors import NotFound
 from contracts.settings_models import ImageSettings, VlmSettings
+from web.access import Access
 from web.errors import error_response, install_error_handlers
-from web.request_id import RequestId
 from workers.chat import ChatRoutes
 from workers.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
 from workers.engine import AnyEngine
@@ -59,7 +59,7 @@ def create_app(
     )
     app.state.worker = worker
     install_error_handlers(app, SOURCE)
-    app.add_middleware(RequestId)
+    app.add_middleware(Access, source=SOURCE)  # its endpoints write lines of their own
 
     @app.get("/health")
     async def health() -> JSONResponse:

@@ -22,9 +22,9 @@ from contracts.control import MODEL_HEADER, Phase, WorkerHealth
 from contracts.errors import ApiError, InternalError
 from contracts.openai import parse_json
 from contracts.settings_models import ImageSettings, VlmSettings
+from web.access import HEADER
 from web.errors import error_response, sse_error
 from web.inbound import ClientGone, Inbound
-from web.request_id import HEADER
 from workers import runtime
 from workers.answers import Identity
 from workers.engine import Job

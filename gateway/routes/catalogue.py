@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from contracts.abilities import capabilities
+from contracts.control import ModelStatus
 from contracts.openai import ModelList, ModelObject, TaskList, TaskObject
 from contracts.settings import Settings
 from contracts.settings_models import ImageSettings
@@ -18,7 +19,9 @@ router = APIRouter()
 UNKNOWN = "unknown"  # the state of a model while the manager is away
 
 
-def model_object(settings: Settings, alias: str, state: str, created: int) -> ModelObject:
+def model_object(
+    settings: Settings, alias: str, status: ModelStatus | None, created: int
+) -> ModelObject:
     model = settings.models[alias]
     drawing: dict[str, Any] = {}
     if isinstance(model, ImageSettings):
@@ -35,7 +38,7 @@ def model_object(settings: Settings, alias: str, state: str, created: int) -> Mo
         names=model.names,
         capabilities=capabilities(model),
         memory_gb=model.memory_gb,
-        state=state,
+        state=status.status if status else UNKNOWN,
         **drawing,
     )
 
@@ -44,10 +47,10 @@ def model_object(settings: Settings, alias: str, state: str, created: int) -> Mo
 async def list_models(request: Request) -> ModelList:
     """The models, with the state of each."""
     state = request.app.state
-    states = await state.manager.states()
+    statuses = await state.manager.models()
     return ModelList(
         data=[
-            model_object(state.settings, alias, states.get(alias, UNKNOWN), state.created)
+            model_object(state.settings, alias, statuses.get(alias), state.created)
             for alias in state.settings.models
         ]
     )
@@ -59,8 +62,8 @@ async def retrieve_model(request: Request, name: str) -> ModelObject:
     """One model, by its alias or another of its names."""
     state = request.app.state
     alias = find_alias(state.settings, name)
-    states = await state.manager.states()
-    return model_object(state.settings, alias, states.get(alias, UNKNOWN), state.created)
+    statuses = await state.manager.models()
+    return model_object(state.settings, alias, statuses.get(alias), state.created)
 
 
 @router.get("/v1/vision/tasks")

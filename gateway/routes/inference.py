@@ -1,4 +1,4 @@
-"""The four routes that a model answers: chat, generations, edits, analyze. All are proxied."""
+"""The routes that a model answers: chat, responses, generations, edits, analyze. All are proxied."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from contracts.openai import (
     ImageGenerationRequest,
     ImagesResponse,
 )
+from contracts.response_object import ResponseObject
+from contracts.responses import ResponseRequest
 from gateway.checks import check_analyze, check_chat, check_edit, check_generation
 from gateway.exchange import Check, Exchange
+from gateway.responses.rewrite import check_response
 
 
 class ProxiedRoute(APIRoute):
@@ -44,10 +47,7 @@ def _documented(*models: tuple[str, type[BaseModel]]) -> dict[str, Any]:
 
 
 def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = False) -> Exchange:
-    state = request.app.state
-    return Exchange(
-        state.settings, state.session, path, check, pictures=state.pictures, takes_forms=takes_forms
-    )
+    return Exchange(request.app.state.services, path, check, takes_forms=takes_forms)
 
 
 @router.post(
@@ -58,6 +58,16 @@ def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = 
 async def chat_completions(request: Request) -> Response:
     """Talk about text and any number of images; ``stream: true`` for server-sent events."""
     return _exchange(request, "/v1/chat/completions", check_chat)
+
+
+@router.post(
+    "/v1/responses",
+    responses={200: {"model": ResponseObject}},
+    openapi_extra=_documented(("application/json", ResponseRequest)),
+)
+async def responses(request: Request) -> Response:
+    """The same in the form of OpenAI's Responses API. Responses are not kept: send the whole input."""
+    return _exchange(request, "/v1/chat/completions", check_response)
 
 
 @router.post(

@@ -15,7 +15,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-STATUS: dict[str, Any] = {"status": "ok", "workers": {}, "models": {"a": {"status": "ready"}}}
+MODEL: dict[str, Any] = {"path": "org/a", "kind": "vlm", "port": 18001, "memory_gb": 1}
+STATUS: dict[str, Any] = {
+    "status": "ok",
+    "uptime_seconds": 1,
+    "workers": {},
+    "models": {"a": {**MODEL, "status": "ready"}},
+    "memory": dict.fromkeys(
+        ("total_gb", "available_gb", "used_gb", "used_percent", "usage_percent", "budget_gb"), 1
+    )
+    | {"models_loaded_gb": 1},
+    "config": {"idle_timeout_seconds": 1, "max_requests_before_restart": 0, "safety_margin_gb": 1},
+}
 
 
 def images_response(drawn: list[bytes], form: str) -> dict[str, Any]:
@@ -51,14 +62,18 @@ class Received:
 @dataclass
 class StandIn:
     """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 429), draw
-    (``drawn``: the bytes of each picture), cut (half an answer).
+    (``drawn``: the bytes of each picture), cut (half an answer), given (see ``answer``). First it
+    waits for *slow* seconds; until then ``model`` is the status of alias a.
 
     The next ``deaths`` requests are answered as when their worker ends before it has answered.
     """
 
     mode: str = "echo"
     deaths: int = 0
+    slow: float = 0.0
+    model: dict[str, Any] = field(default_factory=dict)
     drawn: list[bytes] = field(default_factory=list)
+    given: tuple[Any, int, bool] = ({}, 200, False)
     received: list[Received] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
     control: list[str] = field(default_factory=list)
@@ -67,10 +82,16 @@ class StandIn:
     def reset(self) -> None:
         self.mode = "echo"
         self.deaths = 0
+        self.slow = 0.0
+        self.model = {}
         self.received.clear()
         self.control.clear()
         self.control_tokens.clear()
         self.client_left.clear()
+
+    def answer(self, body: Any, status: int = 200, *, cut: bool = False) -> None:
+        """Answer *body*: bytes are an event stream, which is *cut* behind them, anything else JSON."""
+        self.mode, self.given = "given", (body, status, cut)
 
     def app(self) -> Starlette:
         return Starlette(
@@ -87,7 +108,7 @@ class StandIn:
         return JSONResponse({"status": "ok"})
 
     async def _status(self, request: Request) -> Response:
-        return JSONResponse(STATUS)
+        return JSONResponse({**STATUS, "models": {"a": {**MODEL, "status": "ready", **self.model}}})
 
     async def _control(self, request: Request) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""
@@ -105,6 +126,7 @@ class StandIn:
             self.deaths -= 1
             error = {"message": "a ended before it answered", "code": "worker_failed"}
             return JSONResponse({"error": error}, 503, headers={"x-vision-retryable": "1"})
+        await asyncio.sleep(self.slow)
         if self.mode == "hang":
             await self._until_left(request)
         if self.mode in ("stream", "break"):
@@ -117,7 +139,22 @@ class StandIn:
         if self.mode == "draw":
             form = json.loads(body).get("output_format", "png")
             return JSONResponse(images_response(self.drawn, form), headers=timings)
+        if self.mode == "given":
+            return self._given(timings)
         return JSONResponse({"echo": len(body)}, headers=timings)
+
+    def _given(self, timings: dict[str, str]) -> Response:
+        body, status, cut = self.given
+        if not isinstance(body, bytes):
+            return JSONResponse(body, status, headers=timings)
+
+        async def events() -> AsyncIterator[bytes]:
+            for at in range(0, len(body), 50):
+                yield body[at : at + 50]
+            if cut:
+                raise RuntimeError("the manager breaks off")
+
+        return StreamingResponse(events(), status, media_type="text/event-stream")
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         try:

@@ -16,11 +16,13 @@ import pytest
 from starlette.types import Message, Scope
 
 from gateway.checks import check_chat
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Services
+from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
+from web.account import Account
 from web.relay import open_session
 
 CHAT = "/v1/chat/completions"
@@ -28,7 +30,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """What the exchange logs, as text; grows."""
+    """What the gateway logs, as text; grows."""
     collected: list[str] = []
 
     class Collect(logging.Handler):
@@ -36,9 +38,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
             collected.append(record.getMessage())
 
     handler = Collect()
-    logger = logging.getLogger("gateway.exchange")
+    logger = logging.getLogger("gateway")
     logger.addHandler(handler)
-    caplog.set_level(logging.INFO, "gateway.exchange")
+    caplog.set_level(logging.INFO, "gateway")
     yield collected
     logger.removeHandler(handler)
 
@@ -144,7 +146,8 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, open_session() as session:
             settings = make_settings(tmp_path, url)
-            exchange = Exchange(settings, session, CHAT, check_chat, pictures=Pictures(1, 1))
+            services = Services(settings, session, ManagerClient(settings), Pictures(1, 1))
+            exchange = Exchange(services, CHAT, check_chat)
             base = tracemalloc.get_traced_memory()[0]
             serving = asyncio.create_task(exchange(SCOPE, large_body(), send))
             await begun.wait()
@@ -161,7 +164,7 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
     assert held["after"] < PIECE
 
 
-SCOPE: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+SCOPE: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "account": Account(0)}
 
 
 def large_body() -> Any:

@@ -109,7 +109,7 @@ def test_each_request_is_one_line_in_the_log(bench: Bench, caplog: pytest.LogCap
         good,
     )
     (bad,) = [line for line in caplog.messages if "[r-2]" in line]
-    assert re.search(r"alias=nobody status=404 total_ms=[\d.]+ bytes=0 error=.*nobody", bad)
+    assert re.search(r"alias=nobody status=404 total_ms=[\d.]+ bytes=\d+ error=.*nobody", bad)
 
 
 # --- keep_alive -----------------------------------------------------------------------------------

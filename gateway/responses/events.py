@@ -1,0 +1,273 @@
+"""From the chunks of a streamed chat to the events of a streamed response. Pure.
+
+Rules: bytes in, bytes out, however the bytes are cut; items stand in the order in which the model wrote
+them, one at a time, and each is done before the next is added; all deltas of a text together are the
+text that is done. Whatever goes wrong ends the stream with ``response.failed``, and behind it an
+``error`` event, which OpenAI's SDKs raise.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from contracts.completions import (
+    ChatChunk,
+    ChatUsage,
+    DeltaFunction,
+    DeltaToolCall,
+    FinishReason,
+)
+from contracts.errors import ApiError, ErrorBody, UpstreamError, WorkerFailed
+from contracts.response_object import (
+    Failure,
+    FailureCode,
+    FunctionCall,
+    ItemStatus,
+    OutputItem,
+    OutputMessage,
+    OutputText,
+    ResponseObject,
+    TokenLogprob,
+)
+from gateway.responses.answer import NewId, Now, ended, failed, logprobs_of
+from gateway.responses.names import Names
+from gateway.responses.sse import Comment, EventReader, comment, event
+
+SOURCE = "gateway"
+
+# OpenAI's few codes of failed responses, by the type of the error.
+_CODES: dict[str, FailureCode] = {
+    "rate_limit_error": "rate_limit_exceeded",
+    "invalid_request_error": "invalid_prompt",
+}
+
+
+_Item = TypeVar("_Item", "_Message", "_Call")
+
+
+class _Unreadable(Exception):
+    """The worker's stream makes no sense."""
+
+
+@dataclass(slots=True)
+class _Message:
+    """A text while it grows."""
+
+    id: str
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def part(self) -> OutputText:
+        return OutputText(text="".join(self.pieces), logprobs=self.logprobs)
+
+    def item(self, status: ItemStatus) -> OutputItem:
+        content = [] if status == "in_progress" else [self.part()]
+        return OutputMessage(id=self.id, status=status, content=content)
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call while its arguments grow. ``index``: among the calls of the chat."""
+
+    id: str
+    call_id: str
+    name: str
+    index: int
+    pieces: list[str] = field(default_factory=list)
+
+    def item(self, status: ItemStatus) -> OutputItem:
+        arguments = "".join(self.pieces)
+        return FunctionCall(
+            id=self.id, status=status, call_id=self.call_id, name=self.name, arguments=arguments
+        )
+
+
+class ResponseEvents:
+    """A ``web.relay.EventRewrite`` that tells of *response*, which has not begun."""
+
+    def __init__(self, response: ResponseObject, names: Names, new_id: NewId, now: Now) -> None:
+        self._response = response
+        self._names = names
+        self._new_id = new_id
+        self._now = now
+        self._reader = EventReader()
+        self._told: list[bytes] = []  # what is to be sent now
+        self._events = 0
+        self._output: list[OutputItem] = []  # what is done
+        self._open: _Message | _Call | None = None  # what is not
+        self._finish: FinishReason | None = None
+        self._usage: ChatUsage | None = None
+        self._torn = False  # an event could not be read; an error that follows says why
+        self._over = False
+
+    def feed(self, data: bytes) -> bytes:
+        self._begin()
+        for found in self._reader.feed(data):
+            if isinstance(found, Comment):
+                self._told.append(comment(found.text))
+            elif not self._over:
+                self._hear(found.text)
+        return self._taken()
+
+    def end(self) -> bytes:
+        return self.broken(WorkerFailed("the answer broke off before it was whole").body(SOURCE))
+
+    def broken(self, error: ErrorBody) -> bytes:
+        if self._over:
+            return b""
+        self._begin()
+        self._fail(error["error"])
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        told, self._told = b"".join(self._told), []
+        return told
+
+    # --- events of the chat ----------------------------------------------------------------------
+
+    def _hear(self, data: str) -> None:
+        try:
+            if data == "[DONE]":
+                self._complete()
+            else:
+                self._read(ChatChunk.model_validate_json(data))
+        except ValidationError:
+            if error := _error_in(data):
+                self._fail(error)
+            else:
+                self._torn = True
+        except _Unreadable:
+            self._fail(UpstreamError("the worker's stream can't be read").body(SOURCE)["error"])
+
+    def _read(self, chunk: ChatChunk) -> None:
+        if self._torn:
+            raise _Unreadable
+        self._usage = chunk.usage or self._usage
+        for choice in chunk.choices:
+            delta, tokens = choice.delta, choice.logprobs.content if choice.logprobs else []
+            # Tokens may come without words: held back, or at the end. A call has no place for its own.
+            late = delta.content is not None and tokens and not isinstance(self._open, _Call)
+            if delta.content or late:
+                self._say(delta.content or "", logprobs_of(tokens))
+            for call in delta.tool_calls or ():
+                self._call(call)
+            if choice.finish_reason is not None:
+                self._finished(choice.finish_reason)
+
+    def _say(self, text: str, logprobs: list[TokenLogprob]) -> None:
+        if not isinstance(self._open, _Message):
+            self._open = self._add(_Message(self._new_id("msg")))
+        self._open.pieces.append(text)
+        self._open.logprobs += logprobs
+        shown = [token.model_dump() for token in logprobs]
+        self._tell_of_part("output_text.delta", delta=text, logprobs=shown)
+
+    def _call(self, call: DeltaToolCall) -> None:
+        function = call.function or DeltaFunction()
+        if call.id is not None:
+            if function.name is None:
+                raise _Unreadable
+            self._add(_Call(self._new_id("fc"), call.id, function.name, call.index))
+        if not isinstance(self._open, _Call) or self._open.index != call.index:
+            raise _Unreadable
+        if function.arguments:
+            self._open.pieces.append(function.arguments)
+            self._tell_of_item("function_call_arguments.delta", delta=function.arguments)
+
+    def _finished(self, reason: FinishReason) -> None:
+        self._finish = reason
+        if self._open is None and not self._output:
+            self._add(_Message(self._new_id("msg")))
+        self._close("incomplete" if reason == "length" else "completed")
+
+    # --- items -----------------------------------------------------------------------------------
+
+    def _add(self, new: _Item) -> _Item:
+        self._close("completed")
+        self._open = new
+        item = new.item("in_progress").model_dump()
+        self._tell("response.output_item.added", output_index=self._index, item=item)
+        if isinstance(new, _Message):
+            self._tell_of_part("content_part.added", part=new.part().model_dump())
+        return new
+
+    def _close(self, status: ItemStatus) -> None:
+        """End the open item, if there is one."""
+        if self._open is None:
+            return
+        done = self._open.item(status)
+        if isinstance(done, OutputMessage):
+            part = done.content[0].model_dump()
+            said = {"text": part["text"], "logprobs": part["logprobs"]}
+            self._tell_of_part("output_text.done", **said)
+            self._tell_of_part("content_part.done", part=part)
+        else:
+            said = {"name": done.name, "arguments": done.arguments}
+            self._tell_of_item("function_call_arguments.done", **said)
+        item = done.model_dump()
+        self._tell("response.output_item.done", output_index=self._index, item=item)
+        self._output.append(done)
+        self._open = None
+
+    @property
+    def _index(self) -> int:
+        """Of the open item."""
+        return len(self._output)
+
+    # --- the response ----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if not self._events:
+            self._tell_state("created", self._response)
+            self._tell_state("in_progress", self._response)
+
+    def _complete(self) -> None:
+        if self._finish is None or self._torn:
+            raise _Unreadable
+        response = ended(self._response, self._finish, self._output, self._usage, self._now)
+        self._tell_state(response.status, response)
+        self._over = True
+
+    def _fail(self, error: dict[str, Any]) -> None:
+        # With all the fields that errors have, whoever told it.
+        error = self._names.error_object(ApiError(error["message"]).body(SOURCE)["error"] | error)
+        output = [*self._output, *([self._open.item("incomplete")] if self._open else [])]
+        failure = Failure(
+            code=_CODES.get(error["type"], "server_error"),
+            message=error["message"],
+            type=error["type"],
+            param=error["param"],
+        )
+        self._tell_state("failed", failed(self._response, failure, output))
+        said = {name: error[name] for name in ("code", "message", "param")}
+        self._tell("error", **said, error=error)
+        self._over = True
+
+    # --- events of the response ------------------------------------------------------------------
+
+    def _tell_state(self, state: str, response: ResponseObject) -> None:
+        self._tell(f"response.{state}", response=response.model_dump())
+
+    def _tell_of_item(self, kind: str, **fields: Any) -> None:
+        assert self._open is not None
+        self._tell(f"response.{kind}", item_id=self._open.id, output_index=self._index, **fields)
+
+    def _tell_of_part(self, kind: str, **fields: Any) -> None:
+        self._tell_of_item(kind, content_index=0, **fields)
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self._told.append(event({"type": kind, "sequence_number": self._events, **fields}))
+        self._events += 1
+
+
+def _error_in(data: str) -> dict[str, Any] | None:
+    """The error that an event tells."""
+    try:
+        error = json.loads(data)["error"]
+        return {**error, "message": str(error["message"])}
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,67 @@
+"""What a request for a response must be, and what becomes of the answer to it.
+
+Rules: all is decided by the pure modules beside this one; a response refers to nothing that is kept.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, replace
+
+from contracts.errors import InvalidRequest, UpstreamError
+from contracts.openai import parse_json
+from contracts.response_object import ResponseObject
+from contracts.responses import ResponseRequest
+from contracts.settings import Settings
+from gateway.checks import Checked, check_chat
+from gateway.responses.answer import NewId, Now, begun, response_of
+from gateway.responses.chat import chat_of
+from gateway.responses.events import ResponseEvents
+from gateway.responses.names import Names
+
+_LIMIT = 64 << 20  # bytes of an answer: far more than any model says
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+def check_response(
+    settings: Settings, body: bytes, *, new_id: NewId = new_id, now: Now = time.time
+) -> Checked:
+    """As those of ``gateway.checks``: what goes on is a chat."""
+    request = parse_json(ResponseRequest, body)
+    chat, names = chat_of(request)
+    try:
+        checked = check_chat(settings, chat)
+    except InvalidRequest as exc:
+        raise names.error(exc) from exc
+    response = begun(request, new_id("resp"), int(now()), checked.alias)
+    return replace(checked, rewrite=ResponseRewrite(response, names, new_id, now))
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRewrite:
+    """A ``gateway.rewrite.Rewrite``: *response* has not begun, *names* are for errors."""
+
+    response: ResponseObject
+    names: Names
+    new_id: NewId
+    now: Now
+
+    @property
+    def limit(self) -> int:
+        return _LIMIT
+
+    def too_large(self) -> UpstreamError:
+        return UpstreamError(f"the worker's answer has more than {_LIMIT >> 20} MiB")
+
+    async def whole(self, body: bytes) -> bytes:
+        return response_of(self.response, body, self.new_id, self.now)
+
+    def refused(self, body: bytes) -> bytes:
+        return self.names.error_body(body)
+
+    def events(self) -> ResponseEvents:
+        return ResponseEvents(self.response, self.names, self.new_id, self.now)

@@ -1,0 +1,196 @@
+"""A request for a response becomes a chat that says the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from contracts.chat import ChatRequest
+from contracts.openai import parse_json
+from gateway.responses.chat import chat_of
+from tests.gateway.responses.given import LOOK, asked, call, result
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    """The chat's body, which is a valid one."""
+    body, _ = chat_of(asked(**fields))
+    parse_json(ChatRequest, body)
+    made: dict[str, Any] = json.loads(body)
+    return made
+
+
+def text(said: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": said}]
+
+
+def called(call_id: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+
+def test_a_bare_question_is_a_chat_with_one_message_and_nothing_else() -> None:
+    assert chat() == {"messages": [{"role": "user", "content": text("hi")}]}
+
+
+def test_instructions_come_first() -> None:
+    first, second = chat(instructions="Be brief.")["messages"]
+    assert first == {"role": "system", "content": "Be brief."}
+    assert second["role"] == "user"
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "developer"])
+def test_each_role_is_kept(role: str) -> None:
+    assert chat(input=[{"role": role, "content": "x"}])["messages"] == [
+        {"role": role, "content": text("x")}
+    ]
+
+
+def test_parts_keep_their_order_and_kind() -> None:
+    parts = [
+        {"type": "input_image", "image_url": "data:x", "detail": "low"},
+        {"type": "input_text", "text": "한글"},
+        {"type": "input_image", "image_url": "http://h/x.png"},
+    ]
+    said = [
+        {"type": "output_text", "text": "a", "annotations": []},
+        {"type": "refusal", "refusal": "b"},
+    ]
+    messages = chat(input=[{"role": "user", "content": parts}, {"role": "assistant", "content": said}])[
+        "messages"
+    ]
+    assert messages[0]["content"] == [
+        {"type": "image_url", "image_url": {"url": "data:x", "detail": "low"}},
+        {"type": "text", "text": "한글"},
+        {"type": "image_url", "image_url": {"url": "http://h/x.png"}},
+    ]
+    assert messages[1]["content"] == [
+        {"type": "text", "text": "a"},
+        {"type": "refusal", "refusal": "b"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("detail", "sent"), [("low", "low"), ("high", "high"), ("auto", "auto"), ("original", "high")]
+)
+def test_detail_is_the_nearest_that_a_chat_knows(detail: str, sent: str) -> None:
+    part = {"type": "input_image", "image_url": "data:x", "detail": detail}
+    (message,) = chat(input=[{"role": "user", "content": [part]}])["messages"]
+    assert message["content"][0]["image_url"]["detail"] == sent
+
+
+def test_calls_that_follow_each_other_are_one_message_with_what_was_said_before() -> None:
+    said = {"role": "assistant", "content": "I look."}
+    user = {"role": "user", "content": "hi"}
+    items = [user, said, call("c1"), call("c2"), result("c1"), result("c2"), call("c3"), result("c3")]
+    _, first, *results, second, last = chat(input=items)["messages"]
+    assert first == {
+        "role": "assistant",
+        "content": text("I look."),
+        "tool_calls": [called("c1"), called("c2")],
+    }
+    assert [message["tool_call_id"] for message in results] == ["c1", "c2"]
+    assert second == {"role": "assistant", "tool_calls": [called("c3")]}
+    assert last == {"role": "tool", "tool_call_id": "c3", "content": text("seen")}
+
+
+def test_a_result_may_hold_pictures() -> None:
+    output = [{"type": "input_image", "image_url": "data:x"}, {"type": "input_text", "text": "y"}]
+    message = chat(input=[call("c"), result("c", output)])["messages"][-1]
+    assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+
+
+def test_thoughts_are_passed_over() -> None:
+    thoughts = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "x"}]}
+    messages = chat(input=[{"role": "user", "content": "a"}, thoughts, call("c"), result("c")])[
+        "messages"
+    ]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+
+
+SAME = {
+    "model": "vlm-best",
+    "user": "u",
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "parallel_tool_calls": False,
+    "keep_alive": 0,
+    "seed": 0,
+    "top_k": 3,
+    "min_p": 0.1,
+    "stop": ["x"],
+    "presence_penalty": 1,
+    "frequency_penalty": 1,
+    "repetition_penalty": 1.5,
+    "logit_bias": {"1": 2},
+    "max_pixels": 1000,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), SAME.items())
+def test_what_a_chat_takes_by_the_same_name_is_passed_on(name: str, value: Any) -> None:
+    assert chat(**{name: value})[name] == value
+
+
+def test_the_limit_of_tokens_has_another_name() -> None:
+    assert chat(max_output_tokens=5)["max_completion_tokens"] == 5
+
+
+def test_a_stream_asks_for_the_usage_that_its_last_event_tells() -> None:
+    made = chat(stream=True)
+    assert (made["stream"], made["stream_options"]) == (True, {"include_usage": True})
+
+
+def test_logprobs_are_asked_for_as_a_chat_does() -> None:
+    assert chat(top_logprobs=2)["logprobs"] is True
+    assert chat(top_logprobs=2)["top_logprobs"] == 2
+    included = chat(include=["message.output_text.logprobs"])
+    assert included["logprobs"] is True
+    assert "top_logprobs" not in included
+
+
+def test_tools_are_nested_as_a_chat_has_them() -> None:
+    tool = {**LOOK, "description": "Looks.", "strict": True}
+    assert chat(tools=[tool])["tools"] == [
+        {
+            "type": "function",
+            "function": {
+                "name": "look",
+                "description": "Looks.",
+                "parameters": {"type": "object"},
+                "strict": True,
+            },
+        }
+    ]
+    assert "tools" not in chat(tools=[])
+
+
+@pytest.mark.parametrize(
+    ("choice", "made"),
+    [
+        ("none", "none"),
+        ("auto", "auto"),
+        ("required", "required"),
+        ({"type": "function", "name": "look"}, {"type": "function", "function": {"name": "look"}}),
+    ],
+)
+def test_a_choice_of_tools_is_a_chat_s(choice: Any, made: Any) -> None:
+    assert chat(tools=[LOOK], tool_choice=choice)["tool_choice"] == made
+
+
+@pytest.mark.parametrize(
+    ("wanted", "made"),
+    [
+        ({"type": "text"}, {"type": "text"}),
+        ({"type": "json_object"}, {"type": "json_object"}),
+        (
+            {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True},
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True},
+            },
+        ),
+    ],
+)
+def test_the_form_of_the_text_is_a_chat_s(wanted: Any, made: Any) -> None:
+    assert chat(text={"format": wanted})["response_format"] == made

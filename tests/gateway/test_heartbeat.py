@@ -1,0 +1,135 @@
+"""Streams that are slow to begin: comments meanwhile, and what goes wrong then is told by an event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import APIError, OpenAI
+
+from contracts.control import Download, ModelStatus, WorkerState
+from gateway.app import create_app
+from gateway.heartbeat import progress_of
+from tests.gateway.conftest import make_settings
+from tests.gateway.stand_in import StandIn
+from tests.gateway.test_routes import HELLO
+from tests.servers import served
+
+CHAT = "/v1/chat/completions"
+EVERY_S = 0.1
+STREAMED = {**HELLO, "stream": True}
+
+
+def status(state: WorkerState, **fields: Any) -> ModelStatus:
+    return ModelStatus(path="p", kind="vlm", port=1, status=state, memory_gb=1, **fields)
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterator[httpx.Client]:
+    """A client of a gateway that doesn't wait for long."""
+    extra = f"gateway: {{heartbeat_s: {EVERY_S}}}\n"
+    settings = make_settings(tmp_path_factory.mktemp("hasty"), manager_url, extra)
+    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+        yield http
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (None, "waiting"),
+        (status(WorkerState.READY), "waiting for its turn"),
+        (status(WorkerState.STOPPED), "waiting for memory"),
+        (status(WorkerState.DRAINING), "waiting for memory"),
+        (status(WorkerState.STARTING), "starting"),
+        (status(WorkerState.STARTING, phase="loading"), "loading"),
+        (status(WorkerState.STARTING, phase="downloading"), "downloading"),
+        (
+            status(
+                WorkerState.STARTING,
+                phase="downloading",
+                download=Download(done_bytes=42, total_bytes=100, eta_seconds=19.6),
+            ),
+            "downloading 42 %, about 20 s",
+        ),
+        (
+            status(
+                WorkerState.STARTING,
+                phase="downloading",
+                download=Download(done_bytes=1, total_bytes=3),
+            ),
+            "downloading 33 %",
+        ),
+    ],
+)
+def test_it_is_told_what_a_request_waits_for(model: ModelStatus | None, said: str) -> None:
+    assert progress_of(model) == said
+
+
+def test_a_stream_that_is_slow_to_begin_says_what_it_waits_for(
+    hasty: httpx.Client, manager: StandIn
+) -> None:
+    manager.mode, manager.slow = "break", 5 * EVERY_S
+    manager.model = {"status": "starting", "phase": "loading"}
+    answer = hasty.post(CHAT, json=STREAMED)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.startswith(": loading\n\n: loading\n\n")
+    assert '\n\ndata: {"i": 0}\n\n' in answer.text  # and then the stream itself
+
+
+def test_a_stream_that_begins_in_time_is_passed_on_as_it_is(
+    hasty: httpx.Client, manager: StandIn
+) -> None:
+    manager.mode = "break"
+    assert hasty.post(CHAT, json=STREAMED).text.startswith('data: {"i": 0}')
+
+
+def test_what_is_no_stream_waits_in_silence(hasty: httpx.Client, manager: StandIn) -> None:
+    manager.slow = 3 * EVERY_S
+    assert hasty.post(CHAT, json=HELLO).json()["echo"] > 0
+
+
+def test_an_error_that_comes_late_is_the_last_event(hasty: httpx.Client, manager: StandIn) -> None:
+    manager.mode, manager.slow = "fail", 2 * EVERY_S
+    answer = hasty.post(CHAT, json=STREAMED)
+    assert answer.status_code == 200
+    last = answer.text.strip().rpartition("\n\n")[2]
+    assert last.startswith("event: error\ndata: ")
+    assert json.loads(last.partition("data: ")[2]) == {"error": {"message": "busy"}}
+
+
+def test_an_answer_that_is_no_stream_and_no_error_is_told_as_an_error(
+    hasty: httpx.Client, manager: StandIn
+) -> None:
+    manager.slow = 2 * EVERY_S
+    answer = hasty.post(CHAT, json=STREAMED)
+    assert "upstream_error" in answer.text.rpartition("event: error")[2]
+
+
+def test_openais_sdk_waits_through_comments_and_raises_the_late_error(
+    hasty: httpx.Client, manager: StandIn
+) -> None:
+    manager.mode, manager.slow = "fail", 2 * EVERY_S
+    client = OpenAI(base_url=str(hasty.base_url.join("/v1")), api_key="k", max_retries=0, timeout=5)
+    stream = client.chat.completions.create(
+        model="a", messages=[{"role": "user", "content": "hi"}], stream=True
+    )
+    with pytest.raises(APIError, match="busy"):
+        list(stream)
+
+
+def test_a_client_that_leaves_during_the_comments_ends_the_request(
+    hasty: httpx.Client, manager: StandIn
+) -> None:
+    manager.mode = "hang"
+    with hasty.stream("POST", CHAT, json=STREAMED) as answer:
+        assert next(answer.iter_lines()).startswith(": ")
+    assert manager.client_left.wait(3)
+
+
+def test_a_manager_that_is_away_is_told_at_once(tmp_path: Path, lonely: httpx.Client) -> None:
+    assert lonely.post(CHAT, json=STREAMED).status_code == 503

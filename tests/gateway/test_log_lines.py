@@ -1,0 +1,86 @@
+"""What the gateway's log says of requests, and what it never says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from scripts.local_stack import ROOT
+from tests.gateway.conftest import CONFIG
+from tests.gateway.stand_in import StandIn
+from tests.manager.conftest import eventually
+from tests.servers import free_port
+
+PROMPT = "a secret\nprompt"
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"pixels" * 20).decode()
+CHAT = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": PROMPT},
+                {"type": "image_url", "image_url": {"url": PNG}},
+            ],
+        }
+    ]
+}
+REQUESTS = [
+    ("/v1/chat/completions", CHAT),
+    ("/v1/images/generations", {"prompt": PROMPT}),
+    ("/v1/images/edits", {"prompt": PROMPT, "image": PNG}),
+    ("/v1/vision/analyze", {"image": PNG, "task": "custom", "prompt": PROMPT}),
+]
+
+
+def logged(tmp_path: Path, manager_url: str, settings: str) -> list[str]:
+    """The lines of a gateway, a process of its own, that was asked each of ``REQUESTS``."""
+    port = free_port()
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG + settings)
+    command = [sys.executable, "-m", "gateway", "--config", str(config)]
+    environ = {"GATEWAY_PORT": str(port), "WORKER_MANAGER_PORT": manager_url.rpartition(":")[2]}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            eventually(lambda: is_up(client), timeout_s=20)
+            for path, body in REQUESTS:
+                assert client.post(path, json=body).status_code == 200
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+    return errors.splitlines()
+
+
+def is_up(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_lines_are_for_people_or_for_machines_as_the_settings_say(
+    tmp_path: Path, manager: StandIn, manager_url: str
+) -> None:
+    lines = logged(tmp_path, manager_url, "logs: {format: json}\n")
+    records = [json.loads(line) for line in lines]
+    paths = [record["path"] for record in records if record["logger"] == "gateway.access"]
+    assert paths == [path for path, _ in REQUESTS]
+    pretty = logged(tmp_path, manager_url, "")
+    assert any(
+        re.search(r" INFO gateway.access: POST /v1/images/edits \[req_", line) for line in pretty
+    )
+
+
+def test_a_prompt_is_in_the_log_only_if_the_settings_want_it(
+    tmp_path: Path, manager: StandIn, manager_url: str
+) -> None:
+    silent = "\n".join(logged(tmp_path, manager_url, ""))
+    assert "secret" not in silent
+    assert PNG[:40] not in silent
+    told = logged(tmp_path, manager_url, "logs: {prompts: true}\n")
+    assert sum(r"prompt='a secret\nprompt'" in line for line in told) == len(REQUESTS)
+    assert PNG[:40] not in "\n".join(told)
