@@ -16,7 +16,7 @@ from tests.servers import free_port
 from tests.stacks import wait_for
 
 _START_S = 180.0  # 20 s of work on an idle machine
-_NAMES = ("vlm-fast", "vlm-best", "image-gen", "schnell", "no/such")
+_NAMES = ("vlm-best", "image-gen", "no/such")
 _AT_HOME = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
 
 

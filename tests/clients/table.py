@@ -176,7 +176,10 @@ CLIENTS = (
         "openai_sync",
         packages=("openai",),
         cannot={
-            "wrong_key": "the proxy has keys of its own",
+            **_each("knows the names of its own config", *_MODELS),
+            "wrong_key": "has keys of its own",
+            "generate_stream": _STREAMED,
+            "time_out": "asks on when its client has left",
             "edit_json": _FORMS,
         },
         through="litellm",
