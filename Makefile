@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup setup-dev demo up test check format grade faults soak bench bench-gpu bench-image train-demo lock clean
+.PHONY: help setup setup-dev demo up test test-clients check format grade faults soak bench bench-gpu bench-image train-demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -26,6 +26,10 @@ up: setup  ## the whole stack on the models of config.yaml, without Docker
 
 test: setup-dev  ## all tests, on two cores
 	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs Node; ARGS=--write for docs/clients.md
+	@$(RUN) -m tests.clients.environments
+	@$(RUN) -m pytest -q tests/clients $(ARGS)
 
 check: setup-dev  ## format, lint, types, tests
 	@$(RUN) -m ruff format --check .

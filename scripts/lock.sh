@@ -11,7 +11,13 @@ compile() {
 compile --output-file requirements/gateway.lock
 compile --extra manager --extra workers --output-file requirements/host.lock
 compile --extra manager --extra workers --group dev --output-file requirements/dev.lock
-if grep -nE '^ *(--index|--extra-index|--find-links)|://' requirements/*.lock; then
+for client in pydantic-ai langchain litellm; do
+  "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+    --upgrade --output-file "tests/clients/requirements-$client.lock" "tests/clients/requirements-$client.in"
+done
+if command -v npm >/dev/null; then (cd tests/clients && npm update --package-lock-only --loglevel=error); fi
+if grep -nE '^ *(--index|--extra-index|--find-links)|://' requirements/*.lock tests/clients/*.lock ||
+  grep -n '"resolved"' tests/clients/package-lock.json; then
   echo "lock: an address got into a lock file" >&2
   exit 1
 fi

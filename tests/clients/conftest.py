@@ -1,19 +1,24 @@
-"""One stack with a key and a small limit, the proxies before it, and a process for each client."""
+"""One stack with a key and a small limit, LiteLLM's proxy before it, and a process for each client.
+
+``--write`` puts what was seen into docs/clients.md.
+"""
 
 from __future__ import annotations
 
 import http.server
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
+from bench.document import write_section
 from scripts.local_stack import LocalStack
 from tests.clients.conversation import Conversation
 from tests.clients.proxies import LiteLLMProxy
+from tests.clients.report import DOCUMENT, SECTION, section
 from tests.clients.table import Client
 from tests.clients.world import CIRCLE, KEY, MAX_BODY_MB, write_pictures, write_world
 from tests.pictures import png
@@ -24,6 +29,35 @@ CHANGES = {
     "gateway.max_body_mb": MAX_BODY_MB,
     "models.image-gen.edit_steps": 4,  # enough for a strength of a half, and quicker
 }
+
+
+_RESULTS = pytest.StashKey[dict[tuple[str, str], bool]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write", action="store_true", help="put the results into docs/clients.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_RESULTS] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and (call.when == "call" or report.failed):
+        params = callspec.params
+        results = item.config.stash[_RESULTS]
+        results[params["client"].name, params["scenario"].name] = report.passed
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--write"):
+        write_section(DOCUMENT, SECTION, section(session.config.stash[_RESULTS]))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from tests.clients.world import CIRCLE, EDITING, HOLE, SHAPE
 from tests.pictures import RED_CIRCLE_CAPTION, opened, png
 
 Seen = Mapping[str, Any]
-LEFT_AFTER_S = 4.0  # by then a client that leaves has done so; the whole answer takes longer
+LEFT_AFTER_S = 10.0  # by then a client that leaves has done so; the whole answer takes longer
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.stacks import wait_for
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
 _ANSWER_S = 60.0
-_STOPPED_S = 2.0  # what was left behind would go on for longer
+_STOPPED_S = 10.0  # on a busy machine; what is left to itself goes on for half a minute
 
 
 @pytest.mark.parametrize(
