@@ -7,7 +7,6 @@ gateway takes the pictures out, keeps them (``gateway.pictures``) and tells wher
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -19,7 +18,6 @@ from contracts.settings import Settings
 from gateway.pictures import Picture
 
 FILES = "/v1/images/files/"  # where pictures are found, without a key
-_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 def taken_out(body: bytes) -> tuple[ImagesResponse, list[Picture]]:
@@ -52,10 +50,7 @@ def base_url(settings: Settings, scope: Scope) -> str:
     """How the client of *scope* reaches this gateway: as configured, else as it just did."""
     if settings.gateway.public_url:
         return settings.gateway.public_url
-    named = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-    if _HOST.fullmatch(named) is None:
-        host, port = scope.get("server") or (settings.gateway.host, settings.gateway.port)
-        named = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    named = dict(scope["headers"])[b"host"].decode("latin-1")  # a name of ours: web.door
     return f"{scope.get('scheme', 'http')}://{named}"
 
 

@@ -19,7 +19,7 @@ from manager.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
 from manager.standby import Parker
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, configure_logging
+from web.serve import PortTaken, allow_many_connections, bind, configure_logging
 
 log = logging.getLogger("manager")
 
@@ -37,6 +37,7 @@ def main(
     parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
     args = parser.parse_args(argv)
     configure_logging()
+    allow_many_connections()
     try:
         settings = load(args.config, os.environ)
         sock = bind(settings.manager.host, settings.manager.port)

@@ -37,6 +37,7 @@ from manager.routes import control_routes
 from manager.standby import TO_HAVE_FROM, Parker, Standbys
 from manager.status import Room, WorkerReport, manager_status
 from manager.worker import Worker
+from web.door import ANY, SMALL_BODY, Door, DoorGuard
 from web.errors import install_error_handlers
 from web.relay import open_session
 from web.request_id import RequestId
@@ -105,7 +106,8 @@ class ManagerApp:
         )
         install_error_handlers(self._control, SOURCE)
         self._control.include_router(control_routes(self))
-        self._entry = RequestId(TokenGuard(self._switch, settings.manager.token, source=SOURCE))
+        entry = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
+        self._entry = RequestId(DoorGuard(entry, door(settings), source=SOURCE))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._entry(scope, receive, send)
@@ -196,6 +198,20 @@ class ManagerApp:
             drawing=worker.drawing,
             last_error=worker.last_error,
         )
+
+
+def door(settings: Settings) -> Door:
+    """Who may come in to the manager: the name that the gateway finds it by among others.
+
+    That every page may use the API does not mean that every page may stop workers. What goes to a
+    worker has been measured by the gateway, and is by the worker.
+    """
+    return Door(
+        "manager",
+        allowed_hosts=[*settings.manager.allowed_hosts, settings.gateway.manager_host],
+        origins=[origin for origin in settings.gateway.cors_origins if origin != ANY],
+        body_limit=lambda path: None if path.startswith(PREFIX) else SMALL_BODY,
+    )
 
 
 def standbys(settings: Settings, launcher: Parker | None, total: int) -> Standbys | None:

@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from web.request_id import HEADER as REQUEST_ID
 
+KEY_NAME = "key_name"  # in the scope: the name of the key that the request came with
 CLIENT_GONE = 499  # in the log only: there is nobody to send it to
 
 
@@ -33,6 +34,8 @@ class Account:
             f"{scope['method']} {scope['path']} [{request_id(scope)}] alias={self.alias}"
             f" status={self.status}"
         )
+        if KEY_NAME in scope:
+            text += f" key={scope[KEY_NAME]}"
         if self.queue_ms is not None:
             text += f" queue_ms={self.queue_ms}"
         if self.load_ms is not None:
