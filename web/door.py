@@ -75,14 +75,14 @@ def is_same_site(origin: bytes, host: bytes) -> bool:
 
 
 class Door:
-    """Decides about one tier, whose *section* of the settings its refusals name.
+    """Decides about one tier, whose *section* of the settings its refusals name; a worker has none.
 
     *origins* may send requests though they are not ours; *public_url* is one more name of ours.
     """
 
     def __init__(
         self,
-        section: str,
+        section: str | None,
         *,
         allowed_hosts: Collection[str] = (),
         origins: Collection[str] = (),
@@ -112,8 +112,8 @@ class Door:
                     return InvalidRequest(f"the request has two {key.decode().title()} headers")
         if not self._is_own(host):
             return ForeignHost(
-                f"this is not {_shown(host)}: if that is a name of this machine, add it to "
-                f"{self._section}.allowed_hosts"
+                f"{_shown(host)} is no name of this machine that is known here"
+                + self._cure("add it to {}.allowed_hosts if it is one")
             )
         origin = found.get(b"origin")
         if origin is not None:
@@ -149,7 +149,10 @@ class Door:
         )
 
     def _foreign(self, what: str) -> ForeignOrigin:
-        return ForeignOrigin(f"{what}: gateway.cors_origins lists the origins that may")
+        return ForeignOrigin(what + self._cure("gateway.cors_origins lists the origins that may"))
+
+    def _cure(self, what: str) -> str:
+        return "" if self._section is None else f": {what.format(self._section)}"
 
 
 def _shown(value: bytes) -> str:
