@@ -170,7 +170,7 @@ class BoundedProtocol(GatheringProtocol):
         return self._intake.stage is Stage.BODY and not self.cycle.response_started
 
     def _too_slow(self) -> None:
-        if self._intake.stage is Stage.HEAD and not self._intake.size:
+        if self.scope is None:
             self.transport.close()  # it never said a word: a browser's spare connection, or a scan
         else:
             part = "head" if self._intake.stage is Stage.HEAD else "body"
