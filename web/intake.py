@@ -27,15 +27,16 @@ class Limits:
 
 
 class Stage(Enum):
-    IDLE = auto()  # between two requests: the keep-alive's time
     HEAD = auto()
     BODY = auto()
     LEFTOVER = auto()  # of a body that was answered before it was whole
-    ANSWER = auto()  # the request is there as a whole
+    DONE = auto()  # the request is there: its answer is made, or the keep-alive's time runs
 
 
 class Intake:
     """Of one connection. ``size``: bytes that came in this stage."""
+
+    __slots__ = ("_limits", "_silent_s", "_waited_s", "size", "stage")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -51,14 +52,12 @@ class Intake:
 
     def took(self, size: int) -> None:
         """*size* bytes have come."""
-        if self.stage is Stage.IDLE:
-            self.enter(Stage.HEAD)
         self.size += size
         self._silent_s = 0.0
 
     def tick(self, seconds: float) -> bool:
         """*seconds* were waited for the client; True: it has taken too long."""
-        if self.stage in (Stage.IDLE, Stage.ANSWER):
+        if self.stage is Stage.DONE:
             return False
         self._waited_s += seconds
         self._silent_s += seconds

@@ -67,9 +67,6 @@ class GatheringProtocol(HttpToolsProtocol):
         super().connection_made(GatheredTransport(transport, self.loop))  # type: ignore[arg-type]
 
 
-_AFTER_ANSWER = {Stage.ANSWER: Stage.IDLE, Stage.BODY: Stage.LEFTOVER}
-
-
 class _Refused(Exception):
     """Raised inside of the parser, so that it goes no further."""
 
@@ -105,15 +102,12 @@ class BoundedProtocol(GatheringProtocol):
         if self.transport.is_closing():
             return
         intake = self._intake
+        if intake.stage is Stage.DONE and not self._is_answering():
+            intake.enter(Stage.HEAD)
         intake.took(len(data))
         super().data_received(data)
-        if intake.stage is Stage.HEAD and intake.size > self.limits.head:
+        if intake.size > self.limits.head and intake.stage in (Stage.HEAD, Stage.DONE):
             self._refuse(self._oversized() or self._head_too_large())
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._intake.stage is not Stage.HEAD:  # it came with the end of the one before
-            self._intake.enter(Stage.HEAD)
 
     def on_headers_complete(self) -> None:
         error = self._oversized()
@@ -125,11 +119,7 @@ class BoundedProtocol(GatheringProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._intake.enter(Stage.IDLE if self.cycle.response_complete else Stage.ANSWER)
-
-    def on_response_complete(self) -> None:
-        self._intake.enter(_AFTER_ANSWER.get(self._intake.stage, self._intake.stage))
-        super().on_response_complete()
+        self._intake.enter(Stage.DONE)
 
     def _oversized(self) -> ApiError | None:
         limits = self.limits
@@ -152,6 +142,8 @@ class BoundedProtocol(GatheringProtocol):
         if self.transport.is_closing():
             return
         self._ticking = self.loop.call_later(self.limits.tick_s, self._tick)
+        if self._intake.stage is Stage.BODY and self.cycle.response_complete:
+            self._intake.enter(Stage.LEFTOVER)
         if self._waits_for_client() and self._intake.tick(self.limits.tick_s):
             self._too_slow()
 
@@ -167,7 +159,8 @@ class BoundedProtocol(GatheringProtocol):
 
     def _is_reading_body(self) -> bool:
         """Whether a request is on its way to the app, and no byte of its answer on its way back."""
-        return self._intake.stage is Stage.BODY and not self.cycle.response_started
+        in_turn = self._intake.stage is Stage.BODY and not self.pipeline
+        return in_turn and not self.cycle.response_started
 
     def _too_slow(self) -> None:
         if self.scope is None:
@@ -190,7 +183,7 @@ class BoundedProtocol(GatheringProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             self.transport.write(raw_error(error, self.source))
-        elif self._intake.stage is Stage.HEAD and not self._is_answering():
+        elif self._intake.stage is Stage.HEAD:
             self.transport.write(raw_error(error, self.source))
         self.transport.close()
 

@@ -34,16 +34,9 @@ def test_a_head_has_its_time_however_busily_it_drips() -> None:
     assert ticks_until_late(intake(Stage.HEAD), bytes_each=3000) == 20
 
 
-def test_the_first_byte_after_an_answer_begins_the_next_head() -> None:
-    of = intake(Stage.IDLE)
-    assert ticks_until_late(of) is None
-    of.took(1)
-    assert (of.stage, of.size) == (Stage.HEAD, 1)
-    assert ticks_until_late(of) == 20
-
-
-def test_while_an_answer_is_made_nobody_is_late() -> None:
-    assert ticks_until_late(intake(Stage.ANSWER)) is None
+def test_from_a_whole_request_to_the_next_nobody_is_late() -> None:
+    assert ticks_until_late(intake(Stage.DONE)) is None
+    assert ticks_until_late(intake(Stage.DONE), bytes_each=1) is None
 
 
 def test_a_body_that_stops_coming_is_late() -> None:
