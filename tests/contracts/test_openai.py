@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.errors import InvalidRequest, UnsupportedParameter
 from contracts.chat import MAX_DEPTH, MAX_MESSAGES
+from contracts.errors import InvalidRequest, UnsupportedParameter
 from contracts.openai import (
     AnalyzeRequest,
     ChatRequest,
