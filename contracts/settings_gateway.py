@@ -55,7 +55,8 @@ class GatewaySettings(Section):
     cors_origins: list[str] = Field(default_factory=list)  # of web pages that may send requests
     allowed_hosts: HostNames = Field(default_factory=list)  # names of ours that are not plainly so
     rate_limit: RateLimit | None = None  # None: as often as one likes
-    max_concurrent_per_client: Annotated[int, Field(ge=1)] | None = 64  # None: any number
+    # Below manager.queue_limit, so that no one alone fills the queue of a model. None: any number.
+    max_concurrent_per_client: Annotated[int, Field(ge=1)] | None = 200
     max_body_mb: Annotated[int, Field(ge=1)] = 64
     public_url: str = ""  # how clients reach the gateway; empty: as each request's Host says
     image_url_ttl_s: Seconds = 3600.0  # how long a picture that was asked for as a URL is kept
