@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from contracts.wire import MAX_SEED, Faulty, Finite, Request, Unsupported, as_list
 
 MIN_PIXELS = 28 * 28  # of an image: one token of Qwen2.5-VL
 MAX_TOOLS = 128
+MAX_MESSAGES = 2048
+MAX_DEPTH = 64  # of a JSON schema; the parser takes no more than some 200 levels of anything
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -25,11 +27,28 @@ StopStrings = Annotated[
     BeforeValidator(as_list),
     Field(max_length=16),
 ]
-Schema = dict[str, Any]
 MaxTokens = Annotated[int, Field(ge=1)]
 Temperature = Annotated[Finite, Field(ge=0, le=2)]
 TopP = Annotated[Finite, Field(gt=0, le=1)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+
+
+def _not_too_deep(schema: dict[str, Any]) -> dict[str, Any]:
+    """What makes a grammar of a schema goes down into it by calling itself."""
+    level: list[Any] = [schema]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return schema
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(_not_too_deep)]
 
 
 def _as_parts(value: Any) -> Any:
@@ -198,7 +217,7 @@ class StreamOptions(_Part):
 class ChatRequest(Request):
     """``POST /v1/chat/completions``. Sampling fields that are absent mean OpenAI's defaults."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: MaxTokens | None = None

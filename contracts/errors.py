@@ -101,20 +101,64 @@ class MethodNotAllowed(InvalidRequest):
     code = "method_not_allowed"
 
 
+class RequestTimeout(InvalidRequest):
+    """The client did not send its request in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class UrlTooLong(InvalidRequest):
+    status = 414
+    code = "url_too_long"
+
+
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+    code = "headers_too_large"
+
+
 class Unauthorized(ApiError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
 
 
+class ForeignHost(ApiError):
+    """The request names a host that is not this one: somebody's DNS may lead a browser here."""
+
+    status = 403
+    type = "permission_error"
+    code = "foreign_host"
+    should_retry = False
+
+
+class ForeignOrigin(ForeignHost):
+    """A web page of another site sends the request."""
+
+    code = "foreign_origin"
+
+
 # --- the service is at fault, or busy ------------------------------------------------------------
 
 
-class QueueFull(ApiError):
-    """Too many requests wait for this model already."""
+class RateLimited(ApiError):
+    """This client asks for more than its share."""
 
     status = 429
     type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class TooManyOpenRequests(RateLimited):
+    """This client has as many requests open as one may have."""
+
+    code = "too_many_open_requests"
+
+
+class QueueFull(RateLimited):
+    """Too many requests wait for this model already."""
+
     code = "queue_full"
 
 

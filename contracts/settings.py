@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from contracts.settings_base import GIB, Gigabytes, IdleSeconds, Port, Seconds, Section
+from contracts.settings_base import GIB, Gigabytes, HostNames, IdleSeconds, Port, Seconds, Section
 from contracts.settings_gateway import GatewaySettings
 from contracts.settings_models import ImageSettings, ModelSettings
 
@@ -23,7 +23,8 @@ _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 class ManagerSettings(Section):
     host: str = "127.0.0.1"
     port: Port = 8100
-    token: str = ""
+    token: Annotated[str, Field(repr=False)] = ""
+    allowed_hosts: HostNames = Field(default_factory=list)  # as gateway.allowed_hosts
     idle_timeout_s: IdleSeconds = 300.0  # -1: never
     start_timeout_s: Seconds = 300.0  # since the load last made progress
     drain_timeout_s: Seconds = 30.0

@@ -6,7 +6,7 @@ file over the defaults; relative folders are taken from the file's own folder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from contracts.settings import Settings
+from contracts.settings_gateway import named_keys
 from contracts.settings_models import ImageSettings, is_folder
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
@@ -23,11 +24,13 @@ class SettingsError(Exception):
     """The settings can't be used; the message has a line for each problem."""
 
 
-# variable -> (section, key, type)
-ENVIRONMENT: Mapping[str, tuple[str, str, type]] = {
+# variable -> (section, key, how it is read)
+ENVIRONMENT: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {
     "GATEWAY_HOST": ("gateway", "host", str),
     "GATEWAY_PORT": ("gateway", "port", int),
     "GATEWAY_API_KEY": ("gateway", "api_key", str),
+    "GATEWAY_API_KEYS": ("gateway", "keys", named_keys),
+    "GATEWAY_KEYS_FILE": ("gateway", "keys_file", str),
     "WORKER_MANAGER_HOST": ("gateway", "manager_host", str),
     "WORKER_MANAGER_PORT": ("gateway", "manager_port", int),
     "MANAGER_HOST": ("manager", "host", str),
@@ -69,6 +72,8 @@ def _place(file: Path, exc: yaml.YAMLError) -> str:
 
 
 def _problem(exc: yaml.YAMLError) -> str:
+    if isinstance(exc, yaml.constructor.ConstructorError | yaml.composer.ComposerError):
+        return "a value that begins with '!' or '*' needs quotes"  # it may be a key: it isn't shown
     return str(getattr(exc, "problem", None) or exc).splitlines()[0]
 
 
@@ -88,14 +93,15 @@ def _refuse_repeated_keys(file: Path, node: yaml.Node | None) -> None:
 
 
 def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
-    for variable, (section, key, kind) in ENVIRONMENT.items():
+    for variable, (section, key, read) in ENVIRONMENT.items():
         text = environ.get(variable)
         if not text:  # compose passes unset variables on as empty ones
             continue
         try:
-            value = kind(text)
+            value = read(text)
         except ValueError as exc:
-            raise SettingsError(f"environment: {variable}: {text!r} is not a number") from exc
+            why = str(exc) if read is named_keys else f"{text!r} is not a number"
+            raise SettingsError(f"environment: {variable}: {why}") from exc
         if not isinstance(data.get(section), dict):
             data[section] = {}
         data[section][key] = value
@@ -147,7 +153,11 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
         for key in ("log_dir", "state_dir")
     }
     manager = settings.manager.model_copy(update=folders)
-    return settings.model_copy(update={"models": models, "manager": manager})
+    gateway = settings.gateway
+    if gateway.keys_file:
+        file = str(base / Path(gateway.keys_file).expanduser())
+        gateway = gateway.model_copy(update={"keys_file": file})
+    return settings.model_copy(update={"models": models, "manager": manager, "gateway": gateway})
 
 
 def _absolute(path: str, base: Path) -> str:

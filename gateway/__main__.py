@@ -11,7 +11,7 @@ from contracts.settings_file import SettingsError, load
 from gateway.app import create_app
 from web.logs import configure_logging
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, make_server, spare_the_collector
+from web.serve import PortTaken, allow_many_connections, bind, make_server, spare_the_collector
 
 GRACEFUL_S = 30
 
@@ -22,10 +22,12 @@ def main() -> int:
     parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
     args = parser.parse_args()
     configure_logging()
+    allow_many_connections()
     log = logging.getLogger("gateway")
     try:
         settings = load(args.config, os.environ)
         configure_logging(settings.logs.format)
+        app = create_app(settings)
         sock = bind(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
         print(exc, file=sys.stderr)  # noqa: T201 - the settings' fault, told as it is
@@ -36,7 +38,7 @@ def main() -> int:
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)
     log.info("listening on http://%s:%d", settings.gateway.host, settings.gateway.port)
-    server = make_server(create_app(settings), graceful_s=GRACEFUL_S)
+    server = make_server(app, source="gateway", graceful_s=GRACEFUL_S)
     spare_the_collector()
     server.run(sockets=[sock])
     return 0

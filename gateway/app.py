@@ -18,13 +18,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
-from gateway.auth import RequireKey
+from gateway.auth import RATE_HEADERS, Gate
 from gateway.exchange import SOURCE, Services
+from gateway.keys import read_keyring
 from gateway.links import shown
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
 from gateway.routes import catalogue, files, inference, responses, system
 from web.access import PROCESSING_HEADER, Access
+from web.door import SMALL_BODY, Door, DoorGuard
 from web.errors import install_error_handlers
 from web.relay import open_session
 
@@ -53,7 +55,10 @@ class Front:
 
 
 def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> ASGIApp:
-    """*clock*: monotonic seconds, by which the URLs of pictures expire."""
+    """*clock*: monotonic seconds, by which the URLs of pictures expire and rates are counted.
+
+    Raises ``SettingsError`` for a file of keys that can't be used.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,18 +81,31 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
     for routes in (inference, responses, catalogue, files, system):
         app.include_router(routes.router)
     install_error_handlers(app, SOURCE)
-    entry: ASGIApp = Front(app, inference.ROUTES)
-    key = settings.gateway.required_key
-    if key is None:
-        log.warning("no API key is set: /v1/* is open to everybody who can reach this port")
+    keyring = read_keyring(limits)
+    if keyring:
+        log.info("keys: %r", keyring)
     else:
-        entry = RequireKey(entry, key=key)
+        log.warning("no API key is set: /v1/* is open to everybody who can reach this port")
+    entry: ASGIApp = Gate(Front(app, inference.ROUTES), keyring, limits, clock=clock)
     if settings.gateway.cors_origins:
         entry = CORSMiddleware(
             entry,
             allow_origins=settings.gateway.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after", *_TIMINGS],
+            expose_headers=["x-request-id", "retry-after", *RATE_HEADERS, *_TIMINGS],
         )
-    return Access(entry, SOURCE, quiet=_QUIET, shown=shown)
+    return Access(DoorGuard(entry, door(settings), source=SOURCE), SOURCE, quiet=_QUIET, shown=shown)
+
+
+def door(settings: Settings) -> Door:
+    """Who may come in to the gateway, and with how large a body."""
+    gateway = settings.gateway
+    limits = {route.path: gateway.max_body_mb << 20 for route in inference.ROUTES}
+    return Door(
+        "gateway",
+        allowed_hosts=gateway.allowed_hosts,
+        origins=gateway.cors_origins,
+        public_url=gateway.public_url,
+        body_limit=lambda path: limits.get(path, SMALL_BODY),
+    )

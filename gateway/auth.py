@@ -1,42 +1,130 @@
-"""The optional API key: with one set, every ``/v1/*`` request must carry it.
+"""Who asks, and whether it may: a key where one is needed, and a share of the gateway for each client.
 
-``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; compared in constant time. The files of pictures
-need none: their names are keys themselves, for browsers and for whoever is given the link.
+On every ``/v1/*`` request but those for the files of pictures, whose names are keys themselves, for
+browsers and for whoever is given the link. A key comes as ``Authorization: Bearer KEY`` or ``X-API-Key:
+KEY``. A client is the name of its key, else its address; a request with a wrong key counts against its
+address, so that guessing is as limited as asking.
 """
 
 from __future__ import annotations
 
-import hmac
+import ipaddress
+import time
+from collections.abc import Callable
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts.errors import Unauthorized
+from contracts.errors import ApiError, RateLimited, TooManyOpenRequests, Unauthorized
+from contracts.settings_gateway import GatewaySettings
+from gateway.keys import Keyring
 from gateway.links import FILES
+from gateway.rate import Grant, OpenRequests, TokenBuckets, duration, whole_seconds
+from web.account import account_of
 from web.errors import error_response
 
 PROTECTED = "/v1/"
+RATE_HEADERS = (
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
+_CLIENTS = 4096  # addresses whose use is remembered
 
 
-class RequireKey:
-    def __init__(self, app: ASGIApp, key: str) -> None:
+class Gate:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        settings: GatewaySettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
-        self._key = key.encode()
+        self._keyring = keyring
+        self._clock = clock
+        self._per_client = settings.max_concurrent_per_client
+        self._open = OpenRequests(self._per_client) if self._per_client else None
+        self._rate = settings.rate_limit
+        if self._rate is not None:
+            per_minute, burst = self._rate.requests_per_minute, self._rate.burst
+            # Apart, so that a flood of addresses makes no key's use forgotten.
+            self._by_address = TokenBuckets(per_minute, burst, clients=_CLIENTS)
+            self._by_name = TokenBuckets(per_minute, burst, clients=_CLIENTS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _is_protected(scope["path"]):
             await self._app(scope, receive, send)
             return
-        given = given_key(scope["headers"])
-        if given is not None and hmac.compare_digest(given, self._key):
-            await self._app(scope, receive, send)
+        name, error = self._known(scope)
+        client = f"key {name}" if name is not None else _address(scope)
+        if self._rate is not None:
+            buckets = self._by_address if name is None else self._by_name
+            grant = buckets.take(client, self._clock())
+            send = _telling(send, self._rate.burst, grant)
+            if not grant.allowed:
+                error = self._too_many(grant)
+        if error is None and self._open is not None and not self._open.enter(client):
+            error = TooManyOpenRequests(
+                f"there are {self._per_client} open requests of this client already: "
+                "gateway.max_concurrent_per_client says how many there may be",
+                retry_after=1,
+            )
+        if error is not None:
+            await error_response(error, "gateway")(scope, receive, send)
             return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if self._open is not None:
+                self._open.leave(client)
+
+    def _known(self, scope: Scope) -> tuple[str | None, ApiError | None]:
+        """The name of the key of a request, which is noted in its scope, or why it may not pass."""
+        if not self._keyring:
+            return None, None
+        given = given_key(scope["headers"])
+        name = None if given is None else self._keyring.name_of(given)
+        if name is not None:
+            account_of(scope).key = name
+            return name, None
         what = "no API key was given" if given is None else "the API key is not the right one"
-        error = Unauthorized(f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
-        await error_response(error, "gateway")(scope, receive, send)
+        return None, Unauthorized(f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+
+    def _too_many(self, grant: Grant) -> RateLimited:
+        assert self._rate is not None
+        wait = whole_seconds(grant.retry_after_s)
+        return RateLimited(
+            f"more than {self._rate.requests_per_minute} requests a minute "
+            f"(gateway.rate_limit): try again in {wait} s",
+            retry_after=wait,
+        )
+
+
+def _telling(send: Send, limit: int, grant: Grant) -> Send:
+    """*send*, with how the client stands in the head of the answer."""
+    values = (str(limit), str(grant.remaining), duration(grant.reset_s))
+    told = [(k.encode(), v.encode()) for k, v in zip(RATE_HEADERS, values, strict=True)]
+
+    async def send_with_limits(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *told]}
+        await send(message)
+
+    return send_with_limits
 
 
 def _is_protected(path: str) -> bool:
     return path.startswith(PROTECTED) and not path.startswith(FILES)
+
+
+def _address(scope: Scope) -> str:
+    """Whose request it is; a household has a whole /64 of IPv6 addresses."""
+    host = scope["client"][0] if scope.get("client") else ""
+    if ":" not in host:
+        return f"address {host}"
+    network = ipaddress.ip_network((host.partition("%")[0], 64), strict=False)
+    return f"address {network}"
 
 
 def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:

@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from contracts.errors import InvalidRequest, PayloadTooLarge
+from contracts.errors import InvalidRequest
+from web.inbound import too_large
 
 
 async def read_form(
@@ -44,5 +45,5 @@ async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[b
     async for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            raise PayloadTooLarge(f"the request body is larger than {limit} bytes")
+            raise too_large(limit)
         yield chunk

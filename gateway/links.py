@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -23,7 +22,6 @@ from web.relay import EventRewrite
 
 FILES = "/v1/images/files/"  # where pictures are found, without a key
 _AROUND = 1 << 18  # bytes of an answer that are not its pictures
-_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Links:
@@ -93,10 +91,7 @@ def base_url(settings: Settings, scope: Scope) -> str:
     """How the client of *scope* reaches this gateway: as configured, else as it just did."""
     if settings.gateway.public_url:
         return settings.gateway.public_url
-    named = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-    if _HOST.fullmatch(named) is None:
-        host, port = scope.get("server") or (settings.gateway.host, settings.gateway.port)
-        named = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    named = dict(scope["headers"])[b"host"].decode("latin-1")  # a name of ours: web.door
     return f"{scope.get('scheme', 'http')}://{named}"
 
 

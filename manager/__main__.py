@@ -20,7 +20,7 @@ from manager.server import ManagerServer, shutdown_bound_s
 from manager.standby import Parker
 from web.logs import configure_logging
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind
+from web.serve import PortTaken, allow_many_connections, bind
 
 log = logging.getLogger("manager")
 
@@ -38,6 +38,7 @@ def main(
     parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
     args = parser.parse_args(argv)
     configure_logging()
+    allow_many_connections()
     try:
         settings = load(args.config, os.environ)
         configure_logging(settings.logs.format)

@@ -38,6 +38,7 @@ from manager.standby import TO_HAVE_FROM, Parker, Standbys
 from manager.status import Room, WorkerReport, manager_status
 from manager.worker import Worker
 from web.access import Access
+from web.door import ANY, SMALL_BODY, Door, DoorGuard
 from web.errors import install_error_handlers
 from web.relay import open_session
 
@@ -108,7 +109,7 @@ class ManagerApp:
         install_error_handlers(self._control, SOURCE)
         self._control.include_router(control_routes(self))
         guarded = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
-        self._entry = Access(guarded, SOURCE, quiet=_QUIET)
+        self._entry = Access(DoorGuard(guarded, door(settings), source=SOURCE), SOURCE, quiet=_QUIET)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._entry(scope, receive, send)
@@ -199,6 +200,20 @@ class ManagerApp:
             drawing=worker.drawing,
             last_error=worker.last_error,
         )
+
+
+def door(settings: Settings) -> Door:
+    """Who may come in to the manager: the name that the gateway finds it by among others.
+
+    That every page may use the API does not mean that every page may stop workers. What goes to a
+    worker has been measured by the gateway, and is by the worker.
+    """
+    return Door(
+        "manager",
+        allowed_hosts=[*settings.manager.allowed_hosts, settings.gateway.manager_host],
+        origins=[origin for origin in settings.gateway.cors_origins if origin != ANY],
+        body_limit=lambda path: None if path.startswith(PREFIX) else SMALL_BODY,
+    )
 
 
 def standbys(settings: Settings, launcher: Parker | None, total: int) -> Standbys | None:

@@ -35,7 +35,8 @@ Measure = Callable[[int], int | None]  # the bytes that the process with this pi
 
 _READ = 1 << 16  # bytes
 _LAST_WORDS_S = 1.0
-_SECRETS = ("MANAGER_TOKEN", "GATEWAY_API_KEY")  # no business of a process that runs model code
+# No business of a process that runs model code.
+_SECRETS = ("MANAGER_TOKEN", "GATEWAY_API_KEY", "GATEWAY_API_KEYS")
 
 
 class Address(NamedTuple):

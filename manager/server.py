@@ -16,6 +16,7 @@ import uvicorn
 
 from contracts.settings import Settings
 from manager.app import ManagerApp
+from manager.proxy import SOURCE
 from web.serve import config_for, spare_the_collector
 
 _ANSWERS_END_S = 5.0  # after the last worker has been stopped
@@ -32,7 +33,7 @@ class ManagerServer(uvicorn.Server):
     """uvicorn, with the workers' end fitted into its own."""
 
     def __init__(self, app: ManagerApp) -> None:
-        super().__init__(config_for(app))
+        super().__init__(config_for(app, source=SOURCE))
         self._app = app
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from starlette.types import ASGIApp
 
-from web.serve import bind, make_server
+from web.intake import Limits
+from web.serve import DEFAULT_LIMITS, bind, make_server
 
 
 def free_port() -> int:
@@ -20,10 +21,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
+def served(app: ASGIApp, port: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[str]:
     """Serve *app* in a thread, as its tier would; yields its URL."""
     sock = bind("127.0.0.1", port)
-    server = make_server(app, graceful_s=1)
+    server = make_server(app, graceful_s=1, limits=limits)
     started = threading.Event()
     lifespan_started = server.startup
 

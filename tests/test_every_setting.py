@@ -29,12 +29,18 @@ GATEWAY = "gateway/test_settings_take_effect.py"
 POOL = "manager/test_pool.py"
 MEMORY = "manager/test_pool_memory.py"
 LIFE = "integration/test_life.py"
+DOORS = "security/test_doors.py"
 
 CHANGED_BY = {
     "gateway.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "gateway.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "gateway.api_key": (LIFE, "test_a_key_is_wanted_when_one_is_set"),
     "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
+    "gateway.keys": ("gateway/test_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
+    "gateway.keys_file": ("gateway/test_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
+    "gateway.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
+    "gateway.rate_limit": ("gateway/test_auth.py", "test_each_key_has_so_many_requests_a_minute_and_is_told_how_it_stands"),
+    "gateway.max_concurrent_per_client": ("gateway/test_auth.py", "test_a_client_has_so_many_requests_open_and_no_more"),
     "gateway.max_body_mb": ("gateway/test_routes.py", "test_a_body_beyond_the_limit_is_a_413"),
     "gateway.public_url": ("gateway/test_links.py", "test_a_configured_address_wins_over_the_one_that_was_asked"),
     "gateway.image_url_ttl_s": ("gateway/test_links.py", "test_a_picture_is_gone_when_its_time_is_up"),
@@ -44,6 +50,7 @@ CHANGED_BY = {
     "gateway.manager_port": ("gateway/test_routes.py", "test_a_valid_request_goes_to_the_default_of_its_route_byte_for_byte"),
     "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "manager.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "manager.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
     "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),
     "manager.start_timeout_s": (POOL, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +27,20 @@ log = logging.getLogger(__name__)
 
 def error_response(error: ApiError, source: str) -> JSONResponse:
     return JSONResponse(error.body(source), error.status, headers=error.headers())
+
+
+def raw_error(error: ApiError, source: str) -> bytes:
+    """The answer as it stands on the wire, for what is refused before it has become a request."""
+    body = json.dumps(error.body(source)).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **error.headers(),
+    }
+    head = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    head += [f"{key}: {value}" for key, value in headers.items()]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def sse_error(error: ApiError, source: str) -> bytes:

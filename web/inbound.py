@@ -22,6 +22,12 @@ READ_AHEAD = 1 << 20  # bytes
 T = TypeVar("T")
 
 
+def too_large(limit: int) -> PayloadTooLarge:
+    """A request's body has more than *limit* bytes."""
+    told = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
+    return PayloadTooLarge(f"the request body is larger than {told} ({limit} bytes)")
+
+
 class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
@@ -98,7 +104,7 @@ class Inbound:
         async for chunk in self.chunks():
             size += len(chunk)
             if size > limit:
-                raise PayloadTooLarge(f"the request body is larger than {limit} bytes")
+                raise too_large(limit)
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -31,7 +31,9 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
-_REQUEST_DROPPED = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
+# What a browser says of the page that asks is between it and the tier that it asks (web.door).
+_PAGE = frozenset(b"origin referer sec-fetch-site sec-fetch-mode sec-fetch-dest sec-fetch-user".split())
+_REQUEST_DROPPED = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"accept-encoding", b"expect"}
 # That an answer may be asked for again is for whoever holds the body, which is never the client.
 _ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server", RETRYABLE_HEADER}
 _TIMINGS = {QUEUE_HEADER: "queue_ms", LOAD_HEADER: "load_ms", MODEL_HEADER: "model_ms"}

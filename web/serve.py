@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import resource
 import socket
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from web.protocol import GatheringProtocol
+from web.intake import Limits
+from web.protocol import bounded
 
 # Longer than any client of ours keeps an idle connection (web.relay: 30 s), so that a request is never
 # sent into a connection that its server has just closed.
 KEEP_ALIVE_S = 75
+DEFAULT_LIMITS = Limits()
+_OPEN_FILES = 8192  # each connection is one, and one more to the next tier
 
 
 class PortTaken(Exception):
@@ -45,13 +49,27 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def config_for(app: ASGIApp, *, graceful_s: int | None = None) -> uvicorn.Config:
-    """How every tier is served. *graceful_s*: seconds that open requests may last after SIGTERM; None:
-    as long as they want, unless the server ends them itself."""
+def allow_many_connections() -> None:
+    """Raise this process's limit of open files: launchd allows 256, which is few for a server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def config_for(
+    app: ASGIApp,
+    *,
+    source: str = "server",
+    graceful_s: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> uvicorn.Config:
+    """How every tier is served. *source*: its name in errors. *graceful_s*: seconds that open requests
+    may last after SIGTERM; None: as long as they want, unless the server ends them itself."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=GatheringProtocol,
+        http=bounded(limits, source),
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -62,6 +80,8 @@ def config_for(app: ASGIApp, *, graceful_s: int | None = None) -> uvicorn.Config
     )
 
 
-def make_server(app: ASGIApp, *, graceful_s: int) -> uvicorn.Server:
-    """A server for *app* that is stopped by signals; *graceful_s* as of ``config_for``."""
-    return uvicorn.Server(config_for(app, graceful_s=graceful_s))
+def make_server(
+    app: ASGIApp, *, graceful_s: int, source: str = "server", limits: Limits = DEFAULT_LIMITS
+) -> uvicorn.Server:
+    """A server for *app* that is stopped by signals; the rest as of ``config_for``."""
+    return uvicorn.Server(config_for(app, source=source, graceful_s=graceful_s, limits=limits))

@@ -16,6 +16,7 @@ from contracts.control import Phase
 from contracts.errors import NotFound
 from contracts.settings_models import ImageSettings, VlmSettings
 from web.access import Access
+from web.door import Door, DoorGuard
 from web.errors import error_response, install_error_handlers
 from workers.chat import ChatRoutes
 from workers.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
@@ -59,6 +60,8 @@ def create_app(
     )
     app.state.worker = worker
     install_error_handlers(app, SOURCE)
+    # Where the model runs, a page in its owner's browser could find the port.
+    app.add_middleware(DoorGuard, door=Door(None, body_limit=lambda path: None), source=SOURCE)
     app.add_middleware(Access, source=SOURCE)  # its endpoints write lines of their own
 
     @app.get("/health")

@@ -24,7 +24,7 @@ from contracts.settings_models import ImageSettings, VlmSettings
 from web.parent import leave_with_parent
 from web.serve import config_for
 from workers.app import create_app
-from workers.endpoint import Worker
+from workers.endpoint import SOURCE, Worker
 from workers.engine import AnyEngine
 
 GRACE_S = 1  # seconds that requests get to end by themselves after SIGTERM
@@ -81,7 +81,7 @@ def serve(
         alias, settings, engine or make_engine(alias, settings), nonce=nonce, on_failed=on_failed
     )
     worker: Worker = app.state.worker
-    server = _Server(config_for(app, graceful_s=GRACE_S + 1), worker)
+    server = _Server(config_for(app, source=SOURCE, graceful_s=GRACE_S + 1), worker)
     if parent_pipe:
         leave_with_parent(PARENT_GRACE_S)
     server.run(sockets=[sock])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.chat import MAX_DEPTH, MAX_MESSAGES
 from contracts.errors import InvalidRequest, UnsupportedParameter
 from contracts.openai import (
     AnalyzeRequest,
@@ -335,6 +336,37 @@ def test_the_default_prompts_are_those_the_demo_models_were_trained_on() -> None
     for name, task in TASKS.items():
         if name != "custom":
             assert task.prompt == world.TASKS[name].prompts[0]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A JSON schema so many levels deep."""
+    schema: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        schema = {"items": schema}
+    return schema
+
+
+def test_a_schema_is_as_deep_as_people_write_them_and_no_deeper() -> None:
+    def tool(depth: int) -> Any:
+        return {"type": "function", "function": {"name": "f", "parameters": nested(depth)}}
+
+    def form(depth: int) -> Any:
+        return {"type": "json_schema", "json_schema": {"name": "s", "schema": nested(depth)}}
+
+    chat(tools=[tool(MAX_DEPTH)], response_format=form(MAX_DEPTH))
+    with pytest.raises(InvalidRequest, match="deeper than 64 levels") as caught:
+        chat(tools=[tool(MAX_DEPTH + 1)])
+    assert caught.value.param == "tools[0].function.parameters"
+    with pytest.raises(InvalidRequest, match="deeper than 64 levels") as caught:
+        chat(response_format=form(150))
+    assert caught.value.param == "response_format.json_schema.schema"
+
+
+def test_a_conversation_has_so_many_messages_and_no_more() -> None:
+    parse_json(ChatRequest, json.dumps({"messages": [USER] * MAX_MESSAGES}).encode())
+    with pytest.raises(InvalidRequest, match="2048") as caught:
+        parse_json(ChatRequest, json.dumps({"messages": [USER] * (MAX_MESSAGES + 1)}).encode())
+    assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b'"x"', b"\xff\xfe", b'{"messages": [{'])

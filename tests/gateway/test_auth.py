@@ -1,17 +1,21 @@
-"""The optional key: which routes want it, how it may be sent, how its absence is said."""
+"""Keys and shares: which routes want a key, how it may be sent, how much one client may ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from gateway.app import create_app
-from gateway.auth import given_key
+from gateway.auth import _address, given_key
 from tests.gateway.conftest import make_settings
+from tests.gateway.stand_in import StandIn
 from tests.servers import served
+from tests.stacks import wait_for
 
 KEY = "correct horse"
 
@@ -71,8 +75,19 @@ def test_a_configured_origin_may_call_from_a_page_and_another_may_not(locked: ht
     asks = {"origin": "http://page", "access-control-request-method": "POST"}
     allowed = locked.options("/v1/chat/completions", headers=asks)
     assert allowed.headers["access-control-allow-origin"] == "http://page"
-    refused = locked.options("/v1/chat/completions", headers={**asks, "origin": "http://evil"})
-    assert "access-control-allow-origin" not in refused.headers
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    key = {"x-api-key": KEY}
+    posted = locked.post("/v1/chat/completions", json=body, headers={**key, "origin": "http://page"})
+    assert posted.status_code == 200
+    assert posted.headers["access-control-allow-origin"] == "http://page"
+    evil = {"origin": "http://evil"}
+    for refused in (
+        locked.options("/v1/chat/completions", headers={**asks, **evil}),
+        locked.post("/v1/chat/completions", json=body, headers={**key, **evil}),
+    ):
+        assert refused.status_code == 403
+        assert refused.json()["error"]["code"] == "foreign_origin"
+        assert "access-control-allow-origin" not in refused.headers
 
 
 def test_an_open_gateway_says_so_loudly_at_start(
@@ -86,3 +101,96 @@ def test_the_bearer_token_wins_over_the_other_header() -> None:
     headers = [(b"Authorization", b"Bearer one"), (b"X-API-Key", b"two")]
     assert given_key(headers) == b"one"
     assert given_key([]) is None
+
+
+# --- how much ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def limited(tmp_path: Path, manager_url: str, limits: str, now: list[float]) -> Iterator[httpx.Client]:
+    """A gateway with keys a, b and more *limits*, whose clock *now* is set by the test."""
+    extra = f"gateway: {{keys: {{a: key-a, b: key-b}}, {limits}}}\n"
+    settings = make_settings(tmp_path, manager_url, extra)
+    app = create_app(settings, clock=lambda: now[0])
+    with served(app) as url, httpx.Client(base_url=url) as http:
+        yield http
+
+
+def key(name: str) -> dict[str, str]:
+    return {"x-api-key": f"key-{name}"}
+
+
+def test_each_key_has_so_many_requests_a_minute_and_is_told_how_it_stands(
+    tmp_path: Path, manager_url: str
+) -> None:
+    now = [100.0]
+    rate = "rate_limit: {requests_per_minute: 12, burst: 2}"
+    with limited(tmp_path, manager_url, rate, now) as http:
+        first = http.get("/v1/models", headers=key("a"))
+        told = {k: v for k, v in first.headers.items() if k.startswith("x-ratelimit-")}
+        assert told == {
+            "x-ratelimit-limit-requests": "2",
+            "x-ratelimit-remaining-requests": "1",
+            "x-ratelimit-reset-requests": "5s",
+        }
+        assert http.get("/v1/models", headers=key("a")).status_code == 200
+        now[0] += 0.5
+        refused = http.get("/v1/models", headers=key("a"))
+        assert refused.status_code == 429
+        problem = refused.json()["error"]
+        assert (problem["type"], problem["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+        assert "gateway.rate_limit" in problem["message"]
+        assert refused.headers["retry-after"] == "5"
+        assert http.get("/v1/models", headers=key("b")).status_code == 200, "it has its own"
+        assert http.get("/healthz").status_code == 200
+        now[0] += 5
+        assert http.get("/v1/models", headers=key("a")).status_code == 200
+
+
+def test_guessing_keys_is_as_limited_as_asking(tmp_path: Path, manager_url: str) -> None:
+    rate = "rate_limit: {requests_per_minute: 12, burst: 2}"
+    with limited(tmp_path, manager_url, rate, [0.0]) as http:
+        told = [http.get("/v1/models", headers=key(f"guess{n}")).status_code for n in range(4)]
+        assert told == [401, 401, 429, 429]
+        assert http.get("/v1/models", headers=key("a")).status_code == 200, "nobody else suffers"
+
+
+def test_a_client_has_so_many_requests_open_and_no_more(
+    tmp_path: Path, manager: StandIn, manager_url: str
+) -> None:
+    manager.mode = "hang"
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    with (
+        limited(tmp_path, manager_url, "max_concurrent_per_client: 2", [0.0]) as http,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        url = f"{http.base_url}/v1/chat/completions"
+        for _ in range(2):
+            threads.submit(_abandoned, url, body, key("a"))
+        wait_for(lambda: len(manager.received) == 2)
+        refused = http.get("/v1/models", headers=key("a"))
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "too_many_open_requests"
+        assert "gateway.max_concurrent_per_client" in refused.json()["error"]["message"]
+        assert http.get("/v1/models", headers=key("b")).status_code == 200
+        # Who leaves makes room.
+        wait_for(lambda: http.get("/v1/models", headers=key("a")).status_code == 200)
+
+
+def _abandoned(url: str, body: object, headers: dict[str, str]) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json=body, headers=headers, timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10.0.0.1", "10.0.0.2", False),
+        ("fd00::1", "fd00::2", True),
+        ("fd00::1", "fd00:0:0:1::1", False),
+        ("fe80::1%en0", "fe80::2", True),
+    ],
+)
+def test_a_household_s_addresses_are_one_client(one: str, other: str, same: bool) -> None:
+    first, second = (_address({"client": (host, 1)}) for host in (one, other))
+    assert (first == second) is same

@@ -193,9 +193,15 @@ def test_keys_of_the_other_tiers_do_not_reach_model_code() -> None:
 
     async def play(stack: AsyncExitStack) -> None:
         code = (
-            "import os; print(sorted({'MANAGER_TOKEN', 'GATEWAY_API_KEY', 'HF_TOKEN'} & {*os.environ}))"
+            "import os; names = {'MANAGER_TOKEN', 'GATEWAY_API_KEY', 'GATEWAY_API_KEYS', 'HF_TOKEN'};"
+            "print(sorted(names & {*os.environ}))"
         )
-        keys = {"MANAGER_TOKEN": "1", "GATEWAY_API_KEY": "2", "HF_TOKEN": "3"}
+        keys = {
+            "MANAGER_TOKEN": "1",
+            "GATEWAY_API_KEY": "2",
+            "GATEWAY_API_KEYS": "a=3",
+            "HF_TOKEN": "4",
+        }
         await (await start(stack, code, seen, **keys)).wait()
 
     act(play)

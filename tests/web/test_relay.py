@@ -35,6 +35,11 @@ def test_hop_by_hop_headers_end_here(name: bytes) -> None:
     assert passed_on([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
 
 
+@pytest.mark.parametrize("name", [b"Origin", b"Referer", b"Sec-Fetch-Site", b"sec-fetch-mode"])
+def test_what_a_browser_says_of_its_page_ends_with_the_tier_that_was_asked(name: bytes) -> None:
+    assert passed_on([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
+
+
 def test_headers_that_the_connection_header_names_end_here_too() -> None:
     headers = [(b"connection", b"close, X-Private"), (b"x-private", b"1"), (b"x-kept", b"2")]
     assert passed_on(headers) == [(b"x-kept", b"2")]

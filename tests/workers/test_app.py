@@ -75,6 +75,15 @@ def worker(
         engine.turnstile.set()
 
 
+def test_a_page_or_a_name_of_a_stranger_gets_nothing_from_a_worker(vlm: httpx.Client) -> None:
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    for headers in ({"origin": "http://evil.com"}, {"origin": "null"}, {"host": "evil.com"}):
+        answer = vlm.post("/v1/chat/completions", json=chat, headers=headers)
+        assert answer.status_code == 403
+        assert answer.json()["error"]["source"] == "worker"
+    assert vlm.get("/health", headers={"host": "evil.com"}).status_code == 403
+
+
 def blocks_of(stream: str) -> list[str]:
     return [block for block in stream.split("\n\n") if block]
 
