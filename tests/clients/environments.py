@@ -15,6 +15,7 @@ from pathlib import Path
 from scripts.local_stack import ROOT
 from tests.clients.table import CLIENTS, ENVIRONMENTS, FOLDER, lock_of, python_of
 
+OLDEST_NODE = 20
 NODE_MODULES = FOLDER / "node_modules"
 _UV = ROOT / ".venv" / "tools" / "bin" / "uv"
 
@@ -39,24 +40,28 @@ def install(environment: str) -> None:
     lock = FOLDER / "package-lock.json" if is_node else lock_of(environment)
     folder = NODE_MODULES if is_node else ENVIRONMENTS / environment
     stamp = folder / "installed.txt"
+    if is_node:
+        check_node()
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     sys.stderr.write(f"clients: installing {lock.relative_to(ROOT)}\n")
     if is_node:
-        _install_node()
+        _run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], FOLDER)
     else:
         _install_python(environment, folder, lock)
     stamp.write_text(wanted)
 
 
-def _install_node() -> None:
-    if shutil.which("npm") is None or shutil.which("node") is None:
+def check_node() -> None:
+    """Raises ``CannotInstall`` without a Node.js that the clients run on."""
+    found = shutil.which("node")
+    version = subprocess.check_output([found, "--version"], text=True).strip() if found else "none"
+    if found is None or shutil.which("npm") is None or int(version[1:].partition(".")[0]) < OLDEST_NODE:
         raise CannotInstall(
-            "Node.js 20 or newer with npm is needed. Debian/Ubuntu: apt-get install nodejs npm; "
-            "Mac: brew install node"
+            f"Node.js {OLDEST_NODE} or newer and npm are needed, and {version} was found. "
+            "Debian 13, Ubuntu 25: apt-get install nodejs npm; Mac: brew install node"
         )
-    _run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], FOLDER)
 
 
 def _install_python(environment: str, folder: Path, lock: Path) -> None:

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy, with our stack behind it, as its users configure it: a row for each model."""
+"""LiteLLM's proxy, with our stack behind it, configured as docs/clients.md says."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Self
 import httpx
 import yaml
 
+from tests.clients.examples import at_home, examples
 from tests.clients.table import ENVIRONMENTS
 from tests.servers import free_port
 from tests.stacks import wait_for
 
 _START_S = 180.0  # 20 s of work on an idle machine
-_NAMES = ("vlm-best", "image-gen", "no/such")
 _AT_HOME = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
 
 
@@ -29,15 +29,12 @@ class LiteLLMProxy:
         self._port = free_port()
         self._config = folder / "litellm.yaml"
         self._log = folder / "litellm.log"
-        behind = {"api_base": base_url, "api_key": key}
-        config = {
-            "model_list": [
-                {"model_name": name, "litellm_params": {"model": f"openai/{name}", **behind}}
-                for name in _NAMES
-            ],
-            "general_settings": {"master_key": self.key},
-            "router_settings": {"num_retries": 0},
-        }
+        config = yaml.safe_load(at_home(examples()["litellm-proxy"], base_url, key))
+        behind = config["model_list"][0]["litellm_params"]
+        unknown = {"model_name": "no/such", "litellm_params": {**behind, "model": "openai/no/such"}}
+        config["model_list"].append(unknown)
+        config["general_settings"] = {"master_key": self.key}
+        config["router_settings"] = {"num_retries": 0}
         self._config.write_text(yaml.safe_dump(config))
 
     @property

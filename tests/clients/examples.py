@@ -1,0 +1,19 @@
+"""The examples of docs/clients.md, as they stand there."""
+
+from __future__ import annotations
+
+import re
+
+from scripts.local_stack import ROOT
+
+_BLOCK = re.compile(r"<!-- run by: (?P<name>[\w-]+) -->\n```\w+\n(?P<code>.*?)```", re.DOTALL)
+
+
+def examples() -> dict[str, str]:
+    """By the name of the client, or ``sh``."""
+    return {m["name"]: m["code"] for m in _BLOCK.finditer((ROOT / "docs" / "clients.md").read_text())}
+
+
+def at_home(example: str, base_url: str, key: str) -> str:
+    """With the address and the key of the tests."""
+    return example.replace("http://mac:8000/v1", base_url).replace("your-key", key)
