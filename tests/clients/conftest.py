@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from bench.document import write_section
 from scripts.local_stack import LocalStack
 from tests.clients.conversation import Conversation
 from tests.clients.proxies import LiteLLMProxy
-from tests.clients.report import DOCUMENT, SECTION, section
+from tests.clients.report import DOCUMENT, SECTION, Results, section
 from tests.clients.table import Client
 from tests.clients.world import CIRCLE, KEY, MAX_BODY_MB, write_pictures, write_world
 from tests.pictures import png
@@ -31,7 +32,7 @@ CHANGES = {
 }
 
 
-_RESULTS = pytest.StashKey[dict[tuple[str, str], bool]]()
+_RESULTS = pytest.StashKey[Results]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_RESULTS] = {}
+    config.stash[_RESULTS] = Results()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,12 +48,16 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    callspec = getattr(item, "callspec", None)
-    if callspec is not None and (call.when == "call" or report.failed):
-        params = callspec.params
+    params = _params(item)
+    if "scenario" in params and (call.when == "call" or report.failed):
         results = item.config.stash[_RESULTS]
         results[params["client"].name, params["scenario"].name] = report.passed
     return report
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    callspec = getattr(item, "callspec", None)
+    return {} if callspec is None else dict(callspec.params)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -102,8 +107,8 @@ def proxy(
     stack: LocalStack, folder: Path, request: pytest.FixtureRequest
 ) -> Iterator[LiteLLMProxy | None]:
     """Started at once when a chosen test wants it: it is slow, and comes last."""
-    callspecs = [getattr(item, "callspec", None) for item in request.session.items]
-    if not any(callspec and callspec.params["client"].through for callspec in callspecs):
+    clients = [_params(item).get("client") for item in request.session.items]
+    if not any(client is not None and client.through for client in clients):
         yield None
         return
     with LiteLLMProxy(folder, f"{stack.url}/v1", KEY) as proxy:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 
 from scripts.local_stack import ROOT
 from tests.clients.scenarios import SCENARIOS, Scenario
@@ -17,7 +16,7 @@ from tests.clients.table import CLIENTS, FOLDER, Client, lock_of
 DOCUMENT = ROOT / "docs" / "clients.md"
 SECTION = "clients and scenarios"
 
-Results = Mapping[tuple[str, str], bool]  # by the names of client and scenario
+Results = dict[tuple[str, str], bool]  # by the names of client and scenario
 
 
 def section(results: Results) -> str:
