@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway.auth import RequireKey
+from gateway.fetching import Fetcher
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
 from gateway.routes import catalogue, files, inference, system
@@ -56,10 +57,12 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.session = open_session()
         app.state.manager = ManagerClient(settings)
+        app.state.fetcher = Fetcher(settings)
         try:
             yield
         finally:
             # The workers stay: a restart of the gateway must not cost a load.
+            await app.state.fetcher.close()
             await app.state.manager.close()
             await app.state.session.close()
 

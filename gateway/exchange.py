@@ -28,6 +28,7 @@ from contracts.errors import (
 )
 from contracts.settings import Settings
 from gateway.checks import Checked, check_edit_form
+from gateway.fetching import Fetcher
 from gateway.forms import read_form
 from gateway.links import base_url, file_url, taken_out, too_large, with_urls
 from gateway.pictures import NoRoom, Pictures
@@ -65,6 +66,7 @@ class Exchange(Response):
         path: str,
         check: Check,
         *,
+        fetcher: Fetcher,
         pictures: Pictures,
         takes_forms: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +76,7 @@ class Exchange(Response):
         self._session = session
         self._path = path
         self._check = check
+        self._fetcher = fetcher
         self._pictures = pictures
         self._takes_forms = takes_forms
         self._clock = clock
@@ -134,6 +137,8 @@ class Exchange(Response):
 
     async def _relay(self, checked: Checked, account: Account, scope: Scope, send: Send) -> None:
         account.alias = checked.alias
+        if checked.links:
+            checked = await self._fetcher.filled(checked)
         answer = await ask(self._session, self._outbound(checked, scope))
         if may_be_repeated(answer):
             answer.close()

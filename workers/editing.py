@@ -23,7 +23,7 @@ def edit_job(
 
     Raises ``InvalidRequest`` naming ``image`` or ``mask`` for what can't be read or does not fit.
     """
-    pictures = [media.read_image(text, "image") for text in request.image]
+    pictures = [media.read_image(text, name) for name, text in request.pictures]
     own = Size(*pictures[0].size)
     size = asked or fit_size(own, max_pixels=settings.max_pixels)
     source = media.cover(pictures[0], size)

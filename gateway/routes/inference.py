@@ -46,7 +46,13 @@ def _documented(*models: tuple[str, type[BaseModel]]) -> dict[str, Any]:
 def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = False) -> Exchange:
     state = request.app.state
     return Exchange(
-        state.settings, state.session, path, check, pictures=state.pictures, takes_forms=takes_forms
+        state.settings,
+        state.session,
+        path,
+        check,
+        fetcher=state.fetcher,
+        pictures=state.pictures,
+        takes_forms=takes_forms,
     )
 
 

@@ -17,6 +17,7 @@ from starlette.types import Message, Scope
 
 from gateway.checks import check_chat
 from gateway.exchange import Exchange
+from gateway.fetching import Fetcher
 from gateway.pictures import Pictures
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
@@ -144,13 +145,17 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, open_session() as session:
             settings = make_settings(tmp_path, url)
-            exchange = Exchange(settings, session, CHAT, check_chat, pictures=Pictures(1, 1))
+            fetcher = Fetcher(settings)
+            exchange = Exchange(
+                settings, session, CHAT, check_chat, fetcher=fetcher, pictures=Pictures(1, 1)
+            )
             base = tracemalloc.get_traced_memory()[0]
             serving = asyncio.create_task(exchange(SCOPE, large_body(), send))
             await begun.wait()
             held["after"] = tracemalloc.get_traced_memory()[0] - base
             over.set()
             await serving
+            await fetcher.close()
 
     tracemalloc.start()
     try:
