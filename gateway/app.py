@@ -8,6 +8,7 @@ the rest of the gateway. Everything else, and everything about these routes but 
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway.auth import RequireKey
-from gateway.fetching import Fetcher
+from gateway.fetching import Fetcher, Resolve
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
 from gateway.routes import catalogue, files, inference, system
@@ -50,14 +51,23 @@ class Front:
             await route.handle(scope, receive, send)
 
 
-def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> ASGIApp:
-    """*clock*: monotonic seconds, by which the URLs of pictures expire."""
+def create_app(
+    settings: Settings,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    resolve: Resolve | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> ASGIApp:
+    """*clock*: monotonic seconds, by which the URLs of pictures expire.
+
+    *resolve*, *tls*: how names in image URLs are looked up, and whose certificates are trusted.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.session = open_session()
         app.state.manager = ManagerClient(settings)
-        app.state.fetcher = Fetcher(settings)
+        app.state.fetcher = Fetcher(settings, resolve=resolve, tls=tls)
         try:
             yield
         finally:
