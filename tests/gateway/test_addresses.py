@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from contracts.settings_images import Fetch, Network
 from gateway.addresses import Address, is_public, may_reach
 
 PUBLIC = [
@@ -46,7 +47,7 @@ NEVER = [
     "255.255.255.255", "ff02::1", "ff0e::1", "::ffff:224.0.0.1",
 ]  # fmt: skip
 
-EVERYTHING = [IPv4Network("0.0.0.0/0"), IPv6Network("::/0")]
+EVERYTHING: list[Network] = [IPv4Network("0.0.0.0/0"), IPv6Network("::/0")]
 
 
 def at(text: str) -> Address:
@@ -75,7 +76,7 @@ def test_where_clouds_keep_credentials_and_what_is_nobody_s_is_never_reached(tex
 
 
 def test_an_allowed_network_lets_through_its_own_addresses_and_no_others() -> None:
-    allow = [IPv4Network("192.168.1.0/24"), IPv6Network("fd12::/16")]
+    allow: list[Network] = [IPv4Network("192.168.1.0/24"), IPv6Network("fd12::/16")]
     for text in ("192.168.1.0", "192.168.1.255", "::ffff:192.168.1.7", "fd12::9", "fd12::9%eth0"):
         assert may_reach(at(text), "public", allow), text
     for text in ("192.168.2.0", "192.168.0.255", "10.0.0.1", "fd13::1", "2002:c0a8:101::1", "::1"):
@@ -150,5 +151,6 @@ def test_an_ipv6_address_is_no_better_than_the_ipv4_address_that_it_carries(
 
 @given(FOUR | SIX)
 def test_a_stricter_setting_never_reaches_more(address: Address) -> None:
-    reached = [may_reach(address, mode) for mode in ("off", "public", "any")]  # type: ignore[arg-type]
+    modes: tuple[Fetch, ...] = ("off", "public", "any")
+    reached = [may_reach(address, mode) for mode in modes]
     assert reached == sorted(reached)

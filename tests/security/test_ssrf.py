@@ -43,11 +43,12 @@ ATTACKS = [
     "http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/latest/", "http://[fe80::1]/",
     "http://metadata.google.internal/computeMetadata/v1/", "http://inside.test:PORT/x",
     "http://inside6.test:PORT/x", "http://both.test:PORT/x", "http://nowhere.test/x",
-    "file:///etc/passwd", "file://localhost/etc/passwd", "ftp://127.0.0.1:PORT/x", 
-    "gopher://127.0.0.1:PORT/_x", "dict://127.0.0.1:PORT/x", "jar:http://127.0.0.1:PORT/x!/", "javascript:alert(1)",
-    "unix:/run/docker.sock", "//127.0.0.1:PORT/x", "/etc/passwd", "../../etc/passwd",
-    "C:\\Windows\\win.ini",    "data:text/plain,http://127.0.0.1:PORT/x", "http://", "https://",
-    "http://127.0.0.1:0/", "http://127.0.0.1:99999/",    "http://127.0.0.1:PORT/x\r\nX-Injected: 1", "http://127.0.0.1:PORT/x\x00",
+    "file:///etc/passwd", "file://localhost/etc/passwd", "ftp://127.0.0.1:PORT/x",
+    "gopher://127.0.0.1:PORT/_x", "dict://127.0.0.1:PORT/x", "jar:http://127.0.0.1:PORT/x!/",
+    "javascript:alert(1)", "unix:/run/docker.sock", "//127.0.0.1:PORT/x", "/etc/passwd",
+    "../../etc/passwd", "C:\\Windows\\win.ini", "data:text/plain,http://127.0.0.1:PORT/x",
+    "http://", "https://", "http://127.0.0.1:0/", "http://127.0.0.1:99999/",
+    "http://127.0.0.1:PORT/x\r\nX-Injected: 1", "http://127.0.0.1:PORT/x\x00",
     "http://" + "a" * 9000 + "/", "http://" + "a." * 200 + "test/", "ＨＴＴＰ://127.0.0.1:PORT/x",
 ]  # fmt: skip
 INSIDE = {
