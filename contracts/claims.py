@@ -23,6 +23,7 @@ _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither stuffing n
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset({0x01, 0xD8, 0xD9})  # markers without a length
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_TIFF_TAGS = _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _TIFF_TYPES = {3: "H", 4: "I"}
 
 
@@ -33,10 +34,13 @@ def refuse_bombs(data: bytes, param: str) -> None:
         return
     try:
         size = _SIZES[form](data)
+        if size is not None:
+            _refuse(data, form, size, param)
     except (struct.error, IndexError):
         return  # cut off, or none of ours: Pillow tells
-    if size is None:
-        return
+
+
+def _refuse(data: bytes, form: str, size: Size, param: str) -> None:
     if size.pixels == 0:
         raise InvalidRequest(f"the image claims a size of {size} pixels", param=param)
     if size.pixels > MAX_PIXELS:
@@ -45,6 +49,8 @@ def refuse_bombs(data: bytes, param: str) -> None:
         raise InvalidRequest(
             f"the image is cut off: {len(data)} bytes can't hold {size} pixels", param=param
         )
+    if form == "tiff" and _tiff_tile(data) > MAX_PIXELS:
+        raise InvalidRequest("the image has tiles that are larger than any image may be", param=param)
     if form == "jpeg" and _jpeg_scans(data) > MAX_SCANS:
         raise InvalidRequest(f"the image has more than {MAX_SCANS} scans", param=param)
 
@@ -92,15 +98,27 @@ def _webp(data: bytes) -> Size | None:
 
 
 def _tiff(data: bytes) -> Size | None:
+    tags = _tiff_tags(data)
+    return Size(tags[_WIDTH], tags[_HEIGHT]) if _WIDTH in tags and _HEIGHT in tags else None
+
+
+def _tiff_tile(data: bytes) -> int:
+    """Pixels of a tile, which is unfolded whole, however little of it the picture shows."""
+    tags = _tiff_tags(data)
+    return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """The tags of the first picture that tell a size."""
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (entries,) = struct.unpack_from(order + "H", data, at)
-    sides: dict[int, int] = {}
+    found: dict[int, int] = {}
     for entry in range(entries):
         tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * entry)
-        if tag in (256, 257) and kind in _TIFF_TYPES:
-            (sides[tag],) = struct.unpack_from(order + _TIFF_TYPES[kind], data, at + 10 + 12 * entry)
-    return Size(sides[256], sides[257]) if len(sides) == 2 else None
+        if tag in _TIFF_TAGS and kind in _TIFF_TYPES:
+            (found[tag],) = struct.unpack_from(order + _TIFF_TYPES[kind], data, at + 10 + 12 * entry)
+    return found
 
 
 def _jpeg(data: bytes) -> Size | None:

@@ -199,4 +199,4 @@ def test_memory_of_the_gateway_is_not_spent_on_what_is_refused(
             most = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    assert most < 8 << 20
+    assert most < 16 << 20
