@@ -28,6 +28,7 @@ HERE = "test_every_setting.py"
 GATEWAY = "gateway/test_settings_take_effect.py"
 POOL = "manager/test_pool.py"
 MEMORY = "manager/test_pool_memory.py"
+URLS = "security/test_image_urls.py"
 LIFE = "integration/test_life.py"
 
 CHANGED_BY = {
@@ -41,6 +42,11 @@ CHANGED_BY = {
     "gateway.image_url_max_mb": ("gateway/test_links.py", "test_the_oldest_pictures_go_first_when_there_are_too_many"),
     "gateway.manager_host": (GATEWAY, "test_the_manager_is_looked_for_on_the_configured_host"),
     "gateway.manager_port": ("gateway/test_routes.py", "test_a_valid_request_goes_to_the_default_of_its_route_byte_for_byte"),
+    "images.fetch": (URLS, "test_a_private_address_is_fetched_from_where_the_settings_say_so"),
+    "images.fetch_allow": (URLS, "test_a_private_address_is_fetched_from_where_the_settings_say_so"),
+    "images.fetch_timeout_s": (URLS, "test_the_time_for_an_image_is_as_configured"),
+    "images.max_mb": (URLS, "test_the_size_of_an_image_is_as_configured"),
+    "images.max_per_request": (URLS, "test_the_number_of_images_is_bounded"),
     "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "manager.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
@@ -98,7 +104,7 @@ CHANGED_BY = {
 
 def keys() -> set[str]:
     found = set()
-    for section in ("gateway", "manager", "memory", "defaults"):
+    for section in ("gateway", "images", "manager", "memory", "defaults"):
         model: Any = Settings.model_fields[section].annotation
         assert issubclass(model, BaseModel)
         found |= {f"{section}.{key}" for key in model.model_fields}

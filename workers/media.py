@@ -34,6 +34,9 @@ DETAIL_PIXELS: Mapping[Detail, int] = {
 }
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow counts too, of frames and tiles that no head tells of
+# Beyond 32 MiB glibc maps each block by itself, and gives it back. Smaller ones stay with the thread
+# that had them, so that each thread of a pool would keep what its largest picture took.
+Image.core.set_block_size(64 << 20)
 _PIXELS = Room(MAX_PIXELS)
 
 Picture = Image.Image

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,34 @@ def test_the_number_of_images_is_bounded(
         edit = {"prompt": "p", "model": "klein", "image": [B64] * 3, "mask": B64, "strength": None}
         assert problem(http.post(EDITS, json=edit))["param"] in ("image", "mask")
     assert there.connections == before
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0.3, 400), (20, 200)])
+def test_the_time_for_an_image_is_as_configured(
+    tmp_path: Path, manager_url: str, there: Elsewhere, seconds: float, status: int
+) -> None:
+    def late(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + STAR[:100])
+        time.sleep(1)
+        connection.sendall(STAR[100:])
+
+    there.pages["/late"] = late
+    extra = f"images: {{fetch: any, fetch_timeout_s: {seconds}}}\n"
+    with gateway(tmp_path, manager_url, extra, Names()) as http:
+        answered = http.post(CHAT, json=chat(there.url("/late")))
+    assert answered.status_code == status
+    assert status == 200 or "within 0.3 s (images.fetch_timeout_s)" in problem(answered)["message"]
+
+
+@pytest.mark.parametrize(("max_mb", "status"), [(1, 413), (2, 200)])
+def test_the_size_of_an_image_is_as_configured(
+    tmp_path: Path, manager_url: str, there: Elsewhere, max_mb: int, status: int
+) -> None:
+    there.pages["/x"] = answer(STAR + b"\0" * (3 << 19))
+    extra = f"images: {{fetch: any, max_mb: {max_mb}}}\n"
+    with gateway(tmp_path, manager_url, extra, Names()) as http:
+        for text in (there.url("/x"), base64.b64encode(STAR + b"\0" * (3 << 19)).decode()):
+            assert http.post(CHAT, json=chat(text)).status_code == status
 
 
 @pytest.mark.parametrize("in_body", [True, False])
