@@ -15,7 +15,7 @@ from uvicorn.supervisors.statreload import StatReload
 WATCHED = ("contracts", "web", "gateway")
 
 
-def serve(sockets: list[socket]) -> None:
+def serve(sockets: list[socket] | None) -> None:
     """In a process of its own; the gateway binds by itself."""
     from gateway.__main__ import main
 

@@ -50,8 +50,11 @@ def need_an_engine() -> None:
 
 
 def build() -> str:
-    """The image of this checkout."""
+    """The image of this checkout; it stays for the next run, the one before it goes."""
+    before = docker("images", "-q", IMAGE)
     docker("build", "-q", "-t", IMAGE, str(ROOT), timeout_s=_BUILD_S)
+    if before and before != docker("images", "-q", IMAGE):
+        subprocess.run(["docker", "rmi", before], capture_output=True)  # unless somebody uses it
     return IMAGE
 
 

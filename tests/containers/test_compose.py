@@ -13,7 +13,7 @@ import yaml
 from demo.judge import check_caption
 from scripts.local_stack import ROOT, LocalStack
 from tests.containers.conftest import answers, manager_url, running_manager
-from tests.containers.engine import IMAGE, Compose, docker, inspect, kill_9
+from tests.containers.engine import IMAGE, Compose, inspect, kill_9
 from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, ask, opened
 from tests.stacks import demo_config, process_of, wait_for
 
@@ -196,9 +196,9 @@ def test_a_config_that_is_not_there_stops_the_start_and_makes_no_folder(
 ) -> None:
     absent = tmp_path / "absent.yaml"
     given = {**variables(demo_config(tmp_path / "config")), "VISION_CONFIG": absent}
-    with Compose(tmp_path, given, COMPOSE) as compose:
-        with pytest.raises(AssertionError, match="bind source path does not exist"):
-            compose("up", "-d", "--no-build")
+    refused = pytest.raises(AssertionError, match="bind source path does not exist")
+    with Compose(tmp_path, given, COMPOSE) as compose, refused:
+        compose("up", "-d", "--no-build")
     assert not absent.exists()
 
 

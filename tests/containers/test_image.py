@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from tests.containers.conftest import answers
@@ -131,12 +131,13 @@ def test_a_config_that_cannot_be_read_is_told_in_a_line(image: str) -> None:
     assert done.stderr.strip() == "/nowhere.yaml: cannot be read: No such file or directory"
 
 
-def test_what_it_serves_from_memory_needs_no_manager(image: str) -> None:
-    """How long it takes from ``docker run`` to the first answer is told in the report of the run."""
+def test_it_answers_soon_after_it_was_started(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The time is told and not judged: how quick a start is depends on what else the machine does."""
     port = free_port()
     began = time.monotonic()
     with container("-p", f"127.0.0.1:{port}:8000"):
-        url = f"http://127.0.0.1:{port}/v1/vision/tasks"
-        tasks: httpx.Response = wait_for(lambda: answers(url), 60)
-        print(f"first answer {time.monotonic() - began:.2f} s after docker run")
+        tasks = wait_for(lambda: answers(f"http://127.0.0.1:{port}/v1/vision/tasks"), 60)
+        took = time.monotonic() - began
     assert "caption" in tasks.text
+    with capsys.disabled():
+        sys.stdout.write(f"\nfirst answer of the gateway's container after {took:.2f} s\n")
