@@ -8,14 +8,15 @@ COPY requirements/gateway.lock /tmp/gateway.lock
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
       -r /tmp/gateway.lock
-COPY contracts contracts
-COPY web web
-COPY gateway gateway
 # The official base comes without compiled modules, and the gateway can't write any: each start would compile
 # all that it imports, which takes longer than everything else. So that is done here, in a tree of its own.
 ENV PYTHONPYCACHEPREFIX=/opt/pycache
-RUN python -m compileall -q -j 0 /opt/venv/lib /app \
- && /opt/venv/bin/python -c "import gateway.__main__"
+RUN python -m compileall -q -j 0 /opt/venv/lib
+COPY contracts contracts
+COPY web web
+COPY gateway gateway
+# The import compiles what the gateway uses of the standard library.
+RUN python -m compileall -q /app && /opt/venv/bin/python -c "import gateway.__main__"
 
 FROM ${BASE_IMAGE}
 # curl: the health check of the homelab's stack calls it inside this container. Its version is not pinned,
