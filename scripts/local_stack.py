@@ -86,9 +86,8 @@ class LocalStack:
             "gateway": ("GATEWAY_PORT", gateway.host, gateway.port),
             "manager": ("MANAGER_PORT", manager.host, manager.port),
         }
-        for tier in self._tiers:
-            variable, host, port = listeners[tier]
-            if _taken(host, port):
+        for tier, (variable, host, port) in listeners.items():
+            if tier in self._tiers and _taken(host, port):
                 raise CannotStart(
                     f"port {port} is taken: stop what listens there (lsof -i :{port}), "
                     f"or choose another with {variable}=..."
