@@ -7,7 +7,8 @@ RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup setup-dev demo up test test-clients check format grade faults soak bench bench-gpu bench-image train-demo lock clean
+COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/containers/homelab/docker-compose.yml
+.PHONY: help setup setup-dev demo up test test-clients check lint format grade faults soak bench bench-gpu bench-image train-demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -31,11 +32,19 @@ test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs 
 	@$(RUN) -m tests.clients.environments
 	@$(RUN) -m pytest -q tests/clients $(ARGS)
 
-check: setup-dev  ## format, lint, types, tests
-	@$(RUN) -m ruff format --check .
-	@$(RUN) -m ruff check .
+check: lint  ## format, lint, types, tests
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+lint: setup-dev  ## Python, shell scripts, Dockerfile, compose files and workflows
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@.venv/bin/shellcheck .ci/run scripts/*.sh tests/tools/*.sh
+	@.venv/bin/hadolint Dockerfile
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(COMPOSE_FILES)
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@.venv/bin/zizmor --offline --quiet .github
 
 format: setup-dev  ## format the code
 	@$(RUN) -m ruff format .

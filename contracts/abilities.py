@@ -68,7 +68,7 @@ def edit_way(request: ImageEditRequest, family: Family) -> EditWay:
 
 
 def _of_images(request: ImageEditRequest, family: Family, way: EditWay, most: int) -> EditWay:
-    sent = len(request.image)
+    sent = len(request.pictures)
     if sent > most:
         models = f"{family.name} models"
         if way == "strength" and family.max_images > 1:

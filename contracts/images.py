@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from contracts.families import Quality
 from contracts.wire import Faulty, Finite, Prompt, Request, Seed, Unsupported, as_list
@@ -18,6 +18,32 @@ DEFAULT_STRENGTH = 0.7
 DEFAULT_MASKED_STRENGTH = 1.0  # what a mask marks is to be replaced
 
 Images = Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
+
+
+def _as_text(value: Any) -> Any:
+    """A mask as OpenAI's JSON form has it, ``{"image_url": ...}``, as the text in it."""
+    if not isinstance(value, dict):
+        return value
+    return ImageReference.model_validate(value, strict=True).image_url
+
+
+class ImageReference(BaseModel):
+    """An input picture as OpenAI's JSON form of edits has it; ``image_url`` may be a data URI."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    image_url: str = ""
+    file_id: str | None = None
+
+    @model_validator(mode="after")
+    def _has_its_picture_with_it(self) -> Self:
+        if self.file_id is not None:
+            raise Unsupported("file_id", "no files are kept here: send the picture in image_url")
+        if not self.image_url:
+            raise Faulty("image_url", "is required")
+        return self
+
+
 OutputFormat = Literal["png", "jpeg", "webp"]
 # OpenAI's words, those of its retired models among them, and the rungs that families have.
 _QUALITIES: Mapping[str, Quality] = {
@@ -80,14 +106,33 @@ class ImageGenerationRequest(_ImageRequest):
 class ImageEditRequest(_ImageRequest):
     """``POST /v1/images/edits`` as JSON; multipart forms are turned into it by the gateway.
 
-    ``image``: the one to edit first. ``mask``: where it is transparent or white the picture is redrawn.
+    ``image``: the one to edit first, or ``images`` as OpenAI's JSON form has them. ``mask``: where it
+    is transparent or white the picture is redrawn.
     ``strength``: 0 gives the original back, 1 redraws it wholly.
     """
 
-    image: Images
-    mask: str | None = None
+    image: Images | None = None
+    images: Annotated[list[ImageReference] | None, Field(min_length=1)] = None
+    mask: Annotated[str | None, BeforeValidator(_as_text)] = None
     strength: Annotated[Finite, Field(ge=0, le=1)] | None = None
     input_fidelity: str | None = None  # taken, and of no effect
+
+    @model_validator(mode="after")
+    def _has_its_pictures_in_one_place(self) -> Self:
+        if self.image is None and self.images is None:
+            raise Faulty("image", "is required")
+        if self.image is not None and self.images is not None:
+            raise Faulty("images", "the pictures are in image already")
+        return self
+
+    @property
+    def pictures(self) -> list[tuple[str, str]]:
+        """The pictures to edit, each with the name of its field, in whichever field they came."""
+        if self.image is None:
+            return [(f"images[{i}].image_url", r.image_url) for i, r in enumerate(self.images or ())]
+        if len(self.image) == 1:
+            return [("image", self.image[0])]
+        return [(f"image[{i}]", text) for i, text in enumerate(self.image)]
 
     @property
     def strength_or_default(self) -> float:

@@ -11,11 +11,13 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from contracts.errors import InvalidRequest, UnsupportedParameter
+from contracts.errors import InvalidRequest, PayloadTooLarge, UnsupportedParameter
 
 SIDE_MULTIPLE = 16  # pixels; FLUX works on 16 x 16 patches of the picture
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
-_DATA_URI = re.compile(r"data:([^,]*?)(;base64)?,", re.DOTALL)
+_DATA_URI = re.compile(r"data:([^,]{0,1000}?)(;base64)?,", re.DOTALL | re.IGNORECASE)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_MIME_ROOM = 1.06  # what line breaks add to base64 at most, every 76 characters two
 
 
 def sniff(data: bytes) -> str | None:
@@ -35,40 +37,57 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def read_image_field(text: str, param: str) -> bytes:
+def read_image_field(text: str, param: str, *, max_mb: int | None = None) -> bytes:
     """The bytes behind a data URI or bare base64 text.
 
     Raises ``InvalidRequest`` naming *param* when the text is neither, is not base64, or its bytes are
-    not an image; ``UnsupportedParameter`` for http(s) URLs, which this version does not fetch.
+    not an image; ``UnsupportedParameter`` for URLs, which the gateway fetches before it comes to this;
+    ``PayloadTooLarge``, before anything is decoded, for more than *max_mb* MiB.
     """
-    if text.startswith(("http://", "https://")):
-        raise UnsupportedParameter(
-            "image URLs are not fetched; send the image as a data URI or as base64", param=param
-        )
     encoded = text
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         match = _DATA_URI.match(text)
         if match is None or match[2] is None:
             raise InvalidRequest("expected a data URI like 'data:image/png;base64,...'", param=param)
         encoded = text[match.end() :]
+    elif is_url(text):
+        raise UnsupportedParameter(
+            "image URLs are not fetched here; send the image as a data URI or as base64", param=param
+        )
+    if max_mb is not None and len(encoded) // 4 * 3 > (max_mb << 20) * _MIME_ROOM:
+        raise image_too_large(param, max_mb)
     try:
         # Line breaks are common (MIME wraps at 76 characters); anything else foreign is an error.
         raw = encoded.encode("ascii").translate(None, b" \t\r\n")
         data = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except (UnicodeEncodeError, binascii.Error) as exc:
         raise InvalidRequest("the image is not valid base64", param=param) from exc
-    require_image(data, param)
+    require_image(data, param, max_mb=max_mb)
     return data
 
 
-def require_image(data: bytes, param: str) -> None:
-    """Raise ``InvalidRequest`` unless *data* starts like an image that Pillow reads."""
+def is_url(text: str) -> bool:
+    """Whether an image field holds a URL of any scheme but ``data:``; base64 has no colon."""
+    return _URL.match(text[:64]) is not None and text[:5].lower() != "data:"
+
+
+def require_image(data: bytes, param: str, *, max_mb: int | None = None) -> None:
+    """Raise ``InvalidRequest`` unless *data* starts like an image that Pillow reads.
+
+    ``PayloadTooLarge`` for more than *max_mb* MiB.
+    """
     if not data:
         raise InvalidRequest("the image is empty", param=param)
+    if max_mb is not None and len(data) > max_mb << 20:
+        raise image_too_large(param, max_mb)
     if sniff(data) is None:
         raise InvalidRequest(
             "not an image: expected PNG, JPEG, WebP, GIF, BMP or TIFF data", param=param
         )
+
+
+def image_too_large(param: str, max_mb: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the image has more than {max_mb} MiB (images.max_mb)", param=param)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from contracts.settings_base import GIB, Gigabytes, HostNames, IdleSeconds, Port, Seconds, Section
 from contracts.settings_gateway import GatewaySettings
+from contracts.settings_images import ImageInputSettings
 from contracts.settings_models import ImageSettings, ModelSettings
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -78,6 +79,7 @@ class DefaultSettings(Section):
 
 class Settings(Section):
     gateway: GatewaySettings = GatewaySettings()
+    images: ImageInputSettings = ImageInputSettings()
     manager: ManagerSettings = ManagerSettings()
     memory: MemorySettings = MemorySettings()
     logs: LogSettings = LogSettings()

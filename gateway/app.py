@@ -8,6 +8,7 @@ the rest of the gateway. Everything else, and everything about these routes but 
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway.auth import RATE_HEADERS, Gate
 from gateway.exchange import SOURCE, Services
+from gateway.fetching import Fetcher, Resolve
 from gateway.keys import read_keyring
 from gateway.links import shown
 from gateway.manager_client import ManagerClient
@@ -54,9 +56,16 @@ class Front:
             await route.handle(scope, receive, send)
 
 
-def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> ASGIApp:
+def create_app(
+    settings: Settings,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    resolve: Resolve | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> ASGIApp:
     """*clock*: monotonic seconds, by which the URLs of pictures expire and rates are counted.
 
+    *resolve*, *tls*: how names in image URLs are looked up, and whose certificates are trusted.
     Raises ``SettingsError`` for a file of keys that can't be used.
     """
 
@@ -64,11 +73,13 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.manager = manager = ManagerClient(settings)
         session = open_session()
-        app.state.services = Services(settings, session, manager, app.state.pictures)
+        fetcher = Fetcher(settings, resolve=resolve, tls=tls)
+        app.state.services = Services(settings, session, manager, fetcher, app.state.pictures)
         try:
             yield
         finally:
             # The workers stay: a restart of the gateway must not cost a load.
+            await fetcher.close()
             await manager.close()
             await session.close()
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts import abilities
-from contracts.media import parse_size, read_image_field, require_image
+from contracts.media import parse_size, require_image
 from contracts.openai import (
     AnalyzeRequest,
     ChatRequest,
@@ -26,8 +26,10 @@ from contracts.openai import (
 )
 from contracts.settings import Settings
 from contracts.settings_models import ImageSettings
+from gateway.inputs import Inputs, Link
 from gateway.rewrite import Rewrite
 from gateway.routing import choose_model
+from gateway.unknown import unknown
 
 _IMAGE_FIELD = re.compile(r"image(\[\d*\])?")  # image, image[], image[0]: the SDKs differ
 
@@ -38,7 +40,10 @@ _NESTED = re.compile(r"(\w+)\[")  # svg[reasoning][effort]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A request that may be sent: to which alias, its JSON body, and what it says to the manager."""
+    """A request that may be sent: to which alias, its JSON body, and what it says to the manager.
+
+    ``links``: the pictures that must be fetched, and put into the body, before it is sent.
+    """
 
     alias: str
     body: bytes
@@ -46,30 +51,46 @@ class Checked:
     stream: bool = False  # the answer is asked for as events
     wants_urls: bool = False  # in place of the pictures in the answer
     rewrite: Rewrite | None = None  # what else becomes of the answer
+    links: tuple[Link, ...] = ()
     prompt: str = ""  # its beginning, for a log that is to hold it
+    unknown: tuple[str, ...] = ()  # names of fields
 
 
 def check_chat(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ChatRequest, body)
     alias, _ = choose_model(settings, "chat", request.model)
+    pictures = Inputs(settings.images, "messages")
     for i, message in enumerate(request.messages):
         for j, part in enumerate(message.parts):
-            if part.type == "image_url" and part.image_url is not None:
-                read_image_field(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
+            if part.image_url is not None:
+                name = f"messages[{i}].content[{j}].image_url.url"
+                at = ("messages", i, "content", j, "image_url", "url")
+                pictures.check(part.image_url.url, name, at)
     return Checked(
         alias,
         body,
         request.keep_alive,
         stream=bool(request.stream),
+        links=pictures.links,
         prompt=_logged(settings, request.messages[-1].words),
+        unknown=unknown(request.model_extra or ()),
     )
 
 
 def check_analyze(settings: Settings, body: bytes) -> Checked:
     request = parse_json(AnalyzeRequest, body)
     alias, _ = choose_model(settings, "analyze", request.model)
-    read_image_field(request.image, "image")
-    return Checked(alias, body, request.keep_alive, prompt=_logged(settings, request.question))
+    pictures = Inputs(settings.images, "image")
+    pictures.check(request.image, "image", ("image",))
+    prompt = _logged(settings, request.question)
+    return Checked(
+        alias,
+        body,
+        request.keep_alive,
+        links=pictures.links,
+        prompt=prompt,
+        unknown=unknown(request.model_extra or ()),
+    )
 
 
 def check_generation(settings: Settings, body: bytes) -> Checked:
@@ -81,25 +102,26 @@ def check_generation(settings: Settings, body: bytes) -> Checked:
 
 def check_edit(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageEditRequest, body)
-    alias = _check_edit(settings, request)
-    for image in request.image:
-        read_image_field(image, "image")
-    if request.mask:
-        read_image_field(request.mask, "mask")
-    return _checked(settings, request, alias, body)
+    return _check_edit(settings, request, body)
 
 
 def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]]) -> Checked:
     """A multipart form's *fields* in their order: text as str, files as bytes."""
-    request = parse_form(ImageEditRequest, _as_json_fields(fields))
-    alias = _check_edit(settings, request)
-    return _checked(settings, request, alias, request.model_dump_json(exclude_none=True).encode())
+    max_mb = settings.images.max_mb
+    request = parse_form(ImageEditRequest, _as_json_fields(fields, max_mb))
+    return _check_edit(settings, request, request.model_dump_json(exclude_none=True).encode())
 
 
-def _check_edit(settings: Settings, request: ImageEditRequest) -> str:
+def _check_edit(settings: Settings, request: ImageEditRequest, body: bytes) -> Checked:
     alias, model = _painter(settings, "edit", request)
     abilities.edit_way(request, model.traits)
-    return alias
+    pictures = Inputs(settings.images, "image")
+    for i, (name, text) in enumerate(request.pictures):
+        at = ("image", i) if request.images is None else ("images", i, "image_url")
+        pictures.check(text, name, at)
+    if request.mask:
+        pictures.check(request.mask, "mask", ("mask",))
+    return replace(_checked(settings, request, alias, body), links=pictures.links)
 
 
 def _painter(settings: Settings, route: str, request: ImageRequest) -> tuple[str, ImageSettings]:
@@ -119,6 +141,7 @@ def _checked(settings: Settings, request: ImageRequest, alias: str, body: bytes)
         stream=bool(request.stream),
         wants_urls=request.response_format == "url",
         prompt=_logged(settings, request.prompt),
+        unknown=unknown(request.model_extra or ()),
     )
 
 
@@ -126,14 +149,14 @@ def _logged(settings: Settings, prompt: str) -> str:
     return prompt[:_LOGGED] if settings.logs.prompts else ""
 
 
-def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]:
+def _as_json_fields(fields: Sequence[tuple[str, str | bytes]], max_mb: int) -> dict[str, Any]:
     images: list[str] = []
     scalars: dict[str, Any] = {}
     for name, value in fields:
         if _IMAGE_FIELD.fullmatch(name):
-            images.append(_as_base64(value, "image"))
+            images.append(_as_text(value, "image", max_mb))
         elif name == "mask" and value:
-            scalars["mask"] = _as_base64(value, "mask")
+            scalars["mask"] = _as_text(value, "mask", max_mb)
         elif nested := _NESTED.match(name):
             scalars[nested[1]] = name  # of a field that is not offered, or not known
         elif isinstance(value, bytes):
@@ -145,9 +168,9 @@ def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]
     return scalars
 
 
-def _as_base64(value: str | bytes, param: str) -> str:
+def _as_text(value: str | bytes, param: str, max_mb: int) -> str:
+    """A picture of a form as JSON has it; what came as text is looked into later."""
     if isinstance(value, str):
-        read_image_field(value, param)
         return value
-    require_image(value, param)
+    require_image(value, param, max_mb=max_mb)
     return base64.b64encode(value).decode()

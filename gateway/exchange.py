@@ -13,7 +13,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 from starlette.datastructures import Headers
@@ -33,12 +33,14 @@ from contracts.errors import (
 )
 from contracts.settings import Settings
 from gateway.checks import Checked, check_edit_form
+from gateway.fetching import Fetcher
 from gateway.forms import read_form
 from gateway.heartbeat import Heartbeat, progress_of
 from gateway.links import Links, base_url
 from gateway.manager_client import ManagerClient, manager_unreachable
 from gateway.pictures import Pictures
 from gateway.rewrite import Rewrite
+from gateway.unknown import UnknownFields
 from web.account import CLIENT_GONE, Account, account_of
 from web.errors import error_response
 from web.inbound import ClientGone, Inbound
@@ -74,7 +76,9 @@ class Services:
     settings: Settings
     session: aiohttp.ClientSession
     manager: ManagerClient
+    fetcher: Fetcher
     pictures: Pictures
+    unknown: UnknownFields = field(default_factory=UnknownFields)
 
 
 class Exchange(Response):
@@ -153,6 +157,8 @@ class Exchange(Response):
 
     async def _relay(self, checked: Checked, account: Account, scope: Scope, send: Send) -> None:
         account.alias, account.prompt = checked.alias, checked.prompt
+        if checked.unknown:
+            self._services.unknown.note(scope["path"], checked.unknown)
         rewrite = self._rewrite(checked, scope)
         if checked.stream:
             self._events = rewrite.events() if rewrite is not None else None
@@ -198,6 +204,8 @@ class Exchange(Response):
 
     async def _asked(self, checked: Checked, scope: Scope) -> aiohttp.ClientResponse:
         session = self._services.session
+        if checked.links:
+            checked = await self._services.fetcher.filled(checked)
         answer = await ask(session, self._outbound(checked, scope))
         if may_be_repeated(answer):
             answer.close()

@@ -35,14 +35,20 @@ class CannotStart(Exception):
 
 
 class LocalStack:
-    """``with LocalStack(config, os.environ) as stack:`` runs the stack for as long as the block."""
+    """``with LocalStack(config, os.environ) as stack:`` runs the stack for as long as the block.
 
-    def __init__(self, config: Path, environ: Mapping[str, str]) -> None:
+    *tiers*: those that run here; the other may run elsewhere, in a container say.
+    """
+
+    def __init__(
+        self, config: Path, environ: Mapping[str, str], tiers: tuple[str, ...] = ("manager", "gateway")
+    ) -> None:
         try:
             self.settings: Settings = load(config, environ)
         except SettingsError as exc:
             raise CannotStart(str(exc)) from exc
         self.config = config
+        self._tiers = tiers
         self._environ = dict(environ)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = Path(self.settings.manager.log_dir)
@@ -62,7 +68,7 @@ class LocalStack:
         self._check_ports()
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
-            for tier in ("manager", "gateway"):
+            for tier in self._tiers:
                 self.start(tier)
         except BaseException:
             self.stop()
@@ -76,12 +82,12 @@ class LocalStack:
 
     def _check_ports(self) -> None:
         gateway, manager = self.settings.gateway, self.settings.manager
-        tiers = {
-            "GATEWAY_PORT": (gateway.host, gateway.port),
-            "MANAGER_PORT": (manager.host, manager.port),
+        listeners = {
+            "gateway": ("GATEWAY_PORT", gateway.host, gateway.port),
+            "manager": ("MANAGER_PORT", manager.host, manager.port),
         }
-        for variable, (host, port) in tiers.items():
-            if _taken(host, port):
+        for tier, (variable, host, port) in listeners.items():
+            if tier in self._tiers and _taken(host, port):
                 raise CannotStart(
                     f"port {port} is taken: stop what listens there (lsof -i :{port}), "
                     f"or choose another with {variable}=..."

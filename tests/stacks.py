@@ -16,7 +16,7 @@ import yaml
 from scripts.local_stack import ROOT, LocalStack
 from tests.servers import free_port
 
-_OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
+OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
 
 
 def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
@@ -43,7 +43,7 @@ def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
 @contextmanager
 def running(folder: Path, changes: dict[str, Any] | None = None) -> Iterator[LocalStack]:
     """A stack that answers; what it leaves behind fails the test."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
     with LocalStack(demo_config(folder, changes), environ) as stack:
         stack.wait_until_ready()
         yield stack

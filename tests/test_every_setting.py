@@ -28,6 +28,7 @@ HERE = "test_every_setting.py"
 GATEWAY = "gateway/test_settings_take_effect.py"
 POOL = "manager/test_pool.py"
 MEMORY = "manager/test_pool_memory.py"
+URLS = "security/test_image_urls.py"
 LIFE = "integration/test_life.py"
 DOORS = "security/test_doors.py"
 
@@ -48,6 +49,11 @@ CHANGED_BY = {
     "gateway.heartbeat_s": ("gateway/test_heartbeat.py", "test_a_stream_that_is_slow_to_begin_says_what_it_waits_for"),
     "gateway.manager_host": (GATEWAY, "test_the_manager_is_looked_for_on_the_configured_host"),
     "gateway.manager_port": ("gateway/test_routes.py", "test_a_valid_request_goes_to_the_default_of_its_route_byte_for_byte"),
+    "images.fetch": (URLS, "test_a_private_address_is_fetched_from_where_the_settings_say_so"),
+    "images.fetch_allow": (URLS, "test_a_private_address_is_fetched_from_where_the_settings_say_so"),
+    "images.fetch_timeout_s": (URLS, "test_the_time_for_an_image_is_as_configured"),
+    "images.max_mb": (URLS, "test_the_size_of_an_image_is_as_configured"),
+    "images.max_per_request": (URLS, "test_the_number_of_images_is_bounded"),
     "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "manager.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "manager.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
@@ -108,7 +114,7 @@ CHANGED_BY = {
 
 def keys() -> set[str]:
     found = set()
-    for section in ("gateway", "manager", "memory", "logs", "defaults"):
+    for section in set(Settings.model_fields) - {"models"}:
         model: Any = Settings.model_fields[section].annotation
         assert issubclass(model, BaseModel)
         found |= {f"{section}.{key}" for key in model.model_fields}

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 
 from PIL.Image import Image
 
+from contracts import claims
 from contracts.chat import ImageUrl
 from contracts.errors import InvalidRequest
 from contracts.openai import AnalyzeRequest, ChatRequest, Message
@@ -17,7 +18,7 @@ from workers.endpoint import Answer, Exchange, Worker
 from workers.engine import ChatEvent, ChatJob, Delta, Part, ToolCall, Turn
 from workers.tools import call_text, result_parts
 
-MAX_PIXELS = 2 * media.MAX_PIXELS  # of all pictures of one conversation, as they came
+MAX_PIXELS = 2 * claims.MAX_PIXELS  # of all pictures of one conversation, as they came
 
 
 class ChatRoutes:
@@ -47,7 +48,7 @@ class ChatRoutes:
         bound = media.pixel_bound(request.detail, request.max_pixels, self._settings.max_pixels)
 
         def prepare() -> ChatJob:
-            image = media.within(media.read_image(request.image, "image"), bound)
+            image = media.read_as(request.image, "image", lambda picture: media.within(picture, bound))
             return answers.analyze_job(request, Turn("user", (image, request.question)))
 
         who = self._worker.identity("analysis", exchange.request_id)
@@ -137,12 +138,16 @@ class _Pictures:
         self._pixels = 0
 
     def read(self, sent: ImageUrl, where: str) -> Image:
-        image: Image = media.read_image(sent.url, where)
-        self._pixels += image.width * image.height
-        if self._pixels > MAX_PIXELS:
-            raise InvalidRequest(
-                f"the images of this conversation have more than"
-                f" {MAX_PIXELS // 1_000_000} million pixels",
-                param=where,
-            )
-        return media.within(image, media.pixel_bound(sent.detail, sent.max_pixels, *self._bounds))
+        bound = media.pixel_bound(sent.detail, sent.max_pixels, *self._bounds)
+
+        def wanted(picture: Image) -> Image:
+            self._pixels += picture.width * picture.height
+            if self._pixels > MAX_PIXELS:
+                raise InvalidRequest(
+                    f"the images of this conversation have more than"
+                    f" {MAX_PIXELS // 1_000_000} million pixels",
+                    param=where,
+                )
+            return media.within(picture, bound)
+
+        return media.read_as(sent.url, where, wanted)

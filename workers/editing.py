@@ -23,10 +23,14 @@ def edit_job(
 
     Raises ``InvalidRequest`` naming ``image`` or ``mask`` for what can't be read or does not fit.
     """
-    pictures = [media.read_image(text, "image") for text in request.image]
-    own = Size(*pictures[0].size)
-    size = asked or fit_size(own, max_pixels=settings.max_pixels)
-    source = media.cover(pictures[0], size)
+    (name, text), *others = request.pictures
+
+    def read(picture: media.Picture) -> tuple[Size, Size, media.Picture, media.Picture]:
+        own = Size(*picture.size)
+        size = asked or fit_size(own, max_pixels=settings.max_pixels)
+        return own, size, media.cover(picture, size), _as_seen(picture, settings)
+
+    own, size, source, seen = media.read_as(text, name, read)
     mask = None
     if request.mask:
         mask = masks.cover(masks.read(read_image_field(request.mask, masks.PARAM), own), size)
@@ -34,8 +38,9 @@ def edit_job(
     inputs: dict[str, Any] = {"mask": mask}
     if way == "instruction":
         # What is pasted back where the mask forbids a change must lie where the model saw it.
-        first = source if mask is not None else _as_seen(pictures[0], settings)
-        inputs["references"] = (first, *(_as_seen(picture, settings) for picture in pictures[1:]))
+        first = source if mask is not None else seen
+        rest = [media.read_as(t, n, lambda picture: _as_seen(picture, settings)) for n, t in others]
+        inputs["references"] = (first, *rest)
         if mask is not None:
             inputs["source"] = source
     else:

@@ -116,16 +116,17 @@ class ImageRoutes:
         """Strength 0 asks for no change: the original, and nothing for the model to do."""
         form = request.output_format or "png"
         async with self._worker.prepared:
-            data = await asyncio.to_thread(read_image_field, request.image[0], "image")
-            image = await asyncio.to_thread(media.decode, data, "image")
+            name, text = request.pictures[0]
+            data = await asyncio.to_thread(read_image_field, text, name)
+            image = await asyncio.to_thread(media.decode, data, name)
             size = Size(*image.size)
             if sniff(data) != form:
                 data = await asyncio.to_thread(files.encode, image, form, request.output_compression)
         job = drawing.job_of(request, self._settings, size, 1, 1, source=image)
         yield _Begun(self._new_answer(exchange, request, job), 0)
-        text = base64.b64encode(data).decode("ascii")
+        kept = base64.b64encode(data).decode("ascii")
         for index in range(job.n):
-            yield _Picture(index, text)
+            yield _Picture(index, kept)
 
     # --- the answer --------------------------------------------------------------------------------
 

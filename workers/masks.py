@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from contracts.errors import InvalidRequest
 from contracts.media import Size
 from workers import media
+from workers.opaque import opaque
 
 PARAM = "mask"
 _BLACK, _WHITE = 16, 239  # what is beyond them is black or white: JPEG files have neither exactly
@@ -52,7 +53,7 @@ def _marked(image: Image.Image) -> Image.Image:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema()[0] < 255:
             return ImageOps.invert(alpha)
-    return media.opaque(image).convert("L").point(_level)
+    return opaque(image).convert("L").point(_level)
 
 
 def _level(value: int) -> int:

@@ -2,7 +2,9 @@
 
 Rules: runs in worker threads, never on the event loop nor on the model thread; what comes in is
 hostile: pixels are counted before they are decoded, and whatever Pillow raises becomes an
-``InvalidRequest`` that names the field; what goes on is always an upright, opaque RGB picture.
+``InvalidRequest`` that names the field; what goes on is always an upright, opaque RGB picture. No
+more than ``MAX_PIXELS`` are whole in memory at a time, whoever sent them: what is wanted of a picture
+is made of it before the next one gets their room.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from PIL import Image, ImageOps
 
 from contracts.chat import Detail
+from contracts.claims import MAX_PIXELS, refuse_bombs, too_many_pixels
 from contracts.errors import InvalidRequest
 from contracts.media import Size, read_image_field
+from workers.opaque import opaque
+from workers.room import Room
 
-MAX_PIXELS = 64_000_000  # of a picture that comes in; 192 MB as RGB
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # those of contracts.media.sniff
-_RGB_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV")
 FOLD = 28  # pixels: Qwen2.5-VL makes one token of 28 x 28 of them
 # Pixels of a picture by its ``detail``: 256, 1280 and 4096 tokens.
 DETAIL_PIXELS: Mapping[Detail, int] = {
@@ -29,12 +33,24 @@ DETAIL_PIXELS: Mapping[Detail, int] = {
     "high": 4096 * FOLD**2,
 }
 
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow counts too, of frames and tiles that no head tells of
+# Beyond 32 MiB glibc maps each block by itself, and gives it back. Smaller ones stay with the thread
+# that had them, so that each thread of a pool would keep what its largest picture took.
+Image.core.set_block_size(64 << 20)
+_PIXELS = Room(MAX_PIXELS)
+
 Picture = Image.Image
+T = TypeVar("T")
 
 
 def read_image(text: str, param: str) -> Image.Image:
     """The picture behind a data URI or base64 text; raises ``InvalidRequest`` naming *param*."""
-    return decode(read_image_field(text, param), param)
+    return read_as(text, param, lambda picture: picture)
+
+
+def read_as(text: str, param: str, wanted: Callable[[Image.Image], T]) -> T:
+    """What *wanted* makes of the picture behind *text*; raises as ``read_image``."""
+    return decode_as(read_image_field(text, param), param, lambda image: wanted(opaque(image)))
 
 
 def decode(data: bytes, param: str) -> Image.Image:
@@ -42,62 +58,39 @@ def decode(data: bytes, param: str) -> Image.Image:
 
     Raises ``InvalidRequest`` naming *param* for what is damaged, truncated or has too many pixels.
     """
-    return decode_as(data, param, opaque)
+    picture: Image.Image = decode_as(data, param, opaque)
+    return picture
 
 
-def decode_as(data: bytes, param: str, wanted: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """*data*, of the first frame turned as EXIF says, as *wanted* makes it; raises as ``decode``."""
+def decode_as(data: bytes, param: str, wanted: Callable[[Image.Image], T]) -> T:
+    """What *wanted* makes of *data*, of its first frame turned as EXIF says; raises as ``decode``."""
+    refuse_bombs(data, param)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures (bounded below) and of odd metadata (not used).
+            # Pillow warns of odd metadata, which is not used.
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                pixels = image.width * image.height
+                if pixels > MAX_PIXELS:
                     raise Image.DecompressionBombError  # as Pillow does, only much later
-                image.load()
-                return wanted(_upright(image))
-    except Image.DecompressionBombError as exc:
-        raise InvalidRequest(
-            f"the image has more than {MAX_PIXELS // 1_000_000} million pixels", param=param
-        ) from exc
-    except (MemoryError, RecursionError):
+                with _PIXELS.taken(pixels):
+                    image.load()
+                    _turn_upright(image)
+                    return wanted(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise too_many_pixels(param) from exc
+    except (MemoryError, RecursionError, InvalidRequest):
         raise
     except Exception as exc:  # Pillow's decoders raise all kinds, struct.error and IndexError too
         raise InvalidRequest("the image is damaged and can't be read", param=param) from exc
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # damaged metadata is no reason to refuse good pixels
-        return image
-
-
-def opaque(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return _from_deep(image)
-    if image.mode in _RGB_MODES and not image.has_transparency_data:
-        return image.convert("RGB")
-    if image.mode == "La":
-        image = image.convert("LA")
-    elif image.mode == "RGBa":
-        image = image.convert("RGBA")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
-
-
-def _from_deep(image: Image.Image) -> Image.Image:
-    """16-bit grey (and 32-bit, and float): ``convert`` would clip at 255 instead of scaling."""
-    grey = image.convert("F")
-    _, highest = grey.getextrema()
-    if image.mode == "F" and highest <= 1.0:
-        scale = 255.0
-    elif highest > 255 or image.mode.startswith("I;16"):
-        scale = 255 / 65535 if highest <= 65535 else 255 / highest
-    else:
-        scale = 1.0
-    return grey.point(lambda value: value * scale + 0).convert("L").convert("RGB")
+        return
 
 
 # --- how large a picture the model gets ------------------------------------------------------------

@@ -38,7 +38,8 @@ def check_response(
     except InvalidRequest as exc:
         raise names.error(exc) from exc
     response = begun(request, new_id("resp"), int(now()), checked.alias)
-    return replace(checked, rewrite=ResponseRewrite(response, names, new_id, now))
+    links = tuple(replace(link, param=names.told(link.param)) for link in checked.links)
+    return replace(checked, links=links, rewrite=ResponseRewrite(response, names, new_id, now))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from tests.stacks import running
 CHANGES = {
     "gateway.api_key": KEY,
     "gateway.max_body_mb": MAX_BODY_MB,
+    "images.fetch_allow": ["127.0.0.0/8"],  # where the picture of the tests is
     "models.image-gen.edit_steps": 4,  # enough for a strength of a half, and quicker
 }
 

@@ -19,8 +19,6 @@ ENVIRONMENTS = ROOT / ".venv" / "clients"
 
 # Scenarios that wait for something that the server does not offer yet.
 PENDING: Mapping[str, str] = {
-    "chat_url": "image URLs",
-    "edit_json": "image URLs",
 }
 
 

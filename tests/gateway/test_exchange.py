@@ -17,6 +17,7 @@ from starlette.types import Message, Scope
 
 from gateway.checks import check_chat
 from gateway.exchange import Exchange, Services
+from gateway.fetching import Fetcher
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
 from tests.gateway.conftest import make_settings
@@ -146,7 +147,8 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, open_session() as session:
             settings = make_settings(tmp_path, url)
-            services = Services(settings, session, ManagerClient(settings), Pictures(1, 1))
+            fetcher = Fetcher(settings)
+            services = Services(settings, session, ManagerClient(settings), fetcher, Pictures(1, 1))
             exchange = Exchange(services, CHAT, check_chat)
             base = tracemalloc.get_traced_memory()[0]
             serving = asyncio.create_task(exchange(SCOPE, large_body(), send))
@@ -154,6 +156,7 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
             held["after"] = tracemalloc.get_traced_memory()[0] - base
             over.set()
             await serving
+            await fetcher.close()
 
     tracemalloc.start()
     try:

@@ -1,1 +1,1 @@
-"""Tests."""
+"""What strangers may send: each attack over real sockets, or against what it is meant for."""

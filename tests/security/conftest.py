@@ -1,18 +1,119 @@
-"""A gateway in front of a manager, over real sockets in this process; no worker is ever started."""
+"""Gateways over real sockets in this process, for attacks; no worker is ever started.
+
+``tiers`` is one in front of a manager. ``client`` may fetch images from 127.0.0.1 alone, where there is
+a server (``there``), and knows the names that a test makes up (``names``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from contracts.settings import Settings
 from contracts.settings_file import load
 from gateway.app import create_app
 from manager.app import ManagerApp
-from tests.gateway.conftest import CONFIG
+from tests.gateway.conftest import CONFIG, make_settings
+from tests.gateway.stand_in import StandIn
+from tests.security.elsewhere import Elsewhere, elsewhere
 from tests.servers import free_port, served
+
+ALLOWED = "images: {fetch_allow: [127.0.0.1], fetch_timeout_s: 2, max_mb: 1}\n"
+
+
+@dataclass
+class Names:
+    """A resolver: each look-up of a name gives the next of its answers, and the last one for good."""
+
+    known: dict[str, list[list[str]]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        self.asked.append(host)
+        answers = self.known.get(host)
+        if answers is None:
+            raise OSError("no such name")
+        return answers[0] if len(answers) == 1 else answers.pop(0)
+
+
+def chat(url: str, *more: str) -> dict[str, Any]:
+    parts = [{"type": "image_url", "image_url": {"url": u}} for u in (url, *more)]
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, *parts]}]}
+
+
+PARAM = "messages[0].content[1].image_url.url"
+
+
+def problem(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    return error
+
+
+_STAND_IN = StandIn()
+
+
+@pytest.fixture
+def manager() -> StandIn:
+    _STAND_IN.reset()
+    return _STAND_IN
+
+
+@pytest.fixture(scope="session")
+def manager_url() -> Iterator[str]:
+    with served(_STAND_IN.app()) as url:
+        yield url
+
+
+@pytest.fixture
+def there() -> Iterator[Elsewhere]:
+    with elsewhere() as server:
+        yield server
+
+
+@contextmanager
+def gateway(
+    folder: Path, manager_url: str, extra: str, names: Names, **how: Any
+) -> Iterator[httpx.Client]:
+    settings = make_settings(folder, manager_url, extra)
+    app = create_app(settings, resolve=names.resolve, **how)
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+_NAMES = Names()
+
+
+@pytest.fixture
+def names() -> Names:
+    """The names that ``client`` and ``public`` know."""
+    _NAMES.known.clear()
+    _NAMES.asked.clear()
+    return _NAMES
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterator[httpx.Client]:
+    """It may fetch from 127.0.0.1 besides public addresses, a MiB in two seconds."""
+    folder = tmp_path_factory.mktemp("allowed")
+    with gateway(folder, manager_url, ALLOWED, _NAMES) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def public(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterator[httpx.Client]:
+    """It has the settings that there are when nothing is configured."""
+    with gateway(tmp_path_factory.mktemp("public"), manager_url, "", _NAMES) as http:
+        yield http
+
+
+# --- both tiers -----------------------------------------------------------------------------------
 
 TIERS = ("gateway", "manager")
 

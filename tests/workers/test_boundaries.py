@@ -25,6 +25,7 @@ ALLOWED = {
     "PIL": {
         "files",
         "masks",
+        "opaque",
         "media",
         "engine",
         "prompting",

@@ -1,0 +1,47 @@
+"""Notes of a release: ``python3 scripts/release_notes.py v1.2.3`` prints its part of CHANGELOG.md.
+
+Status 1, with the reason, when the section is not there or still says "unreleased", or when
+pyproject.toml has another version. Standard library only: it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class NotReleasable(Exception):
+    """The message says what has to be done first."""
+
+
+def notes(tag: str, changelog: str, version: str) -> str:
+    """What *changelog* says of *tag*, of a project whose own *version* is the second half of it."""
+    if tag != f"v{version}":
+        raise NotReleasable(f"the tag is {tag} and pyproject.toml says {version}")
+    for section in re.split(r"^## ", changelog, flags=re.M)[1:]:
+        heading, _, text = section.partition("\n")
+        if heading.split()[0].strip("[]") != version:
+            continue
+        if "unreleased" in heading.lower():
+            raise NotReleasable(f"CHANGELOG.md: give {version} the date of its release")
+        return text.strip() + "\n"
+    raise NotReleasable(f"CHANGELOG.md has no section for {version}")
+
+
+def main(argv: list[str]) -> int:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    try:
+        sys.stdout.write(notes(argv[0], changelog, project["version"]))
+    except NotReleasable as exc:
+        sys.stderr.write(f"release: {exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,40 @@
+"""docker-compose.dev.yml: a change of the source is served without a build."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts.local_stack import ROOT
+from tests.containers.conftest import answers
+from tests.containers.engine import IMAGE, Compose
+from tests.servers import free_port
+from tests.stacks import wait_for
+
+pytestmark = [pytest.mark.process, pytest.mark.container]
+
+FILES = ("docker-compose.yml", "docker-compose.dev.yml")
+
+
+def test_what_is_saved_is_served(image: str, tmp_path: Path) -> None:
+    checkout = tmp_path / "a checkout"
+    for name in ("contracts", "web", "gateway", "scripts"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (*FILES, "config.yaml"):
+        shutil.copy(ROOT / name, checkout)
+    tmp_path.chmod(0o755)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/openapi.json"
+    given = {"GATEWAY_PORT": port, "GATEWAY_HOST": "127.0.0.1", "DEV_IMAGE": IMAGE}
+    with Compose(tmp_path, given, *(checkout / name for name in FILES)) as compose:
+        compose("up", "-d", "--no-build")
+        assert "Vision Insight API" in wait_for(lambda: answers(url), 60).text
+        source = checkout / "gateway" / "app.py"
+        source.write_text(source.read_text().replace('title="Vision Insight API"', 'title="Changed"'))
+        wait_for(lambda: (a := answers(url)) and "Changed" in a.text, 60)
+        source.write_text(source.read_text().replace("Changed", "Broken") + "\n(")
+        wait_for(lambda: answers(url) is None, 60)
+        source.write_text(source.read_text().removesuffix("("))
+        wait_for(lambda: (a := answers(url)) and "Broken" in a.text, 60)
