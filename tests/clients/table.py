@@ -18,8 +18,7 @@ FOLDER = ROOT / "tests" / "clients"
 ENVIRONMENTS = ROOT / ".venv" / "clients"
 
 # Scenarios that wait for something that the server does not offer yet.
-PENDING: Mapping[str, str] = {
-}
+PENDING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)

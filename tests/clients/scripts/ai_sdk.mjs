@@ -21,6 +21,8 @@ function provider(apiKey = WORLD.key) {
     name: 'vision',
     includeUsage: true,
     supportsStructuredOutputs: true,
+    // Ours to fetch: the SDK itself would, and not from a LAN.
+    supportedUrls: () => ({ 'image/*': [/^https?:/] }),
   });
 }
 
@@ -78,7 +80,6 @@ const captions = () => streamed({ ...greedy, messages: about('ask_caption') });
 const scenarios = {
   chat: () => text({ messages: about('ask_caption') }),
 
-  // As a URL that is passed on, and not fetched by the SDK.
   chat_url: () => text({ messages: about('ask_caption', new URL(WORLD.circle_url)) }),
 
   chat_stream: captions,
