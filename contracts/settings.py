@@ -23,6 +23,7 @@ _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 class ManagerSettings(Section):
     host: str = "127.0.0.1"
     port: Port = 8100
+    docker_bridge: bool = True  # on Linux, beside loopback: listen where containers of this host call
     token: str = ""
     idle_timeout_s: IdleSeconds = 300.0  # -1: never
     start_timeout_s: Seconds = 300.0  # since the load last made progress

@@ -6,11 +6,12 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 from contracts.settings_file import SettingsError, load
 from gateway.app import create_app
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, configure_logging, make_server, spare_the_collector
+from web.serve import PortTaken, bind, configure_logging, log_to_file, make_server, spare_the_collector
 
 GRACEFUL_S = 30
 
@@ -19,17 +20,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="gateway", description="The public API.")
     parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
     parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    parser.add_argument("--log-file", action="store_true", help="log to log_dir, rotated")
     args = parser.parse_args()
     configure_logging()
     log = logging.getLogger("gateway")
     try:
         settings = load(args.config, os.environ)
+        if args.log_file:
+            log_to_file(Path(settings.manager.log_dir) / "gateway.log", settings.manager.log_max_mb)
         sock = bind(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
         print(exc, file=sys.stderr)  # noqa: T201 - the settings' fault, told as it is
         return 2
     except PortTaken as exc:
         log.error("cannot listen: %s; set GATEWAY_PORT or gateway.port to a free one", exc)
+        return 1
+    except OSError as exc:
+        log.error("cannot write the log: %s: %s", exc.filename, exc.strerror)
         return 1
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)
