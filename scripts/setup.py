@@ -1,5 +1,8 @@
 """Makes .venv and installs a lock file into it: ``python3 scripts/setup.py gateway|host|dev``.
 
+``python3 scripts/setup.py run -m MODULE ...`` runs a module on a Python that will do, before there is
+a .venv.
+
 Runs on whatever python3 there is, so: standard library only, and no syntax newer than Python 3.6, or
 it could not say that it is too old. Quick when nothing has changed; safe to interrupt and repeat.
 """
@@ -28,6 +31,8 @@ def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "host"
     try:
         python = find_python(sys.version_info[:2], shutil.which)
+        if wanted == "run":
+            os.execv(python, [python, *sys.argv[2:]])
         if installed(wanted):
             return 0
         check_venv_module(python)

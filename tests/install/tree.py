@@ -1,0 +1,99 @@
+"""A copy of the project in a folder of its own, with a ``.venv`` that is not this one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from scripts import setup
+from scripts.local_stack import ROOT
+from tests.servers import free_port
+
+FOLDERS = (
+    "contracts",
+    "web",
+    "gateway",
+    "manager",
+    "workers",
+    "hostctl",
+    "scripts",
+    "systemd",
+    "launchd",
+)
+FILES = (
+    "Makefile",
+    "Dockerfile",
+    "docker-compose.yml",
+    "config.yaml",
+    "config.16gb.yaml",
+    ".env.example",
+)
+
+
+class Tree:
+    """*folder* looks like a fresh clone whose packages are installed and whose models are the demo's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        folder.mkdir(parents=True)
+        skip = shutil.ignore_patterns("__pycache__")
+        for name in (*FOLDERS, "requirements"):
+            shutil.copytree(ROOT / name, folder / name, ignore=skip)
+        for name in FILES:
+            shutil.copy(ROOT / name, folder / name)
+        self._make_venv()
+        self.ports = self._write_config()
+        self.env: dict[str, str] = {}
+
+    def _make_venv(self) -> None:
+        """One of its own, so that nothing is ever installed into, or removed from, that of the tests."""
+        venv = self.root / ".venv"
+        (venv / "bin").mkdir(parents=True)
+        shutil.copy(Path(sys.prefix) / "pyvenv.cfg", venv)
+        (venv / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+        (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
+        lock = (self.root / "requirements" / "dev.lock").read_bytes()
+        import hashlib
+
+        (venv / "installed.txt").write_text(f"dev {hashlib.sha256(lock).hexdigest()}\n")
+        assert "host" in setup.CONTAINS["dev"].split()
+
+    def _write_config(self) -> dict[str, int]:
+        data: dict[str, Any] = yaml.safe_load((ROOT / "config.demo.yaml").read_text())
+        ports = {name: free_port() for name in ("gateway", "manager", *data["models"])}
+        data["manager"] = {"port": ports["manager"], "docker_bridge": False, "standby": 0}
+        data["gateway"]["port"] = ports["gateway"]
+        for alias, model in data["models"].items():
+            model["port"] = ports[alias]
+            model["path"] = str(ROOT / model["path"])
+        text = yaml.safe_dump(data)
+        (self.root / "config.yaml").write_text(text)
+        (self.root / "config.16gb.yaml").write_text(text)  # a small machine installs that one
+        return ports
+
+    def set(self, **variables: str) -> None:
+        """Change ``.env`` as its owner would."""
+        from contracts.env_file import with_value
+
+        file = self.root / ".env"
+        text = file.read_text()
+        for name, value in variables.items():
+            text = with_value(text, name, value)
+        file.write_text(text)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that run on its Python."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            argv = process.info["cmdline"] or []
+            if process.info["status"] != psutil.STATUS_ZOMBIE and any(
+                str(self.root) in a for a in argv
+            ):
+                found.append(process)
+        return found
