@@ -159,7 +159,7 @@ def _hub(settings: Settings, values: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for name in sorted(names):
         try:
-            info = api.model_info(name, timeout=15)
+            info = api.model_info(name, revision="main", timeout=15)
             gated = bool(info.gated) and not values.get("HF_TOKEN")
             found[name] = "is gated, and there is no HF_TOKEN" if gated else ""
         except GatedRepoError:

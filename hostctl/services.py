@@ -15,7 +15,7 @@ from hostctl.steps import Move, Step
 Tier = Literal["manager", "gateway"]
 TIERS: tuple[Tier, ...] = ("manager", "gateway")
 REPLACED = "state/replaced"  # where the definition of an older service goes, below the root
-_BAD = '"\\$:\n'  # no service file and no bind mount of Docker's can be trusted with these
+_BAD = "'\"\\$:\n"  # no service file and no bind mount of Docker's can be trusted with these
 
 
 @dataclass(frozen=True)

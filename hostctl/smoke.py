@@ -100,7 +100,7 @@ class Asker:
             yield Row("GET /health (manager)", self._manager_health)
         yield Row("GET /v1/models", self._models)
         yield Row("GET /v1/models/{id}", self._one_model)
-        yield Row("GET /v1/vision/tasks", lambda: self._count("/v1/vision/tasks", "tasks"))
+        yield Row("GET /v1/vision/tasks", lambda: self._count("/v1/vision/tasks", "data"))
         yield Row("GET /v1/system/status", lambda: self._count("/v1/system/status", "models"))
         yield Row("POST /v1/system/warm/{alias}", self._warm)
         yield Row("POST /v1/chat/completions", self._chat)

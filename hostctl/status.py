@@ -96,7 +96,8 @@ def screen(report: Report) -> str:
     memory = report.status["memory"]
     lines += [
         f"memory    {memory['models_measured_gb']:.1f} GB measured, "
-        f"{memory['models_loaded_gb']:.1f} charged of {memory['budget_gb']:.1f} GB budget; machine {memory['used_gb']:.1f} of "
+        f"{memory['models_loaded_gb']:.1f} charged of "
+        f"{memory['budget_gb']:.1f} GB budget; machine {memory['used_gb']:.1f} of "
         f"{memory['total_gb']:.1f} GB, pressure {memory['pressure']}",
         "",
         f"{'model':<12} {'state':<12} {'measured':>9} {'charged':>9} {'open':>5} {'queue':>5} "

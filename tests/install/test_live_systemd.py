@@ -1,4 +1,4 @@
-"""Install, crash, restart, reboot, uninstall: under a real systemd, in a folder with spaces in its path.
+"""Install, crash, restart, reboot, uninstall: under a real systemd, in a folder with odd characters.
 
 One long life of one installation, told in the order in which it happens; each test goes on where the
 one before it ended.
@@ -173,8 +173,8 @@ def test_stop_and_start_act_on_the_gateway_alone(life: Life) -> None:
     wait_for(lambda: life.up("gateway"))
 
 
-@pytest.mark.parametrize("number", [1])
-def test_what_env_says_takes_effect_after_a_restart(life: Life, number: int) -> None:
+@pytest.mark.mlx
+def test_what_env_says_takes_effect_after_a_restart(life: Life) -> None:
     hub = life.folder / "models elsewhere"
     life.tree.ports |= {"manager": free_port(), "gateway": free_port()}
     life.tree.set(
