@@ -55,8 +55,12 @@ class Host:
     def native(self, machine: machines.Machine) -> bool:
         return plans.is_native(machine, self._wishes.get("NATIVE", ""))
 
-    def do(self, steps: list[Step]) -> None:
-        perform(steps, cwd=ROOT, environ=self.environ, dry_run=self.dry_run, say=_say)
+    def do(self, steps: list[Step], machine: machines.Machine | None = None) -> None:
+        # Compose knows .env and not config.yaml: it is told the ports that both make.
+        ports = machine.ports if machine else {}
+        told = {f"{t.upper()}_PORT": str(ports[t]) for t in TIERS if t in ports}
+        environ = {**self.environ, **told}
+        perform(steps, cwd=ROOT, environ=environ, dry_run=self.dry_run, say=_say)
 
     def settings(self) -> Settings:
         """As the services see them: .env over the file, and nothing of this shell."""
@@ -121,11 +125,13 @@ def _change(host: Host, args: argparse.Namespace) -> int:
     if args.verb == "install":
         return _install(host, machine)
     if args.verb == "uninstall":
-        host.do(plans.uninstall_plan(machine, host.place, host.services, purge=host.wants("PURGE")))
+        host.do(
+            plans.uninstall_plan(machine, host.place, host.services, purge=host.wants("PURGE")), machine
+        )
     elif args.verb == "restart":
-        host.do(plans.restart_plan(machine, host.place, host.services))
+        host.do(plans.restart_plan(machine, host.place, host.services), machine)
     else:
-        host.do(plans.gateway_plan(machine, host.services, args.verb))
+        host.do(plans.gateway_plan(machine, host.services, args.verb), machine)
     return 0
 
 
@@ -138,7 +144,8 @@ def _install(host: Host, machine: machines.Machine) -> int:
         return 1
     file = ROOT / env_file.NAME
     text = file.read_text(encoding="utf-8") if file.exists() else None
-    host.do(plans.install_plan(machine, host.place, host.services, native=native, env_text=text))
+    steps = plans.install_plan(machine, host.place, host.services, native=native, env_text=text)
+    host.do(steps, machine)
     return 0
 
 

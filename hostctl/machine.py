@@ -19,7 +19,6 @@ from hostctl.services import TIERS, Place, Services, Tier
 from hostctl.systemd import Systemd
 
 GIB = 1 << 30
-CONTAINER = "vision-insight-gateway"
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Machine:
     has_venv: bool = False
     lan_address: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)  # of .env
+    ports: Mapping[str, int] = field(default_factory=dict)  # that are wanted
     shell_variables: frozenset[str] = frozenset()  # settings that only this shell knows
 
 
@@ -81,13 +81,14 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
     running = frozenset(tier for tier in installed if _is_running(services, tier, environ))
     docker = _docker(environ)
     compose = docker != "absent" and _succeeds(["docker", "compose", "version"], environ)
-    name = ["docker", "ps", "-aq", "-f", f"name=^{CONTAINER}$"]
-    container = docker == "running" and bool(_output(name, environ)[1].strip())
+    listing = ["docker", "compose", "ps", "-aq", "gateway"]
+    container = docker == "running" and bool(_output(listing, environ, place.root)[1].strip())
     folder = services.file("manager").parent
     older = services.older(sorted(f.name for f in folder.iterdir()) if folder.is_dir() else [])
     config = ports.config_path(place.root, variables)
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     up = running | ({"gateway"} if container else set())
+    wanted = ports.wanted_ports(text, variables)
     return Machine(
         system=system,
         arch=platform.machine(),
@@ -100,7 +101,8 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
         installed=installed,
         running=running,
         older=tuple(older),
-        taken=tuple(_taken(ports.wanted_ports(text, variables), up)),
+        taken=tuple(_taken(wanted, up)),
+        ports=wanted,
         has_venv=place.python.exists(),
         lan_address=lan_address(),
         variables=variables,
@@ -132,9 +134,13 @@ def _docker(environ: Mapping[str, str]) -> str:
     return "running" if _succeeds(["docker", "info"], environ) else "stopped"
 
 
-def _output(argv: list[str] | tuple[str, ...], environ: Mapping[str, str]) -> tuple[int, str]:
+def _output(
+    argv: list[str] | tuple[str, ...], environ: Mapping[str, str], cwd: Path | None = None
+) -> tuple[int, str]:
     try:
-        done = subprocess.run(argv, env=dict(environ), capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            argv, cwd=cwd, env=dict(environ), capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return 127, ""
     return done.returncode, done.stdout

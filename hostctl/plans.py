@@ -107,13 +107,14 @@ def uninstall_plan(machine: Machine, place: Place, services: Services, *, purge:
         if tier in machine.installed:
             steps += [*services.deactivate(tier), _without(services, tier)]
     if machine.docker == "running" and machine.compose:
-        remove = (*COMPOSE, "down", "--rmi", "local", "--remove-orphans")
+        remove = (*COMPOSE, "down", "--rmi", "all", "--remove-orphans")
         steps.append(
             Run("remove the gateway's container", remove, else_say="  it could not be removed")
         )
     elif machine.docker == "stopped":
-        steps.append(Say("the Docker engine is down: if there is a container, it stays: docker rm -f "
-                         "vision-insight-gateway once it is up"))  # fmt: skip
+        steps.append(
+            Say("the Docker engine is down: a container stays until `make uninstall` finds it up")
+        )
     if purge and machine.has_venv:
         weights = (str(place.python), "-m", "hostctl", "purge-weights")
         steps.append(Run("remove the weights of the configured models", weights, else_say="  not done"))

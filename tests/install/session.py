@@ -12,7 +12,7 @@ from typing import IO, Self
 import psutil
 
 from scripts.local_stack import ROOT
-from tests.required import required
+from tests.needs import lacking
 
 TOOL = ROOT / "tests" / "tools" / "user_systemd.sh"
 _SHELL = """
@@ -26,7 +26,8 @@ _OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT", "
 
 def require_systemd() -> None:
     there = Path("/lib/systemd/systemd").exists() and shutil.which("systemctl")
-    required(there and os.geteuid() == 0 and shutil.which("unshare"), "needs root, systemd and unshare")
+    if not (there and os.geteuid() == 0 and shutil.which("unshare")):
+        lacking("a real systemd, which needs root, Debian's systemd and unshare")
 
 
 class Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -60,6 +61,18 @@ class Tree:
         (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
         # By which setup.py sees that there is nothing to install.
         (venv / "installed.txt").write_text(f"dev {setup.lock_hash('dev')}\n")
+
+    def use_docker(self, project: str) -> None:
+        """Containers and images of its own name, and a manager that they reach."""
+        compose = self.root / "docker-compose.yml"
+        lines = [line for line in compose.read_text().splitlines() if "container_name:" not in line]
+        text = re.sub(r"(?m)^(\s+image:).*$", rf"\1 {project}:test", "\n".join(lines))
+        compose.write_text(f"{text}\n")
+        config = self.root / "config.yaml"
+        config.write_text(config.read_text().replace("docker_bridge: false", "docker_bridge: true"))
+        shutil.copy(config, self.root / "config.16gb.yaml")
+        text = (self.root / ".env.example").read_text() + f"COMPOSE_PROJECT_NAME={project}\n"
+        (self.root / ".env").write_text(text)
 
     def _write_config(self) -> dict[str, int]:
         data: dict[str, Any] = yaml.safe_load((ROOT / "config.demo.yaml").read_text())

@@ -24,6 +24,7 @@ from manager.bridge import BridgeListener, Bridges, bridges_of, wanted
 from manager.process import ROOT, LocalLauncher
 from manager.server import ManagerServer
 from tests.manager.conftest import FAKE_WORKER, Bench, eventually
+from tests.needs import lacking
 from web.serve import bind
 
 AWAY = "127.0.0.9"  # stands in for docker0: loopback, but not where the manager always listens
@@ -178,8 +179,9 @@ def can_make_namespaces() -> bool:
 
 
 @pytest.mark.process
-@pytest.mark.skipif(not can_make_namespaces(), reason="needs root, unshare and iproute2")
 def test_the_manager_itself_finds_a_real_bridge(bench: Bench, tmp_path: Path) -> None:
+    if not can_make_namespaces():
+        lacking("network namespaces, which need root, unshare and iproute2")
     config = bench.config()
     config["manager"]["standby"] = 0
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))

@@ -2,6 +2,7 @@
 # user_systemd.sh SCRIPT - run SCRIPT against a real `systemd --user` manager, on a machine whose PID 1
 # is not systemd. Private mount+pid namespaces and a cgroup of its own; needs root and Debian's systemd.
 # Inside, XDG_CONFIG_HOME is set to a folder of its own: put units in $XDG_CONFIG_HOME/systemd/user.
+# A container engine of the machine is reached from inside.
 # USER_SYSTEMD_CONF names that folder, for units that shall be there at the next start as well.
 set -euo pipefail
 script=$(readlink -f "$1"); work=$(mktemp -d); name=usd-$$; conf=${USER_SYSTEMD_CONF:-$work/conf}
@@ -19,7 +20,9 @@ cleanup() {
 trap cleanup EXIT
 mkdir -p "$conf/systemd/user"
 inner='
-mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system /run/user/0; chmod 700 /run/user/0
+if [ -S /run/docker.sock ]; then touch "$2/docker.sock"; mount --bind /run/docker.sock "$2/docker.sock"; fi
+mount -t tmpfs tmpfs /run; [ ! -e "$2/docker.sock" ] || ln -s "$2/docker.sock" /run/docker.sock
+mkdir -p /run/systemd/system /run/user/0; chmod 700 /run/user/0
 export XDG_RUNTIME_DIR=/run/user/0 XDG_CONFIG_HOME=$3
 /lib/systemd/systemd --user --log-target=console >"$2/systemd.log" 2>&1 & sd=$!
 for i in $(seq 50); do [ -S /run/user/0/systemd/private ] && break; kill -0 $sd 2>/dev/null || { cat "$2/systemd.log" >&2; exit 1; }; sleep .1; done
