@@ -28,7 +28,7 @@ SETTINGS = load(ROOT / "config.yaml", {})
 
 def status(**model: Any) -> dict[str, Any]:
     told = ModelStatus(
-        path="p", kind="vlm", port=8001, memory_gb=1.0, **{"status": WorkerState.READY, **model}
+        path="p", kind="vlm", port=8001, **{"memory_gb": 1.0, "status": WorkerState.READY, **model}
     )
     memory = MemoryStatus(
         total_gb=32, available_gb=20, used_gb=12, used_percent=37, usage_percent=37,

@@ -1,4 +1,4 @@
-"""Install with the gateway in Docker: a real systemd for the manager, a real engine for the container."""
+"""Install with the gateway in Docker: a real systemd for the manager, a real engine for the rest."""
 
 from __future__ import annotations
 

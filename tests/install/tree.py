@@ -69,7 +69,8 @@ class Tree:
         text = re.sub(r"(?m)^(\s+image:).*$", rf"\1 {project}:test", "\n".join(lines))
         compose.write_text(f"{text}\n")
         config = self.root / "config.yaml"
-        config.write_text(config.read_text().replace("docker_bridge: false", "docker_bridge: true"))
+        text = config.read_text().replace("docker_bridge: false", "docker_bridge: true")
+        config.write_text(text.replace("host: 127.0.0.1", "host: 0.0.0.0"))
         shutil.copy(config, self.root / "config.16gb.yaml")
         text = (self.root / ".env.example").read_text() + f"COMPOSE_PROJECT_NAME={project}\n"
         (self.root / ".env").write_text(text)
