@@ -161,6 +161,22 @@ def test_an_install_that_can_not_be_done_says_why_and_changes_nothing(tmp_path: 
     assert left == before
 
 
+@pytest.mark.process
+def test_a_stack_in_the_foreground_reads_env_as_the_services_do(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "a tree")
+    (tree.root / ".env").write_text("VISION_CONFIG=./mine.yaml\n")
+    (tree.root / "mine.yaml").write_text("nonsense: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.up"],
+        cwd=tree.root,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "mine.yaml:1: nonsense: is not a key that there is" in done.stderr
+
+
 def test_the_shell_that_has_no_xdg_runtime_dir_is_given_one() -> None:
     from hostctl.machine import tool_environ
 

@@ -19,6 +19,7 @@ cleanup() {
 }
 trap cleanup EXIT
 mkdir -p "$conf/systemd/user"
+# shellcheck disable=SC2016  # expanded by the shell inside
 inner='
 if [ -S /run/docker.sock ]; then touch "$2/docker.sock"; mount --bind /run/docker.sock "$2/docker.sock"; fi
 mount -t tmpfs tmpfs /run; [ ! -e "$2/docker.sock" ] || ln -s "$2/docker.sock" /run/docker.sock
