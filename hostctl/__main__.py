@@ -165,7 +165,7 @@ def _ask(host: Host, args: argparse.Namespace) -> int:
 
 
 def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> int:
-    from hostctl import health, smoke, status, units, weights
+    from hostctl import facts, health, smoke, status, units, weights
 
     hub = weights.hub_folder({**host.environ, **env_file.read(ROOT / env_file.NAME)})
     if args.verb == "wait":
@@ -174,7 +174,8 @@ def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> 
             _say(line, sys.stderr)
         return 1 if missing else 0
     if args.verb == "next":
-        _say(health.what_next(settings, machines.lan_address(), hub))
+        at_boot = host.services.name == "systemd" and facts.lingers(host.place.user, host.environ)
+        _say(health.what_next(settings, machines.lan_address(), hub, at_boot=at_boot))
     elif args.verb == "unit":
         step = units.definition(host.services, args.tier, host.place, settings)
         if not args.write:

@@ -93,7 +93,7 @@ def read(
         changed_after_start=changed > started,
         swap_percent=psutil.swap_memory().percent,
         weights=tuple(_weights(settings, hub_folder({**environ, **values}))),
-        linger=mac or _linger(place.user, environ),
+        linger=mac or lingers(place.user, environ),
         auto_login=not mac or _auto_login(environ),
         sleeps=mac and _sleeps(_said(["pmset", "-g", "custom"], environ)),
         docker_at_login=not mac or _docker_at_login(place.home),
@@ -180,7 +180,8 @@ def _said(argv: list[str], environ: Mapping[str, str]) -> str:
         return ""
 
 
-def _linger(user: str, environ: Mapping[str, str]) -> bool:
+def lingers(user: str, environ: Mapping[str, str]) -> bool:
+    """Whether systemd runs the services of *user* without a login."""
     told = _said(["loginctl", "show-user", user, "--property=Linger", "--value"], environ)
     return told.strip() == "yes" or Path("/var/lib/systemd/linger", user).exists()
 

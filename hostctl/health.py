@@ -60,12 +60,12 @@ def wait(
     return missing
 
 
-def what_next(settings: Settings, lan_address: str, hub: Path) -> str:
-    """Words for somebody whose stack has just come up."""
+def what_next(settings: Settings, lan_address: str, hub: Path, *, at_boot: bool) -> str:
+    """Words for somebody whose stack has just come up; *at_boot*: services need no login."""
     port = settings.gateway.port
     lines = [
         "",
-        "The stack is up, and will be after a reboot.",
+        f"The stack is up, and will be {'after a reboot' if at_boot else 'whenever you log in'}.",
         "",
         f"  here:         http://localhost:{port}",
     ]

@@ -90,6 +90,7 @@ def test_install_leaves_both_tiers_answering_and_says_what_is_next(life: Life) -
     assert life.up("gateway")
     assert f"http://localhost:{life.tree.ports['gateway']}" in text
     assert "linger could not be enabled" in text  # there is no logind in here, and it says so
+    assert "will be whenever you log in" in text
     assert (life.tree.root / ".env").stat().st_mode & 0o777 == 0o600
 
 

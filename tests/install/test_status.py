@@ -108,21 +108,23 @@ def test_waiting_ends_as_soon_as_all_answer_or_time_is_up(tmp_path: Path) -> Non
 
 def test_what_is_next_names_the_address_in_the_network_and_that_it_is_open(tmp_path: Path) -> None:
     config = demo_config(tmp_path, {"gateway.host": "0.0.0.0", "gateway.port": 8000})
-    text = health.what_next(load(config, {}), "192.168.1.7", tmp_path)
+    text = health.what_next(load(config, {}), "192.168.1.7", tmp_path, at_boot=True)
     assert "http://192.168.1.7:8000" in text
     assert "GATEWAY_API_KEY" in text
     closed = load(config, {"GATEWAY_API_KEY": "k" * 20, "GATEWAY_HOST": "127.0.0.1"})
-    text = health.what_next(closed, "192.168.1.7", tmp_path)
+    text = health.what_next(closed, "192.168.1.7", tmp_path, at_boot=True)
     assert "192.168.1.7" not in text
+    assert "after a reboot" in text
+    assert "whenever you log in" in health.what_next(closed, "", tmp_path, at_boot=False)
     assert "GATEWAY_API_KEY" not in text
 
 
 def test_weights_that_are_still_to_come_are_told(tmp_path: Path) -> None:
     change = {"models.vlm-fast.path": "x/y"}
     settings = load(demo_config(tmp_path, change), {})
-    assert "fetches all 1 now" in health.what_next(settings, "", tmp_path)
+    assert "fetches all 1 now" in health.what_next(settings, "", tmp_path, at_boot=True)
     (tmp_path / "models--x--y").mkdir()
-    assert "make pull" not in health.what_next(settings, "", tmp_path)
+    assert "make pull" not in health.what_next(settings, "", tmp_path, at_boot=True)
 
 
 class TestSmoke:
