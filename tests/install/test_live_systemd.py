@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,9 +108,11 @@ def test_systemd_knows_when_the_manager_is_ready_and_watches_it(life: Life) -> N
     assert text == ""
 
 
-def test_the_services_carry_no_secret_and_write_their_own_log(life: Life) -> None:
+def test_the_services_write_logs_of_their_own_which_make_shows(life: Life) -> None:
     assert "listening on" in (life.tree.root / "logs" / "manager.log").read_text()
-    assert "listening on" in (life.tree.root / "logs" / "gateway.log").read_text()
+    assert "listening on" in life.must("logs-manager ARGS=--no-follow")
+    assert "listening on" in life.must("logs ARGS=--no-follow")
+    assert "no worker has written a log" in life.must("logs-workers ARGS=--no-follow")
 
 
 def test_an_installation_can_be_repeated(life: Life) -> None:
@@ -215,6 +218,20 @@ def test_the_smoke_test_asks_every_endpoint(life: Life) -> None:
 def test_the_doctor_finds_nothing_broken(life: Life) -> None:
     text = life.must("doctor")
     assert "0 broken" in text
+
+
+def test_a_port_that_somebody_else_took_is_found_by_the_doctor(life: Life) -> None:
+    assert life.session.run(f"systemctl --user stop {MANAGER}")[0] == 0
+    port = life.tree.ports["manager"]
+    with socket.create_server(("127.0.0.1", port)):
+        status, text = life.make("doctor")
+        assert status != 0
+        assert f"{port}, which manager needs, is taken by" in text
+        status, text = life.make("install NATIVE=1")
+        assert status != 0
+        assert "nothing was changed" in text
+    life.must("restart")
+    assert life.up("gateway")
 
 
 def test_broken_settings_are_told_and_leave_the_running_stack_alone(life: Life) -> None:
