@@ -10,8 +10,9 @@ from pathlib import Path
 
 from contracts.settings_file import SettingsError, load
 from gateway.app import create_app
+from web.log_file import log_to_file
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, configure_logging, log_to_file, make_server, spare_the_collector
+from web.serve import PortTaken, bind, configure_logging, make_server, spare_the_collector
 
 GRACEFUL_S = 30
 

@@ -20,9 +20,10 @@ from manager.bridge import BridgeListener, wanted
 from manager.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
 from manager.standby import Parker
+from web.log_file import log_to_file
 from web.notify import Notifier
 from web.parent import leave_with_parent
-from web.serve import PortTaken, bind, configure_logging, log_to_file
+from web.serve import PortTaken, bind, configure_logging
 
 log = logging.getLogger("manager")
 

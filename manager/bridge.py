@@ -26,7 +26,6 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from contracts.settings import ManagerSettings
-from web.protocol import GatheringProtocol
 from web.serve import PortTaken, bind
 
 log = logging.getLogger(__name__)
@@ -80,33 +79,23 @@ def wanted(settings: ManagerSettings, platform: str = sys.platform) -> bool:
     return settings.host in ("127.0.0.1", "localhost")
 
 
-class BridgePeers(GatheringProtocol):
-    """A connection to the bridge's address; one from elsewhere is closed unread."""
+class Doorkeeper(asyncio.Protocol):
+    """The first moment of a connection to the bridge's address: a container's goes on as the protocol
+    that *make* makes, one from elsewhere is closed unread."""
 
-    def __init__(
-        self,
-        allowed: Callable[[str], bool],
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(config, server_state, app_state, loop)
+    def __init__(self, allowed: Callable[[str], bool], make: Callable[[], asyncio.Protocol]) -> None:
         self._allowed = allowed
-        self._refused = False
+        self._make = make
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer = (transport.get_extra_info("peername") or ("",))[0]
-        if self._allowed(peer):
-            super().connection_made(transport)
+        if not self._allowed(peer):
+            log.warning("hung up on %s: it is no container of this host", peer)
+            transport.abort()
             return
-        self._refused = True
-        log.warning("hung up on %s: it is no container of this host", peer)
-        transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._refused:
-            super().connection_lost(exc)
+        protocol = self._make()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 class BridgeListener:
@@ -126,8 +115,13 @@ class BridgeListener:
         """Serve there as uvicorn's *config* says, as part of the server that *state* belongs to."""
         loop = asyncio.get_running_loop()
 
-        def protocol() -> BridgePeers:
-            return BridgePeers(self._allowed, config, state, app_state, loop)
+        def protocol() -> asyncio.Protocol:
+            # As uvicorn makes it for the sockets that it knows of.
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(
+                config=config, server_state=state, app_state=app_state, _loop=loop
+            )
+            return made
 
         try:
             while True:
@@ -140,7 +134,7 @@ class BridgeListener:
         # Read anew: the network of a compose project that has just been started counts.
         return self._read().has(peer)
 
-    async def _look(self, protocol: Callable[[], BridgePeers]) -> None:
+    async def _look(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         address = self._read().address
         if address == self._address:
             return
@@ -154,7 +148,9 @@ class BridgeListener:
                 log.warning("containers can't reach this manager yet: cannot listen: %s", exc)
                 self._told = str(exc)
             return
-        self._server = await asyncio.get_running_loop().create_server(protocol, sock=sock)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Doorkeeper(self._allowed, protocol), sock=sock
+        )
         self._address, self._told = address, ""
         log.info("listening on http://%s:%d, for containers", address, self._port)
 

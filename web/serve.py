@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import logging.handlers
 import socket
 import sys
 import time
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,7 +16,6 @@ from web.protocol import GatheringProtocol
 # Longer than any client of ours keeps an idle connection (web.relay: 30 s), so that a request is never
 # sent into a connection that its server has just closed.
 KEEP_ALIVE_S = 75
-_KEPT_LOGS = 3  # besides the current one
 
 
 class PortTaken(Exception):
@@ -41,7 +38,7 @@ class LineFormatter(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """One line an event, to standard error."""
+    """One line an event, to standard error; launchd, systemd, Docker or the manager keep them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -51,22 +48,6 @@ def configure_logging() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's broken form is no event
-
-
-def log_to_file(file: Path, max_mb: float) -> None:
-    """From now on to *file* instead, rotated: a service's output is kept by nobody else.
-
-    Raises ``OSError``. What Python itself says at a crash still goes to standard error.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.handlers.RotatingFileHandler(
-        file, maxBytes=int(max_mb * (1 << 20)), backupCount=_KEPT_LOGS, encoding="utf-8"
-    )
-    handler.setFormatter(LineFormatter())
-    root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-    root.addHandler(handler)
 
 
 def spare_the_collector() -> None:
