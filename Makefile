@@ -1,17 +1,61 @@
 # Vision Insight API. Needs python3 (3.11-3.13) and make; everything else is installed into .venv.
-# `make help` lists the targets.
+# `make help` lists the targets. Settings of this machine: .env (docs/install.md).
+# NATIVE=1: the gateway as a service, not in Docker. DRY_RUN=1: tell, and do nothing. PURGE=1: keep nothing.
 
 PYTHON ?= python3
 ARGS ?=
+MODEL ?=
 RUN := .venv/bin/python
+# Before there is a .venv: any Python that will do.
+HOST := $(PYTHON) scripts/setup.py run -m hostctl
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
 COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/containers/homelab/docker-compose.yml
+.PHONY: install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
 .PHONY: help setup setup-dev demo up test test-clients check lint format grade faults soak bench bench-gpu bench-image train-demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+install:  ## check, install the services, start, wait until it answers (NATIVE=1, DRY_RUN=1)
+	@$(HOST) install
+
+uninstall:  ## remove all of it but settings and weights (PURGE=1: those too)
+	@$(HOST) uninstall
+
+upgrade:  ## fetch and install the newest version; settings and what was learned stay
+	@$(HOST) upgrade
+
+start:  ## start the gateway
+	@$(HOST) start
+
+stop:  ## stop the gateway; manager and workers stay
+	@$(HOST) stop
+
+restart:  ## restart manager and gateway: applies changed settings
+	@$(HOST) restart
+
+status: .venv  ## the stack on one screen; ARGS=--json; status 1 when something is wrong
+	@$(RUN) -m hostctl status $(ARGS)
+
+doctor: .venv  ## find out what is wrong, and its cure; ARGS=--online asks the hub as well
+	@$(RUN) -m hostctl doctor $(ARGS)
+
+logs: .venv  ## follow the gateway's log
+	@$(RUN) -m hostctl logs gateway $(ARGS)
+
+logs-manager: .venv  ## follow the manager's log
+	@$(RUN) -m hostctl logs manager $(ARGS)
+
+logs-workers: .venv  ## follow the logs of all models
+	@$(RUN) -m hostctl logs workers $(ARGS)
+
+pull: .venv  ## download the models' weights now; MODEL=alias for one
+	@$(RUN) -m hostctl pull $(MODEL)
+
+.venv:
+	@echo "there is no .venv yet: make install (or make setup)" >&2; exit 1
 
 setup:  ## install what the stack needs into .venv
 	@$(PYTHON) scripts/setup.py host

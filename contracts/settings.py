@@ -24,6 +24,7 @@ _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 class ManagerSettings(Section):
     host: str = "127.0.0.1"
     port: Port = 8100
+    docker_bridge: bool = True  # on Linux, beside loopback: listen where containers of this host call
     token: Annotated[str, Field(repr=False)] = ""
     allowed_hosts: HostNames = Field(default_factory=list)  # as gateway.allowed_hosts
     idle_timeout_s: IdleSeconds = 300.0  # -1: never

@@ -1,7 +1,8 @@
 """From ``config.yaml`` and the environment to ``Settings``, once.
 
-Rules: what is wrong is told with file, line, key and reason; the environment wins over the file, the
-file over the defaults; relative folders are taken from the file's own folder.
+Rules: what is wrong is told with file, line, key and reason; the environment wins over ``.env``, which
+lies beside the settings file, that over the file, and the file over the defaults; relative folders are
+taken from the file's own folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from contracts import env_file
+from contracts.env_file import EnvFileError
 from contracts.settings import Settings
 from contracts.settings_gateway import named_keys
 from contracts.settings_models import ImageSettings, is_folder
@@ -41,12 +44,33 @@ ENVIRONMENT: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {
 }
 
 
-def load(path: str | Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of file *path* (else ``VISION_CONFIG``, else ``config.yaml``) under *environ*.
+def environment(
+    path: str | Path | None, environ: Mapping[str, str], default: Path = DEFAULT_CONFIG
+) -> dict[str, str]:
+    """*environ* over the ``.env`` beside settings file *path*, else ``VISION_CONFIG``, else *default*.
+
+    Its ``VISION_CONFIG`` is the file to load. Raises ``SettingsError``.
+    """
+    named = path or environ.get("VISION_CONFIG")
+    folder = (Path(named) if named else default).expanduser().parent
+    try:
+        values = env_file.read(folder / env_file.NAME)
+    except EnvFileError as exc:
+        raise SettingsError(str(exc)) from exc
+    # One that .env itself names is meant from where .env lies.
+    file = named or folder / Path(values.get("VISION_CONFIG") or default).expanduser()
+    return {**env_file.under(environ, values), "VISION_CONFIG": str(file)}
+
+
+def load(
+    path: str | Path | None, environ: Mapping[str, str], default: Path = DEFAULT_CONFIG
+) -> Settings:
+    """The settings of file *path* (else ``VISION_CONFIG``, else *default*) under *environ*.
 
     Raises ``SettingsError``. Relative folders among the paths are taken from the file's own folder.
     """
-    file = Path(path or environ.get("VISION_CONFIG") or DEFAULT_CONFIG).expanduser()
+    environ = environment(path, environ, default)
+    file = Path(environ["VISION_CONFIG"]).expanduser()
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as exc:

@@ -6,9 +6,11 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 from contracts.settings_file import SettingsError, load
 from gateway.app import create_app
+from web.log_file import log_to_file
 from web.logs import configure_logging
 from web.parent import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind, make_server, spare_the_collector
@@ -20,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="gateway", description="The public API.")
     parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
     parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    parser.add_argument("--log-file", action="store_true", help="log to log_dir, rotated")
     args = parser.parse_args()
     configure_logging()
     allow_many_connections()
@@ -27,6 +30,8 @@ def main() -> int:
     try:
         settings = load(args.config, os.environ)
         configure_logging(settings.logs.format)
+        if args.log_file:
+            log_to_file(Path(settings.manager.log_dir) / "gateway.log", settings.manager.log_max_mb)
         app = create_app(settings)
         sock = bind(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
@@ -34,6 +39,9 @@ def main() -> int:
         return 2
     except PortTaken as exc:
         log.error("cannot listen: %s; set GATEWAY_PORT or gateway.port to a free one", exc)
+        return 1
+    except OSError as exc:
+        log.error("cannot write the log: %s: %s", exc.filename, exc.strerror)
         return 1
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)

@@ -11,14 +11,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from contracts.settings_file import SettingsError, load
+from contracts.settings_file import SettingsError, environment, load
 from manager import pressure
 from manager.app import ManagerApp
+from manager.bridge import BridgeListener, wanted
 from manager.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
 from manager.standby import Parker
+from web.log_file import log_to_file
 from web.logs import configure_logging
+from web.notify import Notifier
 from web.parent import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind
 
@@ -36,12 +40,18 @@ def main(
     parser = argparse.ArgumentParser(prog="manager", description="The worker manager.")
     parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
     parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    parser.add_argument("--log-file", action="store_true", help="log to log_dir, rotated")
     args = parser.parse_args(argv)
     configure_logging()
     allow_many_connections()
+    notifier = Notifier.taken_from(os.environ)
     try:
+        # What .env holds is for the workers too: HF_HOME, HF_TOKEN.
+        os.environ.update(environment(args.config, os.environ))
         settings = load(args.config, os.environ)
         configure_logging(settings.logs.format)
+        if args.log_file:
+            log_to_file(Path(settings.manager.log_dir) / "manager.log", settings.manager.log_max_mb)
         sock = bind(settings.manager.host, settings.manager.port)
     except SettingsError as exc:
         sys.stderr.write(f"{exc}\n")
@@ -49,12 +59,16 @@ def main(
     except PortTaken as exc:
         log.error("cannot listen: %s; set MANAGER_PORT or manager.port to a free port", exc)
         return 1
+    except OSError as exc:
+        log.error("cannot write the log: %s: %s", exc.filename, exc.strerror)
+        return 1
     if args.parent_pipe:
         leave_with_parent(shutdown_bound_s(settings))
     with sock:
         log.info("listening on http://%s:%d", settings.manager.host, settings.manager.port)
         app = ManagerApp(settings, launcher=launcher, read_pressure=read_pressure, clock=clock)
-        ManagerServer(app).run(sockets=[sock])
+        bridge = BridgeListener(settings.manager.port) if wanted(settings.manager) else None
+        ManagerServer(app, notifier=notifier, bridge=bridge).run(sockets=[sock])
     log.info("stopped")
     return 0
 

@@ -1,5 +1,7 @@
 """Serving the manager: its signals, and the order in which it shuts down.
 
+It is ready, for the service manager too, when it can be asked; alive while its event loop turns.
+
 On SIGTERM or SIGINT: stop accepting; refuse what waits; let open requests finish within the drain time;
 stop all workers; leave. A second SIGINT skips the drain. Workers are stopped whatever happens.
 """
@@ -16,7 +18,9 @@ import uvicorn
 
 from contracts.settings import Settings
 from manager.app import ManagerApp
+from manager.bridge import BridgeListener
 from manager.proxy import SOURCE
+from web.notify import Notifier
 from web.serve import config_for, spare_the_collector
 
 _ANSWERS_END_S = 5.0  # after the last worker has been stopped
@@ -30,17 +34,40 @@ def shutdown_bound_s(settings: Settings) -> float:
 
 
 class ManagerServer(uvicorn.Server):
-    """uvicorn, with the workers' end fitted into its own."""
+    """uvicorn, with the workers' end fitted into its own; *bridge*: where else to listen."""
 
-    def __init__(self, app: ManagerApp) -> None:
-        super().__init__(config_for(app, source=SOURCE))
+    def __init__(
+        self,
+        app: ManagerApp,
+        *,
+        notifier: Notifier | None = None,
+        bridge: BridgeListener | None = None,
+    ) -> None:
+        config = config_for(app, source=SOURCE)
+        self._notifier = notifier or Notifier()
+        if self._notifier.watchdog_s:
+            config.callback_notify = self._notifier.alive
+            config.timeout_notify = max(1, int(self._notifier.watchdog_s / 3))
+        super().__init__(config)
         self._app = app
+        self._bridge = bridge
+        self._listening: asyncio.Task[None] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         spare_the_collector()
         super().run(sockets)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._bridge is not None:
+            listening = self._bridge.run(self.config, self.server_state, self.lifespan.state)
+            self._listening = asyncio.create_task(listening, name="bridge")
+        self._notifier.ready("serving")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._notifier.stopping()
+        if self._listening is not None:
+            self._listening.cancel()
         # Beside each other: uvicorn waits for answers, which end at the latest when their workers do.
         closing = asyncio.create_task(self._close_workers())
         serving = asyncio.create_task(super().shutdown(sockets))

@@ -1,5 +1,8 @@
 """Makes .venv and installs a lock file into it: ``python3 scripts/setup.py gateway|host|dev``.
 
+``python3 scripts/setup.py run -m MODULE ...`` runs a module on a Python that will do, before there is
+a .venv.
+
 Runs on whatever python3 there is, so: standard library only, and no syntax newer than Python 3.6, or
 it could not say that it is too old. Quick when nothing has changed; safe to interrupt and repeat.
 """
@@ -27,7 +30,9 @@ class CannotSetUp(Exception):
 def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "host"
     try:
-        python = find_python(sys.version_info[:2], shutil.which)
+        python = find_python(sys.version_info[:2], working)
+        if wanted == "run":
+            os.execv(python, [python, *sys.argv[2:]])
         if installed(wanted):
             return 0
         check_venv_module(python)
@@ -57,6 +62,14 @@ def find_python(version: "tuple[int, int]", which: "Callable[[str], str | None]"
         "Debian/Ubuntu: apt-get install python3.11 python3.11-venv; Mac: brew install python@3.12; "
         "or name one: make PYTHON=/path/to/python3.12 ..."
     )
+
+
+def working(name: str) -> "str | None":
+    """Where *name* is, if it runs: pyenv leaves shims on the path of versions that are not in use."""
+    found = shutil.which(name)
+    if not found or subprocess.run([found, "-c", "pass"], stderr=subprocess.DEVNULL).returncode:
+        return None
+    return found
 
 
 def check_venv_module(python: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from contracts.settings_file import SettingsError, environment
 from scripts.local_stack import CannotStart, LocalStack, config_of, interrupted_by_signals, stay_up
 
 
@@ -13,15 +14,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make up", description=__doc__)
     parser.add_argument("--config", default=None, help="settings file (default: config.yaml)")
     args = parser.parse_args()
-    environ = {**os.environ, **({"VISION_CONFIG": args.config} if args.config else {})}
     interrupted_by_signals()
     try:
+        environ = environment(args.config, os.environ)
         with LocalStack(config_of(environ, "config.yaml"), environ) as stack:
             stack.wait_until_ready()
             print(f"ready: {stack.url}   (Ctrl-C stops it; logs: {stack.settings.manager.log_dir})")
             sys.stdout.flush()
             stay_up(stack)
-    except CannotStart as exc:
+    except (CannotStart, SettingsError) as exc:
         print(f"up: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -28,6 +28,7 @@ def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
         model["port"] = free_port()
         model["path"] = str(ROOT / model["path"])
     data["manager"].setdefault("standby", 0)
+    data["manager"].setdefault("docker_bridge", False)
     for key, value in (changes or {}).items():
         *sections, last = key.split(".")
         node = data

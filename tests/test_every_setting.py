@@ -57,6 +57,7 @@ CHANGED_BY = {
     "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "manager.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
     "manager.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
+    "manager.docker_bridge": ("manager/test_bridge.py", "test_it_listens_there_on_linux_beside_loopback_unless_told_otherwise"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
     "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),
     "manager.start_timeout_s": (POOL, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),

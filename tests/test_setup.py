@@ -24,6 +24,16 @@ def test_another_python_on_the_path_is_taken_when_python3_is_out_of_range(
     assert setup.find_python(version, there.get) == "/opt/python3.12"
 
 
+def test_a_python_that_is_on_the_path_and_does_not_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, status in (("python3.13", 127), ("python3.12", 0)):  # as a shim of pyenv's
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert setup.find_python((3, 14), setup.working) == str(tmp_path / "python3.12")
+
+
 @pytest.mark.parametrize("version", [(3, 9), (3, 14)])
 def test_no_fitting_python_is_one_line_with_the_cure(version: tuple[int, int]) -> None:
     with pytest.raises(setup.CannotSetUp, match=r"apt-get install python3\.11") as caught:

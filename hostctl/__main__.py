@@ -1,0 +1,212 @@
+"""``python -m hostctl VERB``: what the make targets call. ``DRY_RUN=1`` tells and does nothing.
+
+Exit status: 0 when it is done, 1 when it is not, 2 when the settings can't be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from contracts import env_file
+from contracts.env_file import EnvFileError
+from hostctl import machine as machines
+from hostctl import plans
+from hostctl.preflight import problems
+from hostctl.services import TIERS
+from hostctl.steps import Step, StepFailed, perform
+
+if TYPE_CHECKING:
+    from contracts.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+# What a service reads of .env, and would not see of this shell (contracts.settings_file.ENVIRONMENT).
+SETTINGS = {
+    "VISION_CONFIG", "GATEWAY_HOST", "GATEWAY_PORT", "GATEWAY_API_KEY", "WORKER_MANAGER_HOST",
+    "WORKER_MANAGER_PORT", "MANAGER_HOST", "MANAGER_PORT", "MANAGER_TOKEN", "IDLE_TIMEOUT",
+    "GATEWAY_API_KEYS", "GATEWAY_KEYS_FILE", "LOG_FORMAT",
+}  # fmt: skip
+HUGGING_FACE = {"HF_HOME", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE"}
+
+
+class Host:
+    """This machine, this folder, and what the caller wants."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._wishes = environ
+        self.environ = machines.tool_environ(environ, SETTINGS)
+        self.place = machines.place_of(ROOT, environ)
+        self.services = machines.service_manager(self.place, environ, os.uname().sysname)
+        self.dry_run = self.wants("DRY_RUN")
+
+    def wants(self, name: str) -> bool:
+        return self._wishes.get(name, "") not in ("", "0")
+
+    def read(self) -> machines.Machine:
+        found = machines.read(self.place, self.services, self.environ)
+        shell = frozenset(n for n in SETTINGS | HUGGING_FACE if self._wishes.get(n))
+        return replace(found, shell_variables=shell)
+
+    def native(self, machine: machines.Machine) -> bool:
+        return plans.is_native(machine, self._wishes.get("NATIVE", ""))
+
+    def do(self, steps: list[Step], machine: machines.Machine | None = None) -> None:
+        # Compose knows .env and not config.yaml: it is told the ports that both make.
+        ports = machine.ports if machine else {}
+        told = {f"{t.upper()}_PORT": str(ports[t]) for t in TIERS if t in ports}
+        environ = {**self.environ, **told}
+        perform(steps, cwd=ROOT, environ=environ, dry_run=self.dry_run, say=_say)
+
+    def settings(self) -> Settings:
+        """As the services see them: .env over the file, and nothing of this shell."""
+        from contracts.settings_file import load
+
+        return load(None, {}, ROOT / "config.yaml")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="hostctl", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in (
+        "install",
+        "uninstall",
+        "upgrade",
+        "start",
+        "stop",
+        "restart",
+        "check",
+        "wait",
+        "next",
+    ):
+        verbs.add_parser(verb)
+    verbs.add_parser("purge-weights")
+    unit = verbs.add_parser("unit")
+    unit.add_argument("tier", choices=TIERS)
+    unit.add_argument("--write", action="store_true")
+    status = verbs.add_parser("status")
+    status.add_argument("--json", action="store_true")
+    doctor = verbs.add_parser("doctor")
+    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--online", action="store_true", help="ask the hub about every model")
+    logs = verbs.add_parser("logs")
+    logs.add_argument("what", choices=(*TIERS, "workers"))
+    logs.add_argument("--no-follow", action="store_true")
+    pull = verbs.add_parser("pull")
+    pull.add_argument("alias", nargs="*")
+    smoke = verbs.add_parser("smoke")
+    smoke.add_argument("what", choices=("all", "images"))
+    smoke.add_argument("--url", help="of the gateway (default: this machine's)")
+    args = parser.parse_args()
+    host = Host(os.environ)
+    try:
+        return _change(host, args) if args.verb in _CHANGES else _ask(host, args)
+    except (StepFailed, EnvFileError) as exc:
+        _say(f"{args.verb}: {exc}", sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        _say(f"{args.verb}: interrupted; give the command again to go on", sys.stderr)
+        return 130
+
+
+_CHANGES = ("install", "uninstall", "upgrade", "start", "stop", "restart")
+
+
+def _change(host: Host, args: argparse.Namespace) -> int:
+    if args.verb == "upgrade":
+        again = (sys.executable, "-m", "hostctl", "install")
+        host.do(plans.upgrade_plan(host.place, is_checkout=(ROOT / ".git").exists(), install=again))
+        return 0
+    machine = host.read()
+    if args.verb == "install":
+        return _install(host, machine)
+    if args.verb == "uninstall":
+        host.do(
+            plans.uninstall_plan(machine, host.place, host.services, purge=host.wants("PURGE")), machine
+        )
+    elif args.verb == "restart":
+        host.do(plans.restart_plan(machine, host.place, host.services), machine)
+    else:
+        host.do(plans.gateway_plan(machine, host.services, args.verb), machine)
+    return 0
+
+
+def _install(host: Host, machine: machines.Machine) -> int:
+    native = host.native(machine)
+    if found := problems(machine, host.place, native=native):
+        _say("install: nothing was changed, because\n", sys.stderr)
+        for problem in found:
+            _say(f"  {problem}", sys.stderr)
+        return 1
+    file = ROOT / env_file.NAME
+    text = file.read_text(encoding="utf-8") if file.exists() else None
+    steps = plans.install_plan(machine, host.place, host.services, native=native, env_text=text)
+    host.do(steps, machine)
+    return 0
+
+
+def _ask(host: Host, args: argparse.Namespace) -> int:
+    """What needs the settings, and so .venv."""
+    from contracts.settings_file import SettingsError
+
+    try:
+        if args.verb == "doctor":
+            from hostctl import doctor
+
+            return doctor.main(host, online=args.online, as_json=args.json)
+        return _with_settings(host, args, host.settings())
+    except SettingsError as exc:
+        _say(str(exc), sys.stderr)
+        return 2
+
+
+def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> int:
+    from hostctl import facts, health, smoke, status, units, weights
+
+    hub = weights.hub_folder({**host.environ, **env_file.read(ROOT / env_file.NAME)})
+    if args.verb == "wait":
+        missing = health.wait(settings)
+        for line in missing:
+            _say(line, sys.stderr)
+        return 1 if missing else 0
+    if args.verb == "next":
+        at_boot = host.services.name == "systemd" and facts.lingers(host.place.user, host.environ)
+        _say(health.what_next(settings, machines.lan_address(), hub, at_boot=at_boot))
+    elif args.verb == "unit":
+        step = units.definition(host.services, args.tier, host.place, settings)
+        if not args.write:
+            _say(step.text)
+        else:
+            perform([step], cwd=ROOT, environ=host.environ, say=lambda text: None)
+    elif args.verb == "purge-weights":
+        host.do(weights.purge_steps(settings, hub))
+    elif args.verb == "pull":
+        return 0 if weights.pull(settings, args.alias or list(settings.models), _say) else 1
+    elif args.verb == "smoke":
+        return smoke.main(settings, args.url, images_only=args.what == "images")
+    elif args.verb == "logs":
+        folder = Path(settings.manager.log_dir)
+        argv = plans.log_command(host.read(), folder, args.what, follow=not args.no_follow)
+        if not argv:
+            _say(f"no worker has written a log in {folder} yet")
+            return 0
+        os.chdir(ROOT)
+        os.execvpe(argv[0], argv, dict(host.environ))
+    elif args.verb == "status":
+        report = status.gather(settings, host.read())
+        _say(json.dumps(report.as_json(), indent=2) if args.json else status.screen(report))
+        return 0 if report.healthy else 1
+    return 0
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    print(text, file=stream or sys.stdout, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

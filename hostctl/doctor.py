@@ -1,0 +1,240 @@
+"""``make doctor``: what is wrong, found by itself, each with its cure.
+
+``findings`` is pure: facts in, findings out. Exit status 1 when something is broken; a warning is no
+reason for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from contracts.settings import Settings
+from contracts.settings_base import GIB
+from hostctl import facts as reading
+from hostctl.facts import Facts
+
+if TYPE_CHECKING:
+    from hostctl.__main__ import Host
+
+LOW_DISK_GB = 10
+SWAPPING_PERCENT = 50
+_MARKS = {"ok": "ok  ", "warning": "warn", "broken": "FAIL"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    topic: str
+    level: Literal["ok", "warning", "broken"]
+    what: str
+    cure: str = ""
+
+
+def main(host: Host, *, online: bool, as_json: bool) -> int:
+    wish = "1" if host.wants("NATIVE") else ""
+    found = findings(reading.read(host.place, host.services, host.environ, wish, online=online))
+    broken = [f for f in found if f.level == "broken"]
+    if as_json:
+        print(json.dumps([asdict(f) for f in found], indent=2))
+    else:
+        for finding in found:
+            print(f"{_MARKS[finding.level]}  {finding.topic}: {finding.what}")
+            if finding.cure:
+                print(f"      -> {finding.cure}")
+        print(f"\n{len(broken)} broken, {sum(f.level == 'warning' for f in found)} to look at")
+    return 1 if broken else 0
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """All that is to be told, a topic after the other; each topic has at least one line."""
+    if facts.env_mode is not None and facts.env_mode & 0o077:
+        private = Finding("env", "warning", ".env can be read by others", "chmod 600 .env")
+    else:
+        private = Finding("env", "ok", "there, for your eyes only" if facts.env_mode else "none")
+    if facts.settings is None:
+        cure = "mend that line; then make restart"
+        return [private, Finding("settings", "broken", facts.settings_error, cure)]
+    found = [private, *_settings(facts)]
+    for topic, rows in (
+        ("service", _service(facts)),
+        ("ports", _ports(facts)),
+        ("docker", _docker(facts)),
+        ("gateway", _gateway(facts)),
+        ("keys", _keys(facts)),
+        ("memory", _memory(facts, facts.settings)),
+        ("models", _models(facts)),
+        ("disk", _disk(facts)),
+        ("reboot", _reboot(facts)),
+        ("hub", _hub(facts.hub)),
+    ):
+        listed = list(rows)
+        if not listed and (topic != "hub" or facts.hub):
+            listed = [Finding(topic, "ok", "nothing to say")]
+        found += listed
+    return found
+
+
+def _settings(facts: Facts) -> Iterator[Finding]:
+    if facts.changed_after_start:
+        what = "config.yaml or .env was changed after the manager started"
+        yield Finding("settings", "warning", what, "make restart")
+    else:
+        yield Finding("settings", "ok", "valid")
+
+
+def _service(facts: Facts) -> Iterator[Finding]:
+    machine = facts.machine
+    if "manager" not in machine.installed:
+        if facts.manager_status:
+            yield Finding("service", "ok", "a manager runs, and not as a service (make up?)")
+        else:
+            yield Finding("service", "broken", "the manager is not installed", "make install")
+    elif "manager" not in machine.running:
+        what = "the manager's service is not loaded, or ends again and again"
+        yield Finding("service", "broken", what, "make logs-manager tells why; then make restart")
+    elif not facts.manager_status:
+        what = "the manager's service runs and does not answer"
+        yield Finding("service", "broken", what, "make logs-manager; make restart")
+    if facts.native and "gateway" in machine.installed and "gateway" not in machine.running:
+        what = "the gateway's service is not running"
+        yield Finding("service", "broken", what, "make logs tells why; then make start")
+    for name in machine.older:
+        what = f"{name} is an older service of the same purpose"
+        yield Finding("service", "broken", what, "make install puts it aside")
+
+
+def _ports(facts: Facts) -> Iterator[Finding]:
+    if facts.manager_status and facts.gateway_health and "manager" not in facts.machine.installed:
+        return  # a stack in the foreground has them
+    for taken in facts.machine.taken:
+        if taken.ours:
+            continue
+        variable = f"{taken.wanted_by.upper()}_PORT in .env"
+        where = (
+            variable if taken.wanted_by in ("gateway", "manager") else f"models.{taken.wanted_by}.port"
+        )
+        yield Finding(
+            "ports",
+            "broken",
+            f"{taken.port}, which {taken.wanted_by} needs, is taken by {taken.holder or 'somebody'}",
+            f"stop that, or set {where}; then make restart",
+        )
+
+
+def _docker(facts: Facts) -> Iterator[Finding]:
+    machine = facts.machine
+    if facts.native or facts.gateway_health:
+        return
+    if machine.docker == "absent":
+        yield Finding(
+            "docker", "broken", "there is no docker command", "install it, or make install NATIVE=1"
+        )
+    elif machine.docker == "stopped":
+        start = "open Docker Desktop" if machine.system == "Darwin" else "sudo systemctl start docker"
+        yield Finding("docker", "broken", "the Docker engine is down", f"{start}; then make start")
+    elif not machine.container:
+        yield Finding("docker", "broken", "there is no gateway container", "make start")
+
+
+def _gateway(facts: Facts) -> Iterator[Finding]:
+    if not facts.gateway_health:
+        yield Finding("gateway", "broken", "nobody answers on its port", "make start; make logs")
+    elif facts.gateway_health != "ok" and facts.manager_status:
+        where = "from its container" if not facts.native else "where WORKER_MANAGER_HOST says"
+        cure = (
+            "in .env: MANAGER_PORT the same for both, WORKER_MANAGER_HOST unset; on Linux "
+            "manager.docker_bridge true, and a firewall that lets containers in "
+            "(ufw: sudo ufw allow from 172.16.0.0/12 to any port 8100); then make restart"
+        )
+        yield Finding("gateway", "broken", f"it can't reach the manager {where}", cure)
+    elif facts.gateway_health != "ok":
+        yield Finding("gateway", "warning", "degraded: the manager is away", "see service above")
+
+
+def _keys(facts: Facts) -> Iterator[Finding]:
+    if facts.manager_status == 401:
+        what = "the manager runs with another MANAGER_TOKEN than .env has"
+        yield Finding("keys", "broken", what, "make restart")
+    if facts.key_status == 401:
+        what = "the gateway runs with another GATEWAY_API_KEY than .env has"
+        yield Finding("keys", "broken", what, "make restart")
+    elif facts.control_status == 401:
+        what = "gateway and manager have different MANAGER_TOKENs"
+        yield Finding("keys", "broken", what, "one MANAGER_TOKEN in .env; make restart")
+
+
+def _memory(facts: Facts, settings: Settings) -> Iterator[Finding]:
+    budget = settings.memory.budget_bytes(facts.machine.ram_bytes)
+    for alias, model in settings.models.items():
+        if model.memory_bytes > budget:
+            yield Finding(
+                "memory",
+                "warning",
+                f"{alias} is declared at {model.memory_gb:.1f} GB, more than the whole budget "
+                f"({budget / GIB:.1f} GB): a request for it is refused",
+                "a smaller model (config.16gb.yaml), or memory.max_unified_memory_gb",
+            )
+    pressure = facts.status.get("memory", {}).get("pressure", "normal")
+    if pressure != "normal":
+        what = f"the system is short of memory ({pressure})"
+        yield Finding(
+            "memory", "warning", what, "close other programs; memory.safety_margin_gb: 2 to 4"
+        )
+    if facts.swap_percent > SWAPPING_PERCENT:
+        what = f"{facts.swap_percent:.0f} % of the swap space is in use"
+        yield Finding(
+            "memory", "warning", what, "memory.safety_margin_gb: 2 to 4; fewer models at once"
+        )
+
+
+def _models(facts: Facts) -> Iterator[Finding]:
+    for weights in facts.weights:
+        if weights.state == "no-folder":
+            what = f"{weights.alias}: {weights.path} is not a folder"
+            yield Finding("models", "broken", what, f"mend models.{weights.alias}.path")
+        elif weights.state == "partial":
+            what = f"{weights.alias}: {weights.path} is half downloaded"
+            yield Finding("models", "warning", what, f"make pull MODEL={weights.alias} goes on with it")
+        elif weights.state == "absent":
+            what = f"{weights.alias}: {weights.path} is not downloaded: its first request takes long"
+            yield Finding("models", "warning", what, f"make pull MODEL={weights.alias}")
+    models: Mapping[str, Any] = facts.status.get("models", {})
+    for alias, model in models.items():
+        if model["status"] == "failed":
+            what = f"{alias} could not be loaded: {model['last_error']}"
+            yield Finding("models", "broken", what, f"make logs-workers; log file logs/{alias}.log")
+
+
+def _disk(facts: Facts) -> Iterator[Finding]:
+    if facts.machine.disk_free < LOW_DISK_GB * GIB:
+        what = f"{facts.machine.disk_free / GIB:.1f} GB are free"
+        yield Finding("disk", "warning", what, "make room, or set HF_HOME in .env to another disk")
+
+
+def _reboot(facts: Facts) -> Iterator[Finding]:
+    if not facts.linger:
+        what = "services of yours run only while you are logged in"
+        yield Finding("reboot", "warning", what, "sudo loginctl enable-linger $USER")
+    if not facts.auto_login:
+        what = "nobody is logged in after a reboot, and launch agents start at login"
+        yield Finding(
+            "reboot", "warning", what, "System Settings > Users & Groups > Automatically log in as"
+        )
+    if facts.sleeps:
+        what = "this Mac goes to sleep by itself, and answers nobody then"
+        yield Finding("reboot", "warning", what, "sudo pmset -c sleep 0")
+    if not facts.native and not facts.docker_at_login:
+        what = "Docker Desktop does not start at login"
+        cure = "Docker Desktop > Settings > General > Start Docker Desktop when you sign in"
+        yield Finding("reboot", "warning", what, cure)
+
+
+def _hub(hub: Mapping[str, str]) -> Iterator[Finding]:
+    for name, wrong in hub.items():
+        if wrong:
+            cure = "check models.*.path; accept the licence on its page, and set HF_TOKEN in .env"
+            yield Finding("hub", "broken", f"{name} {wrong}", cure)
+        else:
+            yield Finding("hub", "ok", f"{name} is there")

@@ -1,0 +1,214 @@
+"""What the doctor looks at, read once: the machine, the settings, what answers and what doesn't."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from contracts import env_file
+from contracts.env_file import EnvFileError
+from contracts.settings import Settings
+from contracts.settings_file import SettingsError, environment, load
+from contracts.settings_models import is_folder
+from hostctl import machine as machines
+from hostctl.health import gateway_url, manager_url
+from hostctl.machine import Machine
+from hostctl.services import Place, Services
+from hostctl.weights import hub_folder, repositories
+
+# mlx-vlm's Moondream2 may take its tokenizer from a repository of its own.
+MOONDREAM_TOKENIZER = "moondream/starmie-v1"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of one path of a model. *state*: there, partial, absent, no-folder."""
+
+    alias: str
+    path: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    machine: Machine
+    native: bool
+    env_mode: int | None = None  # of .env
+    settings_error: str = ""
+    settings: Settings | None = None
+    manager_status: int = 0  # of GET /status; 0: nobody answers
+    status: Mapping[str, Any] = field(default_factory=dict)
+    gateway_health: str = ""  # ok, degraded; "" nobody answers
+    key_status: int = 0  # of GET /v1/models with the key of the settings
+    control_status: int = 0  # of GET /v1/system/status with it
+    changed_after_start: bool = False  # a settings file is younger than the manager
+    swap_percent: float = 0.0
+    weights: tuple[Weights, ...] = ()
+    linger: bool = True
+    auto_login: bool = True
+    sleeps: bool = False
+    docker_at_login: bool = True
+    hub: Mapping[str, str] = field(default_factory=dict)  # repository -> what is wrong, "" if nothing
+
+
+def read(
+    place: Place, services: Services, environ: Mapping[str, str], wish: str, *, online: bool
+) -> Facts:
+    from hostctl.plans import is_native
+
+    env = place.root / env_file.NAME
+    mode = stat.S_IMODE(env.stat().st_mode) if env.exists() else None
+    try:
+        machine = machines.read(place, services, environ)
+        settings = load(None, {}, place.root / "config.yaml")
+    except (EnvFileError, SettingsError) as exc:
+        broken = Machine(os.uname().sysname, os.uname().machine, psutil.virtual_memory().total, 0)
+        return Facts(broken, native=False, env_mode=mode, settings_error=str(exc))
+    values = environment(None, {}, place.root / "config.yaml")
+    manager_status, status = _manager(settings)
+    health, key_status, control_status = _gateway(settings)
+    files = [Path(values["VISION_CONFIG"]), env]
+    changed = max(f.stat().st_mtime for f in files if f.exists())
+    started = time.time() - status["uptime_seconds"] if status else changed
+    mac = machine.system == "Darwin"
+    return Facts(
+        machine,
+        native=is_native(machine, wish),
+        env_mode=mode,
+        settings=settings,
+        manager_status=manager_status,
+        status=status,
+        gateway_health=health,
+        key_status=key_status,
+        control_status=control_status,
+        changed_after_start=changed > started,
+        swap_percent=psutil.swap_memory().percent,
+        weights=tuple(_weights(settings, hub_folder({**environ, **values}))),
+        linger=mac or lingers(place.user, environ),
+        auto_login=not mac or _auto_login(environ),
+        sleeps=mac and _sleeps(_said(["pmset", "-g", "custom"], environ)),
+        docker_at_login=not mac or _docker_at_login(place.home),
+        hub=_hub(settings, values) if online else {},
+    )
+
+
+def _manager(settings: Settings) -> tuple[int, dict[str, Any]]:
+    headers = {"x-manager-token": settings.manager.token} if settings.manager.token else {}
+    try:
+        answer = httpx.get(
+            f"{manager_url(settings)}/status", headers=headers, timeout=10, trust_env=False
+        )
+        return answer.status_code, answer.json() if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError):
+        return 0, {}
+
+
+def _gateway(settings: Settings) -> tuple[str, int, int]:
+    key = settings.gateway.required_key
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = gateway_url(settings)
+    with httpx.Client(base_url=url, headers=headers, timeout=10, trust_env=False) as gateway:
+        try:
+            health = str(gateway.get("/healthz").json().get("status", ""))
+            models = gateway.get("/v1/models").status_code
+            return health, models, gateway.get("/v1/system/status").status_code
+        except (httpx.HTTPError, ValueError):
+            return "", 0, 0
+
+
+def _weights(settings: Settings, hub: Path) -> list[Weights]:
+    remote = repositories(settings)
+    found = []
+    for alias, model in settings.models.items():
+        if is_folder(model.path):
+            state = "there" if Path(model.path).is_dir() else "no-folder"
+            found.append(Weights(alias, model.path, state))
+        found += [Weights(alias, path, _hub_state(hub, path)) for path in remote[alias]]
+    return found
+
+
+def _hub_state(hub: Path, path: str) -> str:
+    """By the layout of Hugging Face's cache: what is on its way ends in ``.incomplete``."""
+    folder = hub / f"models--{path.replace('/', '--')}"
+    if any(folder.glob("blobs/*.incomplete")):
+        return "partial"
+    files = list(folder.glob("snapshots/*/**/*.safetensors"))
+    if any(not file.exists() for file in files):  # a link whose blob is gone
+        return "partial"
+    return "there" if files else "partial" if any(folder.glob("snapshots/*")) else "absent"
+
+
+def _hub(settings: Settings, values: Mapping[str, str]) -> dict[str, str]:
+    """Ask the hub for every repository that the settings name."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    api = HfApi(endpoint=values.get("HF_ENDPOINT") or None, token=values.get("HF_TOKEN") or None)
+    names = {path for paths in repositories(settings).values() for path in paths}
+    if any("moondream" in name.lower() for name in names):
+        names.add(MOONDREAM_TOKENIZER)
+    found = {}
+    for name in sorted(names):
+        try:
+            info = api.model_info(name, revision="main", timeout=15)
+            gated = bool(info.gated) and not values.get("HF_TOKEN")
+            found[name] = "is gated, and there is no HF_TOKEN" if gated else ""
+        except GatedRepoError:
+            found[name] = "is gated, and HF_TOKEN has no access to it"
+        except RepositoryNotFoundError:
+            found[name] = "is not on the hub, or is private"
+        except (OSError, httpx.HTTPError, ValueError) as exc:  # the hub's own errors are OSErrors
+            found[name] = f"can't be asked for: {(str(exc) or type(exc).__name__).splitlines()[0]}"
+    return found
+
+
+def _said(argv: list[str], environ: Mapping[str, str]) -> str:
+    try:
+        return subprocess.run(
+            argv, env=dict(environ), capture_output=True, text=True, timeout=20
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def lingers(user: str, environ: Mapping[str, str]) -> bool:
+    """Whether systemd runs the services of *user* without a login."""
+    told = _said(["loginctl", "show-user", user, "--property=Linger", "--value"], environ)
+    return told.strip() == "yes" or Path("/var/lib/systemd/linger", user).exists()
+
+
+def _auto_login(environ: Mapping[str, str]) -> bool:
+    argv = ["defaults", "read", "/Library/Preferences/com.apple.loginwindow", "autoLoginUser"]
+    return bool(_said(argv, environ).strip())
+
+
+def _sleeps(pmset: str) -> bool:
+    """Whether the computer sleeps by itself on mains power: `` sleep  1`` below ``AC Power:``."""
+    section = ""
+    for line in pmset.splitlines():
+        if line.endswith(":"):
+            section = line
+        words = line.split()
+        if section.startswith("AC") and len(words) >= 2 and words[0] == "sleep":
+            return words[1] != "0"
+    return False
+
+
+def _docker_at_login(home: Path) -> bool:
+    """By Docker Desktop's own settings file, where there is one."""
+    folder = home / "Library" / "Group Containers" / "group.com.docker"
+    for name in ("settings-store.json", "settings.json"):
+        file = folder / name
+        if file.exists():
+            text = file.read_text(errors="replace").replace(" ", "").lower()
+            return '"autostart":true' in text
+    return True  # not Docker Desktop: nothing is known

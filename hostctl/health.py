@@ -1,0 +1,85 @@
+"""Waits until both tiers answer, and says what to do next."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from contracts.settings import Settings
+
+WAIT_S = 90.0
+_LOOK_S = 0.2
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens on *host*."""
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared
+
+
+def gateway_url(settings: Settings) -> str:
+    return local_url(settings.gateway.host, settings.gateway.port)
+
+
+def manager_url(settings: Settings) -> str:
+    return local_url(settings.manager.host, settings.manager.port)
+
+
+def not_answering(settings: Settings) -> list[str]:
+    """What is not as it should be, in words; nothing when the gateway reaches the manager."""
+    missing = []
+    for name, url in (
+        ("the manager", f"{manager_url(settings)}/health"),
+        ("the gateway", f"{gateway_url(settings)}/healthz"),
+        ("the gateway's way to the manager", f"{gateway_url(settings)}/readyz"),
+    ):
+        try:
+            answer = httpx.get(url, timeout=5, trust_env=False)
+        except httpx.HTTPError as exc:
+            missing.append(f"{name}: {url}: {exc or type(exc).__name__}")
+        else:
+            if answer.status_code != 200:
+                missing.append(f"{name}: {url}: status {answer.status_code}")
+    return missing
+
+
+def wait(
+    settings: Settings,
+    *,
+    timeout_s: float = WAIT_S,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Until all answers; what still didn't after *timeout_s*."""
+    deadline = clock() + timeout_s
+    while (missing := not_answering(settings)) and clock() < deadline:
+        pause(_LOOK_S)
+    return missing
+
+
+def what_next(settings: Settings, lan_address: str, hub: Path, *, at_boot: bool) -> str:
+    """Words for somebody whose stack has just come up; *at_boot*: services need no login."""
+    port = settings.gateway.port
+    lines = [
+        "",
+        f"The stack is up, and will be {'after a reboot' if at_boot else 'whenever you log in'}.",
+        "",
+        f"  here:         http://localhost:{port}",
+    ]
+    if lan_address and settings.gateway.host not in ("127.0.0.1", "localhost", "::1"):
+        lines.append(f"  your network: http://{lan_address}:{port}   (OpenAI base URL: .../v1)")
+    if settings.gateway.required_key is None:
+        lines.append("  Everybody in your network may use it; GATEWAY_API_KEY in .env closes it.")
+    remote = [m.path for m in settings.models.values() if not Path(m.path).is_absolute()]
+    absent = [p for p in remote if not (hub / f"models--{p.replace('/', '--')}").exists()]
+    if absent:
+        free = shutil.disk_usage(next(p for p in (hub, *hub.parents) if p.exists())).free
+        lines.append(
+            "  A model is downloaded when it is first asked for; `make pull` fetches all "
+            f"{len(absent)} now ({free / 1e9:.0f} GB are free)."
+        )
+    lines += ["", "  make status   make doctor   make logs   ./scripts/test-local.sh", ""]
+    return "\n".join(lines)

@@ -1,0 +1,161 @@
+"""The facts about this machine that installing depends on, read once. Standard library only."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostctl import ports
+from hostctl.launchd import Launchd
+from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.systemd import Systemd
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class TakenPort:
+    """*ours*: what listens there is the part of our own services that belongs there."""
+
+    port: int
+    wanted_by: str  # a tier, or a model's alias
+    holder: str = ""
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    system: str  # Linux, Darwin
+    arch: str
+    ram_bytes: int
+    disk_free: int
+    docker: str = "running"  # running, stopped, absent
+    compose: bool = True
+    container: bool = False  # the gateway's is there, running or not
+    session: bool = True  # of the service manager
+    installed: frozenset[Tier] = frozenset()  # services
+    running: frozenset[Tier] = frozenset()
+    older: tuple[str, ...] = ()  # files of older services of the same purpose
+    taken: tuple[TakenPort, ...] = ()
+    has_venv: bool = False
+    lan_address: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)  # of .env
+    ports: Mapping[str, int] = field(default_factory=dict)  # that are wanted
+    shell_variables: frozenset[str] = frozenset()  # settings that only this shell knows
+
+
+def service_manager(place: Place, environ: Mapping[str, str], system: str) -> Services:
+    if system == "Darwin":
+        return Launchd(place)
+    config_home = environ.get("XDG_CONFIG_HOME")
+    return Systemd(place, Path(config_home) if config_home else None)
+
+
+def place_of(root: Path, environ: Mapping[str, str]) -> Place:
+    home = Path(environ.get("HOME") or Path.home())
+    return Place(root, home, os.getuid(), getpass.getuser())
+
+
+def tool_environ(environ: Mapping[str, str], settings: set[str]) -> dict[str, str]:
+    """What commands get: without *settings*, for services know only those of ``.env``."""
+    kept = {k: v for k, v in environ.items() if k not in settings}
+    runtime = f"/run/user/{os.getuid()}"
+    if sys.platform == "linux" and "XDG_RUNTIME_DIR" not in kept and Path(runtime).is_dir():
+        kept["XDG_RUNTIME_DIR"] = runtime  # su and cron leave it out, and systemctl wants it
+    return kept
+
+
+def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machine:
+    """Read the machine; *environ* is that of commands."""
+    system = platform.system()
+    variables = ports.service_environ(place.root)
+    installed = frozenset(tier for tier in TIERS if services.file(tier).exists())
+    running = frozenset(tier for tier in installed if _is_running(services, tier, environ))
+    docker = _docker(environ)
+    compose = docker != "absent" and _succeeds(["docker", "compose", "version"], environ)
+    listing = ["docker", "compose", "ps", "-aq", "gateway"]
+    container = docker == "running" and bool(_output(listing, environ, place.root)[1].strip())
+    folder = services.file("manager").parent
+    older = services.older(sorted(f.name for f in folder.iterdir()) if folder.is_dir() else [])
+    config = ports.config_path(place.root, variables)
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    up = running | ({"gateway"} if container else set())
+    wanted = ports.wanted_ports(text, variables)
+    return Machine(
+        system=system,
+        arch=platform.machine(),
+        ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        disk_free=shutil.disk_usage(place.root).free,
+        docker=docker,
+        compose=compose,
+        container=container,
+        session=system == "Darwin" or _succeeds(["systemctl", "--user", "show-environment"], environ),
+        installed=installed,
+        running=running,
+        older=tuple(older),
+        taken=tuple(_taken(wanted, up)),
+        ports=wanted,
+        has_venv=place.python.exists(),
+        lan_address=lan_address(),
+        variables=variables,
+    )
+
+
+def _taken(wanted: Mapping[str, int], up: frozenset[str] | set[str]) -> list[TakenPort]:
+    found = []
+    for name, port in wanted.items():
+        if not ports.taken(port):
+            continue
+        path, keys = {
+            "gateway": ("/healthz", {"status"}),
+            "manager": ("/health", {"status", "uptime_seconds"}),
+        }.get(name, ("/health", {"alias", "nonce"}))
+        tier = name if name in TIERS else "manager"
+        ours = tier in up and ports.speaks_ours(port, path, keys)
+        found.append(TakenPort(port, name, ports.holder(port), ours))
+    return found
+
+
+def _is_running(services: Services, tier: Tier, environ: Mapping[str, str]) -> bool:
+    return services.is_running(*_output(services.state_command(tier), environ))
+
+
+def _docker(environ: Mapping[str, str]) -> str:
+    if shutil.which("docker", path=environ.get("PATH")) is None:
+        return "absent"
+    return "running" if _succeeds(["docker", "info"], environ) else "stopped"
+
+
+def _output(
+    argv: list[str] | tuple[str, ...], environ: Mapping[str, str], cwd: Path | None = None
+) -> tuple[int, str]:
+    try:
+        done = subprocess.run(
+            argv, cwd=cwd, env=dict(environ), capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 127, ""
+    return done.returncode, done.stdout
+
+
+def _succeeds(argv: list[str], environ: Mapping[str, str]) -> bool:
+    return _output(argv, environ)[0] == 0
+
+
+def lan_address() -> str:
+    """This machine's address in its network; "" without one. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation: only the route is asked for
+        except OSError:
+            return ""
+        address: str = probe.getsockname()[0]
+        return address

@@ -1,0 +1,172 @@
+"""What install, uninstall, start, stop, restart and upgrade do, as lists of steps. Pure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from contracts import env_file
+from hostctl.machine import GIB, Machine
+from hostctl.preflight import SMALL_CONFIG, SMALL_RAM
+from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.steps import Remove, Run, Say, Step, Write
+
+COMPOSE = ("docker", "compose")
+
+
+def is_native(machine: Machine, wish: str) -> bool:
+    """Whether the gateway runs as a service: as *wished* (1, 0), else as it is, else in Docker."""
+    return wish != "0" if wish else "gateway" in machine.installed
+
+
+def install_plan(
+    machine: Machine, place: Place, services: Services, *, native: bool, env_text: str | None
+) -> list[Step]:
+    """*env_text*: of ``.env``, None when there is none."""
+    mine = place.python
+    steps: list[Step] = [
+        Run(
+            "install the packages into .venv",
+            (sys.executable, "scripts/setup.py", "host"),
+            cure="the reason is above; give the command again to go on",
+        ),
+        *_env_steps(machine, place, env_text),
+        Run(
+            "check the settings", (str(mine), "-m", "hostctl", "check"), cure="the file is named above"
+        ),
+        Run("make the folder for logs", ("mkdir", "-p", str(place.root / "logs"))),
+    ]
+    for name in machine.older:
+        steps += services.retire(name)
+    steps += _service_steps(place, services, "manager")
+    steps += services.outlives_login(place.user)
+    if native:
+        if machine.container:
+            steps.append(Run("remove the gateway's container", (*COMPOSE, "down")))
+        steps += _service_steps(place, services, "gateway")
+    else:
+        if "gateway" in machine.installed:
+            steps += [*services.deactivate("gateway"), _without(services, "gateway")]
+        steps.append(
+            Run(
+                "start the gateway in Docker",
+                (*COMPOSE, "up", "-d", "--build", "--wait", "--wait-timeout", "120"),
+                cure="`make logs` tells why; `make install NATIVE=1` does without Docker",
+            )
+        )
+    return [
+        *steps,
+        Run(
+            "wait until both answer",
+            (str(mine), "-m", "hostctl", "wait"),
+            cure="`make doctor` finds out why; undo with `make uninstall`",
+        ),
+        Run("tell what is next", (str(mine), "-m", "hostctl", "next")),
+    ]
+
+
+def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Step]:
+    file = place.root / env_file.NAME
+    text = env_text
+    steps: list[Step] = []
+    if text is None:
+        text = (place.root / ".env.example").read_text(encoding="utf-8")
+    if machine.ram_bytes < SMALL_RAM and not machine.variables.get("VISION_CONFIG"):
+        text = env_file.with_value(text, "VISION_CONFIG", SMALL_CONFIG)
+        steps.append(
+            Say(
+                f"{machine.ram_bytes / GIB:.0f} GB of memory: {SMALL_CONFIG} it is, with smaller "
+                "models (VISION_CONFIG in .env; docs/images.md tells what is given up)"
+            )
+        )
+    lost = sorted(machine.shell_variables - set(machine.variables))
+    if lost:
+        steps.append(
+            Say(f"services don't see this shell: write {', '.join(lost)} into .env to have it count")
+        )
+    title = "write .env" if text != env_text else "keep .env to yourself"
+    return [*steps, Write(title, file, text, 0o600)]
+
+
+def _service_steps(place: Place, services: Services, tier: Tier) -> list[Step]:
+    write = (str(place.python), "-m", "hostctl", "unit", tier, "--write")
+    return [
+        Run(f"write the {services.name} definition {services.file(tier).name}", write),
+        *services.activate(tier),
+    ]
+
+
+def _without(services: Services, tier: Tier) -> Remove:
+    file = services.file(tier)
+    return Remove(f"remove {file.name}", file)
+
+
+def uninstall_plan(machine: Machine, place: Place, services: Services, *, purge: bool) -> list[Step]:
+    steps: list[Step] = []
+    for tier in reversed(TIERS):
+        if tier in machine.installed:
+            steps += [*services.deactivate(tier), _without(services, tier)]
+    if machine.docker == "running" and machine.compose:
+        remove = (*COMPOSE, "down", "--rmi", "all", "--remove-orphans")
+        steps.append(
+            Run("remove the gateway's container", remove, else_say="  it could not be removed")
+        )
+    elif machine.docker == "stopped":
+        steps.append(
+            Say("the Docker engine is down: a container stays until `make uninstall` finds it up")
+        )
+    if purge and machine.has_venv:
+        weights = (str(place.python), "-m", "hostctl", "purge-weights")
+        steps.append(Run("remove the weights of the configured models", weights, else_say="  not done"))
+    gone = [".venv", "logs", *((".env", "state") if purge else ())]
+    steps += [Remove(f"remove {name}", place.root / name) for name in gone]
+    kept = (
+        "config.yaml"
+        if purge
+        else "config.yaml, .env, state/ and the models' weights (PURGE=1 doesn't)"
+    )
+    return [*steps, Say(f"kept: {kept}")]
+
+
+def gateway_plan(machine: Machine, services: Services, verb: str) -> list[Step]:
+    """start or stop the gateway; the manager and its workers stay as they are."""
+    if "gateway" in machine.installed:
+        return services.start("gateway") if verb == "start" else services.stop("gateway")
+    if verb == "start":
+        up = (*COMPOSE, "up", "-d", "--wait", "--wait-timeout", "120")
+        return [Run("start the gateway", up, cure="`make doctor` finds out why")]
+    return [Run("stop the gateway", (*COMPOSE, "stop"), cure="is the Docker engine running?")]
+
+
+def restart_plan(machine: Machine, place: Place, services: Services) -> list[Step]:
+    """Both begin anew, with the settings as they are now; definitions are rendered again."""
+    check = Run("check the settings", (str(place.python), "-m", "hostctl", "check"))
+    steps: list[Step] = [check]
+    for tier in TIERS:
+        if tier in machine.installed:
+            steps += _service_steps(place, services, tier)
+    if "gateway" not in machine.installed:
+        up = (*COMPOSE, "up", "-d", "--force-recreate", "--wait", "--wait-timeout", "120")
+        steps.append(Run("start the gateway in Docker anew", up, cure="`make logs` tells why"))
+    return [*steps, Run("wait until both answer", (str(place.python), "-m", "hostctl", "wait"))]
+
+
+def upgrade_plan(place: Place, *, is_checkout: bool, install: tuple[str, ...]) -> list[Step]:
+    """Newer code, then an install by that code; settings and what was learned stay."""
+    steps: list[Step] = []
+    if is_checkout:
+        pull = ("git", "pull", "--ff-only")
+        steps.append(Run("fetch the newest version", pull, cure="commit or stash your changes first"))
+    else:
+        steps.append(Say(f"{place.root} is no git checkout: unpack the new version over it first"))
+    return [*steps, Run("install it", install)]
+
+
+def log_command(machine: Machine, logs: Path, what: str, *, follow: bool) -> tuple[str, ...]:
+    tail = ("tail", "-n", "100", *(("-F",) if follow else ()))
+    if what == "gateway" and "gateway" not in machine.installed:
+        return (*COMPOSE, "logs", "--tail", "100", *(("--follow",) if follow else ()), "gateway")
+    if what in TIERS:
+        return (*tail, str(logs / f"{what}.log"))
+    workers = sorted(str(f) for f in logs.glob("*.log") if f.stem.partition(".")[0] not in TIERS)
+    return (*tail, *workers) if workers else ()

@@ -1,0 +1,259 @@
+"""``scripts/test-local.sh``: asks every endpoint of a running stack, and prints a table.
+
+Status 1 if a row fails. A model that isn't loaded is loaded for its row, which may take as long as a
+download.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from contracts.settings import Settings
+from contracts.settings_models import ImageSettings
+from hostctl.health import gateway_url, manager_url
+
+TIMEOUT_S = 1800.0
+# A red square on white, 64 x 64, as PNG: what is asked about, and what is edited.
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAAZ0lEQVR42u3aQQkAIAxAURUrmMD+kUxgiJnBg4j4/n"
+    "2wBzsuR0R6uZIeDwAAAAAAAAAAAOBedXdgtHZ0oT6nEwIAAAAAAAAAAAAAAAAAAAAAAAAAAAA4W/YvBAAAAAAAAAAA"
+    "APAtYAH50Ql7mzq8rwAAAABJRU5ErkJggg=="
+)
+
+
+class Wrong(Exception):
+    """An answer is not what it should be; the message says why."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One endpoint. *check* returns a few words about its answer, or raises ``Wrong``."""
+
+    name: str
+    ask: Callable[[], str]
+    images: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    ok: bool
+    seconds: float
+    said: str
+
+
+def main(settings: Settings, url: str | None, *, images_only: bool) -> int:
+    results = []
+    with Asker(settings, url or gateway_url(settings)) as asker:
+        print(f"{asker.url}\n")
+        for row in asker.rows(local=url is None):
+            if images_only and not row.images:
+                continue
+            results.append(result := run(row))
+            mark = "ok  " if result.ok else "FAIL"
+            print(f"{mark}  {result.name:<38} {result.seconds:7.2f} s  {result.said}", flush=True)
+    failed = [r for r in results if not r.ok]
+    print(f"\n{len(results) - len(failed)} of {len(results)} ok")
+    return 1 if failed or not results else 0
+
+
+def run(row: Row) -> Result:
+    began = time.monotonic()
+    try:
+        said, ok = row.ask(), True
+    except (Wrong, httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as exc:
+        said, ok = f"{str(exc) or type(exc).__name__}"[:200], False
+    return Result(row.name, ok, time.monotonic() - began, said)
+
+
+class Asker:
+    """Asks one stack; what is edited is what was drawn before."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self.url = url
+        self._settings = settings
+        key = settings.gateway.required_key
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._drawn = PICTURE
+
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._http.close()
+
+    def rows(self, *, local: bool) -> Iterator[Row]:
+        """*local*: the manager can be asked as well."""
+        image = self._settings.models[self._settings.defaults.generate]
+        assert isinstance(image, ImageSettings)
+        yield Row("GET /healthz", lambda: self._word("/healthz", "status", "ok"))
+        yield Row("GET /readyz", lambda: self._word("/readyz", "status", "ok"))
+        if local:
+            yield Row("GET /health (manager)", self._manager_health)
+        yield Row("GET /v1/models", self._models)
+        yield Row("GET /v1/models/{id}", self._one_model)
+        yield Row("GET /v1/vision/tasks", lambda: self._count("/v1/vision/tasks", "data"))
+        yield Row("GET /v1/system/status", lambda: self._count("/v1/system/status", "models"))
+        yield Row("POST /v1/system/warm/{alias}", self._warm)
+        yield Row("POST /v1/chat/completions", self._chat)
+        yield Row("POST /v1/chat/completions (stream)", self._chat_stream)
+        yield Row("POST /v1/vision/analyze", self._analyze)
+        yield Row("POST /v1/images/generations", lambda: self._draw(image), images=True)
+        yield Row("POST /v1/images/generations (url)", lambda: self._draw_url(image), images=True)
+        yield Row("POST /v1/images/generations (stream)", lambda: self._draw_stream(image), images=True)
+        yield Row("POST /v1/images/edits (JSON)", self._edit_json, images=True)
+        yield Row("POST /v1/images/edits (form)", self._edit_form, images=True)
+        yield Row("POST /v1/system/evict/{alias}", self._evict)
+        yield Row("an unknown model is a 404", self._unknown)
+
+    def _get(self, path: str) -> Any:
+        return _body(self._http.get(path))
+
+    def _post(self, path: str, **kwargs: Any) -> Any:
+        return _body(self._http.post(path, **kwargs))
+
+    def _word(self, path: str, key: str, wanted: str) -> str:
+        found = str(self._get(path)[key])
+        if found != wanted:
+            raise Wrong(f"{key} is {found}")
+        return found
+
+    def _count(self, path: str, key: str) -> str:
+        found = self._get(path)[key]
+        if not found:
+            raise Wrong(f"no {key}")
+        return f"{len(found)} {key}"
+
+    def _manager_health(self) -> str:
+        answer = _body(httpx.get(f"{manager_url(self._settings)}/health", timeout=10, trust_env=False))
+        return f"up for {answer['uptime_seconds']:.0f} s"
+
+    def _models(self) -> str:
+        ids = {model["id"] for model in self._get("/v1/models")["data"]}
+        if missing := set(self._settings.models) - ids:
+            raise Wrong(f"not listed: {', '.join(sorted(missing))}")
+        return ", ".join(sorted(ids))
+
+    def _one_model(self) -> str:
+        alias = self._settings.defaults.chat
+        return f"{alias}: {', '.join(self._get(f'/v1/models/{alias}')['capabilities'])}"
+
+    def _warm(self) -> str:
+        alias = self._settings.defaults.chat
+        return f"{alias}: {self._post(f'/v1/system/warm/{alias}')['state']}"
+
+    def _evict(self) -> str:
+        alias = self._settings.defaults.generate
+        return f"{alias}: {self._post(f'/v1/system/evict/{alias}')['state']}"
+
+    def _question(self, **more: Any) -> dict[str, Any]:
+        picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
+        content = [{"type": "text", "text": "What is in this image?"}, picture]
+        return {"messages": [{"role": "user", "content": content}], "max_tokens": 40, **more}
+
+    def _chat(self) -> str:
+        answer = self._post("/v1/chat/completions", json=self._question())
+        return _said(answer["choices"][0]["message"]["content"])
+
+    def _chat_stream(self) -> str:
+        chunks = self._events("/v1/chat/completions", self._question(stream=True))
+        return _said(
+            "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+        )
+
+    def _analyze(self) -> str:
+        answer = self._post("/v1/vision/analyze", json={"image": PICTURE, "max_tokens": 40})
+        return _said(answer["result"])
+
+    def _prompt(self, image: ImageSettings, **more: Any) -> dict[str, Any]:
+        # The smallest that still draws well: half the model's own size.
+        width, height = (max(64, int(side) // 2) for side in image.size.split("x"))
+        return {
+            "prompt": "a red circle on a blue background",
+            "size": f"{width}x{height}",
+            "seed": 1,
+            **more,
+        }
+
+    def _draw(self, image: ImageSettings) -> str:
+        self._drawn = self._post("/v1/images/generations", json=self._prompt(image))["data"][0][
+            "b64_json"
+        ]
+        return _png(base64.b64decode(self._drawn))
+
+    def _draw_url(self, image: ImageSettings) -> str:
+        request = self._prompt(image, response_format="url")
+        url = self._post("/v1/images/generations", json=request)["data"][0]["url"]
+        return _png(self._http.get(httpx.URL(url).raw_path.decode()).content)
+
+    def _draw_stream(self, image: ImageSettings) -> str:
+        request = self._prompt(image, stream=True, partial_images=1)
+        events = self._events("/v1/images/generations", request)
+        kinds = [event["type"] for event in events]
+        if kinds[-1:] != ["image_generation.completed"]:
+            raise Wrong(f"the last event is {kinds[-1:]}")
+        return f"{len(kinds)} events"
+
+    def _edit_json(self) -> str:
+        request = {"prompt": "a green circle on a blue background", "image": self._drawn, "seed": 1}
+        return _png(_picture(self._post("/v1/images/edits", json=request)))
+
+    def _edit_form(self) -> str:
+        files = {"image": ("picture.png", base64.b64decode(self._drawn), "image/png")}
+        fields = {"prompt": "a green circle on a blue background", "seed": "1"}
+        return _png(_picture(self._post("/v1/images/edits", data=fields, files=files)))
+
+    def _unknown(self) -> str:
+        answer = self._http.post("/v1/chat/completions", json=self._question(model="no-such-model"))
+        if answer.status_code != 404:
+            raise Wrong(f"status {answer.status_code}")
+        return str(answer.json()["error"]["code"])
+
+    def _events(self, path: str, request: dict[str, Any]) -> list[Any]:
+        found = []
+        with self._http.stream("POST", path, json=request) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                _body(answer)
+            for line in answer.iter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    found.append(json.loads(line.removeprefix("data: ")))
+        if broken := [event["error"] for event in found if "error" in event]:
+            raise Wrong(str(broken[0].get("message")))
+        return found
+
+
+def _body(answer: httpx.Response) -> Any:
+    try:
+        body = answer.json()
+    except ValueError as exc:
+        raise Wrong(f"status {answer.status_code}, and no JSON") from exc
+    if answer.status_code != 200:
+        message = body.get("error", {}).get("message", "") if isinstance(body, dict) else ""
+        raise Wrong(f"status {answer.status_code}: {message}")
+    return body
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise Wrong("an empty answer")
+    return " ".join(text.split())[:60]
+
+
+def _picture(answer: Any) -> bytes:
+    return base64.b64decode(answer["data"][0]["b64_json"])
+
+
+def _png(data: bytes) -> str:
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise Wrong("no PNG")
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    return f"{width}x{height}, {len(data)} bytes"

@@ -1,0 +1,22 @@
+"""A service's definition, filled in with what the settings say about it."""
+
+from __future__ import annotations
+
+from contracts.settings import Settings
+from gateway.__main__ import GRACEFUL_S
+from hostctl.services import Place, Services, Tier
+from hostctl.steps import Write
+from manager.server import shutdown_bound_s
+
+_MARGIN_S = 10.0
+
+
+def stop_s(tier: Tier, settings: Settings) -> float:
+    """How long an orderly end may take before the service manager kills."""
+    return (shutdown_bound_s(settings) if tier == "manager" else GRACEFUL_S) + _MARGIN_S
+
+
+def definition(services: Services, tier: Tier, place: Place, settings: Settings) -> Write:
+    template = (place.root / services.template(tier)).read_text(encoding="utf-8")
+    text = services.render(template, place, stop_s(tier, settings))
+    return Write(f"write {services.file(tier)}", services.file(tier), text)

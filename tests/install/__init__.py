@@ -1,0 +1,1 @@
+"""Installing: the pure plans, and the real thing under a real systemd."""

@@ -1,0 +1,27 @@
+"""Machines and places for the tests of what is decided about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hostctl.launchd import Launchd
+from hostctl.machine import GIB, Machine
+from hostctl.services import Place
+from hostctl.systemd import Systemd
+
+MAC_PLACE = Place(Path("/Users/ann/vision insight"), Path("/Users/ann"), 501, "ann")
+LINUX_PLACE = Place(Path("/home/ann/vision insight"), Path("/home/ann"), 1000, "ann")
+MAC = Machine("Darwin", "arm64", 24 * GIB, 100 * GIB)
+LINUX = Machine("Linux", "x86_64", 32 * GIB, 100 * GIB)
+LAUNCHD = Launchd(MAC_PLACE)
+SYSTEMD = Systemd(LINUX_PLACE)
+
+
+def mac(**facts: Any) -> Machine:
+    return replace(MAC, **facts)
+
+
+def linux(**facts: Any) -> Machine:
+    return replace(LINUX, **facts)
