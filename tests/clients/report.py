@@ -1,7 +1,7 @@
 """What was seen, as the table of docs/clients.md: scenarios down, clients across.
 
 Rules: pure, but for the versions, which are read from the locks. A cell is a tick, a cross, or the
-number of a note that says why the client can't do it or what the server doesn't offer yet.
+number of a note that says why the client can't do it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ def section(results: Results) -> str:
 
 def _cell(client: Client, scenario: Scenario, results: Results, notes: list[str]) -> str:
     why = client.cannot.get(scenario.name)
-    if why is None and (pending := client.pending(scenario)):
-        why = f"not offered yet: {pending}"
     if why is None:
         return "✓" if results[client.name, scenario.name] else "✗"
     if why not in notes:

@@ -1,7 +1,6 @@
 """The clients: how each is started, what it is installed from, and what it can't be asked to do.
 
-Rules: every client does every scenario, or ``cannot`` says why not; the docs show that reason. What
-the server doesn't offer yet is named in ``PENDING``, with what it waits for.
+Rules: every client does every scenario, or ``cannot`` says why not; the docs show that reason.
 """
 
 from __future__ import annotations
@@ -17,15 +16,12 @@ from tests.clients.scenarios import SCENARIOS, Scenario
 FOLDER = ROOT / "tests" / "clients"
 ENVIRONMENTS = ROOT / ".venv" / "clients"
 
-# Scenarios that wait for something that the server does not offer yet.
-PENDING: Mapping[str, str] = {}
-
 
 @dataclass(frozen=True)
 class Client:
     """``script``: in ``scripts/``. ``environment``: its lock file and its folder of packages; "" is the
-    project's own. ``packages``: those whose versions the docs tell. ``by_responses``: all that is asked
-    about pictures goes by ``/v1/responses``. ``through``: the proxy that stands in front of us.
+    project's own. ``packages``: those whose versions the docs tell. ``unseeded``: scenarios whose
+    pictures come out by chance, as it can't send a seed. ``through``: the proxy that stands before us.
     """
 
     name: str
@@ -35,7 +31,7 @@ class Client:
     packages: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
-    by_responses: frozenset[str] = frozenset()
+    unseeded: frozenset[str] = frozenset()
     through: str = ""
 
     @property
@@ -47,12 +43,6 @@ class Client:
         if self.is_node:
             return ["node", str(FOLDER / "scripts" / self.script)]
         return [python_of(self.environment), "-m", f"tests.clients.scripts.{self.script}"]
-
-    def pending(self, scenario: Scenario) -> str:
-        """What the scenario waits for, or nothing."""
-        if scenario.name in self.by_responses:
-            return PENDING.get("responses", "")
-        return PENDING.get(scenario.name, "")
 
 
 def python_of(environment: str) -> str:
@@ -110,15 +100,7 @@ CLIENTS = (
             "generate_stream": _STREAMED,
             "edit_json": _FORMS,
         },
-        by_responses=frozenset(
-            [
-                *_names("chat", "stream", "tools", "json"),
-                "unknown_model",
-                "too_large",
-                "time_out",
-                "abort",
-            ]
-        ),
+        unseeded=frozenset(_names("generate", "edit")),
     ),
     Client(
         "pydantic-ai",
@@ -158,6 +140,7 @@ CLIENTS = (
         "open-webui",
         "Open WebUI, its requests",
         "open_webui",
+        unseeded=frozenset(_names("edit")),
         cannot={
             "retrieve_model": "asks for the list only",
             "json_schema": "never asks for it",
@@ -171,7 +154,6 @@ CLIENTS = (
         "litellm-proxy",
         "LiteLLM's proxy in front",
         "openai_sync",
-        packages=("openai",),
         cannot={
             **_each("knows the names of its own config", *_MODELS),
             "wrong_key": "has keys of its own",
@@ -185,7 +167,7 @@ CLIENTS = (
 
 
 def does(client: Client, scenario: Scenario) -> bool:
-    return scenario.name not in client.cannot and not client.pending(scenario)
+    return scenario.name not in client.cannot
 
 
 def lock_of(environment: str) -> Path:

@@ -14,6 +14,7 @@ from tests.stacks import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
+_CHANCES = 3  # of drawings without a seed, of which the demo model gets one in sixty wrong
 _ANSWER_S = 60.0
 _STOPPED_S = 10.0  # on a busy machine; what is left to itself goes on for half a minute
 
@@ -30,10 +31,18 @@ _STOPPED_S = 10.0  # on a busy machine; what is left to itself goes on for half 
 def test_a_client_works_as_with_openai(
     client: Client, scenario: Scenario, conversation_with: Asker, stack: LocalStack
 ) -> None:
-    seen = conversation_with(client).ask(scenario.name, _ANSWER_S)
-    if scenario.leaves:
-        wait_for(lambda: _nothing_is_in_flight(stack), _STOPPED_S)
-    scenario.judge(seen)
+    conversation = conversation_with(client)
+    for chance in range(_CHANCES if scenario.name in client.unseeded else 1, 0, -1):
+        seen = conversation.ask(scenario.name, _ANSWER_S)
+        if scenario.leaves:
+            wait_for(lambda: _nothing_is_in_flight(stack), _STOPPED_S)
+        try:
+            scenario.judge(seen)
+        except AssertionError:
+            if chance == 1:
+                raise
+        else:
+            return
 
 
 def _nothing_is_in_flight(stack: LocalStack) -> bool:

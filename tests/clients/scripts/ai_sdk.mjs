@@ -51,7 +51,7 @@ async function draw(prompt, options, fields = {}) {
   });
   return {
     pictures: answer.images.map((image) => image.base64),
-    strength: which === 'openai' ? null : options.strength, // it passes on no option that it doesn't know
+    seeded: which !== 'openai', // that one passes on no option that it doesn't know
   };
 }
 

@@ -121,7 +121,7 @@ def _edit(**fields: Any) -> Seen:
 
 
 def _pictures(answer: Any) -> Seen:
-    return {"pictures": [data.b64_json for data in answer.data], "strength": 0.5}
+    return {"pictures": [data.b64_json for data in answer.data], "seeded": True}
 
 
 def unknown_model() -> Seen:

@@ -160,7 +160,7 @@ def _edit(files: list[tuple[str, bytes]]) -> Seen:
 
 
 def _pictures(answer: Any) -> Seen:
-    return {"pictures": [data["b64_json"] for data in answer["data"]], "strength": None}
+    return {"pictures": [data["b64_json"] for data in answer["data"]], "seeded": False}
 
 
 # --- errors, and leaving -------------------------------------------------------------------------

@@ -152,7 +152,7 @@ async def _edit(**fields: Any) -> Seen:
 
 
 def _pictures(answer: openai.types.ImagesResponse) -> Seen:
-    return {"pictures": [data.b64_json for data in answer.data or ()], "strength": 0.5}
+    return {"pictures": [data.b64_json for data in answer.data or ()], "seeded": True}
 
 
 async def unknown_model() -> Seen:

@@ -33,7 +33,7 @@ const chatOf = (messages, fields = {}) =>
 const textOf = (answer) => ({ text: answer.choices[0].message.content });
 const picturesOf = (answer) => ({
   pictures: answer.data.map((item) => item.b64_json),
-  strength: editing.strength,
+  seeded: true,
 });
 const edit = async (fields) => picturesOf(await client.images.edit({ ...editing, ...fields }));
 const stream = (name = 'circle') => fs.createReadStream(WORLD[name]);
