@@ -126,4 +126,4 @@ lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
 	@sh scripts/lock.sh
 
 clean:  ## remove .venv, logs and what the demo wrote
-	rm -rf .venv logs demo/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv tests/clients/node_modules logs demo/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

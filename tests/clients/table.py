@@ -66,13 +66,7 @@ _PLAIN = "speaks `/v1/chat/completions`"
 
 CLIENTS = (
     Client("openai-python", "openai-python", "openai_sync", packages=("openai",)),
-    Client(
-        "openai-python-async",
-        "openai-python, async",
-        "openai_async",
-        packages=("openai",),
-        cannot={"edit_json": "as openai-python"},
-    ),
+    Client("openai-python-async", "openai-python, async", "openai_async", packages=("openai",)),
     Client("openai-node", "openai-node", "openai_node.mjs", "node", ("openai",)),
     Client(
         "ai-sdk-compatible",
