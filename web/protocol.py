@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from web.framing import FramingProtocol
 
 _GATHERED = 1 << 16  # bytes; more than that is left to the transport, whose flow control counts it
 
@@ -49,6 +49,6 @@ class GatheredTransport:
             self._transport.write(b"".join(parts))
 
 
-class GatheringProtocol(HttpToolsProtocol):
+class GatheringProtocol(FramingProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(GatheredTransport(transport, self.loop))  # type: ignore[arg-type]

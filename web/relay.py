@@ -24,6 +24,7 @@ from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE
 from contracts.errors import ApiError, Unavailable
 from web.account import Account
 from web.errors import sse_error
+from web.request_id import HEADER as REQUEST_ID
 
 # RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
@@ -90,7 +91,8 @@ def passed_on(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) ->
     headers = list(headers)
     for key, value in headers:
         if key.lower() == b"connection":
-            dropped |= {token.strip().lower() for token in value.split(b",")}
+            # The id is ours, whatever the client says of its own.
+            dropped |= {token.strip().lower() for token in value.split(b",")} - {REQUEST_ID}
     return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 

@@ -7,10 +7,12 @@ import logging
 import socket
 import sys
 import time
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from web.printable import printable
 from web.protocol import GatheringProtocol
 
 # Longer than any client of ours keeps an idle connection (web.relay: 30 s), so that a request is never
@@ -23,7 +25,11 @@ class PortTaken(Exception):
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-11-26 10:00:00,123 INFO name: message``; each second is put into words once."""
+    """``2026-11-26 10:00:00,123 INFO name: message``; each second is put into words once.
+
+    A message is one line without control characters, whatever clients put into it; a traceback's lines
+    are indented, so that none of them looks like a message.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -35,6 +41,12 @@ class LineFormatter(logging.Formatter):
             self._second = second
             self._words = time.strftime(self.default_time_format, time.localtime(second))
         return f"{self._words},{int(record.msecs):03d}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configure_logging() -> None:

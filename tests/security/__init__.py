@@ -1,0 +1,1 @@
+"""What strangers may try: each test is an attack, and says how it ends."""
