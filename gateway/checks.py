@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts import abilities
+from contracts.errors import InvalidRequest
 from contracts.media import parse_size, read_image_field, require_image
 from contracts.openai import (
     AnalyzeRequest,
@@ -112,6 +113,8 @@ def _as_json_fields(fields: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]
         elif name == "mask" and value:
             scalars["mask"] = _as_base64(value, "mask")
         elif nested := _NESTED.match(name):
+            if nested[1] in ImageEditRequest.model_fields:
+                raise InvalidRequest(f"{nested[1]} has no parts", param=name)
             scalars[nested[1]] = name  # of a field that is not offered, or not known
         elif isinstance(value, bytes):
             scalars[name] = base64.b64encode(value).decode()
