@@ -144,7 +144,8 @@ def faults(report: str) -> list[str]:
     packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     skipped = [package for package in packages if "skip_reason" in package]
     if skipped:
-        raise CannotCheck("; ".join(f"{p['name']}: {p['skip_reason']}" for p in skipped))
+        first = f"{skipped[0]['name']}: {skipped[0]['skip_reason']}"
+        raise CannotCheck(f"{len(skipped)} of {len(packages)} packages were not asked about; {first}")
     return [
         f"{package['name']} {package['version']}: {fault['id']}, mended in "
         f"{', '.join(fault['fix_versions']) or 'no version'}"

@@ -75,6 +75,7 @@ class Lines:
             monitoring.use_tool_id(tool, "fuzz")
             monitoring.register_callback(tool, monitoring.events.LINE, line)
             monitoring.set_events(tool, monitoring.events.LINE)
+            monitoring.restart_events()  # what another one has seen is new to this one
             try:
                 yield
             finally:

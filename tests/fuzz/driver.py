@@ -55,14 +55,19 @@ class Fuzzing:
     corpus: list[bytes] = field(default_factory=list)
     findings: dict[str, Finding] = field(default_factory=dict)
 
-    def step(self) -> None:
+    def run(self, going_on: Callable[[Fuzzing], bool]) -> None:
+        """Cases, for as long as it is *going_on*."""
+        with self.lines.counted():
+            while going_on(self):
+                self._step()
+
+    def _step(self) -> None:
         """One case: each seed first, as it is."""
         seeds = self.target.seeds
         data = seeds[self.cases] if self.cases < len(seeds) else self._next()
         known = len(self.lines)
         began = self.clock()
-        with self.lines.counted():
-            found = failure(self.target, data)
+        found = failure(self.target, data)
         took = self.clock() - began
         self.seconds += took
         self.cases += 1
@@ -118,7 +123,6 @@ def fuzz(
     while clock() < end:
         for fuzzing in fuzzings:
             stop = min(end, clock() + slice_s)
-            while clock() < stop:
-                fuzzing.step()
+            fuzzing.run(lambda fuzzing, stop=stop: clock() < stop)  # type: ignore[misc]
         tell(fuzzings, end - clock())
     return fuzzings

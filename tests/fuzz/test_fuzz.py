@@ -33,8 +33,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_a_short_run_finds_nothing(target: Target) -> None:
     (fuzzing,) = started([target], seed=6)
-    for _ in range(CASES.get(target.name, 1000)):
-        fuzzing.step()
+    fuzzing.run(lambda fuzzing: fuzzing.cases < CASES.get(target.name, 1000))
     assert [finding.what for finding in fuzzing.findings.values()] == []
     assert len(fuzzing.lines) > 15, "it reached nothing"
     assert len(fuzzing.corpus) >= len(target.seeds)
@@ -58,9 +57,7 @@ def fuzzing_of(target: Target, seed: int) -> Fuzzing:
 
 def test_it_finds_a_fault_that_chance_alone_would_not() -> None:
     fuzzing = fuzzing_of(Target("planted", planted, [b""]), 1)
-    while not fuzzing.findings:
-        fuzzing.step()
-        assert fuzzing.cases < 300_000
+    fuzzing.run(lambda fuzzing: not fuzzing.findings and fuzzing.cases < 300_000)
     (finding,) = fuzzing.findings.values()
     assert finding.data.startswith(b"fuzz")
     assert "planted" in finding.what
@@ -72,16 +69,14 @@ def test_the_same_seed_tries_the_same() -> None:
         fuzzing = fuzzing_of(Target("planted", planted, [b"fu"], [b"z"]), seed)
         tried: list[bytes] = []
         fuzzing.target = Target("planted", tried.append, [b"fu"], [b"z"])
-        for _ in range(50):
-            fuzzing.step()
+        fuzzing.run(lambda fuzzing: fuzzing.cases < 50)
         corpora.append(tried)
     assert corpora[0] == corpora[1] != corpora[2]
 
 
 def test_one_fault_is_reported_once_and_its_inputs_are_not_built_upon() -> None:
     fuzzing = fuzzing_of(Target("planted", planted, [b"fuzz", b"fuzz1", b"fuzz2"]), 1)
-    for _ in range(3):
-        fuzzing.step()
+    fuzzing.run(lambda fuzzing: fuzzing.cases < 3)
     assert (len(fuzzing.findings), fuzzing.corpus) == (1, [])
 
 
@@ -89,7 +84,7 @@ def test_an_input_that_takes_long_is_a_finding() -> None:
     ticks = iter(range(0, 1000, 5))
     target = Target("slow", lambda data: None, [b"x"])
     fuzzing = Fuzzing(target, random.Random(1), Lines([HERE]), clock=lambda: float(next(ticks)))
-    fuzzing.step()
+    fuzzing.run(lambda fuzzing: fuzzing.cases < 1)
     assert list(fuzzing.findings) == ["slow"]
 
 
@@ -129,6 +124,10 @@ def test_a_line_counts_once_and_only_in_the_named_files() -> None:
     with lines.counted():
         failure(Target("planted", planted, []), b"fu")
     assert len(lines) == first + 2
+    another = Lines([HERE])
+    with another.counted():
+        failure(Target("planted", planted, []), b"x")
+    assert len(another) == first
     elsewhere = Lines(["/nowhere"])
     with elsewhere.counted():
         failure(Target("planted", planted, []), b"fu")
