@@ -13,7 +13,7 @@ HOST := $(PYTHON) scripts/setup.py run -m hostctl
 MINUTES ?= 60
 COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/containers/homelab/docker-compose.yml
 .PHONY: install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
-.PHONY: help setup setup-dev demo up test check lint format grade faults soak bench bench-gpu bench-image train-demo lock clean
+.PHONY: help setup setup-dev demo up test check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -98,6 +98,13 @@ faults: setup-dev  ## break things under load, and check that nothing is lost
 
 soak: setup-dev  ## mixed load with random faults for MINUTES=60; prints a report
 	@$(RUN) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
+
+fuzz: MINUTES := $(if $(filter file,$(origin MINUTES)),10,$(MINUTES))
+fuzz: setup-dev  ## feed what reads others' bytes with wrong ones for MINUTES=10; status 1 for a finding
+	@$(RUN) -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+
+audit: setup-dev  ## known faults and licences of all locked packages; ARGS=--offline-ok without network
+	@$(RUN) -m scripts.audit $(ARGS)
 
 bench: setup-dev  ## overhead, both engines and cold starts beside peers
 	@$(RUN) -m bench.overhead $(ARGS)
