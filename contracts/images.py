@@ -17,7 +17,9 @@ from contracts.wire import Faulty, Finite, Prompt, Request, Seed, Unsupported, a
 DEFAULT_STRENGTH = 0.7
 DEFAULT_MASKED_STRENGTH = 1.0  # what a mask marks is to be replaced
 
-Images = Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
+Images = Annotated[
+    list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str]), Field(min_length=1)
+]
 OutputFormat = Literal["png", "jpeg", "webp"]
 # OpenAI's words, those of its retired models among them, and the rungs that families have.
 _QUALITIES: Mapping[str, Quality] = {

@@ -21,7 +21,7 @@ from contracts.settings import Settings
 from gateway.auth import RequireKey
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, files, inference, system
+from gateway.routes import catalogue, docs, files, inference, system
 from web.errors import install_error_handlers
 from web.relay import open_session
 from web.request_id import RequestId
@@ -63,13 +63,14 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.monotoni
             await app.state.manager.close()
             await app.state.session.close()
 
-    app = FastAPI(title="Vision Insight API", version="0.1.0", lifespan=lifespan)
+    # The description is ours (gateway.openapi); a path with a slash too many is another path.
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.settings = settings
     app.state.created = int(time.time())
     app.state.started = time.monotonic()
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    for routes in (inference, catalogue, files, system):
+    for routes in (inference, catalogue, files, system, docs):
         app.include_router(routes.router)
     install_error_handlers(app, "gateway")
     entry: ASGIApp = Front(app, inference.ROUTES)

@@ -23,7 +23,7 @@ class RequireKey:
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_protected(scope["path"]):
+        if scope["type"] != "http" or not is_protected(scope["path"]):
             await self._app(scope, receive, send)
             return
         given = given_key(scope["headers"])
@@ -35,7 +35,7 @@ class RequireKey:
         await error_response(error, "gateway")(scope, receive, send)
 
 
-def _is_protected(path: str) -> bool:
+def is_protected(path: str) -> bool:
     return path.startswith(PROTECTED) and not path.startswith(FILES)
 
 

@@ -42,7 +42,10 @@ def install_error_handlers(app: FastAPI, source: str) -> None:
         if exc.status_code == 404:
             error = NotFound(f"no route {request.method} {request.url.path}")
         elif exc.status_code == 405:
-            error = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}")
+            allowed = (exc.headers or {}).get("allow", "")
+            error = MethodNotAllowed(
+                f"{request.method} is not allowed on {request.url.path}", allowed=allowed
+            )
         else:
             error = InvalidRequest(str(exc.detail))
         return error_response(error, source)
