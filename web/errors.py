@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from contracts.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
@@ -42,7 +43,7 @@ def install_error_handlers(app: FastAPI, source: str) -> None:
         if exc.status_code == 404:
             error = NotFound(f"no route {request.method} {request.url.path}")
         elif exc.status_code == 405:
-            allowed = (exc.headers or {}).get("allow", "")
+            allowed = Headers(headers=exc.headers).get("allow", "")
             error = MethodNotAllowed(
                 f"{request.method} is not allowed on {request.url.path}", allowed=allowed
             )

@@ -89,7 +89,7 @@ def document(server: str = DEFAULT_SERVER, *, key: bool | None = None) -> Docume
         _restore_body(made["paths"][route.path_format], route)
     for path, method, operation in operations(made):
         _complete(path, method, operation, names[path, method.upper()], key)
-    components["schemas"] |= _lifted(made["paths"])
+    made["paths"] = _lifted(made["paths"], components["schemas"])
     components["schemas"]["Error"] = problems.ERROR_SCHEMA
     components["schemas"] = dict(sorted(components["schemas"].items()))
     components["responses"] = problems.responses()
@@ -165,21 +165,18 @@ def _complete(path: str, method: str, operation: dict[str, Any], name: str, key:
         body.setdefault("examples", {})[example_name] = told
 
 
-def _lifted(node: Any) -> dict[str, Any]:
-    """The models that stand within *node*, which is left with references to them."""
-    found: dict[str, Any] = {}
+def _lifted(node: Any, found: dict[str, Any]) -> Any:
+    """*node* with references in place of the models that stand within it, which go into *found*."""
     if isinstance(node, list):
-        for item in node:
-            found |= _lifted(item)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if isinstance(value, dict) and "title" in value and value.get("type") == "object":
-                found |= value.pop("$defs", {})
-                found[value["title"]] = value
-                node[key] = {"$ref": _SCHEMAS + value["title"]}
-            elif key not in ("examples", "example"):
-                found |= _lifted(value)
-    return found
+        return [_lifted(item, found) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "title" in node and node.get("type") == "object":
+        found |= node.get("$defs", {})
+        found[node["title"]] = {key: value for key, value in node.items() if key != "$defs"}
+        return {"$ref": _SCHEMAS + node["title"]}
+    kept = ("example", "examples")
+    return {key: value if key in kept else _lifted(value, found) for key, value in node.items()}
 
 
 def _explain(name: str, schema: dict[str, Any]) -> None:
@@ -201,7 +198,7 @@ def _plain(node: Any) -> Any:
             out[key] = value
         elif key == "properties":
             out[key] = {name: _plain(field) for name, field in value.items()}
-        elif isinstance(value, str) and key == "description":
+        elif isinstance(value, str) and key in ("summary", "description"):
             out[key] = value.replace("``", "`")
         elif not (isinstance(value, str) and key == "title"):
             out[key] = _plain(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -13,20 +13,43 @@ Schema = dict[str, Any]
 _REF = "#/components/schemas/{model}"
 _FILE: Schema = {"type": "string", "format": "binary"}
 
-CHAT_EVENTS = (
-    "Each event's data is a ChatChunk, the last one's is `[DONE]`. A stream that breaks off ends with "
-    "an event `error`, whose data is an Error.",
+# How text fields say yes and no, as forms have no other.
+_YES_OR_NO = ["true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"]
+_DONE: Schema = {"const": "[DONE]"}
+
+
+class Events(NamedTuple):
+    """The events of a stream: what is to be said of them, their names, an example.
+
+    ``last``: the data of the event that ends the stream, where that is no JSON.
+    """
+
+    description: str
+    names: tuple[str, ...]
+    example: str
+    last: Schema | None = None
+
+
+CHAT_EVENTS = Events(
+    "One event: a chunk of the answer, and in the end `[DONE]`. A stream that breaks off ends with an "
+    "event `error` instead.",
+    ("message", "error"),
     'data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "vlm-best", '
     '"choices": [{"index": 0, "delta": {"content": "Red"}, "finish_reason": null}]}'
     "\n\ndata: [DONE]\n\n",
+    _DONE,
 )
-IMAGE_EVENTS = (
-    "Each event's data is an ImageStreamEvent, whose `type` is the event's name: "
-    "`image_generation.partial_image` and `image_generation.completed`, or `image_edit` likewise. "
-    "A stream that breaks off ends with an event `error`, whose data is an Error.",
-    ": step 1 of 4\n\nevent: image_generation.completed\n"
-    'data: {"type": "image_generation.completed", "b64_json": "iVBORw0K...", ...}\n\n',
-)
+
+
+def image_events(kind: str) -> Events:
+    """*kind*: image_generation or image_edit."""
+    return Events(
+        "One event: a picture on its way, or a complete one. A stream that breaks off ends with an "
+        "event `error` instead.",
+        (f"{kind}.partial_image", f"{kind}.completed", "error"),
+        f": step 1 of 4\n\nevent: {kind}.completed\n"
+        f'data: {{"type": "{kind}.completed", "b64_json": "iVBORw0K...", ...}}\n\n',
+    )
 
 
 def model_schema(model: type[BaseModel]) -> Schema:
@@ -46,6 +69,8 @@ def form_schema(model: type[BaseModel], *, files: Sequence[str]) -> Schema:
         is_list = any(branch.get("type") == "array" for branch in branches)
         if name in files:
             kept = {"type": "array", "items": _FILE, "minItems": 1} if is_list else _FILE
+        elif [branch.get("type") for branch in branches] == ["boolean"]:
+            kept = {"enum": [True, False, *_YES_OR_NO]}
         elif len(branches) == 1:
             kept = {k: v for k, v in field.items() if k not in ("anyOf", "default")} | branches[0]
         else:
@@ -54,15 +79,24 @@ def form_schema(model: type[BaseModel], *, files: Sequence[str]) -> Schema:
     return schema
 
 
-def event_stream(model: type[BaseModel], told: tuple[str, str]) -> dict[str, Any]:
-    """The content of an answer that is a stream of events with a *model* as data.
+def event_stream(model: type[BaseModel], events: Events) -> dict[str, Any]:
+    """The content of an answer that is a stream of *events* with a *model* as data.
 
-    *told*: what is to be said of it, and an example.
+    OpenAPI 3.1 knows no streams: by convention the schema is that of one event.
     """
-    description, example = told
-    schema = {
+    answer = model.model_json_schema(ref_template=_REF, mode="serialization")
+    error = {"$ref": _REF.format(model="Error")}
+    data: Schema = {
         "type": "string",
-        "description": description,
-        "x-event-data": model.model_json_schema(ref_template=_REF, mode="serialization"),
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [answer, error]},
     }
-    return {"text/event-stream": {"schema": schema, "example": example}}
+    if events.last is not None:
+        data = {"anyOf": [events.last, data]}
+    schema = {
+        "type": "object",
+        "description": events.description,
+        "required": ["data"],
+        "properties": {"event": {"enum": list(events.names)}, "data": data},
+    }
+    return {"text/event-stream": {"schema": schema, "example": events.example}}

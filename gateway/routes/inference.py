@@ -25,10 +25,10 @@ from gateway.checks import check_analyze, check_chat, check_edit, check_generati
 from gateway.exchange import Check, Exchange
 from gateway.openapi.schemas import (
     CHAT_EVENTS,
-    IMAGE_EVENTS,
     Schema,
     event_stream,
     form_schema,
+    image_events,
     model_schema,
 )
 
@@ -85,7 +85,7 @@ async def chat_completions(request: Request) -> Response:
 @router.post(
     "/v1/images/generations",
     tags=["images"],
-    responses=_answer(ImagesResponse, event_stream(ImageStreamEvent, IMAGE_EVENTS)),
+    responses=_answer(ImagesResponse, event_stream(ImageStreamEvent, image_events("image_generation"))),
     openapi_extra=_documented((JSON, model_schema(ImageGenerationRequest))),
 )
 async def images_generations(request: Request) -> Response:
@@ -101,7 +101,7 @@ async def images_generations(request: Request) -> Response:
 @router.post(
     "/v1/images/edits",
     tags=["images"],
-    responses=_answer(ImagesResponse, event_stream(ImageStreamEvent, IMAGE_EVENTS)),
+    responses=_answer(ImagesResponse, event_stream(ImageStreamEvent, image_events("image_edit"))),
     openapi_extra=_documented(
         (JSON, model_schema(ImageEditRequest)),
         (FORM, form_schema(ImageEditRequest, files=("image", "mask"))),
