@@ -49,19 +49,26 @@ _IMAGE: dict[str, str] = {
     "safety_identifier": "Taken, and of no effect.",
 }
 
+_EDIT: dict[str, str] = {
+    **_IMAGE,
+    "prompt": "What the picture shall show; models that edit by instruction do what it says.",
+    "image": "The picture to edit, as base64 or a data URI; a list where the model takes several, the "
+    "one to edit first.",
+    "mask": "A picture of the same shape: what is transparent in it is redrawn, or where nothing is, "
+    "what is white.",
+    "strength": "0 gives the original back, 1 redraws it wholly. 0.7 if absent, with a mask 1. A 400 "
+    "for models that only edit by instruction.",
+    "input_fidelity": "Taken, and of no effect.",
+}
+
 FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "ImageGenerationRequest": _IMAGE,
-        "ImageEditRequest": {
-            **_IMAGE,
-            "prompt": "What the picture shall show; models that edit by instruction do what it says.",
-            "image": "The picture to edit, as base64 or a data URI; a list where the model takes "
-            "several, the one to edit first.",
-            "mask": "A picture of the same shape: what is transparent in it is redrawn, or where "
-            "nothing is, what is white.",
-            "strength": "0 gives the original back, 1 redraws it wholly. 0.7 if absent, with a mask 1. "
-            "A 400 for models that only edit by instruction.",
-            "input_fidelity": "Taken, and of no effect.",
+        "ImageEditRequest": _EDIT,
+        "ImageEditForm": {
+            **_EDIT,
+            "image": "The picture to edit: a file, or its base64; several where the model takes them.",
+            "mask": f"A file, or its base64. {_EDIT['mask']}",
         },
         "AnalyzeRequest": {
             "image": "The picture, as base64 or a data URI.",
