@@ -66,7 +66,7 @@ def judge(stack: LocalStack, made: dict[str, Any], folder: Path, *arguments: str
             *("--url", stack.url, "--header", f"Authorization: Bearer {KEY}", "--no-color"),
             *("--generation-database", "none", *arguments),
         ],
-        cwd=ROOT,
+        cwd=folder,  # where it leaves its cache
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
