@@ -103,8 +103,17 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(InvalidRequest):
+    """*allowed*: the methods that the path has, as ``Allow`` lists them."""
+
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: str = "", **more: Any) -> None:
+        super().__init__(message, **more)
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "allow": self.allowed}
 
 
 class RequestTimeout(InvalidRequest):

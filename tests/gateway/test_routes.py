@@ -363,6 +363,7 @@ def test_an_unknown_route_is_404_in_openai_s_shape(client: httpx.Client, path: s
 def test_a_wrong_method_is_405_in_openai_s_shape(client: httpx.Client) -> None:
     answer = client.get("/v1/chat/completions")
     assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
     error(answer)
 
 
