@@ -11,9 +11,9 @@ HOST := $(PYTHON) scripts/setup.py run -m hostctl
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/containers/homelab/docker-compose.yml
+COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers/homelab/docker-compose.yml
 .PHONY: install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
-.PHONY: help setup setup-dev demo up test check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo openapi lock clean
+.PHONY: help setup setup-dev demo up test test-live check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo openapi lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -92,6 +92,9 @@ format: setup-dev  ## format the code
 
 grade: setup  ## judge the demo models through the whole stack; status 1 below the marks
 	@$(RUN) -m demo.grade $(ARGS)
+
+test-live: setup-dev  ## containers and services, with a real engine and a real systemd; ARGS as pytest has them
+	@$(RUN) -m pytest -q -n 2 --dist loadfile tests/live $(ARGS)
 
 faults: setup-dev  ## break things under load, and check that nothing is lost
 	@$(RUN) -m pytest -q tests/faults $(ARGS)
