@@ -11,9 +11,9 @@ HOST := $(PYTHON) scripts/setup.py run -m hostctl
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/containers/homelab/docker-compose.yml
+COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers/homelab/docker-compose.yml
 .PHONY: install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
-.PHONY: help setup setup-dev demo up test test-clients check lint format grade faults soak bench bench-gpu bench-image train-demo lock clean
+.PHONY: help setup setup-dev demo up test test-live test-clients check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo openapi lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -97,11 +97,21 @@ format: setup-dev  ## format the code
 grade: setup  ## judge the demo models through the whole stack; status 1 below the marks
 	@$(RUN) -m demo.grade $(ARGS)
 
+test-live: setup-dev  ## containers and services, with a real engine and a real systemd; ARGS as pytest has them
+	@$(RUN) -m pytest -q -n 2 --dist loadfile tests/live $(ARGS)
+
 faults: setup-dev  ## break things under load, and check that nothing is lost
 	@$(RUN) -m pytest -q tests/faults $(ARGS)
 
 soak: setup-dev  ## mixed load with random faults for MINUTES=60; prints a report
 	@$(RUN) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
+
+fuzz: MINUTES := $(if $(filter file,$(origin MINUTES)),10,$(MINUTES))
+fuzz: setup-dev  ## feed what reads others' bytes with wrong ones for MINUTES=10; status 1 for a finding
+	@$(RUN) -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+
+audit: setup-dev  ## known faults and licences of all locked packages; ARGS=--offline-ok without network
+	@$(RUN) -m scripts.audit $(ARGS)
 
 bench: setup-dev  ## overhead, both engines and cold starts beside peers
 	@$(RUN) -m bench.overhead $(ARGS)
@@ -121,6 +131,9 @@ train-demo: setup  ## train the demo models again: wants a GPU (demo/models/READ
 	@$(RUN) -m demo.train_vlm vlm-best --out demo/out/trained/vlm-best $(ARGS)
 	@$(RUN) -m demo.train_vlm vlm-fast --out demo/out/trained/vlm-fast $(ARGS)
 	@$(RUN) -m demo.train_flux --out demo/out/trained/image-gen $(ARGS)
+
+openapi: setup-dev  ## write openapi.yaml from the routes and models
+	@$(RUN) -m scripts.openapi
 
 lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
 	@sh scripts/lock.sh

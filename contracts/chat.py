@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 from contracts.wire import MAX_SEED, Faulty, Finite, Request, Unsupported, as_list
 
@@ -22,9 +30,10 @@ _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 Detail = Literal["low", "high", "auto"]
 MaxPixels = Annotated[int, Field(ge=MIN_PIXELS)]
+StopString = Annotated[str, Field(min_length=1)]
 StopStrings = Annotated[
-    list[Annotated[str, Field(min_length=1)]],
-    BeforeValidator(as_list),
+    list[StopString],
+    BeforeValidator(as_list, json_schema_input_type=StopString | list[StopString]),
     Field(max_length=16),
 ]
 MaxTokens = Annotated[int, Field(ge=1)]
@@ -104,7 +113,10 @@ class MessageToolCall(_Part):
 
 class Message(_Part):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[ContentPart] | None, BeforeValidator(_as_parts)] = None
+    content: Annotated[
+        list[ContentPart] | None,
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[ContentPart] | None),
+    ] = None
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
 
@@ -146,7 +158,7 @@ class Function(_Part):
 
 
 class Tool(_Part):
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": ["function"]})]
     function: Function | None = None
 
     @model_validator(mode="after")
@@ -169,10 +181,13 @@ def _as_choice(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
+_CHOICES: list[JsonValue] = ["none", "auto", "required", "function"]
+
+
 class ToolChoice(_Part):
     """``type``: none, auto, required, or function with the function's name."""
 
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": _CHOICES})]
     function: NamedFunction | None = None
 
     @model_validator(mode="after")
@@ -181,7 +196,7 @@ class ToolChoice(_Part):
             raise Faulty("function", "is required")
         if self.type == "allowed_tools":
             raise Unsupported("type", "a tool_choice of type 'allowed_tools' is not offered")
-        if self.type not in ("none", "auto", "required", "function"):
+        if self.type not in _CHOICES:
             raise Faulty("type", "expected 'none', 'auto', 'required' or a function")
         return self
 
@@ -237,7 +252,13 @@ class ChatRequest(Request):
     logit_bias: dict[str, Annotated[Finite, Field(ge=-100, le=100)]] | None = None  # by token id
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Annotated[ToolChoice | None, BeforeValidator(_as_choice)] = None
+    tool_choice: Annotated[
+        ToolChoice | None,
+        BeforeValidator(
+            _as_choice,
+            json_schema_input_type=Literal["none", "auto", "required"] | ToolChoice | None,
+        ),
+    ] = None
     parallel_tool_calls: bool | None = None
     max_pixels: MaxPixels | None = None  # of each image
 

@@ -8,6 +8,7 @@ by alias, and its numbers are never null.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -167,6 +168,26 @@ class StandbyStatus(_Wire):
 
     count: int = 0
     ready: int = 0
+
+
+class Spawned(_Wire):
+    """The manager's answer to ``POST /spawn/{alias}``, once the worker is ready."""
+
+    success: Literal[True] = True
+    alias: str
+    port: int
+    pid: int
+    state: WorkerState
+    load_seconds: float
+
+
+class Stopped(_Wire):
+    """The manager's answer to ``POST /stop/{alias}``, when the worker has ended or was none."""
+
+    success: Literal[True] = True
+    alias: str
+    was_loaded: bool
+    state: WorkerState
 
 
 class ConfigStatus(_Wire):

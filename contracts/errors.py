@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 ErrorBody = dict[str, dict[str, Any]]
 
+_LONGEST = 2000  # characters of a message or the name of a field; both may repeat what a client sent
+
 
 class ApiError(Exception):
     """Base of all errors that a client may see."""
@@ -31,9 +33,9 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _shortened(message)
+        super().__init__(self.message)
+        self.param = None if param is None else _shortened(param)
         if code is not None:
             self.code = code
         # 0 is ignored by the SDKs, and one of them sleeps through anything above 60 s.
@@ -58,6 +60,10 @@ class ApiError(Exception):
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 # --- the request is at fault -------------------------------------------------------------------
@@ -97,8 +103,17 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(InvalidRequest):
+    """*allowed*: the methods that the path has, as ``Allow`` lists them."""
+
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: str = "", **more: Any) -> None:
+        super().__init__(message, **more)
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "allow": self.allowed}
 
 
 class RequestTimeout(InvalidRequest):

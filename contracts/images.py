@@ -17,7 +17,9 @@ from contracts.wire import Faulty, Finite, Prompt, Request, Seed, Unsupported, a
 DEFAULT_STRENGTH = 0.7
 DEFAULT_MASKED_STRENGTH = 1.0  # what a mask marks is to be replaced
 
-Images = Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
+Images = Annotated[
+    list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str]), Field(min_length=1)
+]
 
 
 def _as_text(value: Any) -> Any:
@@ -113,7 +115,9 @@ class ImageEditRequest(_ImageRequest):
 
     image: Images | None = None
     images: Annotated[list[ImageReference] | None, Field(min_length=1)] = None
-    mask: Annotated[str | None, BeforeValidator(_as_text)] = None
+    mask: Annotated[
+        str | None, BeforeValidator(_as_text, json_schema_input_type=str | ImageReference | None)
+    ] = None
     strength: Annotated[Finite, Field(ge=0, le=1)] | None = None
     input_fidelity: str | None = None  # taken, and of no effect
 

@@ -128,10 +128,11 @@ def fit_size(source: Size, *, max_pixels: int) -> Size:
     """The size at which *source* is redrawn when none is asked for.
 
     Its own, scaled down with its aspect kept when it has more than *max_pixels*; sides rounded down to
-    multiples of 16, never below 16.
+    multiples of 16, never below 16. A strip whose short side comes out at 16 loses of its long one.
     """
     scale = min(1.0, (max_pixels / source.pixels) ** 0.5)
-    return Size(_down(int(source.width * scale)), _down(int(source.height * scale)))
+    width, height = _down(int(source.width * scale)), _down(int(source.height * scale))
+    return Size(min(width, _down(max_pixels // height)), min(height, _down(max_pixels // width)))
 
 
 def _down(side: int) -> int:

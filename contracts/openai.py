@@ -77,7 +77,7 @@ class AnalyzeRequest(Request):
     """``POST /v1/vision/analyze``."""
 
     image: str
-    task: str = DEFAULT_TASK
+    task: Annotated[str, Field(json_schema_extra={"enum": [*TASKS]})] = DEFAULT_TASK
     prompt: Prompt | None = None
     max_tokens: Annotated[int, Field(ge=1)] = DEFAULT_ANALYZE_TOKENS
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None

@@ -75,7 +75,9 @@ class InputPart(_Part):
         return self
 
 
-Parts = Annotated[list[InputPart], BeforeValidator(_as_parts)]
+Parts = Annotated[
+    list[InputPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPart])
+]
 
 # What each type of item must have.
 _ITEMS = {
@@ -213,7 +215,11 @@ class ResponseRequest(Request):
     OpenAI's Responses API lacks (``seed``, ``top_k``, ``stop``...) are taken here as well.
     """
 
-    input: Annotated[list[InputItem], BeforeValidator(_as_items), Field(min_length=1)]
+    input: Annotated[
+        list[InputItem],
+        BeforeValidator(_as_items, json_schema_input_type=str | list[InputItem]),
+        Field(min_length=1),
+    ]
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: MaxTokens | None = None
@@ -223,7 +229,12 @@ class ResponseRequest(Request):
     top_logprobs: TopLogprobs | None = None
     text: TextConfig | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
+    tool_choice: Annotated[
+        Choice | None,
+        BeforeValidator(
+            _as_choice, json_schema_input_type=Literal["none", "auto", "required"] | Choice | None
+        ),
+    ] = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     prompt_cache_key: str | None = None

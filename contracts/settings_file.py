@@ -23,6 +23,10 @@ from contracts.settings_models import ImageSettings, is_folder
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 
 
+# What PyYAML raises, besides its own errors, for dates that there are not, tags that don't fit, depth.
+_UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
+
 class SettingsError(Exception):
     """The settings can't be used; the message has a line for each problem."""
 
@@ -75,13 +79,17 @@ def load(
         text = file.read_text(encoding="utf-8")
     except OSError as exc:
         raise SettingsError(f"{file}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise SettingsError(f"{file}: is not UTF-8 text, from byte {exc.start} on") from exc
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as exc:
         raise SettingsError(f"{_place(file, exc)}: not valid YAML: {_problem(exc)}") from exc
+    except _UNREADABLE as exc:
+        raise SettingsError(f"{file}: holds a value that can't be read: {exc}") from exc
     if not isinstance(data, dict):
         raise SettingsError(f"{file}: expected a mapping of sections")
-    _refuse_repeated_keys(file, yaml.compose(text, Loader=yaml.SafeLoader))
+    _refuse_repeated_keys(file, yaml.compose(text, Loader=yaml.SafeLoader), set())
     _apply_environment(data, environ)
     try:
         settings = Settings.model_validate(data)
@@ -101,19 +109,26 @@ def _problem(exc: yaml.YAMLError) -> str:
     return str(getattr(exc, "problem", None) or exc).splitlines()[0]
 
 
-def _refuse_repeated_keys(file: Path, node: yaml.Node | None) -> None:
-    """YAML lets the last of two equal keys win without a word."""
+def _refuse_repeated_keys(file: Path, node: yaml.Node | None, visited: set[int]) -> None:
+    """YAML lets the last of two equal keys win without a word.
+
+    *visited*: ids of nodes; one can be in many places by an alias, and in itself.
+    """
+    if id(node) in visited:
+        return
+    visited.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_repeated_keys(file, item)
+            _refuse_repeated_keys(file, item, visited)
     elif isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if key.value in seen:
+            name = str(key.value)
+            if name in seen:
                 line = key.start_mark.line + 1
-                raise SettingsError(f"{file}:{line}: {key.value}: is there twice")
-            seen.add(key.value)
-            _refuse_repeated_keys(file, value)
+                raise SettingsError(f"{file}:{line}: {name}: is there twice")
+            seen.add(name)
+            _refuse_repeated_keys(file, value, visited)
 
 
 def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ from gateway.keys import read_keyring
 from gateway.links import shown
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, files, inference, responses, system
+from gateway.routes import catalogue, docs, files, inference, responses, system
 from web.access import PROCESSING_HEADER, Access
 from web.door import SMALL_BODY, Door, DoorGuard
 from web.errors import install_error_handlers
@@ -83,16 +83,17 @@ def create_app(
             await manager.close()
             await session.close()
 
-    app = FastAPI(title="Vision Insight API", version="0.1.0", lifespan=lifespan)
+    # The description is ours (gateway.openapi); a path with a slash too many is another path.
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.settings = settings
     app.state.created = int(time.time())
     app.state.started = time.monotonic()
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    for routes in (inference, responses, catalogue, files, system):
+    for routes in (inference, responses, catalogue, files, system, docs):
         app.include_router(routes.router)
     install_error_handlers(app, SOURCE)
-    keyring = read_keyring(limits)
+    app.state.keyring = keyring = read_keyring(limits)
     if keyring:
         log.info("keys: %r", keyring)
     else:

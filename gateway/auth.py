@@ -53,7 +53,7 @@ class Gate:
             self._by_name = TokenBuckets(per_minute, burst, clients=_CLIENTS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_protected(scope["path"]):
+        if scope["type"] != "http" or not is_protected(scope["path"]):
             await self._app(scope, receive, send)
             return
         name, error = self._known(scope)
@@ -114,7 +114,7 @@ def _telling(send: Send, limit: int, grant: Grant) -> Send:
     return send_with_limits
 
 
-def _is_protected(path: str) -> bool:
+def is_protected(path: str) -> bool:
     return path.startswith(PROTECTED) and not path.startswith(FILES)
 
 

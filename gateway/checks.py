@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts import abilities
+from contracts.errors import InvalidRequest
 from contracts.media import parse_size, require_image
 from contracts.openai import (
     AnalyzeRequest,
@@ -158,6 +159,8 @@ def _as_json_fields(fields: Sequence[tuple[str, str | bytes]], max_mb: int) -> d
         elif name == "mask" and value:
             scalars["mask"] = _as_text(value, "mask", max_mb)
         elif nested := _NESTED.match(name):
+            if nested[1] in ImageEditRequest.model_fields:
+                raise InvalidRequest(f"{nested[1]} has no parts", param=name)
             scalars[nested[1]] = name  # of a field that is not offered, or not known
         elif isinstance(value, bytes):
             scalars[name] = base64.b64encode(value).decode()

@@ -55,6 +55,7 @@ from web.relay import (
     end_with,
     may_be_repeated,
     pass_on,
+    passed_on,
     whole,
 )
 
@@ -247,7 +248,8 @@ class Exchange(Response):
         await send({"type": "http.response.body", "body": body})
 
     def _outbound(self, checked: Checked, scope: Scope) -> Outbound:
-        headers = [(key, value) for key, value in scope["headers"] if key not in _PRIVATE]
+        # First what the client calls its connection's own, which ours are not.
+        headers = [(k, v) for k, v in passed_on(scope["headers"]) if k not in _PRIVATE]
         headers.append((b"content-type", b"application/json"))
         if self._settings.manager.token:
             headers.append((b"authorization", b"Bearer " + self._settings.manager.token.encode()))

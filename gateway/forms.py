@@ -17,6 +17,15 @@ from contracts.errors import InvalidRequest
 from web.inbound import too_large
 
 
+class _Parser(MultiPartParser):
+    """``ended``: the last boundary was there; without it the last part is left out without a word."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
 async def read_form(
     headers: Headers, chunks: AsyncIterator[bytes], limit: int
 ) -> list[tuple[str, str | bytes]]:
@@ -24,13 +33,17 @@ async def read_form(
 
     Raises ``InvalidRequest`` for a malformed form, ``PayloadTooLarge`` past *limit* bytes in all.
     """
-    parser = MultiPartParser(headers, _bounded(chunks, limit), max_files=16, max_part_size=limit)
+    parser = _Parser(headers, _bounded(chunks, limit), max_files=16, max_part_size=limit)
     try:
         form = await parser.parse()
     except MultiPartException as exc:
         raise InvalidRequest(f"the multipart form can't be read: {exc.message}") from exc
     except (KeyError, UnicodeDecodeError, ValueError) as exc:
         raise InvalidRequest("the multipart form can't be read") from exc
+    if not parser.ended:
+        for file in parser._files_to_close_on_error:  # the last may stand in no field
+            file.close()
+        raise InvalidRequest("the multipart form can't be read: its last boundary is missing")
     try:
         return [
             (name, await value.read() if isinstance(value, UploadFile) else value)

@@ -29,7 +29,10 @@ FOLLOWER_LINES = 1000  # unread lines of one follower
 RETRY_S = 5.0  # after the disk refused
 
 _LINE_END = re.compile(rb"[\r\n]+")  # progress bars end their lines with \r
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+# Sequences for terminals; control characters; line ends and directions of writing of Unicode's.
+_CONTROL = re.compile(
+    r"(?:\x1b\[|\x9b)[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 
 
 class Follower:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
-from contracts.control import ManagerStatus
+from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.openai import KeepAlive
 from manager.events import last_event_id, stream
 
@@ -37,28 +37,22 @@ def control_routes(manager: ManagerApp) -> APIRouter:
         return manager.status()
 
     @router.post("/spawn/{alias}")
-    async def spawn(alias: str, keep_alive: KeepAlive | None = None) -> dict[str, Any]:
+    async def spawn(alias: str, keep_alive: KeepAlive | None = None) -> Spawned:
         """Load *alias*, and answer when it is ready."""
         async with pool.lease(alias, keep_alive=keep_alive, counts=False) as lease:
-            return {
-                "success": True,
-                "alias": alias,
-                "port": lease.address.port,
-                "pid": lease.worker.handle.pid if lease.worker.handle else 0,
-                "state": lease.worker.state,
-                "load_seconds": round(lease.load_s, 3),
-            }
+            return Spawned(
+                alias=alias,
+                port=lease.address.port,
+                pid=lease.worker.handle.pid if lease.worker.handle else 0,
+                state=lease.worker.state,
+                load_seconds=round(lease.load_s, 3),
+            )
 
     @router.post("/stop/{alias}")
-    async def stop(alias: str) -> dict[str, Any]:
+    async def stop(alias: str) -> Stopped:
         """Stop *alias* once its open requests have ended."""
         was_loaded = await pool.stop(alias)
-        return {
-            "success": True,
-            "alias": alias,
-            "was_loaded": was_loaded,
-            "state": pool.worker(alias).state,
-        }
+        return Stopped(alias=alias, was_loaded=was_loaded, state=pool.worker(alias).state)
 
     @router.post("/stop-all")
     async def stop_all() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -108,7 +108,7 @@ class LocalStack:
         with log.open("ab") as output:
             self._log_starts[tier] = output.tell()
             self._processes[tier] = subprocess.Popen(
-                [sys.executable, "-m", tier, "--config", str(self.config), "--parent-pipe"],
+                [*self.program(tier), "--config", str(self.config), "--parent-pipe"],
                 cwd=ROOT,
                 env=self._environ,
                 stdin=subprocess.PIPE,
@@ -116,6 +116,10 @@ class LocalStack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def program(self, tier: str) -> Sequence[str]:
+        """What is started as *tier*."""
+        return (sys.executable, "-m", tier)
 
     def wait_until_ready(self, tick: Callable[[float], None] = lambda seconds: None) -> None:
         """Returns when ``/readyz`` is 200; *tick* is called with the seconds waited so far.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,22 @@ def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
     return file
 
 
+class QuickStack(LocalStack):
+    """The three tiers as they are, but for the models: a fake engine answers at once."""
+
+    def program(self, tier: str) -> Sequence[str]:
+        if tier == "manager":
+            return (sys.executable, "-m", "tests.fakes.quick_manager")
+        return super().program(tier)
+
+
 @contextmanager
-def running(folder: Path, changes: dict[str, Any] | None = None) -> Iterator[LocalStack]:
+def running(
+    folder: Path, changes: dict[str, Any] | None = None, kind: type[LocalStack] = LocalStack
+) -> Iterator[LocalStack]:
     """A stack that answers; what it leaves behind fails the test."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
-    with LocalStack(demo_config(folder, changes), environ) as stack:
+    with kind(demo_config(folder, changes), environ) as stack:
         stack.wait_until_ready()
         yield stack
     left = processes(stack)

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from contracts.errors import (
@@ -68,7 +69,10 @@ def install_error_handlers(app: FastAPI, source: str) -> None:
         if exc.status_code == 404:
             error = NotFound(f"no route {request.method} {request.url.path}")
         elif exc.status_code == 405:
-            error = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}")
+            allowed = Headers(headers=exc.headers).get("allow", "")
+            error = MethodNotAllowed(
+                f"{request.method} is not allowed on {request.url.path}", allowed=allowed
+            )
         else:
             error = InvalidRequest(str(exc.detail))
         return error_response(error, source)

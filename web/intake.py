@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+_CHUNK = 20  # bytes that a chunk of one byte may take besides
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -36,7 +38,7 @@ class Stage(Enum):
 class Intake:
     """Of one connection. ``size``: bytes that came in this stage."""
 
-    __slots__ = ("_limits", "_silent_s", "_waited_s", "size", "stage")
+    __slots__ = ("_limits", "_passed", "_silent_s", "_waited_s", "size", "stage")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -47,13 +49,22 @@ class Intake:
 
     def enter(self, stage: Stage) -> None:
         self.stage = stage
-        self.size = 0
+        self.size = self._passed = 0
         self._waited_s = self._silent_s = 0.0
 
     def took(self, size: int) -> None:
         """*size* bytes have come."""
         self.size += size
         self._silent_s = 0.0
+
+    def passed(self, size: int) -> None:
+        """*size* bytes of them were of the body."""
+        self._passed += size
+
+    @property
+    def framing(self) -> int:
+        """The bytes of a body's stage that are neither of the body nor of its chunks' lengths."""
+        return self.size - (1 + _CHUNK) * self._passed
 
     def tick(self, seconds: float) -> bool:
         """*seconds* were waited for the client; True: it has taken too long."""

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from web.account import Account
+from web.printable import printable
 
 _TRACE = "  | "  # begins the further lines of a record
 
@@ -56,15 +57,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
         return json.dumps(told, ensure_ascii=True)
-
-
-def printable(text: str) -> str:
-    """*text* with what is not printable (control characters, line separators, bidi marks) escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
 
 
 def configure_logging(form: str = "pretty") -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from contracts.errors import (
     ApiError,
@@ -23,6 +23,7 @@ from contracts.errors import (
     UrlTooLong,
 )
 from web.errors import raw_error
+from web.framing import FramingProtocol
 from web.intake import Intake, Limits, Stage
 
 _GATHERED = 1 << 16  # bytes; more than that is left to the transport, whose flow control counts it
@@ -62,7 +63,7 @@ class GatheredTransport:
             self._transport.write(b"".join(parts))
 
 
-class GatheringProtocol(HttpToolsProtocol):
+class GatheringProtocol(FramingProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(GatheredTransport(transport, self.loop))  # type: ignore[arg-type]
 
@@ -108,6 +109,13 @@ class BoundedProtocol(GatheringProtocol):
         super().data_received(data)
         if intake.size > self.limits.head and intake.stage in (Stage.HEAD, Stage.DONE):
             self._refuse(self._oversized() or self._head_too_large())
+        elif intake.stage in (Stage.BODY, Stage.LEFTOVER) and intake.framing > self.limits.head:
+            # The parser keeps a trailer until it is whole.
+            self._refuse(HeadersTooLarge("the trailers, or extensions of chunks, are too large"))
+
+    def on_body(self, body: bytes) -> None:
+        self._intake.passed(len(body))
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         error = self._oversized()

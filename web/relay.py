@@ -23,6 +23,7 @@ from yarl import URL
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, ErrorBody, Unavailable
+from web.access import HEADER as REQUEST_ID
 from web.account import Account
 from web.errors import error_event
 
@@ -107,7 +108,8 @@ def passed_on(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) ->
     headers = list(headers)
     for key, value in headers:
         if key.lower() == b"connection":
-            dropped |= {token.strip().lower() for token in value.split(b",")}
+            # The id is ours, whatever the client says of its own.
+            dropped |= {token.strip().lower() for token in value.split(b",")} - {REQUEST_ID}
     return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 

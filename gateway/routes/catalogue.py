@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 
 from contracts.abilities import capabilities
 from contracts.control import ModelStatus
@@ -15,6 +15,8 @@ from contracts.tasks import DEFAULT_TASK, TASKS
 from gateway.routing import find_alias
 
 router = APIRouter()
+
+ModelName = Annotated[str, Path(description="An alias, or another of the model's names.")]
 
 UNKNOWN = "unknown"  # the state of a model while the manager is away
 
@@ -43,7 +45,7 @@ def model_object(
     )
 
 
-@router.get("/v1/models", response_model_exclude_none=True)
+@router.get("/v1/models", tags=["models"], response_model_exclude_none=True)
 async def list_models(request: Request) -> ModelList:
     """The models, with the state of each."""
     state = request.app.state
@@ -57,8 +59,8 @@ async def list_models(request: Request) -> ModelList:
 
 
 # A path, because SDKs send the slash of "org/name" as %2F, which arrives decoded.
-@router.get("/v1/models/{name:path}", response_model_exclude_none=True)
-async def retrieve_model(request: Request, name: str) -> ModelObject:
+@router.get("/v1/models/{name:path}", tags=["models"], response_model_exclude_none=True)
+async def retrieve_model(request: Request, name: ModelName) -> ModelObject:
     """One model, by its alias or another of its names."""
     state = request.app.state
     alias = find_alias(state.settings, name)
@@ -66,9 +68,12 @@ async def retrieve_model(request: Request, name: str) -> ModelObject:
     return model_object(state.settings, alias, statuses.get(alias), state.created)
 
 
-@router.get("/v1/vision/tasks")
+@router.get("/v1/vision/tasks", tags=["vision"])
 async def list_tasks(request: Request) -> TaskList:
-    """The tasks of ``POST /v1/vision/analyze``, the prompt behind each, and which model does which."""
+    """The tasks of ``POST /v1/vision/analyze``.
+
+    With the prompt behind each, and which model does which.
+    """
     models = request.app.state.settings.models
     return TaskList(
         default=DEFAULT_TASK,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from contracts.errors import NotFound
@@ -10,15 +12,26 @@ from gateway.links import FILES
 
 router = APIRouter()
 
+FileName = Annotated[str, Path(description="The end of a ``url`` of an answer.")]
+
 
 @router.api_route(
     FILES + "{name}",
     methods=["GET", "HEAD"],
+    tags=["images"],
     response_class=Response,
-    responses={200: {"content": {f"image/{form}": {} for form in ("png", "jpeg", "webp")}}},
+    responses={
+        200: {
+            "description": "The picture.",
+            "content": {f"image/{form}": {} for form in ("png", "jpeg", "webp")},
+        }
+    },
 )
-async def image_file(request: Request, name: str) -> Response:
-    """A picture by its URL, while it is kept; its name is the key to it."""
+async def image_file(request: Request, name: FileName) -> Response:
+    """A picture by its URL, while it is kept.
+
+    The name is the key to it, so no other is needed.
+    """
     token, _, form = name.partition(".")
     found = request.app.state.pictures.get(token)
     if found is None or found[0].form != form:

@@ -13,16 +13,27 @@ from starlette.types import Receive, Scope, Send
 from contracts.openai import (
     AnalyzeRequest,
     AnalyzeResponse,
+    ChatChunk,
     ChatCompletion,
     ChatRequest,
     ImageEditRequest,
     ImageGenerationRequest,
     ImagesResponse,
+    ImageStreamEvent,
 )
-from contracts.response_object import ResponseObject
+from contracts.response_object import ResponseEvent, ResponseObject
 from contracts.responses import ResponseRequest
 from gateway.checks import check_analyze, check_chat, check_edit, check_generation
 from gateway.exchange import Check, Exchange
+from gateway.openapi.schemas import (
+    CHAT_EVENTS,
+    RESPONSE_EVENTS,
+    Schema,
+    event_stream,
+    form_schema,
+    image_events,
+    model_schema,
+)
 from gateway.responses.rewrite import check_response
 
 
@@ -39,11 +50,18 @@ class ProxiedRoute(APIRoute):
 
 router = APIRouter(route_class=ProxiedRoute)
 
+JSON, FORM = "application/json", "multipart/form-data"
 
-def _documented(*models: tuple[str, type[BaseModel]]) -> dict[str, Any]:
+
+def _documented(*bodies: tuple[str, Schema]) -> dict[str, Any]:
     """The request body for the API's description: it is read by hand, so FastAPI can't see it."""
-    content = {kind: {"schema": model.model_json_schema()} for kind, model in models}
+    content = {kind: {"schema": schema} for kind, schema in bodies}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _answer(model: type[BaseModel], events: dict[str, Any] | None = None) -> dict[int | str, Any]:
+    """The 200 of a route for its description; *events*: of the stream that may come instead."""
+    return {200: {"model": model, "description": "The answer.", "content": events or {}}}
 
 
 def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = False) -> Exchange:
@@ -52,50 +70,71 @@ def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = 
 
 @router.post(
     "/v1/chat/completions",
-    responses={200: {"model": ChatCompletion}},
-    openapi_extra=_documented(("application/json", ChatRequest)),
+    tags=["chat"],
+    responses=_answer(ChatCompletion, event_stream(ChatChunk, CHAT_EVENTS)),
+    openapi_extra=_documented((JSON, model_schema(ChatRequest))),
 )
 async def chat_completions(request: Request) -> Response:
-    """Talk about text and any number of images; ``stream: true`` for server-sent events."""
+    """Talk about text and images.
+
+    Any number of pictures per message and over turns; tools, JSON schemas, logprobs; ``stream: true``
+    for server-sent events. Sampling fields that are absent mean OpenAI's defaults.
+    """
     return _exchange(request, "/v1/chat/completions", check_chat)
 
 
 @router.post(
     "/v1/responses",
-    responses={200: {"model": ResponseObject}},
-    openapi_extra=_documented(("application/json", ResponseRequest)),
+    tags=["chat"],
+    responses=_answer(ResponseObject, event_stream(ResponseEvent, RESPONSE_EVENTS)),
+    openapi_extra=_documented((JSON, model_schema(ResponseRequest))),
 )
 async def responses(request: Request) -> Response:
-    """The same in the form of OpenAI's Responses API. Responses are not kept: send the whole input."""
+    """Chat in the form of OpenAI's Responses API.
+
+    Responses are not kept: send the whole input each time.
+    """
     return _exchange(request, "/v1/chat/completions", check_response)
 
 
 @router.post(
     "/v1/images/generations",
-    responses={200: {"model": ImagesResponse}},
-    openapi_extra=_documented(("application/json", ImageGenerationRequest)),
+    tags=["images"],
+    responses=_answer(ImagesResponse, event_stream(ImageStreamEvent, image_events("image_generation"))),
+    openapi_extra=_documented((JSON, model_schema(ImageGenerationRequest))),
 )
 async def images_generations(request: Request) -> Response:
-    """Draw a picture."""
+    """Draw a picture.
+
+    The answer has the pictures as base64 or, with ``response_format: url``, their addresses, which last
+    for a while; ``stream: true`` shows them while they are drawn. What a model can do stands in its
+    ``capabilities`` (``GET /v1/models``).
+    """
     return _exchange(request, "/v1/images/generations", check_generation)
 
 
 @router.post(
     "/v1/images/edits",
-    responses={200: {"model": ImagesResponse}},
+    tags=["images"],
+    responses=_answer(ImagesResponse, event_stream(ImageStreamEvent, image_events("image_edit"))),
     openapi_extra=_documented(
-        ("application/json", ImageEditRequest), ("multipart/form-data", ImageEditRequest)
+        (JSON, model_schema(ImageEditRequest)),
+        (FORM, form_schema(ImageEditRequest, files=("image", "mask"), without=("images",))),
     ),
 )
 async def images_edits(request: Request) -> Response:
-    """Change a picture: JSON with base64, or a multipart form as OpenAI's SDKs send it."""
+    """Change a picture.
+
+    JSON with base64, or a multipart form as OpenAI's SDKs send it (``image[]`` is read as ``image``).
+    """
     return _exchange(request, "/v1/images/edits", check_edit, takes_forms=True)
 
 
 @router.post(
     "/v1/vision/analyze",
-    responses={200: {"model": AnalyzeResponse}},
-    openapi_extra=_documented(("application/json", AnalyzeRequest)),
+    tags=["vision"],
+    responses=_answer(AnalyzeResponse),
+    openapi_extra=_documented((JSON, model_schema(AnalyzeRequest))),
 )
 async def vision_analyze(request: Request) -> Response:
     """Caption, read, describe, analyze, list objects, or answer a question of your own."""
@@ -103,3 +142,4 @@ async def vision_analyze(request: Request) -> Response:
 
 
 ROUTES = [route for route in router.routes if isinstance(route, ProxiedRoute)]
+PATHS = frozenset(route.path for route in ROUTES)

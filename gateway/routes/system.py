@@ -3,53 +3,88 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Literal
 
 import httpx
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
+from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.errors import UpstreamError
 from contracts.openai import KeepAlive
+from gateway.routes.catalogue import ModelName
 from gateway.routing import find_alias
 
-router = APIRouter()
+router = APIRouter(tags=["system"])
+
+Stay = Annotated[
+    KeepAlive | None,
+    Query(
+        description="Seconds for which the model stays in memory, in place of the configured idle "
+        "time; 0: it leaves at once, -1: no idle time."
+    ),
+]
+
+
+class Health(BaseModel):
+    status: Literal["ok", "degraded"]
+    manager: Literal["ok", "unreachable"]
+    uptime_seconds: float
+
+
+class Readiness(BaseModel):
+    status: Literal["ok", "degraded"]
 
 
 @router.api_route("/healthz", methods=["GET", "HEAD"])
-async def healthz(request: Request) -> dict[str, Any]:
-    """200 while the gateway lives; ``degraded`` while the manager is away."""
+async def healthz(request: Request) -> Health:
+    """200 while the gateway lives.
+
+    ``degraded`` while the manager is away.
+    """
     up = await request.app.state.manager.is_up()
-    return {
-        "status": "ok" if up else "degraded",
-        "manager": "ok" if up else "unreachable",
-        "uptime_seconds": round(time.monotonic() - request.app.state.started, 1),
-    }
+    return Health(
+        status="ok" if up else "degraded",
+        manager="ok" if up else "unreachable",
+        uptime_seconds=round(time.monotonic() - request.app.state.started, 1),
+    )
 
 
-@router.api_route("/readyz", methods=["GET", "HEAD"])
-async def readyz(request: Request) -> JSONResponse:
+@router.api_route(
+    "/readyz",
+    methods=["GET", "HEAD"],
+    responses={
+        200: {"description": "Requests can be served."},
+        503: {"model": Readiness, "description": "The manager is away."},
+    },
+)
+async def readyz(request: Request, response: Response) -> Readiness:
     """200 when requests can be served, else 503: for strict probes."""
     up = await request.app.state.manager.is_up()
-    return JSONResponse({"status": "ok" if up else "degraded"}, 200 if up else 503)
+    response.status_code = 200 if up else 503
+    return Readiness(status="ok" if up else "degraded")
 
 
-@router.get("/v1/system/status")
+@router.get("/v1/system/status", responses={200: {"model": ManagerStatus}})
 async def system_status(request: Request) -> Response:
     """The manager's status: memory, workers, models."""
     return _passed_on(await request.app.state.manager.status())
 
 
-@router.post("/v1/system/evict/{name}")
-async def evict(request: Request, name: str) -> Response:
-    """Stop a worker once its open requests are done. One that is not loaded is 200 as well."""
+@router.post("/v1/system/evict/{name}", responses={200: {"model": Stopped}})
+async def evict(request: Request, name: ModelName) -> Response:
+    """Stop a worker once its open requests are done.
+
+    One that is not loaded is 200 as well.
+    """
     state = request.app.state
     return _passed_on(await state.manager.stop(find_alias(state.settings, name)))
 
 
-@router.post("/v1/system/warm/{name}")
-async def warm(request: Request, name: str, keep_alive: KeepAlive | None = None) -> Response:
-    """Load a worker, and answer when it is ready; it then stays for *keep_alive* seconds."""
+@router.post("/v1/system/warm/{name}", responses={200: {"model": Spawned}})
+async def warm(request: Request, name: ModelName, keep_alive: Stay = None) -> Response:
+    """Load a worker, and answer when it is ready."""
     state = request.app.state
     return _passed_on(await state.manager.spawn(find_alias(state.settings, name), keep_alive))
 

@@ -261,3 +261,33 @@ def test_the_budget_is_bounded_by_what_the_gpu_may_hold() -> None:
     assert memory.budget_bytes(16 * GIB, ceiling=15 * GIB) == 11 * GIB
     capped = MemorySettings(max_unified_memory_gb=6.0)
     assert capped.budget_bytes(16 * GIB, ceiling=4 * GIB) == 3 * GIB
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"\xff\xfea: 1", "is not UTF-8 text"),
+        (b"a: 2024-13-45", "holds a value that can't be read"),
+        (b"a: !!int ''", "holds a value that can't be read"),
+        (b"a: !!bool maybe", "holds a value that can't be read"),
+        (b"a: !!timestamp then", "holds a value that can't be read"),
+        (b"a: " + b"[" * 5000, "holds a value that can't be read"),
+        (b"a: " + b"9" * 5000, "holds a value that can't be read"),
+        (b"a: &a [*a]", "a: is not a key that there is"),
+        (b"? [1, 2]\n: 3\n", "not valid YAML"),
+    ],
+)
+def test_what_is_no_file_of_settings_is_told_in_a_line_and_not_in_a_traceback(
+    tmp_path: Path, text: bytes, said: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(text)
+    with pytest.raises(SettingsError, match=said):
+        load(file, {})
+
+
+def test_aliases_within_aliases_are_read_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 30)]
+    with pytest.raises(SettingsError, match="a29: is not a key that there is"):
+        load(write(tmp_path, "\n".join(lines)), {})

@@ -29,6 +29,7 @@ and for the routes of the public API, which it answers without a model:
     times        stall and request_exit only in the first so many launches (needs the journal)
     grow_mb      memory that each request leaves behind
     drawing      what /health tells of it while a request is open
+    wire         file that each request is appended to as it came: {"connection", "head", "body"}
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Request(NamedTuple):
     target: str
     headers: list[list[str]]
     body: bytes
+    head: bytes  # as it came
 
 
 class FakeWorker:
@@ -75,6 +77,7 @@ class FakeWorker:
         self.knobs: dict[str, Any] = json.loads(path) if path.startswith("{") else {}
         self.phase, self.detail = "importing", ""
         self.jobs = self.progress = self.requests = 0
+        self.connections = 0
         self.held: list[bytearray] = []
         self.misbehaves = False
 
@@ -148,11 +151,21 @@ class FakeWorker:
     # --- HTTP ------------------------------------------------------------------------------------
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while request := await _read(reader):
+                self.record(number, request)
                 await self.answer(request, reader, writer)
                 await writer.drain()
         writer.close()
+
+    def record(self, connection: int, request: Request) -> None:
+        if (wire := self.knobs.get("wire")) and not request.target.startswith("/health"):
+            head, body = request.head.decode("latin-1"), request.body.decode("latin-1")
+            line = json.dumps({"connection": connection, "head": head, "body": body})
+            with Path(wire).open("a") as file:
+                file.write(line + "\n")
 
     async def answer(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -209,6 +222,7 @@ class FakeWorker:
         if path not in known:
             digest = hashlib.sha256(request.body).hexdigest()
             answer = {**request._asdict(), "body": len(request.body), "sha256": digest}
+            del answer["head"]
             _respond(writer, int(query.get("status", 200)), answer)
         elif (outcome := known[path]()) is not None:
             await outcome
@@ -226,13 +240,16 @@ class FakeWorker:
             if knobs.get("stall") and self.misbehaves:
                 ticking.cancel()
                 await asyncio.Event().wait()
-            elif json.loads(request.body).get("stream"):
+                return
+            asked = json.loads(request.body)
+            if asked.get("stream"):
                 await self._tokens(writer)
             else:
                 await asyncio.sleep(knobs.get("answer_s", 0))
                 if "hold" in knobs:
                     await _exists(knobs["hold"])
-                _respond(writer, 200, {"result": "from a fake", "pid": os.getpid()})
+                answer = {"result": "from a fake", "pid": os.getpid(), "user": asked.get("user")}
+                _respond(writer, 200, answer)
         finally:
             ticking.cancel()
             self.jobs -= 1
@@ -288,9 +305,11 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     line = await reader.readline()
     if not line:
         return None
-    method, target, _ = line.decode().split(" ", 2)
+    head = line
+    method, target, _ = line.decode("latin-1").split(" ", 2)
     headers = []
     while (line := await reader.readline()) not in (b"\r\n", b""):
+        head += line
         key, _, value = line.decode("latin-1").partition(":")
         headers.append([key.lower(), value.strip()])
     named = dict(headers)
@@ -302,7 +321,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
             body += await reader.readexactly(size)
             await reader.readline()
         await reader.readline()
-    return Request(method, target, headers, body)
+    return Request(method, target, headers, body, head)
 
 
 def _respond(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class StandIn:
         self.received.clear()
         self.control.clear()
         self.control_tokens.clear()
-        self.client_left.clear()
+        self.client_left = threading.Event()  # what still runs for an earlier test tells its own
 
     def answer(self, body: Any, status: int = 200, *, cut: bool = False) -> None:
         """Answer *body*: bytes are an event stream, which is *cut* behind them, anything else JSON."""
@@ -157,6 +157,7 @@ class StandIn:
         return StreamingResponse(events(), status, media_type="text/event-stream")
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
+        left = self.client_left
         try:
             for i in range(3):
                 yield b"data: " + json.dumps({"i": i}).encode() + b"\n\n"
@@ -165,10 +166,11 @@ class StandIn:
                 raise RuntimeError("the manager breaks off")
             await asyncio.sleep(30)
         finally:
-            self.client_left.set()
+            left.set()
 
     async def _until_left(self, request: Request) -> None:
+        left = self.client_left
         while not await request.is_disconnected():  # noqa: ASYNC110 - Starlette offers no event
             await asyncio.sleep(0.02)
-        self.client_left.set()
+        left.set()
         raise ClientDisconnect

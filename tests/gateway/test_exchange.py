@@ -15,6 +15,7 @@ import httpx
 import pytest
 from starlette.types import Message, Scope
 
+from gateway.app import create_app
 from gateway.checks import check_chat
 from gateway.exchange import Exchange, Services
 from gateway.fetching import Fetcher
@@ -23,6 +24,7 @@ from gateway.pictures import Pictures
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
+from tests.servers import served
 from web.account import Account
 from web.relay import open_session
 
@@ -313,3 +315,17 @@ def test_a_fault_of_the_gateway_is_an_error_in_openais_shape_that_tells_nothing_
 def test_a_refusal_is_one_line_in_the_log(client: httpx.Client, lines: list[str]) -> None:
     assert client.post(CHAT, json={"messages": []}).status_code == 400
     assert [line for line in lines if "status=400" in line] == lines
+
+
+def test_naming_authorization_in_connection_does_not_take_the_managers_token_away(
+    tmp_path: Path, manager: StandIn, manager_url: str
+) -> None:
+    settings = make_settings(tmp_path, manager_url, "manager: {token: t0ken}\n")
+    named = "keep-alive, authorization, content-type, x-request-id, x-vision-keep-alive"
+    with served(create_app(settings)) as url:
+        httpx.post(url + CHAT, json={**HELLO, "keep_alive": 5}, headers={"connection": named})
+    headers = manager.received[0].headers
+    assert headers["authorization"] == "Bearer t0ken"
+    assert headers["content-type"] == "application/json"
+    assert headers["x-vision-keep-alive"] == "5.0"
+    assert headers["x-request-id"].startswith("req_")

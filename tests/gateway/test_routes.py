@@ -193,6 +193,9 @@ def test_a_chunked_form_with_its_files_first_is_read(client: httpx.Client, manag
         ({"prompt": "p", "mask": "%%%"}, [("image", PNG)], "mask"),
         ({"prompt": "p", "negative_prompt": "x"}, [("image", PNG)], "negative_prompt"),
         ({"prompt": "p", "svg[model]": "x"}, [("image", PNG)], "svg"),
+        ({"prompt[a]": "p"}, [("image", PNG)], "prompt[a]"),
+        ({"prompt": "p"}, [("image[a]", PNG)], "image[a]"),
+        ({"prompt": "p", "mask[0]": "p"}, [("image", PNG)], "mask[0]"),
         ({"prompt": "p"}, [("image", PNG), ("markup", PNG)], "markup"),
         ({"prompt": "p", "partial_images": "2"}, [("image", PNG)], "partial_images"),
         ({"prompt": "p", "size": "4096x4096"}, [("image", PNG)], "size"),
@@ -360,6 +363,7 @@ def test_an_unknown_route_is_404_in_openai_s_shape(client: httpx.Client, path: s
 def test_a_wrong_method_is_405_in_openai_s_shape(client: httpx.Client) -> None:
     answer = client.get("/v1/chat/completions")
     assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
     error(answer)
 
 

@@ -187,10 +187,11 @@ def test_a_worker_that_vanishes_between_grant_and_connection_is_the_same(bench: 
         # A process that is dead, and whose end the manager has not heard of yet.
         worker = manager.app.pool.worker("a")
         assert worker.handle is not None
-        os.kill(worker.handle.pid, signal.SIGKILL)
+        pid = worker.handle.pid
+        os.kill(pid, signal.SIGKILL)
         answer = manager.ask()
         if answer.status_code == 200:  # it had heard of it, and waited for a new process
-            assert manager.pid() != worker.handle.pid
+            assert manager.pid() != pid
         else:
             assert answer.headers["x-vision-retryable"] == "1"
             assert "killed by SIGKILL" in error_of(answer)["message"]

@@ -201,6 +201,16 @@ def test_the_rest_of_a_body_that_was_answered_already_has_an_end(url: str) -> No
     assert time.monotonic() - began < 8
 
 
+@pytest.mark.parametrize(
+    "endless", [b"0\r\nx: ", b"5;", b"0\r\n"], ids=["trailer", "extension", "lines"]
+)
+def test_trailers_and_extensions_of_chunks_have_an_end(url: str, endless: bytes) -> None:
+    piece = b"x: y\r\n" * 1000 if endless.endswith(b"\n") else b"y" * 6000
+    answer = send(url, CHUNKED, endless, *[piece] * 12, pause_s=0.02)
+    assert answer.status == 431
+    assert "trailers" in answer.error["message"]
+
+
 def test_there_are_so_many_connections_and_who_is_one_too_many_is_told(url: str) -> None:
     wait_for(lambda: send(url, POST + b"\r\n").status == 200)
     open_ones = [connect(url) for _ in range(LIMITS.connections)]

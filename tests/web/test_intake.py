@@ -73,3 +73,13 @@ def test_nobody_is_late_before_the_shortest_time_there_is(sizes: list[int], stag
 
 def test_it_says_in_a_failing_test_where_it_is() -> None:
     assert repr(intake(Stage.BODY)) == "<Intake BODY [0 bytes, waited 0.0 s]>"
+
+
+def test_a_body_in_the_smallest_chunks_that_there_are_is_no_excess_of_framing() -> None:
+    of = intake(Stage.BODY)
+    for _ in range(10_000):
+        of.took(20)
+        of.passed(1)
+    assert of.framing <= 0
+    of.took(100)
+    assert 0 < of.framing + 10_000 * 1 <= 10_100

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from scripts.local_stack import LocalStack
-from tests.containers.engine import build, host_address, need_an_engine
+from tests.live.containers.engine import build, host_address, need_an_engine
 from tests.stacks import OURS, demo_config, processes, wait_for
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.conftest import answers
-from tests.containers.engine import HARDENED, IMAGE, added_mb, container, docker, inspect
+from tests.live.containers.conftest import answers
+from tests.live.containers.engine import HARDENED, IMAGE, added_mb, container, docker, inspect
 from tests.servers import free_port
 from tests.stacks import wait_for
 

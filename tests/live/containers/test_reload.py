@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from scripts.local_stack import ROOT
-from tests.containers.conftest import answers
-from tests.containers.engine import IMAGE, Compose
+from tests.live.containers.conftest import answers
+from tests.live.containers.engine import IMAGE, Compose
 from tests.servers import free_port
 from tests.stacks import wait_for
 

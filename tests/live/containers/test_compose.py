@@ -12,8 +12,8 @@ import yaml
 
 from demo.judge import check_caption
 from scripts.local_stack import ROOT, LocalStack
-from tests.containers.conftest import answers, manager_url, running_manager
-from tests.containers.engine import IMAGE, Compose, inspect, kill_9
+from tests.live.containers.conftest import answers, manager_url, running_manager
+from tests.live.containers.engine import IMAGE, Compose, inspect, kill_9
 from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, ask, opened
 from tests.stacks import demo_config, process_of, wait_for
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from scripts.local_stack import LocalStack
-from tests.containers.conftest import answers, running_manager
-from tests.containers.engine import IMAGE, Compose, inspect
+from tests.live.containers.conftest import answers, running_manager
+from tests.live.containers.engine import IMAGE, Compose, inspect
 from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64
 from tests.servers import free_port
 from tests.stacks import process_of, processes, wait_for

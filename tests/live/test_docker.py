@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.install.session import require_systemd
-from tests.install.test_live_systemd import Life
+from tests.live.test_systemd import Life
 from tests.needs import lacking
 from tests.servers import free_port
 from tests.stacks import wait_for

@@ -1,0 +1,205 @@
+"""Puts the description together: what FastAPI sees in the routes, and what the tables here add.
+
+Pure: the same routes make the same document. ``openapi.yaml`` is what ``make openapi`` writes of it;
+the gateway serves it as JSON, with its own address and whether it wants a key.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from gateway.auth import is_protected
+from gateway.openapi import examples, fields, links, problems
+from gateway.routes import catalogue, files, inference, system
+
+Document = dict[str, Any]
+
+TITLE = "Vision Insight API"
+VERSION = "0.1.0"
+DEFAULT_SERVER = "http://localhost:8000"
+
+DESCRIPTION = """\
+Draw an image, edit an image, talk about an image, read what is in it: OpenAI's API in front of models
+that load, fit into memory and leave it by themselves.
+
+**Errors** have OpenAI's shape everywhere, and `source`, the tier that made them. A wrong method is a
+405 whose `Allow` lists the right ones. What is known and not offered is refused with the name of the
+field, never ignored; what is not known is tolerated. Rules that stand across fields (`partial_images`
+needs `stream`) can't be told by a schema: breaking one is a 400 like any other.
+
+**Streams** are server-sent events. Lines that begin with a colon are comments, with the state of a load
+or of a drawing. A stream that breaks off ends with an event `error`, whose data is an Error.
+
+**Keys.** When one is set, everything under `/v1/` wants it, as `Authorization: Bearer KEY` or
+`X-API-Key: KEY`, but for the files of pictures, whose names are keys themselves.
+"""
+
+# The modules whose routes are the public API.
+DESCRIBED = (inference, catalogue, files, system)
+
+_TAGS = {
+    "chat": "Text and images to text.",
+    "images": "Text, or text and images, to images.",
+    "vision": "An image to text, by task.",
+    "models": "What there is.",
+    "system": "Health, status, and steering by hand.",
+}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "As OpenAI's SDKs send it."},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_SCHEMAS = "#/components/schemas/"
+# FastAPI's own errors of validation: ours are 400s in OpenAI's shape.
+_FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
+
+
+def document(server: str = DEFAULT_SERVER, *, key: bool | None = None) -> Document:
+    """The description of the API at *server*; *key*: whether it wants one, None: that depends."""
+    routes = [
+        route for module in DESCRIBED for route in module.router.routes if isinstance(route, APIRoute)
+    ]
+    names = {(r.path_format, method): r.name for r in routes for method in r.methods or ()}
+    with warnings.catch_warnings():
+        # FastAPI's ids, which are replaced below, are one for GET and HEAD of a function.
+        warnings.filterwarnings("ignore", "Duplicate Operation ID")
+        made = get_openapi(
+            title=TITLE,
+            version=VERSION,
+            summary="An OpenAI-compatible vision API for one machine at home.",
+            description=DESCRIPTION,
+            license_info={"name": "MIT", "identifier": "MIT"},
+            servers=[{"url": server}],
+            tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+            routes=routes,
+        )
+    made = copy.deepcopy(made)  # the routes keep what they said
+    # FastAPI goes through a set of methods.
+    made["paths"] = {path: dict(sorted(methods.items())) for path, methods in made["paths"].items()}
+    components = made["components"]
+    for name in _FASTAPI_ERRORS:
+        components["schemas"].pop(name, None)
+    for route in routes:
+        _restore_body(made["paths"][route.path_format], route)
+    for path, method, operation in operations(made):
+        _complete(path, method, operation, names[path, method.upper()], key)
+    made["paths"] = _lifted(made["paths"], components["schemas"])
+    components["schemas"]["Error"] = problems.ERROR_SCHEMA
+    components["schemas"] = dict(sorted(components["schemas"].items()))
+    components["responses"] = problems.responses()
+    components["headers"] = dict(problems.HEADERS)
+    components["links"] = dict(links.LINKS)
+    if key is not False:
+        components["securitySchemes"] = _KEYS
+    for name, schema in components["schemas"].items():
+        _explain(name, schema)
+    for part in ("paths", "components"):
+        made[part] = _plain(made[part])
+    return made
+
+
+def operations(made: Document) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each path, method and operation of the document."""
+    for path, methods in made["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def as_yaml(made: Document) -> str:
+    head = "# Made from the routes and models by `make openapi`; a test fails when it is stale.\n"
+    text: str = yaml.dump(made, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return head + text
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _restore_body(path: dict[str, Any], route: APIRoute) -> None:
+    """The request body as the route has it: FastAPI makes floats of bounds, 2**64 of 2**64 - 1."""
+    if route.openapi_extra and "requestBody" in route.openapi_extra:
+        for method in route.methods or ():
+            path[method.lower()]["requestBody"] = copy.deepcopy(route.openapi_extra["requestBody"])
+
+
+def _complete(path: str, method: str, operation: dict[str, Any], name: str, key: bool | None) -> None:
+    """What the tables know of the *operation*, which the function *name* answers."""
+    operation["operationId"] = f"{name}_head" if method == "head" else name
+    summary, _, more = operation["description"].partition("\n")
+    operation["summary"] = summary.rstrip(".:")
+    operation["description"] = more.strip() or summary
+    own = {k: v for k, v in operation["responses"].items() if k != "422"}
+    for status, answer in own.items():
+        timings = problems.TIMINGS if path in inference.PATHS and status == "200" else ()
+        answer["headers"] = problems.headers(*timings) | answer.get("headers", {})
+        if method == "head":
+            answer.pop("content", None)
+    if method != "head" and links.of_answer(name):
+        own["200"]["links"] = links.of_answer(name)
+    answers = problems.problems_of(method, path) | own
+    operation["responses"] = dict(sorted(answers.items()))
+    if is_protected(path) and key is not False:
+        operation["security"] = [{scheme: []} for scheme in _KEYS] + ([{}] if key is None else [])
+    for parameter in operation.get("parameters", ()):
+        given = examples.PARAMETERS.get(name, {}).get(parameter["name"])
+        if given is not None:
+            parameter["example"] = given
+    for example_name, example in examples.BODIES.get(name, {}).items():
+        body = operation["requestBody"]["content"][example.content_type]
+        told = {"summary": example.summary, "value": copy.deepcopy(example.value)}
+        body.setdefault("examples", {})[example_name] = told
+
+
+def _lifted(node: Any, found: dict[str, Any]) -> Any:
+    """*node* with references in place of the models that stand within it, which go into *found*."""
+    if isinstance(node, list):
+        return [_lifted(item, found) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "title" in node and node.get("type") == "object":
+        found |= node.get("$defs", {})
+        found[node["title"]] = {key: value for key, value in node.items() if key != "$defs"}
+        return {"$ref": _SCHEMAS + node["title"]}
+    kept = ("example", "examples")
+    return {key: value if key in kept else _lifted(value, found) for key, value in node.items()}
+
+
+def _explain(name: str, schema: dict[str, Any]) -> None:
+    for field, described in schema.get("properties", {}).items():
+        told = fields.sentence(name, field)
+        if told is not None:
+            described["description"] = told
+
+
+def _plain(node: Any) -> Any:
+    """*node* with docstrings' ``names`` as Markdown has them, without titles, which repeat names."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    out: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in ("example", "examples"):
+            out[key] = value
+        elif key == "properties":
+            out[key] = {name: _plain(field) for name, field in value.items()}
+        elif isinstance(value, str) and key in ("summary", "description"):
+            out[key] = value.replace("``", "`")
+        elif not (isinstance(value, str) and key == "title"):
+            out[key] = _plain(value)
+    return out

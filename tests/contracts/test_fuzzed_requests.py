@@ -1,0 +1,110 @@
+"""Whatever is sent, a request parses or is refused with the name of the field; nothing else happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from schemathesis import GenerationMode
+
+from contracts.errors import InvalidRequest
+from contracts.openai import (
+    AnalyzeRequest,
+    ChatRequest,
+    ImageEditRequest,
+    ImageGenerationRequest,
+    parse_form,
+    parse_json,
+)
+from gateway.openapi.document import document
+
+API = schemathesis.openapi.from_dict(document())
+MODELS: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/images/generations": ImageGenerationRequest,
+    "/v1/images/edits": ImageEditRequest,
+    "/v1/vision/analyze": AnalyzeRequest,
+}
+PATHS = list(MODELS)
+FIELDS = sorted({name for model in MODELS.values() for name in model.model_fields})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def bodies(path: str, mode: GenerationMode) -> st.SearchStrategy[Any]:
+    """JSON bodies made from the schema of *path* that fit it, or that don't."""
+    cases = API[path]["POST"].as_strategy(generation_mode=mode)
+    return cases.filter(lambda case: case.media_type == "application/json").map(lambda case: case.body)
+
+
+def outcome(parse: Callable[[], BaseModel]) -> BaseModel | InvalidRequest:
+    """The request, or its refusal; anything else that is raised fails the test."""
+    try:
+        return parse()
+    except InvalidRequest as exc:
+        return exc
+
+
+def sent(model: type[BaseModel], body: Any) -> BaseModel | InvalidRequest:
+    """What becomes of *body*: a refusal names a field that it has, or should have."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    got = outcome(lambda: parse_json(model, raw))
+    if isinstance(got, InvalidRequest):
+        assert got.message
+        if isinstance(body, dict) and "not valid JSON" not in got.message:
+            assert got.param, got.message
+            named = got.param.partition(".")[0].partition("[")[0]
+            assert named in body or named in model.model_fields, got.param
+    return got
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(body=JSON)
+def test_any_json_parses_or_is_refused(path: str, body: Any) -> None:
+    sent(MODELS[path], body)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(body=st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_any_values_of_the_known_fields_parse_or_are_refused(path: str, body: Any) -> None:
+    sent(MODELS[path], body)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(body=st.binary())
+def test_any_bytes_parse_or_are_refused(path: str, body: bytes) -> None:
+    sent(MODELS[path], body)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(data=st.data())
+def test_what_fits_the_schema_parses_or_breaks_a_rule_that_is_named(
+    path: str, data: st.DataObject
+) -> None:
+    body = data.draw(bodies(path, GenerationMode.POSITIVE))
+    request = sent(MODELS[path], body)
+    if isinstance(request, BaseModel):
+        again = parse_json(type(request), request.model_dump_json(by_alias=True).encode())
+        assert again == request
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(data=st.data())
+def test_what_does_not_fit_the_schema_is_refused(path: str, data: st.DataObject) -> None:
+    body = data.draw(bodies(path, GenerationMode.NEGATIVE))
+    assert isinstance(sent(MODELS[path], body), InvalidRequest)
+
+
+@given(fields=st.dictionaries(st.sampled_from(FIELDS), st.text() | st.lists(st.text(), max_size=3)))
+def test_any_form_parses_or_is_refused(fields: dict[str, Any]) -> None:
+    got = outcome(lambda: parse_form(ImageEditRequest, fields))
+    assert isinstance(got, BaseModel) or got.param

@@ -1,0 +1,189 @@
+"""What is fuzzed, and what must hold for every input.
+
+A refusal is one of the client's errors (4xx) and can be told in one short answer; nothing else is ever
+raised. What is taken means the same to whoever reads it next. How bytes come in pieces changes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from zlib import crc32
+
+from starlette.datastructures import Headers
+
+from contracts.errors import ApiError, UpstreamError
+from contracts.media import Size, fit_size, parse_size, read_image_field, sniff
+from contracts.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
+from contracts.openai import parse_json as parsed
+from contracts.settings_file import ENVIRONMENT, SettingsError, load
+from gateway.checks import (
+    Checked,
+    check_analyze,
+    check_chat,
+    check_edit,
+    check_edit_form,
+    check_generation,
+)
+from gateway.forms import read_form
+from gateway.links import taken_out, with_urls
+from tests.fuzz import seeds
+from tests.fuzz.driver import Target
+from tests.fuzz.streams import cut_stream, heads
+from web.errors import error_response
+
+T = TypeVar("T")
+LIMIT = 1 << 14  # bytes of a form
+
+
+def attempt(call: Callable[[], T]) -> T | int:
+    """The result, or the status of a refusal, which is the client's fault and can be told."""
+    try:
+        return call()
+    except ApiError as exc:
+        refusal = exc
+    assert 400 <= refusal.status < 500, refusal
+    answer = error_response(refusal, "gateway")
+    assert len(answer.body) < 30_000, "an error that repeats the request"
+    assert json.loads(bytes(answer.body))["error"]["message"]
+    return refusal.status
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """*data* in pieces of a size that it decides."""
+    size = crc32(data) % 61 + 1 + len(data) // 64
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of *work*, which waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as exc:
+        result: T = exc.value
+        return result
+    raise AssertionError("it waits")
+
+
+# --- forms ----------------------------------------------------------------------------------------
+
+
+def form(data: bytes) -> None:
+    """The first line is the content type, the rest the body."""
+    content_type, _, body = data.partition(b"\n")
+    if not content_type.lower().startswith(b"multipart/form-data"):
+        return  # goes elsewhere
+    headers = Headers(raw=[(b"content-type", content_type)])
+
+    def read(chunks: Iterator[bytes]) -> list[tuple[str, str | bytes]] | int:
+        async def feed() -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+
+        return attempt(lambda: finished(read_form(headers, feed(), LIMIT)))
+
+    whole = read(iter([body]))
+    in_pieces = read(pieces(body))
+    if isinstance(whole, int):
+        # One with several faults is refused for the first that is seen.
+        assert isinstance(in_pieces, int)
+        return
+    assert in_pieces == whole
+    checked = attempt(lambda: check_edit_form(seeds.SETTINGS_READ, whole))
+    if isinstance(checked, Checked):
+        # What is made of it is what a client could have sent as JSON.
+        assert check_edit(seeds.SETTINGS_READ, checked.body).alias == checked.alias
+        again = parsed(ImageEditRequest, checked.body)
+        links = {link.url for link in checked.links}
+        here = [text for _, text in again.pictures if text not in links]
+        assert all(sniff(read_image_field(text, "image")) for text in here)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def media(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    image = attempt(lambda: read_image_field(text, "image"))
+    if isinstance(image, bytes):
+        assert sniff(image)
+        assert read_image_field(base64.b64encode(image).decode(), "image") == image
+        uri = "data:image/png;base64," + base64.b64encode(image).decode()
+        assert read_image_field(uri, "image") == image
+    size = attempt(lambda: parse_size(text, max_pixels=1 << 20))
+    if isinstance(size, Size):
+        assert 0 < size.pixels <= 1 << 20
+        fitted = fit_size(Size(size.width * 7, size.height * 3), max_pixels=1 << 16)
+        assert fitted.pixels <= 1 << 16
+        assert fitted.width % 16 == fitted.height % 16 == 0
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+_CHECKS = (
+    (check_chat, ChatRequest),
+    (check_analyze, AnalyzeRequest),
+    (check_generation, ImageGenerationRequest),
+    (check_edit, ImageEditRequest),
+)
+
+
+def requests(data: bytes) -> None:
+    for check, model in _CHECKS:
+        checked = attempt(lambda check=check: check(seeds.SETTINGS_READ, data))  # type: ignore[misc]
+        if isinstance(checked, Checked):
+            assert checked.body is data
+            assert checked.alias in seeds.SETTINGS_READ.models
+            request = parsed(model, data)
+            # Python's own parser reads it alike, as far as it is known to us.
+            raw = json.loads(data)
+            assert request.model_fields_set - set(request.model_extra or ()) <= set(raw)
+            assert request.model == raw.get("model")
+            if checked.keep_alive is not None:
+                assert repr(checked.keep_alive).isascii()
+
+
+def answers(data: bytes) -> None:
+    """What a worker says is not trusted to be an answer."""
+    try:
+        answer, pictures = taken_out(data)
+    except UpstreamError:
+        return
+    told = json.loads(with_urls(answer, [f"u{at}" for at in range(len(pictures))]))
+    assert [item["url"] for item in told["data"]] == [f"u{at}" for at in range(len(pictures))]
+    assert not any("b64_json" in item for item in told["data"])
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="fuzz")
+
+
+def settings(data: bytes) -> None:
+    """The file; behind a line of dashes and dots values of the environment, a line each."""
+    text, _, lines = data.partition(b"\n-.-\n")
+    values = lines.decode("utf-8", "replace").splitlines()
+    environ = dict(zip(ENVIRONMENT, values, strict=False))
+    file = Path(_FOLDER.name) / "config.yaml"
+    file.write_bytes(text)
+    try:
+        read = load(file, environ)
+    except SettingsError:
+        return
+    assert load(file, environ) == read
+    assert read.defaults.chat in read.models
+
+
+TARGETS = (
+    Target("form", form, seeds.FORMS, seeds.FORM_WORDS),
+    Target("media", media, seeds.MEDIA, seeds.MEDIA_WORDS),
+    Target("requests", requests, seeds.REQUESTS, seeds.REQUEST_WORDS),
+    Target("answers", answers, seeds.ANSWERS, seeds.ANSWER_WORDS),
+    Target("stream", cut_stream, seeds.STREAMS, seeds.STREAM_WORDS),
+    Target("heads", heads, seeds.HEADS, seeds.HEAD_WORDS),
+    Target("settings", settings, seeds.SETTINGS, seeds.SETTINGS_WORDS),
+)

@@ -1,0 +1,36 @@
+"""Reading multipart forms: whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.datastructures import Headers
+
+from contracts.errors import InvalidRequest
+from gateway.forms import read_form
+
+HEADERS = Headers({"content-type": "multipart/form-data; boundary=b"})
+WHOLE = (
+    b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\np\r\n'
+    b'--b\r\ncontent-disposition: form-data; name="mask"; filename="m.png"\r\n\r\nPNG\r\n'
+    b"--b--\r\n"
+)
+
+
+def read(body: bytes) -> list[tuple[str, str | bytes]]:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    return asyncio.run(read_form(HEADERS, chunks(), 1 << 20))
+
+
+def test_a_form_gives_its_fields_in_their_order() -> None:
+    assert read(WHOLE) == [("prompt", "p"), ("mask", b"PNG")]
+
+
+@pytest.mark.parametrize("size", [*range(len(WHOLE) - len("--\r\n"))])
+def test_a_form_that_ends_too_early_is_refused_and_not_read_without_its_last_part(size: int) -> None:
+    with pytest.raises(InvalidRequest, match="multipart form"):
+        read(WHOLE[:size])

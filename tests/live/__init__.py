@@ -1,0 +1,1 @@
+"""What needs a container engine or a service manager: `make test-live`."""

@@ -1,0 +1,52 @@
+"""The API does what its description says: every status, header and body of it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.local_stack import LocalStack
+from tests.openapi.conformance import CHANGES, described, judge
+from tests.stacks import QuickStack, running
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    with running(tmp_path_factory.mktemp("quick"), CHANGES, QuickStack) as stack:
+        yield stack
+
+
+def test_schemathesis_finds_nothing_undescribed(stack: LocalStack, tmp_path: Path) -> None:
+    arguments = ("--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1")
+    outcome = judge(stack, described(stack), tmp_path, *arguments)
+    assert outcome.passed, outcome.report
+    assert outcome.cases > 1000, outcome.report
+
+
+def test_what_an_answer_leads_to_is_there(stack: LocalStack, tmp_path: Path) -> None:
+    arguments = ("--phases", "stateful", "--max-examples", "10", "--seed", "1", "--mode", "positive")
+    outcome = judge(stack, described(stack), tmp_path, *arguments)
+    assert outcome.passed, outcome.report
+    assert outcome.cases > 10, outcome.report
+
+
+def test_a_status_that_is_not_described_is_found(stack: LocalStack, tmp_path: Path) -> None:
+    made = described(stack)
+    del made["paths"]["/v1/models/{name}"]["get"]["responses"]["404"]
+    arguments = ("--phases", "fuzzing", "--max-examples", "20", "--include-path", "/v1/models/{name}")
+    outcome = judge(stack, made, tmp_path, *arguments)
+    assert not outcome.passed
+    assert "Received: 404" in outcome.report, outcome.report
+
+
+def test_a_field_that_is_not_as_described_is_found(stack: LocalStack, tmp_path: Path) -> None:
+    made = described(stack)
+    made["components"]["schemas"]["ModelObject"]["properties"]["memory_gb"] = {"type": "string"}
+    arguments = ("--phases", "examples", "--include-path", "/v1/models/{name}")
+    outcome = judge(stack, made, tmp_path, *arguments)
+    assert not outcome.passed
+    assert "memory_gb" in outcome.report, outcome.report

@@ -1,0 +1,152 @@
+"""``openapi.yaml`` is what the code says, is whole, and holds together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.routing import APIRoute
+
+from contracts.openai import ImageEditRequest
+from gateway.openapi import examples, fields, problems
+from gateway.openapi.document import DESCRIBED, document, operations
+from gateway.openapi.schemas import form_schema
+from scripts import openapi
+
+MADE = document()
+OPERATIONS = {operation["operationId"]: operation for _, _, operation in operations(MADE)}
+SCHEMAS: dict[str, Any] = MADE["components"]["schemas"]
+BODIES = {
+    name: operation["requestBody"]["content"]
+    for name, operation in OPERATIONS.items()
+    if "requestBody" in operation
+}
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from references(item)
+
+
+def reached(start: Any) -> set[str]:
+    """The names of the schemas that *start* refers to, and those that these refer to."""
+    found: set[str] = set()
+    left = [start]
+    while left:
+        names = {ref.rpartition("/")[2] for ref in references(left.pop()) if "/schemas/" in ref}
+        left += [SCHEMAS[name] for name in names - found]
+        found |= names
+    return found
+
+
+REQUESTS = sorted(reached(BODIES))
+
+
+def test_the_file_is_what_the_code_says() -> None:
+    assert openapi.FILE.read_text(encoding="utf-8") == openapi.text(), "stale: make openapi"
+
+
+def test_every_reference_leads_somewhere() -> None:
+    for reference in references(MADE):
+        node: Any = MADE
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part.replace("~1", "/")]
+
+
+def test_the_file_means_the_same_as_what_the_gateway_serves() -> None:
+    assert yaml.safe_load(openapi.text()) == MADE
+
+
+def test_bounds_are_told_to_the_last_digit() -> None:
+    seed = SCHEMAS["ImageGenerationRequest"]["properties"]["seed"]["anyOf"][0]
+    assert (seed["minimum"], seed["maximum"]) == (0, 2**64 - 1)
+
+
+def test_every_route_of_the_api_is_described() -> None:
+    routes = [r for module in DESCRIBED for r in module.router.routes if isinstance(r, APIRoute)]
+    assert len(OPERATIONS) == sum(len(route.methods or ()) for route in routes)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_has_its_words_and_its_errors(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert operation["summary"]
+    assert operation["description"]
+    assert operation["tags"]
+    assert {"400", "500"} <= set(operation["responses"])
+    assert "422" not in operation["responses"]
+    assert "x-request-id" in operation["responses"]["200"]["headers"]
+
+
+def test_every_status_of_the_error_tree_is_described() -> None:
+    # 405 is of no operation: each is of a method that its path has.
+    assert {cls.status for cls in problems.error_tree()} - {405} <= set(problems.PROBLEMS)
+
+
+def test_a_status_tells_the_codes_that_it_comes_with() -> None:
+    unavailable = MADE["components"]["responses"]["Unavailable"]["description"]
+    assert "`queue_timeout`" in unavailable
+    assert "`insufficient_memory`" in unavailable
+
+
+@pytest.mark.parametrize("schema", REQUESTS)
+def test_every_field_of_a_request_has_its_sentence(schema: str) -> None:
+    for name, field in SCHEMAS[schema]["properties"].items():
+        assert field.get("description"), f"{schema}.{name} (gateway/openapi/fields.py)"
+
+
+def test_no_sentence_is_left_of_a_field_that_is_gone() -> None:
+    there = {name: set(SCHEMAS[name]["properties"]) for name in REQUESTS}
+    for schema, row in fields.FIELDS.items():
+        assert set(row) <= there[schema], schema
+    assert set(fields.COMMON) <= set.union(*there.values())
+
+
+def test_every_body_has_an_example_of_each_type() -> None:
+    for name, content in BODIES.items():
+        for kind, body in content.items():
+            assert body.get("examples"), (
+                f"{name} has no example of {kind} (gateway/openapi/examples.py)"
+            )
+
+
+def test_no_example_is_left_of_an_operation_that_is_gone() -> None:
+    assert set(examples.BODIES) == set(BODIES)
+    for name, row in examples.PARAMETERS.items():
+        assert set(row) == {parameter["name"] for parameter in OPERATIONS[name]["parameters"]}
+
+
+def test_every_link_leads_to_an_operation() -> None:
+    for link in MADE["components"]["links"].values():
+        parameters = {parameter["name"] for parameter in OPERATIONS[link["operationId"]]["parameters"]}
+        assert set(link["parameters"]) <= parameters
+
+
+def test_a_form_has_files_and_no_null() -> None:
+    form = form_schema(ImageEditRequest, files=("image", "mask"), without=("images",))["properties"]
+    assert form["mask"] == {"type": "string", "format": "binary"}
+    assert form["image"]["items"]["format"] == "binary"
+    assert "null" not in str(form)
+
+
+@pytest.mark.parametrize(("key", "wanted"), [(None, 3), (True, 2), (False, 0)])
+def test_the_keys_are_told_as_they_are_wanted(key: bool | None, wanted: int) -> None:
+    made = document("/", key=key)
+    chat = made["paths"]["/v1/chat/completions"]["post"]
+    assert len(chat.get("security", ())) == wanted
+    assert "security" not in made["paths"]["/healthz"]["get"]
+    assert "security" not in made["paths"]["/v1/images/files/{name}"]["get"]
+
+
+def test_docstrings_are_markdown_here() -> None:
+    assert "``" not in re.sub(r"^#.*$", "", openapi.text(), flags=re.M)

@@ -1,0 +1,111 @@
+"""The log says what happened, one line each: no client writes lines of its own, or to the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manager.logs import WorkerLog
+from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, under_attack
+from tests.stacks import wait_for
+from web.logs import LineFormatter
+from web.printable import printable
+
+FORGED = "2026-11-26 10:00:00,123 INFO gateway: forged"
+# What ends a line or moves a cursor somewhere: C0, DEL, C1, Unicode's line ends, direction of writing.
+NASTY = ("\n", "\r", "\r\n", "\x00", "\x08", "\x0b", "\x0c", "\x1b[2J", "\x1b]0;x\x07", "\x7f", "\x85",
+         "\x9b2J", "\u2028", "\u2029", "\u202e", "\u2066")  # fmt: skip
+_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [a-z._]+: .*")
+
+
+def quoted(text: str) -> str:
+    """*text* percent-encoded to the last byte."""
+    return "".join(f"%{byte:02x}" for byte in text.encode())
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    with under_attack(tmp_path_factory.mktemp("logs")) as attacked:
+        yield attacked
+
+
+PATHS = {
+    "gateway": (f"{CHAT}{{}}", "/v1/models/{}", "/v1/images/files/{}", "/v1/system/evict/{}", "/{}"),
+    "manager": (f"/workers/{ALIAS}/{{}}", "/workers/{}/x", "/spawn/{}", "/stop/{}", "/logs/{}", "/{}"),
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("tier", TIERS)
+def test_nothing_that_a_request_holds_writes_a_line_of_its_own(attacked: Attacked, tier: str) -> None:
+    """In paths, queries, ids, keys, names of models, prompts, and what is no request at all."""
+    asked = 0
+    for nasty in NASTY:
+        text = f"before{nasty}{FORGED}"
+        with httpx.Client(timeout=20) as client:
+            for path in PATHS[tier]:
+                for method in ("GET", "POST"):
+                    client.request(method, attacked.url(tier, path.format(quoted(text))))
+            client.post(attacked.url(tier) + "?a=" + quoted(text), json={**HELLO, "user": text})
+            client.post(attacked.url(tier), json={**HELLO, "model": text})
+            client.post(attacked.url(tier), json={text: {text: text}})
+        field = text.encode("utf-8").replace(b"\n", b" ").replace(b"\r", b" ").replace(b"\0", b" ")
+        for name in (b"x-request-id", b"authorization", b"x-vision-keep-alive", b"x-api-key", b"host"):
+            sent = request(
+                b"/v1/models", b"", name + b": " + field, b"connection: close", method=b"GET"
+            )
+            attacked.send(tier, sent)
+        attacked.send(tier, text.encode() + b"\r\n\r\n")
+        asked += 1
+    assert asked == len(NASTY)
+    last = httpx.post(attacked.url(tier), json=HELLO, headers={"x-request-id": "the-last"}, timeout=20)
+    assert last.status_code == 200
+    wait_for(lambda: "the-last" in attacked.stack.log(tier))
+    raw = attacked.stack.log_file(tier).read_bytes().decode()
+    lines = raw.removesuffix("\n").split("\n")
+    assert [line for line in lines if not _LINE.fullmatch(line)] == []
+    assert [line for line in lines if not line.isprintable()] == []
+    assert [line for line in lines if line.startswith(FORGED)] == []
+
+
+def test_a_traceback_looks_like_no_line_of_the_log() -> None:
+    try:
+        raise ValueError(f"x\n{FORGED}\x1b[2J")
+    except ValueError:
+        record = logging.LogRecord("n", logging.ERROR, "f", 1, "a\n%s", (FORGED,), sys.exc_info())
+    first, *rest = LineFormatter().format(record).split("\n")
+    assert _LINE.fullmatch(first)
+    assert FORGED in first
+    assert any(FORGED in line for line in rest)
+    assert all(line.startswith("  ") and line.isprintable() for line in rest)
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_printable_text_has_one_line_and_fits_into_utf_8(text: str) -> None:
+    told = printable(text)
+    assert told.isprintable()
+    assert told.encode().decode() == told
+    assert (told == text) == text.isprintable()
+
+
+@pytest.mark.parametrize("text", ["a b", "한국어", "é", "😀", "'\"\\"])
+def test_what_prints_is_told_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_a_worker_s_lines_hold_nothing_that_a_terminal_obeys(tmp_path: Path, nasty: str) -> None:
+    log = WorkerLog(tmp_path / "a.log", 1 << 20)
+    log.write(f"before{nasty}after\n".encode())
+    assert all(line.isprintable() for line in log.last_lines())
+    assert "after" in json.dumps(log.last_lines())
+    log.close()
