@@ -1,1 +1,1 @@
-"""What needs a container engine or a service manager: `make test-live`."""
+"""What needs a container engine or a service manager, or takes minutes: `make test-live`."""

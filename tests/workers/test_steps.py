@@ -117,13 +117,13 @@ class TestPreviews:
 
 class TestStrength:
     def test_the_more_steps_redraw_a_picture_the_less_is_left_of_it(self, flux: Painter) -> None:
-        """The mean over a few seeds; every step of 8 is a level of strength.
+        """The mean over a few seeds, at some of the eight levels that eight steps have.
 
         The prompt says what the picture shows already: the demo's model does what another prompt says
         at the first step, and its distance is that of the colours.
         """
         away = []
-        for run_steps in range(1, 9):
+        for run_steps in (1, 3, 5, 8):
             drawn = [
                 flux.draw(PROMPT, steps=8, run_steps=run_steps, source=SOURCE, seed=seed)
                 for seed in (1, 2, 3)
