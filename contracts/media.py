@@ -61,7 +61,11 @@ def read_image_field(text: str, param: str, *, max_mb: int | None = None) -> byt
         raw = encoded.encode("ascii").translate(None, b" \t\r\n")
         data = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except (UnicodeEncodeError, binascii.Error) as exc:
-        raise InvalidRequest("the image is not valid base64", param=param) from exc
+        raise InvalidRequest(
+            "the image is neither a data URI nor a URL, and not valid base64 (in a form, files are sent"
+            " with @: -F image=@photo.png)",
+            param=param,
+        ) from exc
     require_image(data, param, max_mb=max_mb)
     return data
 

@@ -95,8 +95,8 @@ class Gate:
         assert self._rate is not None
         wait = whole_seconds(grant.retry_after_s)
         return RateLimited(
-            f"more than {self._rate.requests_per_minute} requests a minute "
-            f"(gateway.rate_limit): try again in {wait} s",
+            f"more than {self._rate.burst} requests at once, or {self._rate.requests_per_minute} a "
+            f"minute (gateway.rate_limit): try again in {wait} s",
             retry_after=wait,
         )
 

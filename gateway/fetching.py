@@ -113,7 +113,7 @@ class Fetcher:
             async with asyncio.timeout(self._settings.fetch_timeout_s):
                 data = await self._follow(link, room, on_answer)
         except (Unreachable, TimeoutError) as exc:
-            log.info("not fetched from %r: %s", target.shown, str(exc) or "too slow")
+            log.info("%s: not fetched from %r: %s", link.param, target.shown, str(exc) or "too slow")
             if begun and isinstance(exc, TimeoutError):
                 raise bad_url(
                     f"the image at the URL did not come within {self._settings.fetch_timeout_s:g} s"

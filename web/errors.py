@@ -67,7 +67,9 @@ def install_error_handlers(app: FastAPI, source: str) -> None:
         assert isinstance(exc, HTTPException)
         error: ApiError
         if exc.status_code == 404:
-            error = NotFound(f"no route {request.method} {request.url.path}")
+            path = request.url.path
+            hint = "" if path.startswith("/v1/") else "; the API's routes begin with /v1/"
+            error = NotFound(f"no route {request.method} {path}{hint if source == 'gateway' else ''}")
         elif exc.status_code == 405:
             allowed = Headers(headers=exc.headers).get("allow", "")
             error = MethodNotAllowed(

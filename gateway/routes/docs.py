@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 
 from contracts.errors import NotFound
-from gateway.openapi.document import TITLE, Document, as_yaml, document
+from gateway.openapi.document import TITLE, as_yaml, document
 
 router = APIRouter(include_in_schema=False)
 
@@ -68,13 +69,13 @@ _KEPT = {**_GUARDED, "cache-control": "max-age=3600"}
 
 @router.get("/openapi.json")
 async def openapi_json(request: Request) -> Response:
-    made = await asyncio.to_thread(_document, request)
-    return Response(json.dumps(made, ensure_ascii=False), media_type="application/json")
+    text = await asyncio.to_thread(_as_json, *_what(request))
+    return Response(text, media_type="application/json")
 
 
 @router.get("/openapi.yaml")
 async def openapi_yaml(request: Request) -> Response:
-    text = await asyncio.to_thread(lambda: as_yaml(_document(request)))
+    text = await asyncio.to_thread(_as_yaml, *_what(request))
     return Response(text, media_type="application/yaml")
 
 
@@ -100,6 +101,18 @@ def _path(name: str) -> Path:
         return path
 
 
-def _document(request: Request) -> Document:
+def _what(request: Request) -> tuple[str, bool]:
+    """What the description depends on: the address, and whether a key is wanted."""
     state = request.app.state
-    return document(state.settings.gateway.public_url or "/", key=bool(state.keyring))
+    return state.settings.gateway.public_url or "/", bool(state.keyring)
+
+
+# Made once: it takes a second, and anybody may ask.
+@lru_cache(maxsize=4)
+def _as_json(server: str, key: bool) -> str:
+    return json.dumps(document(server, key=key), ensure_ascii=False)
+
+
+@lru_cache(maxsize=4)
+def _as_yaml(server: str, key: bool) -> str:
+    return as_yaml(document(server, key=key))

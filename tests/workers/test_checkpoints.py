@@ -205,6 +205,11 @@ class TestImage:
         message = image_refusal(MODELS / "image-gen", family="flux1-dev")
         assert "guidance_embedder" in message
 
+    @pytest.mark.parametrize("family", ["flux2-klein-4b", "z-image-turbo"])
+    def test_a_small_flux_is_no_other_family_and_is_told_so(self, family: str) -> None:
+        message = image_refusal(MODELS / "image-gen", family=family)
+        assert "another family" in message
+
 
 class TestShapes:
     """The comparison itself, at full size, without weights."""

@@ -146,7 +146,14 @@ def _indexed(folder: Path) -> set[str]:
 # --- small checkpoints -----------------------------------------------------------------------------
 
 
-def tiny_config(folder: Path) -> dict[str, Any] | None:
+class TinyConfig(dict[str, Any]):
+    """What ``tiny.json`` says; a word that is not in it is one of another family."""
+
+    def __missing__(self, key: str) -> Any:
+        raise LoadError(f"tiny.json says no {key!r}: it is of a model of another family")
+
+
+def tiny_config(folder: Path) -> TinyConfig | None:
     """``tiny.json``: what the weights of a small checkpoint can't tell; None: a full-size one.
 
     The demo's and the tests' checkpoints have mflux's layout and other dimensions than the families'.
@@ -155,8 +162,7 @@ def tiny_config(folder: Path) -> dict[str, Any] | None:
     file = folder / "tiny.json"
     if not file.is_file():
         return None
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return config
+    return TinyConfig(json.loads(file.read_text(encoding="utf-8")))
 
 
 def take_shapes(network: nn.Module, weights: Tree) -> None:
