@@ -37,7 +37,7 @@ def control_routes(manager: ManagerApp) -> APIRouter:
     async def status() -> ManagerStatus:
         return manager.status()
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus; what they mean is in docs/metrics.md."""
         return await exposition(manager.metrics.registry, manager.families())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,19 @@ def test_the_committed_configuration_is_one(tmp_path: Path) -> None:
         [program("promtool"), "check", "config", str(config)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_alert_is_raised_by_what_it_is_for_and_by_nothing_else(tmp_path: Path) -> None:
+    for file in (FOLDER / "alerts.yml", Path(__file__).with_name("alerts_test.yml")):
+        shutil.copy(file, tmp_path)
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", str(tmp_path / "alerts_test.yml")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = yaml.safe_load((tmp_path / "alerts_test.yml").read_text())["tests"][0]["alert_rule_test"]
+    assert {case["alertname"] for case in cases} == {rule["alert"] for rule in RULES}
 
 
 def test_every_metric_that_is_documented_exists_and_the_other_way_round(stack: LocalStack) -> None:
