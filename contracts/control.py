@@ -79,6 +79,40 @@ class Drawing(_Wire):
     eta_seconds: float = 0.0
 
 
+class Work(_Wire):
+    """What a worker's process has done since it began; each number only grows.
+
+    ``cached``: what of a prompt, or which pictures, had been kept from before.
+    """
+
+    tokens: int = 0  # of answers
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    pictures: int = 0  # that were looked at
+    cached_pictures: int = 0
+    steps: int = 0  # of drawings
+    step_seconds: float = 0.0
+
+    def plus(self, now: Work, before: Work) -> Work:
+        """With what was done from *before* to *now*."""
+        return Work(
+            **{
+                name: getattr(self, name) + getattr(now, name) - getattr(before, name)
+                for name in WORK_FIELDS
+            }
+        )
+
+
+WORK_FIELDS = tuple(Work.model_fields)
+
+
+class Caches(_Wire):
+    """Bytes of prompts and of pictures that a worker keeps, so as not to compute them again."""
+
+    prompts: int = 0
+    pictures: int = 0
+
+
 class WorkerHealth(_Wire):
     """``GET /health`` of a worker: 200 when ``phase`` is ready, else 503, with this body either way.
 
@@ -98,6 +132,8 @@ class WorkerHealth(_Wire):
     jobs: int = 0  # on the model thread, running or waiting
     progress: int = 0
     device: DeviceMemory = DeviceMemory()
+    work: Work = Work()
+    caches: Caches = Caches()
     download: Download | None = None  # while ``phase`` is downloading
     drawing: Drawing | None = None
 

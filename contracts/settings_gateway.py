@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -62,6 +62,8 @@ class GatewaySettings(Section):
     image_url_ttl_s: Seconds = 3600.0  # how long a picture that was asked for as a URL is kept
     image_url_max_mb: Annotated[int, Field(ge=1)] = 256  # MiB of them in all
     heartbeat_s: Seconds = 10.0  # a stream that has not begun by then says what it waits for
+    # Who may read /metrics: whoever has a key, when there are any; everybody; or nobody.
+    metrics: Literal["key", "open", "off"] = "key"
     manager_host: str = "127.0.0.1"
     manager_port: Port | None = None  # None: manager.port
 

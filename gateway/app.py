@@ -25,8 +25,9 @@ from gateway.fetching import Fetcher, Resolve
 from gateway.keys import read_keyring
 from gateway.links import shown
 from gateway.manager_client import ManagerClient
+from gateway.metrics import GatewayMetrics
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, docs, files, inference, responses, system
+from gateway.routes import catalogue, docs, files, inference, metrics, responses, system
 from web.access import PROCESSING_HEADER, Access
 from web.door import SMALL_BODY, Door, DoorGuard
 from web.errors import install_error_handlers
@@ -35,7 +36,12 @@ from web.relay import open_session
 log = logging.getLogger(__name__)
 
 _TIMINGS = [header.decode() for header in (PROCESSING_HEADER, QUEUE_HEADER, LOAD_HEADER, MODEL_HEADER)]
-_QUIET = ("/healthz", "/readyz")  # asked every few seconds, by dashboards and health checks
+_QUIET = (
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/metrics/manager",
+)  # asked every few seconds, by dashboards and health checks
 
 
 class Front:
@@ -90,8 +96,14 @@ def create_app(
     app.state.started = time.monotonic()
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    for routes in (inference, responses, catalogue, files, system, docs):
-        app.include_router(routes.router)
+    routers = [m.router for m in (inference, responses, catalogue, files, system, docs)]
+    watcher = None
+    if limits.metrics != "off":
+        routers.append(metrics.router)
+        templates = [route.path for router in routers for route in router.routes]
+        app.state.metrics = watcher = GatewayMetrics(settings, templates, app.state.pictures)
+    for router in routers:
+        app.include_router(router)
     install_error_handlers(app, SOURCE)
     app.state.keyring = keyring = read_keyring(limits)
     if keyring:
@@ -107,7 +119,8 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", *RATE_HEADERS, *_TIMINGS],
         )
-    return Access(DoorGuard(entry, door(settings), source=SOURCE), SOURCE, quiet=_QUIET, shown=shown)
+    guarded = DoorGuard(entry, door(settings), source=SOURCE)
+    return Access(guarded, SOURCE, quiet=_QUIET, shown=shown, watcher=watcher)
 
 
 def door(settings: Settings) -> Door:

@@ -1,9 +1,10 @@
 """Who asks, and whether it may: a key where one is needed, and a share of the gateway for each client.
 
 On every ``/v1/*`` request but those for the files of pictures, whose names are keys themselves, for
-browsers and for whoever is given the link. A key comes as ``Authorization: Bearer KEY`` or ``X-API-Key:
-KEY``. A client is the name of its key, else its address; a request with a wrong key counts against its
-address, so that guessing is as limited as asking.
+browsers and for whoever is given the link; and on those for metrics (``gateway.metrics``). A key comes
+as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. A client is the name of its key, else its
+address; a request with a wrong key counts against its address, so that guessing is as limited as
+asking.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from web.account import account_of
 from web.errors import error_response
 
 PROTECTED = "/v1/"
+METRICS = "/metrics"  # unless ``gateway.metrics`` is "open"
 RATE_HEADERS = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
@@ -43,6 +45,7 @@ class Gate:
         self._app = app
         self._keyring = keyring
         self._clock = clock
+        self._guards_metrics = settings.metrics == "key"
         self._per_client = settings.max_concurrent_per_client
         self._open = OpenRequests(self._per_client) if self._per_client else None
         self._rate = settings.rate_limit
@@ -53,7 +56,7 @@ class Gate:
             self._by_name = TokenBuckets(per_minute, burst, clients=_CLIENTS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_protected(scope["path"]):
+        if scope["type"] != "http" or not self._guards(scope["path"]):
             await self._app(scope, receive, send)
             return
         name, error = self._known(scope)
@@ -78,6 +81,9 @@ class Gate:
         finally:
             if self._open is not None:
                 self._open.leave(client)
+
+    def _guards(self, path: str) -> bool:
+        return is_protected(path) or (self._guards_metrics and path.startswith(METRICS))
 
     def _known(self, scope: Scope) -> tuple[str | None, ApiError | None]:
         """The name of the key of a request, which is noted in its scope, or why it may not pass."""

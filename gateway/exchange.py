@@ -158,6 +158,7 @@ class Exchange(Response):
 
     async def _relay(self, checked: Checked, account: Account, scope: Scope, send: Send) -> None:
         account.alias, account.prompt = checked.alias, checked.prompt
+        account.streamed = checked.stream
         if checked.unknown:
             self._services.unknown.note(scope["path"], checked.unknown)
         rewrite = self._rewrite(checked, scope)
@@ -210,6 +211,7 @@ class Exchange(Response):
         answer = await ask(session, self._outbound(checked, scope))
         if may_be_repeated(answer):
             answer.close()
+            account_of(scope).repeated += 1
             # At once: the manager lets it wait until the worker may be started again.
             log.info(
                 "[%s] %s ended before it answered: sent again",

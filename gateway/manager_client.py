@@ -31,6 +31,9 @@ class ManagerClient:
     async def status(self) -> httpx.Response:
         return await self._call("GET", "/status", _QUICK_S)
 
+    async def metrics(self) -> httpx.Response:
+        return await self._call("GET", "/metrics", _QUICK_S)
+
     async def models(self) -> dict[str, ModelStatus]:
         """The status of each alias; empty when the manager is away."""
         try:

@@ -50,6 +50,10 @@ class Pictures:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # oldest first, so the next to expire too
         self._bytes = 0
 
+    @property
+    def nbytes(self) -> int:
+        return self._bytes
+
     def __repr__(self) -> str:
         return f"<Pictures {len(self._kept)}, {self._bytes} of {self.limit} bytes>"
 

@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
@@ -26,6 +26,7 @@ from manager.events import EventBus
 from manager.incarnation import Timeouts
 from manager.keeper import Keeper
 from manager.memory import MemoryReading
+from manager.metrics import ManagerMetrics, families
 from manager.peaks import Peaks
 from manager.pool import Pool
 from manager.pressure import Pressure
@@ -44,10 +45,12 @@ from web.relay import open_session
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
+    from prometheus_client.metrics_core import Metric
+    from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
 
-_QUIET = ("/health", "/status")  # asked every few seconds, by the gateway and by dashboards
+_QUIET = ("/health", "/status", "/metrics")  # asked every few seconds, by the gateway and by dashboards
 
 
 class ManagerApp:
@@ -74,6 +77,7 @@ class ManagerApp:
         total = read_memory().total
         # An id of an earlier process is never taken for one of this.
         self.events = EventBus(first_id=int(wall_clock() * 1000))
+        self.metrics = ManagerMetrics(settings, clock=clock)
         self.peaks = Peaks(Path(settings.manager.state_dir) / "peaks.json", wall_clock=wall_clock)
         self.pulls = Pulls(on_change=self._pull_changed)
         self.standbys = standbys(settings, launcher, total)
@@ -88,7 +92,7 @@ class ManagerApp:
             read_memory=read_memory,
             standbys=self.standbys,
             fetching=self.pulls.progress,
-            publish=self.events.publish,
+            publish=self._happened,
         )
         self.keeper = Keeper(
             self.pool,
@@ -108,8 +112,9 @@ class ManagerApp:
         )
         install_error_handlers(self._control, SOURCE)
         self._control.include_router(control_routes(self))
-        guarded = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
-        self._entry = Access(DoorGuard(guarded, door(settings), source=SOURCE), SOURCE, quiet=_QUIET)
+        guarded: ASGIApp = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
+        guarded = DoorGuard(guarded, door(settings), source=SOURCE)
+        self._entry = Access(guarded, SOURCE, quiet=_QUIET, watcher=self.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._entry(scope, receive, send)
@@ -152,28 +157,41 @@ class ManagerApp:
     def uptime_s(self) -> float:
         return self._clock() - self._started_at
 
+    def _happened(self, kind: str, data: Mapping[str, Any]) -> None:
+        self.metrics.happened(kind, data)
+        self.events.publish(kind, data)
+
     def _pull_changed(self, alias: str, download: Download | None) -> None:
         phase, data = ("downloading", download.model_dump()) if download else ("", None)
         self.events.publish("progress", {"alias": alias, "phase": phase, "download": data})
 
     def status(self) -> ManagerStatus:
+        return manager_status(
+            self._reports(),
+            self._read_memory(),
+            self._settings,
+            room=self._room(),
+            started_at=self._started_at,
+            now=self._clock(),
+        )
+
+    def families(self) -> Iterator[Metric]:
+        """What there is now, for ``GET /metrics``."""
+        return families(self._reports(), self._read_memory(), self._room())
+
+    def _room(self) -> Room:
         standbys = self.standbys
         count = standbys.count if standbys else 0
-        room = Room(
+        return Room(
             budget=self.pool.budget,
             standbys=count,
             standbys_ready=standbys.ready if standbys else 0,
             standby_memory=count * standbys.memory_each if standbys else 0,
             pressure=self.keeper.pressure,
         )
-        return manager_status(
-            [self._report(worker) for worker in self.pool.workers.values()],
-            self._read_memory(),
-            self._settings,
-            room=room,
-            started_at=self._started_at,
-            now=self._clock(),
-        )
+
+    def _reports(self) -> list[WorkerReport]:
+        return [self._report(worker) for worker in self.pool.workers.values()]
 
     def _report(self, worker: Worker) -> WorkerReport:
         life, handle, learned = worker.life, worker.handle, worker.learned
@@ -199,6 +217,8 @@ class ManagerApp:
             download=worker.download,
             drawing=worker.drawing,
             last_error=worker.last_error,
+            work=worker.work,
+            caches=worker.caches,
         )
 
 

@@ -6,8 +6,9 @@ which has no id). Ids increase by one, so that a reader that was cut off says th
 gets what it missed, as far as ``recent`` reaches. What an id means ends with the process, unless
 ``first_id`` comes from a clock.
 
-Kinds: transition {alias, from, to, reason}, memory {...}, progress {alias, phase, detail, download},
-drawing {alias, kind, step, steps, picture, pictures, eta_seconds}, pressure {level}, lost {count}.
+Kinds: transition {alias, from, to, reason, cause}, memory {...}, progress {alias, phase, detail,
+download}, drawing {alias, kind, step, steps, picture, pictures, eta_seconds}, pressure {level}, lost
+{count}.
 """
 
 from __future__ import annotations

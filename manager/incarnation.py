@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from contracts.control import DeviceMemory, Download, Drawing, WorkerHealth
+from contracts.control import Caches, DeviceMemory, Download, Drawing, Work, WorkerHealth
 from contracts.settings import Settings
 from manager.logs import WorkerLog
 from manager.process import Handle, Launcher, LaunchFailed, LaunchSpec, StopSignal, exit_text
@@ -103,6 +103,9 @@ class Owner(Protocol):
     def drew(self) -> None:
         """What it draws, or how far it is with it, has changed."""
 
+    def worked(self, work: Work) -> None:
+        """How much its process has done so far."""
+
 
 class Incarnation:
     def __init__(
@@ -121,6 +124,7 @@ class Incarnation:
         self.launched_at = 0.0
         self.growth = growth
         self.device = DeviceMemory()
+        self.caches = Caches()
         self.footprint = 0  # bytes, when last measured
         self.peak = 0  # bytes; the most that it was seen to need
         self.serving = False
@@ -284,7 +288,11 @@ class Incarnation:
     def _own(self, answer: Answer | None, handle: Handle) -> WorkerHealth | None:
         health = parse_health(answer)
         mine = health is not None and (health.nonce, health.pid) == (self._spec.nonce, handle.pid)
-        return health if mine else None
+        if not mine or health is None:
+            return None
+        self.caches = health.caches
+        self._owner.worked(health.work)
+        return health
 
     async def _measure(self, handle: Handle, health: WorkerHealth | None) -> None:
         if self._clock() < self._measure_at:

@@ -34,6 +34,18 @@ class Event(StrEnum):
     EXITED = "exited"  # reaped after a stop
 
 
+class Cause(StrEnum):
+    """Why a worker is told to leave."""
+
+    ROOM = "room"  # another model needs its memory
+    IDLE = "idle"
+    PRESSURE = "pressure"  # the system is short of memory
+    OVERCOMMIT = "overcommit"  # the workers need more than they were expected to
+    RECYCLE = "recycle"  # a fresh process replaces it
+    REQUEST = "request"  # somebody asked for it
+    SHUTDOWN = "shutdown"  # the manager leaves
+
+
 TRANSITIONS: Mapping[S, Mapping[Event, S]] = {
     S.STOPPED: {Event.START: S.STARTING},
     S.STARTING: {

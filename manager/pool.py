@@ -28,7 +28,7 @@ from manager.housekeeping import (
 )
 from manager.incarnation import Timeouts
 from manager.lease import Lease, Leasing, Ticket
-from manager.lifecycle import HOLDS_MEMORY, RUNNING
+from manager.lifecycle import HOLDS_MEMORY, RUNNING, Cause
 from manager.logs import WorkerLog
 from manager.memory import MemoryReading
 from manager.peaks import Peaks
@@ -221,7 +221,7 @@ class Pool:
         incarnation = worker.life.incarnation
         if worker.state is WorkerState.STARTING:
             self._refuse_queued(lambda: refusal.stopped_while_loading(alias), alias)
-        worker.stop("asked to")
+        worker.stop("asked to", Cause.REQUEST)
         self._dispatch()
         await worker.ended(incarnation)
         return True
@@ -237,7 +237,8 @@ class Pool:
         if level >= Pressure.WARNING and not self._closing:
             victim = least_recently_used(self._views())
             if victim is not None:
-                self.workers[victim].stop(f"idle, and the system is short of memory ({level.name})")
+                why = f"idle, and the system is short of memory ({level.name})"
+                self.workers[victim].stop(why, Cause.PRESSURE)
         self._dispatch()
 
     def touch(self, alias: str) -> bool:
@@ -256,7 +257,7 @@ class Pool:
             self._timer.cancel()
         alive = [(w, w.life.incarnation) for w in self.workers.values() if w.state in HOLDS_MEMORY]
         for worker, _ in alive:
-            worker.stop("the manager is shutting down", hurry=hurry)
+            worker.stop("the manager is shutting down", Cause.SHUTDOWN, hurry=hurry)
         await asyncio.gather(*(worker.ended(incarnation) for worker, incarnation in alive))
         await asyncio.gather(*self._loads)
         for worker in self.workers.values():
@@ -281,9 +282,10 @@ class Pool:
             self._replace_worn_out(worker)
         views = self._views()
         for alias in overcommitted(views, self.budget):
-            self.workers[alias].stop("idle, and others need more memory than they were expected to")
+            why = "idle, and others need more memory than they were expected to"
+            self.workers[alias].stop(why, Cause.OVERCOMMIT)
         for alias in idle_too_long(views, now):
-            self.workers[alias].stop("idle")
+            self.workers[alias].stop("idle", Cause.IDLE)
         self._arm_at(soonest_idle(views, now), now)
         self._tend_standbys()
 
@@ -307,7 +309,7 @@ class Pool:
                     return True
                 for victim in evict:
                     self.workers[victim].evicted_for = ticket.alias
-                    self.workers[victim].stop(f"evicted for {ticket.alias}")
+                    self.workers[victim].stop(f"evicted for {ticket.alias}", Cause.ROOM)
                 if alone:
                     log.warning("%s", refusal.alone(ticket.alias, worker.estimate, memory))
                 worker.begin("requested", memory if alone else 0)

@@ -16,6 +16,7 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.openai import KeepAlive
 from manager.events import last_event_id, stream
+from web.metrics import exposition
 
 if TYPE_CHECKING:
     from manager.app import ManagerApp
@@ -35,6 +36,11 @@ def control_routes(manager: ManagerApp) -> APIRouter:
     @router.get("/status")
     async def status() -> ManagerStatus:
         return manager.status()
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """For Prometheus; what they mean is in docs/metrics.md."""
+        return await exposition(manager.metrics.registry, manager.families())
 
     @router.post("/spawn/{alias}")
     async def spawn(alias: str, keep_alive: KeepAlive | None = None) -> Spawned:

@@ -5,9 +5,10 @@ holds only those that serve; every number is a number, never null.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contracts.control import (
+    Caches,
     ConfigStatus,
     Download,
     Drawing,
@@ -16,6 +17,7 @@ from contracts.control import (
     ModelStatus,
     RunningWorker,
     StandbyStatus,
+    Work,
     WorkerState,
 )
 from contracts.settings import Settings
@@ -51,6 +53,8 @@ class WorkerReport:
     download: Download | None = None
     drawing: Drawing | None = None
     last_error: str = ""
+    work: Work = field(default_factory=Work)
+    caches: Caches = field(default_factory=Caches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.control import Download, Drawing, Phase, WorkerState
+from contracts.control import Caches, Download, Drawing, Phase, Work, WorkerState
 from contracts.settings import Settings
 from contracts.settings_models import ImageSettings, VlmSettings
 from manager.incarnation import Incarnation, Timeouts, new_nonce
-from manager.lifecycle import WHEN_REAPED, Event, Lifecycle
+from manager.lifecycle import WHEN_REAPED, Cause, Event, Lifecycle
 from manager.logs import WorkerLog
 from manager.peaks import Peak, Peaks, peak_key
 from manager.planner import WorkerView
@@ -92,6 +92,8 @@ class Worker:
         self._peak_key = peak_key(model)
         self._habits = habits
         self._keep_alive_s: float | None = None  # asked for by the request that was granted last
+        self.work = Work()  # of all its processes
+        self._work_before = Work()  # what this process had told when it was asked last
         self._given = 0  # bytes, less than the estimate, when it runs alone
         self._task: asyncio.Task[None] | None = None
 
@@ -184,6 +186,10 @@ class Worker:
         """What it draws, when last asked; None: nothing."""
         return self.process.drawing if self.process else None
 
+    @property
+    def caches(self) -> Caches:
+        return self.process.caches if self.process else Caches()
+
     def view(self) -> WorkerView:
         life, habits = self.life, self._habits
         idle_timeout_s = habits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
@@ -215,6 +221,7 @@ class Worker:
         self.patient = self.hurried = False
         self.recycling = self.evicted_for = ""
         self.request_count = 0
+        self._work_before = Work()
         self._given = given
         self.process = Incarnation(
             self,
@@ -227,7 +234,7 @@ class Worker:
         )
         self._task = asyncio.create_task(self._run(self.process), name=f"worker-{self.alias}")
 
-    def stop(self, reason: str, *, hurry: bool = False, patient: bool = False) -> None:
+    def stop(self, reason: str, cause: Cause, *, hurry: bool = False, patient: bool = False) -> None:
         """Stop it, after its open requests have ended; *hurry*: without waiting for them.
 
         *patient*: they may take as long as they need (else as long as a drain may last), and it is
@@ -237,14 +244,14 @@ class Worker:
         self.patient = patient and (self.patient or not self.leaving)
         self.recycling = reason if patient else ""
         if self.state is WorkerState.READY and self.life.leases:
-            self._fire(Event.DRAIN, reason)
+            self._fire(Event.DRAIN, reason, cause)
         elif self.state in (WorkerState.READY, WorkerState.STARTING):
-            self._fire(Event.STOP, reason)
+            self._fire(Event.STOP, reason, cause)
         self._wake()
 
     def recycle(self, reason: str) -> None:
         """Replace its process by a fresh one, when its requests have ended."""
-        self.stop(f"recycled: {reason}", patient=True)
+        self.stop(f"recycled: {reason}", Cause.RECYCLE, patient=True)
 
     def lease(self, keep_alive_s: float | None = None, *, counts: bool = True) -> int:
         """A request for it begins; give the returned number to release()."""
@@ -307,7 +314,8 @@ class Worker:
         self._fire(Event.STOP, reason)
 
     def lost_its_room(self) -> None:
-        self._fire(Event.STOP, "the memory that it was promised is used by others")
+        why = "the memory that it was promised is used by others"
+        self._fire(Event.STOP, why, Cause.OVERCOMMIT)
 
     def progressed(self) -> None:
         download = self.download
@@ -324,6 +332,10 @@ class Worker:
     def drew(self) -> None:
         drawing = self.drawing or Drawing()
         self._around.publish("drawing", {"alias": self.alias, **drawing.model_dump()})
+
+    def worked(self, work: Work) -> None:
+        self.work = self.work.plus(work, self._work_before)
+        self._work_before = work
 
     # --- what becomes of it ----------------------------------------------------------------------
 
@@ -350,11 +362,11 @@ class Worker:
         if self.process is not None:
             self.process.wake.set()
 
-    def _fire(self, event: Event, reason: str) -> None:
+    def _fire(self, event: Event, reason: str, cause: Cause | None = None) -> None:
+        """*cause*: why it is told to leave; None: it is not, or was before."""
         old = self.state
         new = self.life.fire(event, self._around.clock())
         level = logging.WARNING if new is WorkerState.FAILED else logging.INFO
         log.log(level, "%s: %s -> %s: %s", self.alias, old, new, reason)
-        self._around.publish(
-            "transition", {"alias": self.alias, "from": old, "to": new, "reason": reason}
-        )
+        told = {"alias": self.alias, "from": old, "to": new, "reason": reason, "cause": cause or ""}
+        self._around.publish("transition", told)

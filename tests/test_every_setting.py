@@ -47,6 +47,7 @@ CHANGED_BY = {
     "gateway.image_url_ttl_s": ("gateway/test_links.py", "test_a_picture_is_gone_when_its_time_is_up"),
     "gateway.image_url_max_mb": ("gateway/test_links.py", "test_the_oldest_pictures_go_first_when_there_are_too_many"),
     "gateway.heartbeat_s": ("gateway/test_heartbeat.py", "test_a_stream_that_is_slow_to_begin_says_what_it_waits_for"),
+    "gateway.metrics": ("gateway/test_metrics.py", "test_who_may_read_them_is_configured"),
     "gateway.manager_host": (GATEWAY, "test_the_manager_is_looked_for_on_the_configured_host"),
     "gateway.manager_port": ("gateway/test_routes.py", "test_a_valid_request_goes_to_the_default_of_its_route_byte_for_byte"),
     "images.fetch": (URLS, "test_a_private_address_is_fetched_from_where_the_settings_say_so"),

@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from contracts.version import VERSION
 from scripts.local_stack import ROOT
 from scripts.release_notes import NotReleasable, notes
 
@@ -77,3 +78,4 @@ def test_what_is_published_is_what_compose_runs() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert version is not None
     assert f"ARG VERSION={version[1]} " in dockerfile
+    assert version[1] == VERSION

@@ -13,10 +13,11 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web.account import Account
+from web.account import Account, says_something
 
 HEADER = b"x-request-id"
 PROCESSING_HEADER = b"openai-processing-ms"  # of an answer: from the request to the answer's head
@@ -32,6 +33,14 @@ def whole_path(path: str) -> str:
     return path
 
 
+class Watcher(Protocol):
+    """Is told of every request, however it ends; synchronous and quick, as each waits for it."""
+
+    def began(self) -> None: ...
+
+    def ended(self, account: Account) -> None: ...
+
+
 class Access:
     """*source* names the tier; *shown* makes of a path what the log may hold of it."""
 
@@ -42,6 +51,7 @@ class Access:
         *,
         quiet: Collection[str] = (),
         shown: Callable[[str], str] = whole_path,
+        watcher: Watcher | None = None,
         make: Callable[[], bytes] = new_request_id,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -49,6 +59,7 @@ class Access:
         self._log = logging.getLogger(f"{source}.access")
         self._quiet = frozenset(quiet)
         self._shown = shown
+        self._watcher = watcher
         self._make = make
         self._clock = clock
 
@@ -73,14 +84,21 @@ class Access:
                 kept += [(HEADER, request_id), (PROCESSING_HEADER, b"%d" % took)]
                 message = {**message, "headers": kept}
             elif body := message.get("body"):
+                if account.first_output_ms is None and says_something(body):
+                    account.first_output_ms = (self._clock() - account.began_at) * 1e3
                 account.note(body)
             await send(message)
 
+        watcher = self._watcher
+        if watcher is not None:
+            watcher.began()
         try:
             await self._app(scope, receive, send_noted)
         finally:
             account.total_ms = (self._clock() - account.began_at) * 1e3
             self._log.log(self._level(account, scope["path"]), account)
+            if watcher is not None:
+                watcher.ended(account)
 
     def _level(self, account: Account, path: str) -> int:
         if account.error:

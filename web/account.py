@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
@@ -18,6 +18,13 @@ CLIENT_GONE = 499  # in the log only: there is nobody to send it to
 _TAIL = 768  # bytes
 _TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens":\s?(\d{1,12})')
 _TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens":\s?(\d{1,12})')
+_TOKENS_CACHED = re.compile(rb'"cached_tokens":\s?(\d{1,12})')
+
+
+class Usage(NamedTuple):
+    prompt: int | None = None
+    completion: int | None = None
+    cached: int | None = None  # of the prompt, those that were not computed again
 
 
 @dataclass(slots=True)
@@ -34,25 +41,33 @@ class Account:
     queue_ms: int | None = None
     load_ms: int | None = None
     model_ms: int | None = None
+    streamed: bool = False  # an answer in events was asked for
+    first_output_ms: float | None = None  # until its first piece that is no comment
+    repeated: int = 0  # how often it was sent once more to its worker
     total_ms: float = 0.0
     bytes_out: int = 0  # of the answer's body
     error: str = ""  # why it was refused, failed or broke off
     prompt: str = ""  # the beginning of what was asked, where the settings want it
     tail: bytes = field(default=b"", repr=False)  # of the answer's body
+    _usage: Usage | None = field(default=None, repr=False)  # what ``tail`` says, once it was read
 
     def note(self, chunk: bytes) -> None:
         """*chunk* of the answer's body has gone out."""
         self.bytes_out += len(chunk)
+        self._usage = None
         self.tail = chunk[-_TAIL:] if len(chunk) >= _TAIL else (self.tail + chunk)[-_TAIL:]
 
     @property
-    def tokens(self) -> tuple[int | None, int | None]:
-        """Of the prompt, and of the answer, as the model counted them."""
-        return _last(_TOKENS_IN, self.tail), _last(_TOKENS_OUT, self.tail)
+    def usage(self) -> Usage:
+        """The tokens of prompt and answer, as the model counted them."""
+        if self._usage is None:
+            found = (_last(pattern, self.tail) for pattern in (_TOKENS_IN, _TOKENS_OUT, _TOKENS_CACHED))
+            self._usage = Usage(*found)
+        return self._usage
 
     def fields(self) -> dict[str, Any]:
         """What is known, in the order of the line."""
-        tokens_in, tokens_out = self.tokens if self.alias != "-" else (None, None)
+        usage = self.usage if self.alias != "-" else Usage()
         known = {
             "method": self.method,
             "path": self.path,
@@ -64,8 +79,8 @@ class Account:
             "load_ms": self.load_ms,
             "model_ms": self.model_ms,
             "total_ms": round(self.total_ms, 1),
-            "tokens_in": tokens_in,
-            "tokens_out": tokens_out,
+            "tokens_in": usage.prompt,
+            "tokens_out": usage.completion,
             "bytes": self.bytes_out,
             "error": self.error or None,
             "prompt": self.prompt or None,
@@ -78,6 +93,11 @@ class Account:
         quoted = ("error", "prompt")
         rest = (f"{k}={v!r}" if k in quoted else f"{k}={v}" for k, v in fields.items())
         return f"{first} {' '.join(rest)}"
+
+
+def says_something(chunk: bytes) -> bool:
+    """Whether a piece of an answer is more than a comment of an event stream."""
+    return not chunk.startswith(b":") or b"\ndata:" in chunk
 
 
 def account_of(scope: Scope) -> Account:

@@ -176,7 +176,9 @@ async def pass_on(
         except (aiohttp.ClientError, OSError) as exc:
             if not streamed:
                 raise StreamCut("the answer broke off") from exc
-            await end_with(send, cut_off().body(source), rewrite)
+            error = cut_off()
+            account.error = error.message
+            await end_with(send, error.body(source), rewrite)
         except asyncio.CancelledError:
             # This server stops, or the client has left, who then gets nothing.
             if streamed:

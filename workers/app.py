@@ -20,7 +20,7 @@ from web.door import Door, DoorGuard
 from web.errors import error_response, install_error_handlers
 from workers.chat import ChatRoutes
 from workers.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
-from workers.engine import AnyEngine
+from workers.engine import AnyEngine, Telling
 from workers.images import ImageRoutes
 from workers.thread import ModelThread
 
@@ -46,7 +46,10 @@ def create_app(
     ``Worker`` that the routes share.
     """
     thread = ModelThread(engine, on_failed=on_failed)
-    worker = Worker(alias, settings, thread, nonce, os.getpid(), prepared=prepared(settings))
+    telling = engine if isinstance(engine, Telling) else None
+    worker = Worker(
+        alias, settings, thread, nonce, os.getpid(), telling=telling, prepared=prepared(settings)
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import MODEL_HEADER, Phase, WorkerHealth
+from contracts.control import MODEL_HEADER, Caches, Phase, Work, WorkerHealth
 from contracts.errors import ApiError, InternalError
 from contracts.openai import parse_json
 from contracts.settings_models import ImageSettings, VlmSettings
@@ -27,7 +27,7 @@ from web.errors import error_response, sse_error
 from web.inbound import ClientGone, Inbound
 from workers import runtime
 from workers.answers import Identity
-from workers.engine import Job
+from workers.engine import Job, Telling
 from workers.progress import Progress
 from workers.thread import ModelThread, Timing
 
@@ -54,6 +54,7 @@ class Worker:
     active: int = 0
     count: int = 0
     progress: Progress | None = None  # of the drawing that the model is at
+    telling: Telling | None = None  # the engine, if it counts what it does
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:
@@ -69,6 +70,8 @@ class Worker:
             jobs=self.thread.jobs,
             progress=self.thread.progress,
             device=runtime.device_memory(),
+            work=self.telling.work() if self.telling else Work(),
+            caches=self.telling.caches() if self.telling else Caches(),
             download=self.thread.download,
             drawing=None if self.progress is None else self.progress.drawing,
         )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from PIL.Image import Image
 
-from contracts.control import Download, Phase
+from contracts.control import Caches, Download, Phase, Work
 from contracts.tasks import Skill
 
 Role = Literal["system", "user", "assistant"]
@@ -250,6 +250,16 @@ Job = TypeVar("Job")
 Event = TypeVar("Event")
 JobIn = TypeVar("JobIn", contravariant=True)
 EventOut = TypeVar("EventOut", covariant=True)
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """An engine that counts what it does; asked from another thread than the model's."""
+
+    def work(self) -> Work:
+        """Since it was loaded."""
+
+    def caches(self) -> Caches: ...
 
 
 class Engine(Protocol[JobIn, EventOut]):

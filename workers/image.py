@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from contracts.control import Phase
+from contracts.control import Caches, Phase, Work
 from contracts.settings_models import ImageSettings
 from workers import families, hub, runtime
 from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Report
@@ -82,6 +82,7 @@ class MfluxEngine:
         except Exception as exc:
             log.warning("the first picture failed", exc_info=True)
             raise self._unfit(exc) from exc
+        self._watch.steps, self._watch.step_seconds = 0, 0.0
 
     def _unfit(self, exc: Exception) -> LoadError:
         return LoadError(
@@ -132,6 +133,14 @@ class MfluxEngine:
             if job.mask is not None:
                 image = Image.composite(image, job.source, job.mask)
             emit(Drawn(index, image.width, image.height, image.tobytes()))
+
+    def work(self) -> Work:
+        watch = self._watch
+        return Work() if watch is None else Work(steps=watch.steps, step_seconds=watch.step_seconds)
+
+    def caches(self) -> Caches:
+        adapter = self._adapter
+        return Caches() if adapter is None else Caches(prompts=adapter.prompts.nbytes)
 
     def close(self) -> None:
         import mlx.core as mx

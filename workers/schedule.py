@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -82,6 +82,7 @@ class Schedule:
         self._pace = Pace(options.prefill_tokens)
         self._seen: dict[int, Any] = {}  # features of the pictures of the row that is next
         self._looking: tuple[int, deque[Any]] | None = None  # a picture, and what is to be computed
+        self.done: Counter[str] = Counter()  # by the names of ``contracts.control.Work``
         self.features = FeatureCache(options.vision_cache_mb * MIB)
         self.prefixes = PrefixCache(options.prefix_cache_mb * MIB)
 
@@ -125,6 +126,7 @@ class Schedule:
         whole: list[AnswerRow] = []
         for row, token in self._batch.decode():
             assert isinstance(row, AnswerRow)
+            self.done["tokens"] += 1
             if row not in self._tasks:  # its job has failed a moment ago
                 continue
             try:
@@ -228,6 +230,8 @@ class Schedule:
         self._waiting.popleft()
         self._seen.clear()
         row.cached_tokens = known
+        self.done["prompt_tokens"] += len(reading.ids)
+        self.done["cached_tokens"] += known
         self._batch.begin(row, reading.ids[known:], inputs, layers)
         return True
 
@@ -244,7 +248,9 @@ class Schedule:
         if picture.key in self._seen:
             return True
         features = self.features.get(picture.key)
-        if features is None:
+        if features is not None:
+            self.done["cached_pictures"] += 1
+        else:
             if self._looking is None or self._looking[0] != picture.key:
                 self._looking = picture.key, deque(self._family.look(picture))
             stages = self._looking[1]
@@ -258,6 +264,7 @@ class Schedule:
             self._looking = None
             self.features.put(picture.key, features)
         self._seen[picture.key] = features
+        self.done["pictures"] += 1
         return True
 
     def _read(self, row: AnswerRow) -> bool:

@@ -11,6 +11,7 @@ Imports mlx when it is imported: on the model thread, after ``runtime.prepare``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,11 @@ Emit = Callable[[ImageEvent | None], None]
 class Watch:
     """mflux's callback: ``start`` a job, ``begin`` each of its pictures, ``end`` the job."""
 
-    def __init__(self, adapter: Any) -> None:
+    def __init__(self, adapter: Any, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.steps = 0  # of all jobs
+        self.step_seconds = 0.0
+        self._clock = clock
+        self._began = 0.0  # the step that is computed
         self._adapter = adapter
         self._job: ImageJob | None = None
         self._emit: Emit | None = None
@@ -69,6 +74,7 @@ class Watch:
             self._noise = (latents - (1 - sigma) * self._clean) / sigma
         if self._shown:
             self._previous = latents + 0
+        self._began = self._clock()
 
     def call_in_loop(self, t: int, *, latents: Any, config: Any, **_: Any) -> None:
         if self._job is None or self._emit is None:
@@ -76,6 +82,8 @@ class Watch:
         # MLX is lazy: without this the step has not been computed yet.
         mx.eval(latents)
         self._step += 1
+        self.steps += 1
+        self.step_seconds += self._clock() - self._began
         self._emit(Stepped(self._index, self._step, self._job.run_steps))
         sigmas = config.scheduler.sigmas
         if self._step in self._shown:
@@ -84,6 +92,7 @@ class Watch:
             self._keep(latents, sigmas[t + 1])
         if self._shown:
             self._previous = latents + 0  # the array itself will be another's
+        self._began = self._clock()  # a preview is no part of the next step
 
     # --- masks -------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from contracts.control import Phase
+from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
 from contracts.settings_models import VlmSettings
 from workers import hub, runtime
@@ -174,6 +174,7 @@ class VlmEngine:
         except Exception:  # some models don't talk without a picture
             self.run(seen, lambda event: None)
         self._scheduled.prefixes.clear()
+        self._scheduled.done.clear()
 
     # --- running -----------------------------------------------------------------------------------
 
@@ -231,6 +232,16 @@ class VlmEngine:
 
     def step(self) -> None:
         self._scheduled.step()
+
+    def work(self) -> Work:
+        schedule = self.schedule
+        return Work() if schedule is None else Work(**schedule.done)
+
+    def caches(self) -> Caches:
+        schedule = self.schedule
+        if schedule is None:
+            return Caches()
+        return Caches(prompts=schedule.prefixes.nbytes, pictures=schedule.features.nbytes)
 
     @property
     def _scheduled(self) -> Schedule:

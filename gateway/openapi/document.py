@@ -15,6 +15,7 @@ import yaml
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from contracts.version import VERSION
 from gateway.auth import is_protected
 from gateway.openapi import examples, fields, links, problems
 from gateway.routes import catalogue, files, inference, system
@@ -22,7 +23,6 @@ from gateway.routes import catalogue, files, inference, system
 Document = dict[str, Any]
 
 TITLE = "Vision Insight API"
-VERSION = "0.1.0"
 DEFAULT_SERVER = "http://localhost:8000"
 
 DESCRIPTION = """\

@@ -98,6 +98,7 @@ class StandIn:
             routes=[
                 Route("/health", self._ok),
                 Route("/status", self._status),
+                Route("/metrics", self._metrics),
                 Route("/spawn/{alias}", self._control, methods=["POST"]),
                 Route("/stop/{alias}", self._control, methods=["POST"]),
                 Route("/workers/{rest:path}", self._work, methods=["POST"]),
@@ -109,6 +110,9 @@ class StandIn:
 
     async def _status(self, request: Request) -> Response:
         return JSONResponse({**STATUS, "models": {"a": {**MODEL, "status": "ready", **self.model}}})
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response("stand_in 1\n", media_type="text/plain; version=0.0.4")
 
     async def _control(self, request: Request) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""

@@ -82,9 +82,9 @@ def test_the_last_usage_of_an_answer_counts_and_text_that_looks_like_one_does_no
     account = Account(0, alias="a")
     account.note(b'data: {"usage":{"input_tokens": 1,"output_tokens": 2}}\n\n')
     account.note(rb'data: {"usage":{"input_tokens":3,"output_tokens":4},"said":"\"output_tokens\":9"}')
-    assert list(account.tokens) == [3, 4]
+    assert list(account.usage) == [3, 4, None]
     account.note(b"x" * 1000)
-    assert list(account.tokens) == [None, None]
+    assert list(account.usage) == [None, None, None]
 
 
 def test_what_is_asked_all_the_time_is_told_only_when_it_is_not_well(

@@ -30,7 +30,7 @@ class PromptCache(OrderedDict[str, Any]):
 
     @property
     def nbytes(self) -> int:
-        return sum(self._sizes.values())
+        return sum(list(self._sizes.values()))  # a copy: /health asks from another thread
 
     def __getitem__(self, prompt: str) -> Any:
         self.move_to_end(prompt)

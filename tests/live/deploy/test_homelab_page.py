@@ -1,0 +1,85 @@
+"""docs/homelab.md names fields that the status has, and routes that there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from contracts.settings_file import load
+from manager.app import ManagerApp
+from scripts.local_stack import ROOT
+from tests.servers import served
+from tests.stacks import demo_config
+
+PAGE = (ROOT / "docs" / "homelab.md").read_text()
+_MARKED = re.compile(r"<!-- fields of: /v1/system/status -->\n```yaml\n(.*?)```", re.S)
+WIDGET, SENSORS = (yaml.safe_load(block) for block in _MARKED.findall(PAGE))
+
+
+@pytest.fixture(scope="module")
+def status(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the gateway passes on unchanged."""
+    settings = load(demo_config(tmp_path_factory.mktemp("stack")), {})
+    with served(ManagerApp(settings)) as url:
+        return httpx.get(f"{url}/status").json()
+
+
+def path_of(field: Any) -> list[str]:
+    """``{models: {a: status}}`` as ``["models", "a", "status"]``, as homepage reads it."""
+    if isinstance(field, str):
+        return [field]
+    ((name, rest),) = field.items()
+    return [name, *path_of(rest)]
+
+
+def widget_paths() -> Iterator[list[str]]:
+    (entry,) = WIDGET[0]["AI"]
+    for mapping in entry["Vision Insight"]["widget"]["mappings"]:
+        yield path_of(mapping["field"])
+
+
+def sensor_paths() -> Iterator[list[str]]:
+    for sensor in SENSORS["rest"][0]["sensor"]:
+        (expression,) = re.findall(r"{{ value_json(.*?) }}", sensor["value_template"])
+        yield re.findall(r"[\w-]+", expression)
+
+
+def kuma_paths() -> Iterator[list[str]]:
+    for field in re.findall(r"`(memory\.\w+)` is not", PAGE):
+        yield field.split(".")
+
+
+@pytest.mark.parametrize(
+    "path", [*widget_paths(), *sensor_paths(), *kuma_paths()], ids=lambda path: ".".join(path)
+)
+def test_a_field_that_is_named_is_told(status: Any, path: list[str]) -> None:
+    found = status
+    for name in path:
+        found = found[name]
+    assert isinstance(found, str | int | float)
+
+
+def test_each_page_of_the_three_names_fields() -> None:
+    for paths in (widget_paths(), sensor_paths(), kuma_paths()):
+        assert list(paths)
+
+
+def test_a_route_that_is_named_is_there() -> None:
+    described = yaml.safe_load((ROOT / "openapi.yaml").read_text())["paths"]
+    named = set(re.findall(r"http://mac\.local:8000(/[\w/-]*)", PAGE)) - {"/docs"}
+    patterns = [re.sub(r"{\w+}", "[^/]+", path) for path in described]
+    assert named
+    assert [path for path in named if not any(re.fullmatch(p, path) for p in patterns)] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for page in ("homelab.md", "metrics.md"):
+        folder = ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (folder / page).read_text()):
+            assert Path(folder / target).exists(), target
