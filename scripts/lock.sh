@@ -9,8 +9,9 @@ compile() {
     --upgrade "$@" pyproject.toml
 }
 compile --output-file requirements/gateway.lock
-compile --extra manager --extra workers --output-file requirements/host.lock
-compile --extra manager --extra workers --group dev --output-file requirements/dev.lock
+compile --extra cli --output-file requirements/cli.lock
+compile --extra cli --extra manager --extra workers --output-file requirements/host.lock
+compile --extra cli --extra manager --extra workers --group dev --output-file requirements/dev.lock
 if grep -nE '^ *(--index|--extra-index|--find-links)|://' requirements/*.lock; then
   echo "lock: an address got into a lock file" >&2
   exit 1
