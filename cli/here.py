@@ -97,17 +97,15 @@ def _unload(settings: Settings, alias: str) -> None:
     with weights.manager_client(settings) as manager:
         try:
             status = ManagerStatus.model_validate_json(manager.get("/status", timeout=10).content)
-            model = status.models.get(alias)
-            if model is None or (
-                model.status is WorkerState.STOPPED and not model.download.total_bytes
-            ):
-                return
+            model = status.models[alias]
             if model.download.total_bytes:
                 raise Failure(f"{alias} is being downloaded: wait until it is there")
+            if model.status is WorkerState.STOPPED:
+                return
             answer = manager.post(f"/stop/{alias}", timeout=None)
         except httpx.ConnectError:
             return  # no manager, so nothing is loaded
-        except (httpx.HTTPError, ValueError) as exc:
+        except (httpx.HTTPError, ValueError, KeyError) as exc:
             raise Failure(f"the manager does not answer as it should ({exc}): make status") from exc
     if answer.status_code != 200:
         raise Failure(f"{alias} could not be taken out of memory: {answer.json()['error']['message']}")

@@ -46,7 +46,7 @@ def check_writable(out: Path | None, n: int) -> None:
 def file_for(
     out: Path | None, prompt: str, seed: int, index: int, n: int, exists: Callable[[Path], bool]
 ) -> Path:
-    """Where picture *index* of *n* goes: ``out-2.png``; ``a-red-circle-7.png`` when no file is named."""
+    """Where picture *index* of *n* goes: ``out-2.png``; ``a-red-circle-7.png`` without an *out*."""
     if out is not None and not out.is_dir():
         return out if n == 1 else out.with_name(f"{out.stem}-{index + 1}{out.suffix}")
     folder = out or Path()

@@ -17,7 +17,7 @@ class Event:
 
 
 def read(chunks: Iterable[bytes]) -> Iterator[Comment | Event]:
-    """The comments and events in *chunks*, however those are cut; a last one that is not whole is left out.
+    """The comments and events in *chunks*, however those are cut; one that is not whole is left out.
 
     Lines end at line feeds only: JSON may hold U+2028, at which ``str.splitlines`` would cut it.
     """
