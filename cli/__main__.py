@@ -16,15 +16,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for panel, commands in (
-    ("Pictures", (pictures.draw, pictures.edit, questions.ask, questions.read)),
-    ("Models", (models.ps, models.models, models.warm, models.evict, models.logs)),
-    ("On the machine of the stack", (here.pull, here.rm, here.doctor)),
+for command in (
+    *(pictures.draw, pictures.edit, questions.ask, questions.read),
+    *(models.ps, models.models, models.warm, models.evict, models.logs),
+    *(here.pull, here.rm, here.doctor),
 ):
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
-app.add_typer(here.config, name="config", rich_help_panel="On the machine of the stack")
+    app.command()(command)
+app.add_typer(here.config, name="config")
 
 
 def main() -> int:

@@ -17,9 +17,7 @@ from cli.phrases import downloading
 from contracts.control import Download, ManagerStatus, WorkerState
 from contracts.settings import Settings
 from contracts.settings_file import SettingsError, environment, load
-from hostctl import doctor as doctoring
 from hostctl import weights
-from hostctl.__main__ import Host
 from hostctl.steps import Remove, StepFailed, perform
 
 config = typer.Typer(help="The settings of this machine.", no_args_is_help=True)
@@ -137,6 +135,11 @@ def doctor(
 ) -> None:
     """Find out what is wrong here, each with its cure; 1 when something is broken."""
     options.require_here("doctor", host)
+    try:
+        from hostctl import doctor as doctoring
+        from hostctl.__main__ import Host
+    except ModuleNotFoundError as exc:  # psutil: only the command line is installed here
+        raise Usage(f"doctor needs {exc.name}, which `make setup` installs") from exc
     raise typer.Exit(doctoring.main(Host(os.environ), online=online, as_json=as_json))
 
 
