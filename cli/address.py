@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
+import httpx
+
 from cli.failures import Usage
 from contracts.settings import Settings
 from contracts.settings_file import SettingsError
@@ -76,7 +78,12 @@ def parse_host(text: str) -> str:
         raise Usage("a host has no user in it: a key is given with --key or VISION_KEY")
     if bare and port is None:
         parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{DEFAULT_PORT}")
-    return f"{parts.scheme}://{parts.netloc}{_prefix(parts)}"
+    url = f"{parts.scheme}://{parts.netloc}{_prefix(parts)}"
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise Usage(f"{text!r} names no host: {exc}") from exc
+    return url
 
 
 def _prefix(parts: SplitResult) -> str:
