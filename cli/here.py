@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +22,8 @@ from contracts.settings_file import SettingsError, environment, load
 from hostctl import weights
 from hostctl.steps import Remove, StepFailed, perform
 
+_NOTE_S = 10.0  # between two lines about a download where there is no bar
+
 config = typer.Typer(help="The settings of this machine.", no_args_is_help=True)
 
 
@@ -34,18 +38,25 @@ def pull(
     else:
         for pulled in found:
             gb, seconds = pulled.fetched_bytes / 1e9, pulled.seconds
-            there = f"is there ({gb:.2f} GB fetched in {seconds:.0f} s)"
-            screen.say(f"{pulled.alias}: {pulled.problem or there}")
+            if pulled.problem:
+                screen.note(f"{pulled.alias}: {pulled.problem}")
+            else:
+                screen.say(f"{pulled.alias}: is there ({gb:.2f} GB fetched in {seconds:.0f} s)")
     if any(pulled.problem for pulled in found):
         raise typer.Exit(1)
 
 
 def _pulled(settings: Settings, alias: str) -> weights.Pulled:
     with weights.manager_client(settings) as manager, screen.bar(f"{alias}: asking the hub") as bar:
+        noted = time.monotonic()
 
         def tell(download: Download) -> None:
-            told = downloading(download)
-            bar.tell(type(told)(f"{alias}: {told.text}", told.done, told.total))
+            nonlocal noted
+            told = downloading(download, alias)
+            bar.tell(told)
+            if not sys.stderr.isatty() and time.monotonic() - noted >= _NOTE_S:
+                noted = time.monotonic()
+                screen.note(told.text)
 
         return weights.pull(manager, alias, tell)
 

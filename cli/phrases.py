@@ -137,10 +137,13 @@ def loading(model: ModelStatus) -> Told:
     return Told(model.phase or "starting")
 
 
-def downloading(download: Download) -> Told:
-    """``downloading 1.2 of 3.4 GB, about 2m 5s``"""
+def downloading(download: Download, alias: str = "") -> Told:
+    """``downloading 1.2 of 3.4 GB, about 2m 5s``, after *alias* if there is one."""
+    before = f"{alias}: " if alias else ""
     if not download.total_bytes:
-        return Told("downloading")
+        return Told(f"{before}downloading")
     left = f", about {span(download.eta_seconds)}" if download.eta_seconds >= 1 else ""
-    text = f"downloading {download.done_bytes / 1e9:.2f} of {download.total_bytes / 1e9:.2f} GB{left}"
-    return Told(text, download.done_bytes, download.total_bytes)
+    done, total = (f"{part / 1e9:.2f}" for part in (download.done_bytes, download.total_bytes))
+    return Told(
+        f"{before}downloading {done} of {total} GB{left}", download.done_bytes, download.total_bytes
+    )

@@ -166,6 +166,7 @@ class TestProgress:
         text = "downloading 1.50 of 3.00 GB, about 2m 5s"
         assert downloading(download) == Told(text, 1_500_000_000, 3_000_000_000)
         assert loading(model(S.STARTING, phase="downloading", download=download)).text == text
+        assert downloading(download, "a").text == f"a: {text}"
         assert downloading(Download()) == Told("downloading")
 
 
