@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
@@ -111,7 +112,10 @@ def logs(
     """What a model's worker has written last."""
 
     def show(line: str) -> None:
-        screen.say_json({"line": line}, indent=None) if as_json else screen.say(line)
+        if as_json:
+            screen.say_json({"line": line}, indent=None)
+        else:
+            screen.say(line)
 
     with options.gateway(host, key) as gateway:
         found = gateway.ask("GET", f"{MODELS}/{quote(alias, safe='')}")  # 404s for what is no model
@@ -128,10 +132,10 @@ def logs(
                 _logs(there, f"/logs/{quote(name)}", follow, lines, show)
 
 
-def _logs(gateway: Gateway, path: str, follow: bool, lines: int, show: Any) -> None:
+def _logs(gateway: Gateway, path: str, follow: bool, lines: int, show: Callable[[str], None]) -> None:
     path += f"?lines={lines}"
     if not follow:
-        for line in gateway.text(path).splitlines():
+        for line in gateway.text(path).split("\n")[:-1]:  # each ends with one
             show(line)
         return
     for event in gateway.events("GET", f"{path}&follow=1"):

@@ -18,6 +18,7 @@ from tests.stacks import OURS
 
 WAIT_S = 120.0
 ANSI = "\x1b"
+_OF_TERMINALS = ("NO_COLOR", "FORCE_COLOR", "TTY_", "TERM", "TMUX", "KITTY_", "LC_TERMINAL", "COLUMNS")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Vision:
     def well(self, *args: str, stdin: bytes = b"", **environ: str) -> Done:
         done = self(*args, stdin=stdin, **environ)
         assert done.status == 0, done
-        assert ANSI not in done.err  # no terminal is there
+        assert "\n\n" not in f"\n{done.err}"  # no terminal is there, so no bar leaves anything
+        assert ANSI not in done.err
         return done
 
     def started(self, *args: str) -> subprocess.Popen[bytes]:
@@ -92,7 +94,7 @@ class Vision:
         return [sys.executable, "-m", "cli", *args]
 
     def env(self, environ: dict[str, str]) -> dict[str, str]:
-        mine = {k: v for k, v in os.environ.items() if not k.startswith((*OURS, "NO_COLOR"))}
+        mine = {k: v for k, v in os.environ.items() if not k.startswith((*OURS, *_OF_TERMINALS))}
         return {**mine, "PYTHONPATH": str(ROOT), **self.environ, **environ}
 
 
