@@ -120,7 +120,7 @@ def _make(gateway: Gateway, wish: _Wish) -> None:
     body |= {"stream": True, "output_format": form}
     made = []
     for event in _completed(gateway, wish, body):
-        data = base64.b64decode(event.b64_json)
+        data = _decoded(event.b64_json)
         if wish.to_stdout:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -128,6 +128,13 @@ def _make(gateway: Gateway, wish: _Wish) -> None:
         made.append(_kept(wish, event, data))
     if wish.as_json:
         screen.say_json({"pictures": made})
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as exc:
+        raise Failure("not an answer of this API: a picture is not base64") from exc
 
 
 def _completed(gateway: Gateway, wish: _Wish, body: dict[str, Any]) -> Iterator[ImageStreamEvent]:

@@ -85,6 +85,18 @@ def test_what_had_come_of_an_answer_is_shown_and_then_why_it_ended(
     assert why in done.err
 
 
+def test_a_picture_that_is_none_is_told_and_not_kept(tmp_path: Path) -> None:
+    event = (
+        b'data: {"type": "image_generation.completed", "b64_json": "no picture", "created_at": 1, '
+        b'"output_format": "png", "quality": "auto", "size": "1x1", "image_index": 0}\n\n'
+    )
+    with saying(EVENTS + event) as host:
+        done = Vision(tmp_path)("draw", "x", "--host", host)
+    assert done.status == 1
+    assert "not base64" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_drawing_that_never_comes_is_told(tmp_path: Path) -> None:
     with saying(EVENTS + b": started\n\n") as host:
         done = Vision(tmp_path)("draw", "x", "--host", host)

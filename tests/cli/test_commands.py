@@ -35,6 +35,15 @@ class TestModels:
         }  # fmt: skip
         assert ANSI not in out
 
+    def test_a_reader_that_has_enough_is_no_error_to_be_told(self, vision: Vision) -> None:
+        process = vision.started("models")
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+        process.stderr.close()
+        assert process.wait(60) in (0, 1)
+
     def test_a_model_is_warmed_seen_and_evicted(self, vision: Vision) -> None:
         assert vision.well("warm", "moondream2", "--json").json["alias"] == "vlm-fast"
         (line,) = [x for x in vision.well("ps").out.splitlines() if x.startswith("vlm-fast")]
