@@ -52,7 +52,7 @@ logs-workers: .venv  ## follow the logs of all models
 	@$(RUN) -m hostctl logs workers $(ARGS)
 
 pull: .venv  ## download the models' weights now; MODEL=alias for one
-	@$(RUN) -m hostctl pull $(MODEL)
+	@$(RUN) -m cli pull $(MODEL)
 
 .venv:
 	@echo "there is no .venv yet: make install (or make setup)" >&2; exit 1
@@ -83,7 +83,7 @@ check: lint  ## format, lint, types, tests
 lint: setup-dev  ## Python, shell scripts, Dockerfile, compose files and workflows
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
-	@.venv/bin/shellcheck .ci/run scripts/*.sh tests/tools/*.sh
+	@.venv/bin/shellcheck .ci/run bin/vision scripts/*.sh tests/tools/*.sh
 	@.venv/bin/hadolint Dockerfile
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(COMPOSE_FILES)
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml

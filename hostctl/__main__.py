@@ -97,8 +97,6 @@ def main() -> int:
     logs = verbs.add_parser("logs")
     logs.add_argument("what", choices=(*TIERS, "workers"))
     logs.add_argument("--no-follow", action="store_true")
-    pull = verbs.add_parser("pull")
-    pull.add_argument("alias", nargs="*")
     smoke = verbs.add_parser("smoke")
     smoke.add_argument("what", choices=("all", "images"))
     smoke.add_argument("--url", help="of the gateway (default: this machine's)")
@@ -184,9 +182,7 @@ def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> 
         else:
             perform([step], cwd=ROOT, environ=host.environ, say=lambda text: None)
     elif args.verb == "purge-weights":
-        host.do(weights.purge_steps(settings, hub))
-    elif args.verb == "pull":
-        return 0 if weights.pull(settings, args.alias or list(settings.models), _say) else 1
+        host.do([*weights.purge_steps(settings, hub)])
     elif args.verb == "smoke":
         return smoke.main(settings, args.url, images_only=args.what == "images")
     elif args.verb == "logs":

@@ -7,17 +7,19 @@ configured models are ever removed from Hugging Face's cache.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from contracts.control import Download, ManagerStatus
 from contracts.settings import Settings
 from contracts.settings_models import ImageSettings, is_folder
 from hostctl.health import manager_url
-from hostctl.steps import Remove, Step
+from hostctl.steps import Remove
 
-_TELL_S = 2.0
+_TELL_S = 0.5
 
 
 def hub_folder(environ: Mapping[str, str]) -> Path:
@@ -39,48 +41,55 @@ def repositories(settings: Settings) -> dict[str, list[str]]:
     return found
 
 
-def purge_steps(settings: Settings, hub: Path) -> list[Step]:
-    names = sorted({name for paths in repositories(settings).values() for name in paths})
-    folders = [hub / f"models--{name.replace('/', '--')}" for name in names]
+def purge_steps(settings: Settings, hub: Path, aliases: Collection[str] | None = None) -> list[Remove]:
+    """Remove the weights of *aliases* (None: of all), but for those that another alias needs too."""
+    of = repositories(settings)
+    kept = {name for alias, names in of.items() if aliases and alias not in aliases for name in names}
+    asked = {name for alias, names in of.items() if not aliases or alias in aliases for name in names}
+    folders = [hub / f"models--{name.replace('/', '--')}" for name in sorted(asked - kept)]
     return [Remove(f"remove {folder}", folder) for folder in folders if folder.is_dir()]
 
 
-def pull(settings: Settings, aliases: list[str], say: Callable[[str], None] = print) -> bool:
-    """Have the manager fetch the files of *aliases*, telling how far it is; whether all are there."""
+@dataclass(frozen=True)
+class Pulled:
+    """What came of fetching the files of *alias*; with a *problem*, why they are not there."""
+
+    alias: str
+    fetched_bytes: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def manager_client(settings: Settings) -> httpx.Client:
     headers = {"x-manager-token": settings.manager.token} if settings.manager.token else {}
-    with httpx.Client(base_url=manager_url(settings), headers=headers, trust_env=False) as manager:
-        return all([_pulled(manager, alias, say) for alias in aliases])
+    return httpx.Client(base_url=manager_url(settings), headers=headers, trust_env=False)
 
 
-def _pulled(manager: httpx.Client, alias: str, say: Callable[[str], None]) -> bool:
+def pull(manager: httpx.Client, alias: str, tell: Callable[[Download], None]) -> Pulled:
+    """Have the manager fetch the files of *alias*, and *tell*, from a thread, how far it is."""
     done = threading.Event()
-    teller = threading.Thread(target=_tell, args=(manager, alias, done, say), daemon=True)
+    teller = threading.Thread(target=_tell, args=(manager, alias, done, tell), daemon=True)
     teller.start()
     try:
         answer = manager.post(f"/pull/{alias}", timeout=None)
     except httpx.HTTPError as exc:
-        say(f"{alias}: the manager does not answer ({exc}): make status")
-        return False
+        return Pulled(alias, problem=f"the manager does not answer ({exc}): make status")
     finally:
         done.set()
         teller.join()
     body = answer.json()
     if answer.status_code != 200:
-        say(f"{alias}: {body['error']['message']}")
-        return False
-    say(f"{alias}: is there ({body['fetched_bytes'] / 1e9:.2f} GB fetched in {body['seconds']:.0f} s)")
-    return True
+        return Pulled(alias, problem=body["error"]["message"])
+    return Pulled(alias, body["fetched_bytes"], body["seconds"])
 
 
-def _tell(manager: httpx.Client, alias: str, done: threading.Event, say: Callable[[str], None]) -> None:
+def _tell(
+    manager: httpx.Client, alias: str, done: threading.Event, tell: Callable[[Download], None]
+) -> None:
     while not done.wait(_TELL_S):
         try:
-            model = manager.get("/status", timeout=5).json()["models"][alias]
-        except (httpx.HTTPError, ValueError, KeyError):
+            status = ManagerStatus.model_validate_json(manager.get("/status", timeout=5).content)
+        except (httpx.HTTPError, ValueError):
             continue
-        download = model["download"]
-        if total := download["total_bytes"]:
-            say(
-                f"{alias}: {download['done_bytes'] / 1e9:.2f} of {total / 1e9:.2f} GB, "
-                f"{download['eta_seconds'] / 60:.0f} min left"
-            )
+        if (model := status.models.get(alias)) and model.download.total_bytes:
+            tell(model.download)

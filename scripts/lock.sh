@@ -9,8 +9,9 @@ compile() {
     --upgrade "$@" pyproject.toml
 }
 compile --output-file requirements/gateway.lock
-compile --extra manager --extra workers --output-file requirements/host.lock
-compile --extra manager --extra workers --group dev --output-file requirements/dev.lock
+compile --extra cli --output-file requirements/cli.lock
+compile --extra cli --extra manager --extra workers --output-file requirements/host.lock
+compile --extra cli --extra manager --extra workers --group dev --output-file requirements/dev.lock
 for client in pydantic-ai langchain litellm; do
   "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
     --upgrade --output-file "tests/clients/requirements-$client.lock" "tests/clients/requirements-$client.in"

@@ -1,4 +1,4 @@
-"""Makes .venv and installs a lock file into it: ``python3 scripts/setup.py gateway|host|dev``.
+"""Makes .venv and installs a lock file into it: ``python3 scripts/setup.py gateway|cli|host|dev``.
 
 ``python3 scripts/setup.py run -m MODULE ...`` runs a module on a Python that will do, before there is
 a .venv.
@@ -18,9 +18,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "installed.txt")
 OLDEST, NEWEST = (3, 11), (3, 13)
-NEEDED_GB = {"gateway": 0.3, "host": 2.0, "dev": 2.5}
+NEEDED_GB = {"gateway": 0.3, "cli": 0.3, "host": 2.0, "dev": 2.5}
 # A later set holds everything of the earlier ones.
-CONTAINS = {"gateway": "gateway", "host": "gateway host", "dev": "gateway host dev"}
+CONTAINS = {
+    "gateway": "gateway",
+    "cli": "gateway cli",
+    "host": "gateway cli host",
+    "dev": "gateway cli host dev",
+}
 
 
 class CannotSetUp(Exception):
@@ -33,12 +38,12 @@ def main() -> int:
         python = find_python(sys.version_info[:2], working)
         if wanted == "run":
             os.execv(python, [python, *sys.argv[2:]])
-        if installed(wanted):
-            return 0
-        check_venv_module(python)
-        check_disk(wanted, shutil.disk_usage(ROOT).free / 1e9)
-        make_venv(python)
-        install(wanted)
+        if not installed(wanted):
+            check_venv_module(python)
+            check_disk(wanted, shutil.disk_usage(ROOT).free / 1e9)
+            make_venv(python)
+            install(wanted)
+        put_command(VENV)
     except CannotSetUp as exc:
         sys.stderr.write(f"setup: {exc}\n")
         return 1
@@ -128,6 +133,13 @@ def install(wanted: str) -> None:
         run([*pip, "--no-deps", "--require-hashes", "-r", lock], "the packages could not be installed")
     with open(STAMP, "w") as stamp:
         stamp.write(f"{wanted} {lock_hash(wanted)}\n")
+
+
+def put_command(venv: str) -> None:
+    """``vision`` among the commands of *venv*: a link, as nothing of ours is installed there."""
+    link = os.path.join(venv, "bin", "vision")
+    if not os.path.lexists(link):
+        os.symlink(os.path.join("..", "..", "bin", "vision"), link)
 
 
 def installed(wanted: str) -> bool:

@@ -83,6 +83,14 @@ def test_the_mac_gets_metal_and_linux_neither_torch_nor_cuda() -> None:
     assert pins["mflux"].split()[0] == "mflux==0.24.0"
 
 
+def test_the_command_line_s_lock_is_a_part_of_the_host_s() -> None:
+    def pins(name: str) -> set[str]:
+        lines = (ROOT / "requirements" / f"{name}.lock").read_text().splitlines()
+        return {line.split()[0] for line in lines if line and line[0] not in " #"}
+
+    assert pins("gateway") < pins("cli") < pins("host")
+
+
 def test_the_gateway_s_lock_holds_no_model_library() -> None:
     text = (ROOT / "requirements" / "gateway.lock").read_text()
     assert not [n for n in ("mlx", "torch", "numpy", "pillow", "psutil") if f"\n{n}==" in text]

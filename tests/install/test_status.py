@@ -174,19 +174,18 @@ def test_a_real_stack_is_gathered_and_its_weights_are_pulled(tmp_path: Path) -> 
             report = status.gather(settings, Machine("Linux", "x", 1, 1))
             assert report.healthy
             assert (report.manager.service, report.gateway.state) == ("not installed", "serving")
-            said: list[str] = []
-            assert weights.pull(settings, ["vlm-best", "vlm-fast"], said.append)
-            assert said[0].startswith("vlm-best: is there")
-            assert not weights.pull(settings, ["absent"], said.append)
-            assert "absent" in said[-1]
+            with weights.manager_client(settings) as manager:
+                fetched = weights.pull(manager, "vlm-best", lambda download: None)
+                assert (fetched.fetched_bytes, fetched.problem) == (1002, "")
+                assert weights.pull(manager, "vlm-fast", lambda download: None).fetched_bytes == 0
+                assert "absent" in weights.pull(manager, "absent", lambda download: None).problem
     found = list((tmp_path / "models" / "hub" / "models--x--y").glob("snapshots/*/model.safetensors"))
     assert [f.stat().st_size for f in found] == [1000]
 
 
 def test_a_manager_that_is_away_is_told_and_not_waited_for(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert not weights.pull(nowhere(tmp_path), ["vlm-best"], said.append)
-    assert "make status" in said[0]
+    with weights.manager_client(nowhere(tmp_path)) as manager:
+        assert "make status" in weights.pull(manager, "vlm-best", lambda download: None).problem
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""What ends a command, each with the exit status that scripts can rely on (docs/cli.md).
+
+Rules: a command raises one of these; ``cli.__main__`` tells it once, without a traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class Failure(Exception):
+    """The API refused, or its answer is none; something was found to be wrong."""
+
+    status: ClassVar[int] = 1
+
+    def __init__(
+        self, message: str, *, error: dict[str, Any] | None = None, http_status: int | None = None
+    ) -> None:
+        """*error*: the API's own error object, for those who asked for JSON."""
+        super().__init__(message)
+        self.http_status = http_status
+        self._error = error
+
+    def body(self) -> dict[str, Any]:
+        return {"error": self._error or {"message": str(self)}}
+
+
+class Usage(Failure):
+    """The command can't be carried out as it was given, or the settings can't be used."""
+
+    status = 2
+
+
+class Unreachable(Failure):
+    """Nobody answers there."""
+
+    status = 3
+
+
+class KeyRefused(Failure):
+    """The key is missing, or is not one of the gateway's."""
+
+    status = 4
+
+
+def refusal(http_status: int, error: dict[str, Any]) -> Failure:
+    """The API's *error* object in words."""
+    message = str(error.get("message") or f"status {http_status}")
+    if http_status == 401:
+        return KeyRefused(f"{message} (here: --key KEY, or VISION_KEY)", error=error, http_status=401)
+    code, param = error.get("code"), error.get("param")
+    about = ", ".join(str(part) for part in (code, param) if part)
+    return Failure(f"{message} ({about})" if about else message, error=error, http_status=http_status)

@@ -1,0 +1,149 @@
+"""What people read: rows of tables, and how far something is, in words. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from contracts.control import Download, ManagerStatus, ModelStatus, WorkerState
+from contracts.openai import ModelObject
+from hostctl.status import span
+
+# Control characters, and what turns the direction of writing: a model's words steer no terminal.
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_STEPS = re.compile(r"step (\d+) of (\d+)(?:, picture (\d+) of (\d+))?")
+_PERCENT = re.compile(r"downloading (\d+) %")
+_ERROR_ROOM = 200  # characters
+
+
+def shown(text: str) -> str:
+    """*text* from outside as a terminal may have it: line feeds and tabs stay."""
+    return _UNSHOWN.sub("", text)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+PS_HEAD = ("NAME", "STATE", "SIZE", "CHARGED", "OPEN", "QUEUE", "SERVED", "IDLE", "UP")
+MODELS_HEAD = ("NAME", "KIND", "STATE", "SIZE", "CAN", "ALSO", "PATH")
+
+
+def ps_rows(status: ManagerStatus) -> list[tuple[str, ...]]:
+    """A row for each model that is in memory, on its way there or out, or has failed."""
+    rows: list[tuple[str, ...]] = []
+    for alias, model in status.models.items():
+        if model.status is WorkerState.STOPPED and not model.queued:
+            continue
+        worker = status.workers.get(alias)
+        rows.append(
+            (
+                alias,
+                _state(model),
+                f"{model.measured_gb:.1f} GB",
+                f"{model.memory_gb:.1f} GB" if model.status is not WorkerState.FAILED else "-",
+                str(worker.active_requests if worker else 0),
+                str(model.queued),
+                str(worker.request_count if worker else 0),
+                _idle(model, worker.idle_seconds if worker and not worker.active_requests else None),
+                span(worker.uptime_seconds) if worker else "-",
+            )
+        )
+    return rows
+
+
+def ps_notes(status: ManagerStatus) -> list[str]:
+    """What stands below the table: why models failed, and the memory."""
+    notes = [
+        f"{alias}: {' '.join(model.last_error.split())[:_ERROR_ROOM]}"
+        for alias, model in status.models.items()
+        if model.status is WorkerState.FAILED and model.last_error
+    ]
+    memory = status.memory
+    pressure = "" if memory.pressure == "normal" else f"; memory pressure: {memory.pressure}"
+    charged = f"{memory.models_loaded_gb:.1f} of {memory.budget_gb:.1f} GB are charged"
+    machine = f"{memory.used_gb:.1f} of {memory.total_gb:.1f} GB of the machine in use"
+    return [*notes, f"{charged}; {machine}{pressure}"]
+
+
+def _state(model: ModelStatus) -> str:
+    if model.status is WorkerState.STARTING:
+        return loading(model).text
+    return model.status.value
+
+
+def _idle(model: ModelStatus, idle_s: float | None) -> str:
+    if model.pinned:
+        return "pinned"
+    return "-" if idle_s is None else span(idle_s)
+
+
+def model_row(model: ModelObject) -> tuple[str, ...]:
+    can = ", ".join(model.capabilities)
+    kind = model.family or model.kind
+    return (
+        model.id, kind, model.state, f"{model.memory_gb:.1f} GB", can, ", ".join(model.names) or "-",
+        model.path,
+    )  # fmt: skip
+
+
+# --- how far something is ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is going on; ``total`` 0: nobody knows how much it is."""
+
+    text: str
+    done: float = 0
+    total: float = 0
+
+
+def comment(text: str) -> Told:
+    """A comment of a stream: ``step 2 of 4, picture 1 of 3, about 12 s left``, ``loading``."""
+    if found := _STEPS.match(text):
+        step, steps, picture, pictures = (int(group or 1) for group in found.groups())
+        return Told(text, (picture - 1) * steps + step, pictures * steps)
+    if found := _PERCENT.match(text):
+        return Told(text, int(found[1]), 100)
+    return Told(text)
+
+
+def waiting(status: ManagerStatus, name: str | None) -> Told | None:
+    """What a request for *name* (None: for a model that the gateway chooses) waits for."""
+    models = status.models
+    if name not in models:
+        # By another of its names, or a default: the one that is being loaded will be it.
+        starting = [a for a, m in models.items() if m.status is WorkerState.STARTING]
+        if len(starting) != 1:
+            return None
+        (name,) = starting
+    assert name is not None
+    model = models[name]
+    if model.status is WorkerState.STARTING:
+        told = loading(model)
+        return Told(f"{name}: {told.text}", told.done, told.total)
+    if model.status is WorkerState.READY:
+        drawing = model.drawing
+        if drawing.steps:
+            done = (drawing.picture - 1) * drawing.steps + drawing.step
+            return Told(f"{name}: drawing", done, drawing.pictures * drawing.steps)
+        return Told(f"{name}: at work")
+    return Told(f"{name}: waiting for memory")
+
+
+def loading(model: ModelStatus) -> Told:
+    """How far the load of *model* is."""
+    if model.phase == "downloading" and model.download.total_bytes:
+        return downloading(model.download)
+    return Told(model.phase or "starting")
+
+
+def downloading(download: Download, alias: str = "") -> Told:
+    """``downloading 1.2 of 3.4 GB, about 2m 5s``, after *alias* if there is one."""
+    before = f"{alias}: " if alias else ""
+    if not download.total_bytes:
+        return Told(f"{before}downloading")
+    left = f", about {span(download.eta_seconds)}" if download.eta_seconds >= 1 else ""
+    done, total = (f"{part / 1e9:.2f}" for part in (download.done_bytes, download.total_bytes))
+    return Told(
+        f"{before}downloading {done} of {total} GB{left}", download.done_bytes, download.total_bytes
+    )

@@ -1,0 +1,50 @@
+"""docs/cli.md names every command, option and exit status that there is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from typer.main import get_command
+
+from cli.__main__ import app
+from cli.failures import Failure, KeyRefused, Unreachable, Usage
+from contracts.tasks import TASKS
+from scripts.local_stack import ROOT
+
+DOCUMENT = (ROOT / "docs" / "cli.md").read_text()
+ROWS = {m[1]: m[0] for m in re.finditer(r"^\| `vision ([a-z]+(?: check)?)\b.*$", DOCUMENT, re.M)}
+EVERYWHERE = {"--host", "--key", "--json", "--help", "-h"}
+
+
+def commands() -> dict[str, set[str]]:
+    """The options of each command."""
+    found = {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        for path, leaf in (
+            {f"{name} {n}": c for n, c in inner.items()}.items() if inner else [(name, command)]
+        ):
+            options = {o for p in leaf.params for o in p.opts if o.startswith("-")}
+            found[path] = options - EVERYWHERE
+    return found
+
+
+def test_every_command_has_a_row_and_no_row_is_left_over() -> None:
+    assert set(ROWS) == set(commands())
+
+
+@pytest.mark.parametrize("name", list(commands()))
+def test_every_option_stands_in_the_row_of_its_command(name: str) -> None:
+    row = ROWS[name] + (ROWS["draw"] if "those of `draw`" in ROWS[name] else "")
+    assert {o for o in commands()[name] if f"`{o}`" not in row} == set()
+
+
+def test_every_task_that_needs_no_words_is_named() -> None:
+    named = ", ".join(task.name for task in TASKS.values() if task.prompt)
+    assert f"({named})" in ROWS["read"]
+
+
+@pytest.mark.parametrize("kind", [Failure, Usage, Unreachable, KeyRefused])
+def test_every_exit_status_is_documented(kind: type[Failure]) -> None:
+    assert re.search(rf"^\| {kind.status} \|", DOCUMENT, re.M)
