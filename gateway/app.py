@@ -26,7 +26,9 @@ from gateway.keys import read_keyring
 from gateway.links import shown
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, docs, files, inference, responses, system
+from gateway.recent import Recent
+from gateway.routes import catalogue, docs, files, inference, page, responses, system, watching
+from gateway.watching import Watchers
 from web.access import PROCESSING_HEADER, Access
 from web.door import SMALL_BODY, Door, DoorGuard
 from web.errors import install_error_handlers
@@ -60,11 +62,14 @@ def create_app(
     settings: Settings,
     *,
     clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], float] = time.time,
+    watchers: Watchers | None = None,
     resolve: Resolve | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> ASGIApp:
     """*clock*: monotonic seconds, by which the URLs of pictures expire and rates are counted.
 
+    *wall_clock*: Unix time, of what people read. *watchers*: for whoever ends their streams.
     *resolve*, *tls*: how names in image URLs are looked up, and whose certificates are trusted.
     Raises ``SettingsError`` for a file of keys that can't be used.
     """
@@ -88,9 +93,11 @@ def create_app(
     app.state.settings = settings
     app.state.created = int(time.time())
     app.state.started = time.monotonic()
+    app.state.watchers = Watchers() if watchers is None else watchers
+    app.state.recent = recent = Recent(inference.PATHS, clock=wall_clock)
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    for routes in (inference, responses, catalogue, files, system, docs):
+    for routes in (inference, responses, catalogue, files, system, watching, docs, page):
         app.include_router(routes.router)
     install_error_handlers(app, SOURCE)
     app.state.keyring = keyring = read_keyring(limits)
@@ -107,7 +114,8 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", *RATE_HEADERS, *_TIMINGS],
         )
-    return Access(DoorGuard(entry, door(settings), source=SOURCE), SOURCE, quiet=_QUIET, shown=shown)
+    entry = DoorGuard(entry, door(settings), source=SOURCE)
+    return Access(entry, SOURCE, quiet=_QUIET, shown=shown, heard=recent.heard)
 
 
 def door(settings: Settings) -> Door:

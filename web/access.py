@@ -32,8 +32,13 @@ def whole_path(path: str) -> str:
     return path
 
 
+def nobody(account: Account) -> None:
+    """Hears of a request, and makes nothing of it."""
+
+
 class Access:
-    """*source* names the tier; *shown* makes of a path what the log may hold of it."""
+    """*source* names the tier; *shown* makes of a path what the log may hold of it; *heard* is told
+    each account when it is complete."""
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Access:
         *,
         quiet: Collection[str] = (),
         shown: Callable[[str], str] = whole_path,
+        heard: Callable[[Account], None] = nobody,
         make: Callable[[], bytes] = new_request_id,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -49,6 +55,7 @@ class Access:
         self._log = logging.getLogger(f"{source}.access")
         self._quiet = frozenset(quiet)
         self._shown = shown
+        self._heard = heard
         self._make = make
         self._clock = clock
 
@@ -81,6 +88,7 @@ class Access:
         finally:
             account.total_ms = (self._clock() - account.began_at) * 1e3
             self._log.log(self._level(account, scope["path"]), account)
+            self._heard(account)
 
     def _level(self, account: Account, path: str) -> int:
         if account.error:
