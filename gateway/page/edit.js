@@ -25,7 +25,7 @@ export function startEdit(panel) {
   const byStrength = el("input", { type: "checkbox" });
   const chooses = el("label", { class: "row" }, byStrength, "redraw by strength, not by instruction");
   const strong = el("output", { textContent: "0.70" });
-  const strengthRow = el("label", {}, "Strength ", strong, strength);
+  const strengthRow = el("div", {}, field("Strength", strength), strong);
   const brush = el("input", { type: "range", min: 0.02, max: 0.4, step: 0.01, value: 0.12 });
   const clear = button("Clear the mask", () => mask?.clear());
   const masking = el("div", {}, field("Brush for the mask", brush), clear);

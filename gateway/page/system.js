@@ -85,10 +85,9 @@ class Card {
 
 function requestsTable() {
   const body = el("tbody");
-  const numbers = ["queue", "load", "model", "total"];
-  const head = ["time", "route", "model", "status", ...numbers];
+  const head = ["time", "route", "alias", "status", "queue", "load", "model", "total"];
   const table = el("table", {}, el("thead", {}, el("tr", {}, ...head.map((name, i) =>
-    el("th", { scope: "col", textContent: i === 2 ? "alias" : name, class: i > 3 ? "number" : "" })))), body);
+    el("th", { scope: "col", textContent: name, class: i > 3 ? "number" : "" })))), body);
   const load = async () => {
     const { data } = await getJson("v1/system/requests");
     body.replaceChildren(...data.slice(0, 20).map((one) => {
