@@ -1,4 +1,4 @@
-"""The page at ``/``: files that are served as they are. No key is needed for them, but for what they ask.
+"""The page at ``/``: files that are served as they are. They need no key; what the page asks does.
 
 Rules: only what lies in ``gateway/page`` is served. The page may load and ask nothing but this gateway,
 and runs no script and no style that is not one of these files (its Content-Security-Policy).

@@ -1,4 +1,4 @@
-"""To look on: what happens, what workers write, what was asked last. The page at ``/`` lives on these."""
+"""To look on: what happens, what workers write, what was asked last. The page lives on these."""
 
 from __future__ import annotations
 

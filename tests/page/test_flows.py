@@ -89,7 +89,6 @@ def test_a_cancelled_drawing_ends_in_the_worker_too(page: Page, stack: LocalStac
         status = httpx.get(f"{stack.url}/v1/system/status", timeout=10).json()
         return status["models"]["image-gen"]["drawing"]["kind"] == ""
 
-
     wait_for(idle)
 
 
