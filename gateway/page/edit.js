@@ -43,7 +43,7 @@ export function startEdit(panel) {
       source = uri;
       image.alt = "the picture to edit";
       mask = new Mask(image, () => Number(brush.value));
-      easel.replaceChildren(image, ...(able.includes("mask") ? [mask.canvas] : []));
+      easel.replaceChildren(image, ...(able.includes("mask") ? [mask.canvas, mask.cursor] : []));
       tell(told, `${image.naturalWidth} \u00d7 ${image.naturalHeight}`);
     } catch (error) {
       tell(told, error.message, { bad: true });
@@ -58,7 +58,7 @@ export function startEdit(panel) {
     strengthRow.hidden = !byStrength.checked;
     masking.hidden = !able.includes("mask");
     words.firstChild.textContent = byStrength.checked ? "What it shall show" : "What to change";
-    if (mask) easel.replaceChildren(easel.firstChild, ...(able.includes("mask") ? [mask.canvas] : []));
+    if (mask) easel.replaceChildren(easel.firstChild, ...(able.includes("mask") ? [mask.canvas, mask.cursor] : []));
   }
 
   const place = picturePlace("A picture: choose it, drop it here, or paste it", {

@@ -16,12 +16,14 @@ export class Mask {
       width: image.naturalWidth, height: image.naturalHeight, tabIndex: 0, role: "application",
       "aria-label": "Mask: paint what is to be redrawn. Arrow keys move the brush, space paints.",
     });
+    this.cursor = el("div", { class: "cursor", hidden: true });
     const on = (kind, act) => this.canvas.addEventListener(kind, act);
     on("pointerdown", (e) => { this.canvas.setPointerCapture(e.pointerId); this.#paintTo(this.#point(e)); });
     on("pointermove", (e) => { if (e.buttons) this.#paintTo(this.#point(e)); });
     on("pointerup", () => { this.#last = null; });
     on("pointercancel", () => { this.#last = null; });
     on("keydown", (e) => this.#key(e));
+    on("blur", () => { this.cursor.hidden = true; });
   }
 
   get #width() {
@@ -35,13 +37,17 @@ export class Mask {
 
   #paintTo(point) {
     const pen = this.canvas.getContext("2d");
-    pen.strokeStyle = "#e0457b";
+    pen.strokeStyle = pen.fillStyle = "#e0457b";
     pen.lineWidth = this.#width;
     pen.lineCap = pen.lineJoin = "round";
     pen.beginPath();
     pen.moveTo(...(this.#last ?? point));
     pen.lineTo(...point);
     pen.stroke();
+    // A line to where it begins is none, and a touch is to leave a dot.
+    pen.beginPath();
+    pen.arc(...point, this.#width / 2, 0, 2 * Math.PI);
+    pen.fill();
     this.#last = point;
     this.empty = false;
   }
@@ -58,6 +64,9 @@ export class Mask {
       this.#paintTo(this.#at);
       this.#last = null;
     }
+    this.cursor.hidden = false;
+    this.cursor.style.left = `${(100 * this.#at[0]) / width}%`;
+    this.cursor.style.top = `${(100 * this.#at[1]) / height}%`;
   }
 
   clear() {

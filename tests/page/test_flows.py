@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from io import BytesIO
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import FilePayload, Page, Request, expect
 
 from gateway.openapi.examples import CIRCLE
 from scripts.local_stack import LocalStack
@@ -33,6 +34,11 @@ def go_to(page: Page, tab: str) -> None:
 def image_at(source: str | None) -> Image.Image:
     assert source is not None
     return Image.open(BytesIO(base64.b64decode(source.partition(",")[2]))).convert("RGB")
+
+
+def sent_by(request: Request) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(request.post_data or "")
+    return body
 
 
 def draw(page: Page, prompt: str, *, seed: int = 7) -> None:
@@ -138,7 +144,7 @@ def test_only_what_the_brush_marked_is_redrawn(page: Page) -> None:
     page.get_by_label("Strength", exact=True).fill("1")
     with page.expect_request("**/v1/images/edits") as sent:
         page.get_by_role("button", name="Edit", exact=True).click()
-    mask = image_at(sent.value.post_data_json["mask"])
+    mask = image_at(sent_by(sent.value)["mask"])
     assert mask.size == (64, 64)
     assert mask.getpixel((32, 6)) == (255, 255, 255)
     assert mask.getpixel((32, 50)) == (0, 0, 0)
@@ -180,7 +186,7 @@ def test_a_chat_goes_on_about_its_picture(page: Page) -> None:
     page.get_by_label("Question").fill("What color is the background?")
     with page.expect_request("**/v1/chat/completions") as sent:
         page.get_by_label("Question").press("Enter")
-    roles = [message["role"] for message in sent.value.post_data_json["messages"]]
+    roles = [message["role"] for message in sent_by(sent.value)["messages"]]
     assert roles == ["user", "assistant", "user"]
     expect(page.locator("#ask .turn.assistant").nth(1)).to_contain_text("blue", ignore_case=True)
 

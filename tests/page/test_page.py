@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import ColorScheme, Page, expect
+from playwright.sync_api import Page, expect
 
 from gateway.routes.page import FOLDER
 from scripts.local_stack import LocalStack
@@ -58,7 +59,7 @@ def test_an_inline_script_does_not_run(page: Page, complaints: list[Complaints])
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("tab", TABS)
-def test_axe_finds_nothing_serious(page: Page, tab: str, scheme: ColorScheme) -> None:
+def test_axe_finds_nothing_serious(page: Page, tab: str, scheme: Literal["light", "dark"]) -> None:
     page.emulate_media(color_scheme=scheme)
     page.get_by_role("tab", name=tab).click()
     page.wait_for_selector("[data-alias]", state="attached")
