@@ -18,6 +18,7 @@ pytestmark = pytest.mark.process
 expect.set_options(timeout=SLOW_MS)
 
 KEY = "a-key-of-the-page"
+PROGRAMS = {"gateway": "gateway", "manager": "tests.fakes.quick_manager"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_a_request_of_somebody_else_is_listed_with_its_times(system: Page, stack
     body = {"messages": [{"role": "user", "content": "a secret"}]}
     answer = httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=120)
     assert answer.status_code == 200
-    row = system.locator("tbody tr").first
+    row = system.get_by_label("Table of recent requests").locator("tbody tr").first
     expect(row).to_contain_text("chat/completions")
     expect(row).to_contain_text("vlm-best")
     assert "a secret" not in system.content()
@@ -64,7 +65,7 @@ def test_a_log_is_followed_until_it_is_not(system: Page) -> None:
     system.get_by_label("Worker").select_option("vlm-fast")
     system.locator("[data-alias=vlm-fast]").get_by_role("button", name="Warm").click()
     system.get_by_role("button", name="Follow").click()
-    expect(system.get_by_role("region", name="Log")).to_contain_text("vlm-fast")
+    expect(system.get_by_role("region", name="Log", exact=True)).to_contain_text("phase=ready")
     system.get_by_role("button", name="Stop following").click()
     expect(system.get_by_role("button", name="Follow")).to_have_text("Follow")
 
@@ -74,14 +75,15 @@ def test_the_page_survives_the_restart_of_a_tier(
     system: Page, stack: LocalStack, complaints: list[Complaints], tier: str
 ) -> None:
     complaints[0].expected += ["ERR_", "status of 503"]
-    process = process_of(stack, tier)
+    card = system.locator("[data-alias=vlm-fast]")
+    httpx.post(f"{stack.url}/v1/system/evict/vlm-fast", timeout=60)
+    process = process_of(stack, PROGRAMS[tier])
     process.terminate()
     process.wait(40)
     expect(system.locator("#connection")).to_contain_text("not connected")
     stack.start(tier)
     stack.wait_until_ready()
     expect(system.locator("#connection")).to_have_class("up")
-    card = system.locator("[data-alias=vlm-fast]")
     card.get_by_role("button", name="Warm").click()
     expect(card.locator(".state")).to_have_text("ready")
 
