@@ -37,7 +37,7 @@ export function startDraw(panel) {
   const prompt = el("textarea", { required: true, placeholder: "a red circle on a blue background" });
   const model = el("select");
   const size = el("select");
-  const steps = el("input", { type: "number", min: 1, max: 100, placeholder: "the model's own" });
+  const steps = el("input", { type: "number", min: 1, max: 100, placeholder: "auto" });
   const n = el("input", { type: "number", min: 1, max: 10, value: 1, required: true });
   const { seed, row } = seedField();
   const results = el("div", { class: "results" }, el("p", { class: "empty", textContent: "Pictures appear here." }));
@@ -48,7 +48,7 @@ export function startDraw(panel) {
     el("div", { class: "pair" }, row, field("How many", n)),
     el("p", { class: "actions" }, el("button", { class: "main", textContent: "Draw" })));
   offerModels(model, "generate", (chosen) => {
-    choices(size, [["", "the model's own"], ...sizesWithin(chosen?.max_pixels ?? 0).map((s) => [s, s.replace("x", " \u00d7 ")])]);
+    choices(size, [["", "auto"], ...sizesWithin(chosen?.max_pixels ?? 0).map((s) => [s, s.replace("x", " \u00d7 ")])]);
   });
   form.addEventListener("submit", (submitted) => {
     submitted.preventDefault();

@@ -60,6 +60,7 @@ export class MemoryPlot {
     const { ctx: pen, bbox: { top, height } } = plot;
     pen.save();
     pen.strokeStyle = pen.fillStyle = color("--warn");
+    pen.textAlign = "right";
     pen.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     for (const [at, alias] of this.#marks) {
       const x = Math.round(plot.valToPos(at, "x", true));
@@ -67,7 +68,7 @@ export class MemoryPlot {
       pen.moveTo(x, top);
       pen.lineTo(x, top + height);
       pen.stroke();
-      pen.fillText(`${alias} left`, x + 4, top + 12 * devicePixelRatio);
+      pen.fillText(`${alias} left`, x - 4, top + 12 * devicePixelRatio);
     }
     pen.restore();
   }

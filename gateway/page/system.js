@@ -61,7 +61,9 @@ class Card {
     const { model, running } = this;
     const drawing = model.drawing.kind ? `step ${model.drawing.step} of ${model.drawing.steps}` : "";
     const rows = [
-      ["memory", `${gb(model.measured_gb)} of ${gb(memory.budget_gb)}; charged ${gb(model.memory_gb)}`],
+      ["memory", running
+        ? `${gb(model.measured_gb)} of ${gb(memory.budget_gb)}, charged ${gb(model.memory_gb)}`
+        : `would take ${gb(model.memory_gb)} of ${gb(memory.budget_gb)}`],
       ["requests", `${running?.active_requests ?? 0} now, ${model.queued} queued, ${running?.request_count ?? 0} in all`],
       ["leaves", ""],
     ];

@@ -19,9 +19,15 @@ SLOW_MS = 180_000
 def main() -> int:
     path = chromium()
     if path is None:
-        sys.stderr.write("page-shots: there is no Chromium: install it (Debian's package is chromium)\n")
+        sys.stderr.write(
+            "page-shots: there is no Chromium: install it (Debian's package is chromium)\n"
+        )
         return 1
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as stack, browser(path) as opened:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder)) as stack,
+        browser(path) as opened,
+    ):
         page = opened.new_page(viewport={"width": 1080, "height": 640})
         page.set_default_timeout(SLOW_MS)
         page.goto(stack.url + "/")
@@ -54,7 +60,7 @@ def take(page: Page) -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    page.evaluate("() => document.activeElement?.blur()")
+    page.evaluate("() => { document.activeElement?.blur(); scrollTo(0, 0); }")
     page.screenshot(path=FOLDER / f"page-{name}.png")
 
 
