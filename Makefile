@@ -13,7 +13,7 @@ HOST := $(PYTHON) scripts/setup.py run -m hostctl
 MINUTES ?= 60
 COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers/homelab/docker-compose.yml
 .PHONY: install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
-.PHONY: help setup setup-dev demo up test test-live test-clients check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo openapi lock clean
+.PHONY: help setup setup-dev demo up test test-live test-clients check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -131,6 +131,9 @@ train-demo: setup  ## train the demo models again: wants a GPU (demo/models/READ
 	@$(RUN) -m demo.train_vlm vlm-best --out demo/out/trained/vlm-best $(ARGS)
 	@$(RUN) -m demo.train_vlm vlm-fast --out demo/out/trained/vlm-fast $(ARGS)
 	@$(RUN) -m demo.train_flux --out demo/out/trained/image-gen $(ARGS)
+
+page-shots: setup-dev  ## write the pictures of the page in docs/ anew (wants Chromium)
+	@$(RUN) -m tests.live.page.shots
 
 openapi: setup-dev  ## write openapi.yaml from the routes and models
 	@$(RUN) -m scripts.openapi

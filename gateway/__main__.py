@@ -10,10 +10,12 @@ from pathlib import Path
 
 from contracts.settings_file import SettingsError, load
 from gateway.app import create_app
+from gateway.server import GatewayServer
+from gateway.watching import Watchers
 from web.log_file import log_to_file
 from web.logs import configure_logging
 from web.parent import leave_with_parent
-from web.serve import PortTaken, allow_many_connections, bind, make_server, spare_the_collector
+from web.serve import PortTaken, allow_many_connections, bind, spare_the_collector
 
 GRACEFUL_S = 30
 
@@ -32,7 +34,8 @@ def main() -> int:
         configure_logging(settings.logs.format)
         if args.log_file:
             log_to_file(Path(settings.manager.log_dir) / "gateway.log", settings.manager.log_max_mb)
-        app = create_app(settings)
+        watchers = Watchers()
+        app = create_app(settings, watchers=watchers)
         sock = bind(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
         print(exc, file=sys.stderr)  # noqa: T201 - the settings' fault, told as it is
@@ -46,7 +49,7 @@ def main() -> int:
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)
     log.info("listening on http://%s:%d", settings.gateway.host, settings.gateway.port)
-    server = make_server(app, source="gateway", graceful_s=GRACEFUL_S)
+    server = GatewayServer(app, watchers, graceful_s=GRACEFUL_S)
     spare_the_collector()
     server.run(sockets=[sock])
     return 0

@@ -27,8 +27,20 @@ from gateway.links import shown
 from gateway.manager_client import ManagerClient
 from gateway.metrics import GatewayMetrics
 from gateway.pictures import Pictures
-from gateway.routes import catalogue, docs, files, inference, metrics, responses, system
-from web.access import PROCESSING_HEADER, Access
+from gateway.recent import Recent
+from gateway.routes import (
+    catalogue,
+    docs,
+    files,
+    inference,
+    metrics,
+    page,
+    responses,
+    system,
+    watching,
+)
+from gateway.watching import Watchers
+from web.access import PROCESSING_HEADER, Access, Observer
 from web.door import SMALL_BODY, Door, DoorGuard
 from web.errors import install_error_handlers
 from web.relay import open_session
@@ -66,11 +78,14 @@ def create_app(
     settings: Settings,
     *,
     clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], float] = time.time,
+    watchers: Watchers | None = None,
     resolve: Resolve | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> ASGIApp:
     """*clock*: monotonic seconds, by which the URLs of pictures expire and rates are counted.
 
+    *wall_clock*: Unix time, of what people read. *watchers*: for whoever ends their streams.
     *resolve*, *tls*: how names in image URLs are looked up, and whose certificates are trusted.
     Raises ``SettingsError`` for a file of keys that can't be used.
     """
@@ -94,14 +109,18 @@ def create_app(
     app.state.settings = settings
     app.state.created = int(time.time())
     app.state.started = time.monotonic()
+    app.state.watchers = Watchers() if watchers is None else watchers
+    app.state.recent = recent = Recent(inference.PATHS, clock=wall_clock)
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    routers = [m.router for m in (inference, responses, catalogue, files, system, docs)]
-    watcher = None
+    groups = (inference, responses, catalogue, files, system, watching, docs, page)
+    routers = [group.router for group in groups]
+    observers: list[Observer] = [recent]
     if limits.metrics != "off":
         routers.append(metrics.router)
         templates = [route.path for router in routers for route in router.routes]
-        app.state.metrics = watcher = GatewayMetrics(settings, templates, app.state.pictures)
+        app.state.metrics = GatewayMetrics(settings, templates, app.state.pictures)
+        observers.append(app.state.metrics)
     for router in routers:
         app.include_router(router)
     install_error_handlers(app, SOURCE)
@@ -120,7 +139,7 @@ def create_app(
             expose_headers=["x-request-id", "retry-after", *RATE_HEADERS, *_TIMINGS],
         )
     guarded = DoorGuard(entry, door(settings), source=SOURCE)
-    return Access(guarded, SOURCE, quiet=_QUIET, shown=shown, watcher=watcher)
+    return Access(guarded, SOURCE, quiet=_QUIET, shown=shown, observers=observers)
 
 
 def door(settings: Settings) -> Door:

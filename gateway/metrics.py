@@ -42,7 +42,7 @@ class _Model:
 
 
 class GatewayMetrics:
-    """A ``web.access.Watcher``. *templates*: the paths of all routes."""
+    """A ``web.access.Observer``. *templates*: the paths of all routes."""
 
     def __init__(self, settings: Settings, templates: Iterable[str], pictures: Pictures) -> None:
         self.registry = registry = CollectorRegistry()

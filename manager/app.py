@@ -114,7 +114,7 @@ class ManagerApp:
         self._control.include_router(control_routes(self))
         guarded: ASGIApp = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
         guarded = DoorGuard(guarded, door(settings), source=SOURCE)
-        self._entry = Access(guarded, SOURCE, quiet=_QUIET, watcher=self.metrics)
+        self._entry = Access(guarded, SOURCE, quiet=_QUIET, observers=[self.metrics])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._entry(scope, receive, send)

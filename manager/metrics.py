@@ -26,7 +26,7 @@ _LOADS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)  # seconds
 
 
 class ManagerMetrics:
-    """A ``web.access.Watcher``, and a listener to transitions."""
+    """A ``web.access.Observer``, and a listener to transitions."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()

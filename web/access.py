@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,7 +33,7 @@ def whole_path(path: str) -> str:
     return path
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Is told of every request, however it ends; synchronous and quick, as each waits for it."""
 
     def began(self) -> None: ...
@@ -51,7 +51,7 @@ class Access:
         *,
         quiet: Collection[str] = (),
         shown: Callable[[str], str] = whole_path,
-        watcher: Watcher | None = None,
+        observers: Sequence[Observer] = (),
         make: Callable[[], bytes] = new_request_id,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -59,7 +59,7 @@ class Access:
         self._log = logging.getLogger(f"{source}.access")
         self._quiet = frozenset(quiet)
         self._shown = shown
-        self._watcher = watcher
+        self._observers = tuple(observers)
         self._make = make
         self._clock = clock
 
@@ -89,16 +89,15 @@ class Access:
                 account.note(body)
             await send(message)
 
-        watcher = self._watcher
-        if watcher is not None:
-            watcher.began()
+        for observer in self._observers:
+            observer.began()
         try:
             await self._app(scope, receive, send_noted)
         finally:
             account.total_ms = (self._clock() - account.began_at) * 1e3
             self._log.log(self._level(account, scope["path"]), account)
-            if watcher is not None:
-                watcher.ended(account)
+            for observer in self._observers:
+                observer.ended(account)
 
     def _level(self, account: Account, path: str) -> int:
         if account.error:

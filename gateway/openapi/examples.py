@@ -150,5 +150,6 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "retrieve_model": {"name": "vlm-best"},
         "evict": {"name": "vlm-best"},
         "warm": {"name": "vlm-best", "keep_alive": 60},
+        "system_logs": {"name": "vlm-best", "lines": 20, "follow": False},
     }
 )

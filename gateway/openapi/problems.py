@@ -18,6 +18,8 @@ from gateway.auth import RATE_HEADERS, is_protected
 Schema = dict[str, Any]
 
 _REF = "#/components/"
+# What the manager is asked for, besides what a model answers.
+_OF_THE_MANAGER = ("/v1/system/status", "/v1/system/events", "/v1/system/logs/{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Place:
 
     @property
     def asks_the_manager(self) -> bool:
-        return self.takes_input or self.path == "/v1/system/status"
+        return self.takes_input or self.path in _OF_THE_MANAGER
 
     @property
     def wants_a_key(self) -> bool:

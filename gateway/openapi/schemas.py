@@ -68,6 +68,20 @@ def image_events(kind: str) -> Events:
     )
 
 
+MANAGER_EVENTS = Events(
+    "One event; its data is JSON. `transition` (alias, from, to, reason), `progress` of a load (alias, "
+    "phase, download), `drawing` (alias, step, steps, picture, pictures, eta_seconds), `memory` "
+    "(budget_gb, charged_gb, available_gb, workers), `pressure` (level), `lost` (count): so many were "
+    "missed.",
+    ("transition", "progress", "drawing", "memory", "pressure", "lost", "error"),
+    'id: 1764150000001\nevent: transition\ndata: {"alias": "vlm-best", "from": "stopped", '
+    '"to": "starting", "reason": "a request"}\n\n',
+)
+LOG_LINES = Events(
+    "One line of the log, as a JSON string.", ("message", "error"), 'data: "INFO ready"\n\n'
+)
+
+
 def model_schema(model: type[BaseModel]) -> Schema:
     """The schema of *model* as requests have it; other models are referred to as components."""
     return model.model_json_schema(ref_template=_REF)
@@ -103,6 +117,12 @@ def _branches(field: Schema) -> list[Schema]:
     return [inner for branch in field.get("anyOf", ()) for inner in (_branches(branch) or [branch])]
 
 
+def plain_stream(events: Events) -> dict[str, Any]:
+    """The content of an answer that is a stream of *events* whose data is some JSON."""
+    data: Schema = {"type": "string", "contentMediaType": "application/json"}
+    return _stream(events, data)
+
+
 def event_stream(model: type[BaseModel], events: Events) -> dict[str, Any]:
     """The content of an answer that is a stream of *events* with a *model* as data.
 
@@ -117,6 +137,10 @@ def event_stream(model: type[BaseModel], events: Events) -> dict[str, Any]:
     }
     if events.last is not None:
         data = {"anyOf": [events.last, data]}
+    return _stream(events, data)
+
+
+def _stream(events: Events, data: Schema) -> dict[str, Any]:
     schema = {
         "type": "object",
         "description": events.description,

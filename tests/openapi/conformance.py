@@ -45,11 +45,15 @@ class Outcome:
 def described(stack: LocalStack) -> dict[str, Any]:
     """The description as *stack* serves it, with the way from a picture's URL to its file.
 
-    Without ``keep_alive`` in bodies: 0 unloads the model, and a load takes longer than 100 cases.
+    Without ``keep_alive`` in bodies: 0 unloads the model, and a load takes longer than 100 cases; and
+    without what never ends.
     """
     made = document(stack.url, key=True)
     for schema in made["components"]["schemas"].values():
         schema.get("properties", {}).pop("keep_alive", None)
+    del made["paths"]["/v1/system/events"]
+    logs = made["paths"]["/v1/system/logs/{name}"]["get"]
+    logs["parameters"] = [p for p in logs["parameters"] if p["name"] != "follow"]
     answer = made["paths"]["/v1/images/generations"]["post"]["responses"]["200"]
     answer["links"] = {"file": _FILE_LINK}
     return made

@@ -1,0 +1,75 @@
+// Memory over time, with a line where a worker left. The plot is uPlot's (uplot-license.txt).
+
+import { el } from "./dom.js";
+
+const KEPT = 600; // points
+const SERIES = [["charged", "--accent"], ["measured", "--good"], ["budget", "--bad"]];
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+export class MemoryPlot {
+  #data = [[], [], [], []];
+  #marks = []; // [seconds, alias]
+  #plot = null;
+
+  constructor() {
+    this.place = el("div", { role: "img", "aria-label": "Memory over time" });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#make());
+    new ResizeObserver(() => this.#fit()).observe(this.place);
+  }
+
+  /** GiB at *at*, milliseconds. */
+  add(at, charged, measured, budget) {
+    [at / 1000, charged, measured, budget].forEach((value, i) => {
+      this.#data[i].push(value);
+      if (this.#data[i].length > KEPT) this.#data[i].shift();
+    });
+    this.#marks = this.#marks.filter(([when]) => when >= this.#data[0][0]);
+    this.place.setAttribute("aria-label",
+      `Memory: ${charged.toFixed(2)} of ${budget.toFixed(2)} GB charged, ${measured.toFixed(2)} measured`);
+    this.#plot?.setData(this.#data);
+  }
+
+  mark(at, alias) {
+    this.#marks.push([at / 1000, alias]);
+    this.#plot?.redraw();
+  }
+
+  #fit() {
+    if (!this.place.clientWidth) return;
+    if (!this.#plot) this.#make();
+    this.#plot.setSize({ width: this.place.clientWidth, height: 240 });
+  }
+
+  #make() {
+    if (!this.place.clientWidth) return;
+    this.#plot?.destroy();
+    const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
+    const lines = SERIES.map(([label, name]) => ({
+      label, stroke: color(name), width: 2, value: (_, gb) => (gb == null ? "" : `${gb.toFixed(2)} GB`),
+      dash: label === "budget" ? [6, 4] : undefined,
+    }));
+    this.#plot = new window.uPlot({
+      width: this.place.clientWidth, height: 240, series: [{}, ...lines],
+      axes: [axis, { ...axis, values: (_, ticks) => ticks.map((gb) => `${gb} GB`), size: 64 }],
+      scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
+      hooks: { draw: [(plot) => this.#drawMarks(plot)] },
+    }, this.#data, this.place);
+  }
+
+  #drawMarks(plot) {
+    const { ctx: pen, bbox: { top, height } } = plot;
+    pen.save();
+    pen.strokeStyle = pen.fillStyle = color("--warn");
+    pen.textAlign = "right";
+    pen.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    for (const [at, alias] of this.#marks) {
+      const x = Math.round(plot.valToPos(at, "x", true));
+      pen.beginPath();
+      pen.moveTo(x, top);
+      pen.lineTo(x, top + height);
+      pen.stroke();
+      pen.fillText(`${alias} left`, x - 4, top + 12 * devicePixelRatio);
+    }
+    pen.restore();
+  }
+}

@@ -1,0 +1,147 @@
+// System: what each worker is doing, memory over time, who left, logs and the last requests.
+
+import { ask, getJson } from "./api.js";
+import { button, el, tell } from "./dom.js";
+import { live } from "./live.js";
+import { logTail } from "./logs.js";
+import { MemoryPlot } from "./plot.js";
+import { isShown, shown } from "./tabs.js";
+
+const LEAVES = ["draining", "stopping", "failed"];
+const KEPT = 8; // happenings that are listed
+const gb = (value) => `${value.toFixed(2)} GB`;
+const clock = (at) => new Date(at).toLocaleTimeString();
+const ms = (value) => (value === undefined ? "" : value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`);
+
+class Card {
+  constructor(alias) {
+    this.alias = alias;
+    this.state = el("span", { class: "state" });
+    this.told = el("p", { class: "told", role: "status" });
+    this.meter = el("meter", { min: 0, "aria-label": `Memory of ${alias}` });
+    this.facts = el("dl");
+    this.warm = button("Warm", () => this.#steer("warm"));
+    this.evict = button("Evict", () => this.#steer("evict"));
+    this.place = el("article", { class: "card", "data-alias": alias },
+      el("h3", {}, alias, this.state), this.meter, this.facts, this.told,
+      el("p", { class: "actions" }, this.warm, this.evict));
+  }
+
+  async #steer(what) {
+    tell(this.told, what === "warm" ? "loading" : "stopping");
+    try {
+      await ask(`v1/system/${what}/${encodeURIComponent(this.alias)}`, { method: "POST" });
+      tell(this.told, "");
+    } catch (error) {
+      tell(this.told, error.message, { bad: true });
+    }
+    live.refresh();
+  }
+
+  show(status) {
+    const model = status.models[this.alias];
+    const running = status.workers[this.alias];
+    this.model = model;
+    this.running = running;
+    this.idleEnd = running && !running.active_requests
+      ? status.at + 1000 * (status.config.idle_timeout_seconds - running.idle_seconds) : 0;
+    this.state.className = `state ${model.status}`;
+    this.state.textContent = live.waitsFor(this.alias).startsWith("loading") || model.phase === "downloading"
+      ? live.waitsFor(this.alias) : model.status;
+    this.meter.max = status.memory.budget_gb || 1;
+    this.meter.value = model.measured_gb;
+    this.warm.disabled = model.status === "ready" || model.status === "starting";
+    this.evict.disabled = model.status === "stopped";
+    this.facts.replaceChildren(...this.#rows(status).flatMap(([name, value]) =>
+      [el("dt", { textContent: name }), el("dd", { textContent: value })]));
+    this.tick();
+  }
+
+  #rows({ memory }) {
+    const { model, running } = this;
+    const drawing = model.drawing.kind ? `step ${model.drawing.step} of ${model.drawing.steps}` : "";
+    const rows = [
+      ["memory", running
+        ? `${gb(model.measured_gb)} of ${gb(memory.budget_gb)}, charged ${gb(model.memory_gb)}`
+        : `would take ${gb(model.memory_gb)} of ${gb(memory.budget_gb)}`],
+      ["requests", `${running?.active_requests ?? 0} now, ${model.queued} queued, ${running?.request_count ?? 0} in all`],
+      ["leaves", ""],
+    ];
+    if (drawing) rows.push(["drawing", drawing]);
+    if (model.last_error) rows.push(["last error", model.last_error]);
+    if (model.retry_in_seconds) rows.push(["may start in", `${Math.ceil(model.retry_in_seconds)} s`]);
+    return rows;
+  }
+
+  /** The countdown, between two statuses. */
+  tick() {
+    const told = [...this.facts.children].find((fact) => fact.textContent === "leaves")?.nextSibling;
+    if (!told) return;
+    const left = Math.ceil((this.idleEnd - Date.now()) / 1000);
+    if (!this.running) told.textContent = "not loaded";
+    else if (this.model.pinned) told.textContent = "never: it is pinned";
+    else if (!this.idleEnd) told.textContent = "busy";
+    else told.textContent = left > 0 ? `in ${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}, when idle` : "when it may";
+  }
+}
+
+function requestsTable() {
+  const body = el("tbody");
+  const head = ["time", "route", "alias", "status", "queue", "load", "model", "total"];
+  const table = el("table", {}, el("thead", {}, el("tr", {}, ...head.map((name, i) =>
+    el("th", { scope: "col", textContent: name, class: i > 3 ? "number" : "" })))), body);
+  const load = async () => {
+    const { data } = await getJson("v1/system/requests");
+    body.replaceChildren(...data.slice(0, 20).map((one) => {
+      const route = one.path.replace("/v1/", "");
+      const cells = [clock(one.at * 1000), route, one.alias, one.status];
+      const times = [ms(one.queue_ms), ms(one.load_ms), ms(one.model_ms), ms(one.total_ms)];
+      return el("tr", { title: one.error ?? "" }, ...cells.map((textContent) => el("td", { textContent })),
+        ...times.map((textContent) => el("td", { textContent, class: "number" })));
+    }));
+  };
+  const place = el("section", { class: "card", "aria-label": "Recent requests" },
+    el("h2", { textContent: "Recent requests" }), el("div", { class: "wide", tabIndex: 0, role: "region", "aria-label": "Table of recent requests" }, table));
+  return { place, load };
+}
+
+export function startSystem(panel) {
+  const cards = new Map();
+  const row = el("div", { class: "cards" });
+  const memory = new MemoryPlot();
+  const happened = el("ul", { class: "happened" });
+  const summary = el("p", { class: "told" });
+  const requests = requestsTable();
+
+  function look() {
+    if (!isShown("system")) return;
+    requests.load().catch(() => {}); // the line at the top tells that nobody is there
+  }
+  live.addEventListener("status", () => {
+    const { status } = live;
+    for (const alias of Object.keys(status.models)) {
+      if (!cards.has(alias)) {
+        cards.set(alias, new Card(alias));
+        row.append(cards.get(alias).place);
+      }
+      cards.get(alias).show(status);
+    }
+    const { models_loaded_gb: charged, models_measured_gb: measured, budget_gb: budget, pressure } = status.memory;
+    memory.add(status.at, charged, measured, budget);
+    summary.textContent = `${gb(charged)} of ${gb(budget)} charged, ${gb(measured)} measured; the system has `
+      + `${gb(status.memory.available_gb)} left, pressure ${pressure}.`;
+    look();
+  });
+  live.addEventListener("event", ({ detail: { kind, data } }) => {
+    if (kind !== "transition") return;
+    // A drain and the stop after it are one leaving.
+    if (LEAVES.includes(data.to) && !LEAVES.includes(data.from)) memory.mark(Date.now(), data.alias);
+    happened.prepend(el("li", { textContent: `${clock(Date.now())}  ${data.alias}: ${data.from} \u2192 ${data.to}: ${data.reason}` }));
+    while (happened.children.length > KEPT) happened.lastChild.remove();
+  });
+  setInterval(() => { if (isShown("system")) cards.forEach((card) => card.tick()); }, 1000);
+  shown.addEventListener("system", () => live.refresh());
+  panel.append(row, el("div", { class: "stack" },
+    el("section", { class: "card", "aria-label": "Memory" }, el("h2", { textContent: "Memory" }), summary, memory.place, happened),
+    logTail(), requests.place));
+}

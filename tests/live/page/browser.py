@@ -1,0 +1,52 @@
+"""A real browser for the page: the Chromium of this machine, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Root in a container has no sandbox of its own, and no GPU.
+_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+
+
+def chromium() -> str | None:
+    """The path of a Chromium; none is downloaded."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def browser(path: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        try:
+            yield launched
+        finally:
+            launched.close()
+
+
+class Complaints:
+    """What a page complains of while it is looked at: errors of scripts, and those of the console.
+
+    A refused or broken request is told by the console too; whoever provokes one says so in *expected*.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.heard: list[str] = []
+        self.expected: list[str] = []
+        page.on("pageerror", self._script)
+        page.on("console", self._console)
+
+    def _script(self, error: Error) -> None:
+        self.heard.append(str(error))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.heard.append(f"{message.text} ({message.location.get('url', '')})")
+
+    @property
+    def unexpected(self) -> list[str]:
+        return [text for text in self.heard if not any(part in text for part in self.expected)]
