@@ -21,7 +21,17 @@ while IFS= read -r command; do
   echo "$status"
 done
 """
-_OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT", "HF_", "MAKE", "MFLAGS")
+_OURS = (
+    "ARGS",
+    "GATEWAY_",
+    "MANAGER_",
+    "WORKER_MANAGER_",
+    "VISION_",
+    "IDLE_TIMEOUT",
+    "HF_",
+    "MAKE",
+    "MFLAGS",
+)
 
 
 def require_systemd() -> None:
