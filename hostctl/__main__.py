@@ -193,7 +193,7 @@ def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> 
         folder = Path(settings.manager.log_dir)
         argv = plans.log_command(host.read(), folder, args.what, follow=not args.no_follow)
         if not argv:
-            _say(f"no worker has written a log in {folder} yet")
+            _say(f"no {args.what.removesuffix('s')} has written a log in {folder} yet")
             return 0
         os.chdir(ROOT)
         os.execvpe(argv[0], argv, dict(host.environ))

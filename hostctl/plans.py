@@ -163,10 +163,12 @@ def upgrade_plan(place: Place, *, is_checkout: bool, install: tuple[str, ...]) -
 
 
 def log_command(machine: Machine, logs: Path, what: str, *, follow: bool) -> tuple[str, ...]:
+    """Shows *what*: where it runs, else what a stack in the foreground left; () without any."""
     tail = ("tail", "-n", "100", *(("-F",) if follow else ()))
-    if what == "gateway" and "gateway" not in machine.installed:
+    if what == "gateway" and machine.container and "gateway" not in machine.installed:
         return (*COMPOSE, "logs", "--tail", "100", *(("--follow",) if follow else ()), "gateway")
     if what in TIERS:
-        return (*tail, str(logs / f"{what}.log"))
+        file = logs / f"{what}.log"
+        return (*tail, str(file)) if what in machine.installed or file.exists() else ()
     workers = sorted(str(f) for f in logs.glob("*.log") if f.stem.partition(".")[0] not in TIERS)
     return (*tail, *workers) if workers else ()

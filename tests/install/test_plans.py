@@ -174,10 +174,19 @@ class TestOthers:
             return " ".join(plans.log_command(machine, tmp_path, what, follow=True))
 
         native = linux(installed=frozenset({"gateway"}))
-        assert log("gateway", linux()).startswith("docker compose logs")
+        assert log("gateway", linux(container=True)).startswith("docker compose logs")
         assert log("gateway", native).endswith("-F " + str(tmp_path / "gateway.log"))
         assert log("manager", linux()).endswith(str(tmp_path / "manager.log"))
         assert log("workers", linux()).endswith("-F " + str(tmp_path / "vlm-best.log"))
+
+    @pytest.mark.parametrize("tier", ["gateway", "manager"])
+    def test_the_log_of_a_stack_in_the_foreground_is_shown_when_there_is_one(
+        self, tier: str, tmp_path: Path
+    ) -> None:
+        assert plans.log_command(linux(), tmp_path, tier, follow=True) == ()
+        file = tmp_path / f"{tier}.log"
+        file.touch()
+        assert plans.log_command(linux(), tmp_path, tier, follow=False)[-1] == str(file)
 
     def test_the_settings_that_a_shell_may_hold_are_those_of_the_services(self) -> None:
         from contracts.settings_file import ENVIRONMENT
