@@ -81,10 +81,11 @@ def main() -> int:
         "stop",
         "restart",
         "check",
-        "wait",
         "next",
     ):
         verbs.add_parser(verb)
+    wait = verbs.add_parser("wait")
+    wait.add_argument("what", nargs="?", choices=("both", "gateway"), default="both")
     verbs.add_parser("purge-weights")
     unit = verbs.add_parser("unit")
     unit.add_argument("tier", choices=TIERS)
@@ -132,7 +133,7 @@ def _change(host: Host, args: argparse.Namespace) -> int:
     elif args.verb == "restart":
         host.do(plans.restart_plan(machine, host.place, host.services), machine)
     else:
-        host.do(plans.gateway_plan(machine, host.services, args.verb), machine)
+        host.do(plans.gateway_plan(machine, host.place, host.services, args.verb), machine)
     return 0
 
 
@@ -170,7 +171,7 @@ def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> 
 
     hub = weights.hub_folder({**host.environ, **env_file.read(ROOT / env_file.NAME)})
     if args.verb == "wait":
-        missing = health.wait(settings)
+        missing = health.wait(settings, gateway_alone=args.what == "gateway")
         for line in missing:
             _say(line, sys.stderr)
         return 1 if missing else 0

@@ -128,10 +128,14 @@ def uninstall_plan(machine: Machine, place: Place, services: Services, *, purge:
     return [*steps, Say(f"kept: {kept}")]
 
 
-def gateway_plan(machine: Machine, services: Services, verb: str) -> list[Step]:
+def gateway_plan(machine: Machine, place: Place, services: Services, verb: str) -> list[Step]:
     """start or stop the gateway; the manager and its workers stay as they are."""
     if "gateway" in machine.installed:
-        return services.start("gateway") if verb == "start" else services.stop("gateway")
+        if verb == "stop":
+            return services.stop("gateway")
+        wait = (str(place.python), "-m", "hostctl", "wait", "gateway")
+        cure = "`make doctor` finds out why"
+        return [*services.start("gateway"), Run("wait until the gateway answers", wait, cure=cure)]
     if verb == "start":
         up = (*COMPOSE, "up", "-d", "--wait", "--wait-timeout", "120")
         return [Run("start the gateway", up, cure="`make doctor` finds out why")]

@@ -148,9 +148,21 @@ class TestOthers:
     def test_stop_and_start_touch_the_gateway_alone(self) -> None:
         for machine in (linux(), linux(installed=frozenset({"manager", "gateway"}))):
             for verb in ("start", "stop"):
-                (told,) = commands(plans.gateway_plan(machine, SYSTEMD, verb))
+                told, *waits = commands(plans.gateway_plan(machine, LINUX_PLACE, SYSTEMD, verb))
                 assert "manager" not in told
                 assert verb in told or "up" in told
+                assert all(wait.endswith("hostctl wait gateway") for wait in waits)
+
+    @pytest.mark.parametrize(
+        ("machine", "words"),
+        [
+            (linux(), "up -d --wait"),
+            (linux(installed=frozenset({"manager", "gateway"})), "hostctl wait gateway"),
+        ],
+        ids=["docker", "native"],
+    )
+    def test_a_start_waits_until_the_gateway_answers(self, machine: Machine, words: str) -> None:
+        assert words in commands(plans.gateway_plan(machine, LINUX_PLACE, SYSTEMD, "start"))[-1]
 
     def test_a_restart_renders_the_definitions_again(self) -> None:
         machine = linux(installed=frozenset({"manager"}))
