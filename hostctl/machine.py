@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from hostctl.services import TIERS, Place, Services, Tier
 from hostctl.systemd import Systemd
 
 GIB = 1 << 30
+CONFIG, SMALL_CONFIG = "config.yaml", "./config.16gb.yaml"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Machine:
     docker: str = "running"  # running, stopped, absent
     compose: bool = True
     container: bool = False  # the gateway's is there, running or not
+    restarts: int = 0  # of the container, by itself, since it was started
+    private: frozenset[str] = frozenset()  # settings files that only their owner may read
     session: bool = True  # of the service manager
     installed: frozenset[Tier] = frozenset()  # services
     running: frozenset[Tier] = frozenset()
@@ -50,6 +54,11 @@ class Machine:
     variables: Mapping[str, str] = field(default_factory=dict)  # of .env
     ports: Mapping[str, int] = field(default_factory=dict)  # that are wanted
     shell_variables: frozenset[str] = frozenset()  # settings that only this shell knows
+
+    @property
+    def config(self) -> str:
+        """The settings file, as it is named."""
+        return self.variables.get("VISION_CONFIG") or CONFIG
 
 
 def service_manager(place: Place, environ: Mapping[str, str], system: str) -> Services:
@@ -82,7 +91,7 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
     docker = _docker(environ)
     compose = docker != "absent" and _succeeds(["docker", "compose", "version"], environ)
     listing = ["docker", "compose", "ps", "-aq", "gateway"]
-    container = docker == "running" and bool(_output(listing, environ, place.root)[1].strip())
+    container = _output(listing, environ, place.root)[1].strip() if docker == "running" else ""
     folder = services.file("manager").parent
     older = services.older(sorted(f.name for f in folder.iterdir()) if folder.is_dir() else [])
     config = ports.config_path(place.root, variables)
@@ -96,7 +105,13 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
         disk_free=shutil.disk_usage(place.root).free,
         docker=docker,
         compose=compose,
-        container=container,
+        container=bool(container),
+        restarts=_restarts(container, environ) if container else 0,
+        private=frozenset(
+            name
+            for name in (variables.get("VISION_CONFIG") or CONFIG, SMALL_CONFIG)
+            if _is_private(ports.config_path(place.root, {"VISION_CONFIG": name}))
+        ),
         session=system == "Darwin" or _succeeds(["systemctl", "--user", "show-environment"], environ),
         installed=installed,
         running=running,
@@ -107,6 +122,15 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
         lan_address=lan_address(),
         variables=variables,
     )
+
+
+def _restarts(container: str, environ: Mapping[str, str]) -> int:
+    told = _output(["docker", "inspect", "--format", "{{.RestartCount}}", container], environ)[1]
+    return int(told) if told.strip().isdigit() else 0
+
+
+def _is_private(file: Path) -> bool:
+    return file.is_file() and not file.stat().st_mode & stat.S_IROTH
 
 
 def _taken(wanted: Mapping[str, int], up: frozenset[str] | set[str]) -> list[TakenPort]:

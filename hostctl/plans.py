@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from contracts import env_file
-from hostctl.machine import GIB, Machine
-from hostctl.preflight import SMALL_CONFIG, SMALL_RAM
+from hostctl.machine import GIB, SMALL_CONFIG, Machine
+from hostctl.preflight import SMALL_RAM
 from hostctl.services import TIERS, Place, Services, Tier
 from hostctl.steps import Remove, Run, Say, Step, Write
 
