@@ -35,7 +35,9 @@ class Finding:
 
 def main(host: Host, *, online: bool, as_json: bool) -> int:
     wish = "1" if host.wants("NATIVE") else ""
-    found = findings(reading.read(host.place, host.services, host.environ, wish, online=online))
+    shell = host.shell_settings("doctor")
+    facts = reading.read(host.place, host.services, host.environ, wish, shell=shell, online=online)
+    found = findings(facts)
     broken = [f for f in found if f.level == "broken"]
     if as_json:
         print(json.dumps([asdict(f) for f in found], indent=2))

@@ -13,7 +13,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from contracts import env_file
 from hostctl import ports
 from hostctl.launchd import Launchd
 from hostctl.services import TIERS, Place, Services, Tier
@@ -82,12 +84,21 @@ def tool_environ(environ: Mapping[str, str], settings: set[str]) -> dict[str, st
     return kept
 
 
-def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machine:
-    """Read the machine; *environ* is that of commands."""
+def installed(services: Services) -> frozenset[Tier]:
+    return frozenset(tier for tier in TIERS if services.file(tier).exists())
+
+
+def read(
+    place: Place,
+    services: Services,
+    environ: Mapping[str, str],
+    shell: Mapping[str, str] = MappingProxyType({}),
+) -> Machine:
+    """Read the machine; *environ* is that of commands, *shell* has settings that win over ``.env``."""
     system = platform.system()
-    variables = ports.service_environ(place.root)
-    installed = frozenset(tier for tier in TIERS if services.file(tier).exists())
-    running = frozenset(tier for tier in installed if _is_running(services, tier, environ))
+    variables = env_file.under(shell, ports.service_environ(place.root))
+    there = installed(services)
+    running = frozenset(tier for tier in there if _is_running(services, tier, environ))
     docker = _docker(environ)
     compose = docker != "absent" and _succeeds(["docker", "compose", "version"], environ)
     listing = ["docker", "compose", "ps", "-aq", "gateway"]
@@ -113,7 +124,7 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
             if _is_private(ports.config_path(place.root, {"VISION_CONFIG": name}))
         ),
         session=system == "Darwin" or _succeeds(["systemctl", "--user", "show-environment"], environ),
-        installed=installed,
+        installed=there,
         running=running,
         older=tuple(older),
         taken=tuple(_taken(wanted, up)),

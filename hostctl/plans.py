@@ -19,6 +19,11 @@ def is_native(machine: Machine, wish: str) -> bool:
     return wish != "0" if wish else "gateway" in machine.installed
 
 
+def shell_counts(verb: str, installed: frozenset[Tier]) -> bool:
+    """Whether *verb* takes the settings of the shell: to look at a stack of `make up`, that did."""
+    return verb in ("doctor", "status", "smoke", "logs") and not installed
+
+
 def install_plan(
     machine: Machine, place: Place, services: Services, *, native: bool, env_text: str | None
 ) -> list[Step]:

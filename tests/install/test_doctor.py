@@ -251,6 +251,8 @@ def test_a_broken_file_is_read_as_such_and_nothing_else_is_asked(tmp_path: Path)
     (tmp_path / ".env").write_text("A=1\n")
     (tmp_path / ".env").chmod(0o644)
     place = Place(tmp_path, tmp_path, 1000, "ann")
-    facts = reading.read(place, Systemd(place, tmp_path), {"PATH": "/nowhere"}, "", online=False)
+    facts = reading.read(
+        place, Systemd(place, tmp_path), {"PATH": "/nowhere"}, "", shell={}, online=False
+    )
     assert "nonsense" in facts.settings_error
     assert facts.env_mode == 0o644

@@ -200,6 +200,12 @@ class TestOthers:
         file.touch()
         assert plans.log_command(linux(), tmp_path, tier, follow=False)[-1] == str(file)
 
+    def test_a_shell_s_settings_count_where_one_looks_at_a_stack_that_is_no_service(self) -> None:
+        for verb in ("doctor", "status", "smoke", "logs"):
+            assert plans.shell_counts(verb, frozenset())
+            assert not plans.shell_counts(verb, frozenset({"manager"}))
+        assert not any(plans.shell_counts(verb, frozenset()) for verb in ("wait", "unit", "check"))
+
     def test_the_settings_that_a_shell_may_hold_are_those_of_the_services(self) -> None:
         from contracts.settings_file import ENVIRONMENT
 

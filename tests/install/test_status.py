@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +19,14 @@ from contracts.control import RunningWorker, WorkerState
 from contracts.settings import Settings
 from contracts.settings_file import load
 from hostctl import health, smoke, status, weights
+from hostctl import machine as machines
 from hostctl.machine import Machine
 from hostctl.smoke import Asker, Row, Wrong
 from hostctl.status import Report, Tier, screen, span
 from scripts.local_stack import ROOT, LocalStack
 from tests.hub_server import hub as hub_server
 from tests.install.test_doctor import status as told
+from tests.servers import free_port
 from tests.stacks import demo_config, running
 
 SERVING = Tier("http://127.0.0.1:8100", "serving", "service")
@@ -180,6 +185,28 @@ class TestSmoke:
         with Asker(nowhere(tmp_path), "http://x", transport=transport) as asker:
             row = next(row for row in asker.rows(local=False) if row.images)
             assert smoke.run(row).ok
+
+
+@pytest.mark.parametrize("verb", ["status", "doctor", "smoke"])
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_shell_s_settings_file_is_looked_at_unless_services_have_their_own(
+    verb: str, installed: bool, tmp_path: Path
+) -> None:
+    config = demo_config(tmp_path / "stack")
+    environ = {
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path),
+        "VISION_CONFIG": str(config), "GATEWAY_PORT": str(free_port()),
+    }  # fmt: skip
+    if installed:
+        place = machines.place_of(ROOT, environ)
+        unit = machines.service_manager(place, environ, os.uname().sysname).file("manager")
+        unit.parent.mkdir(parents=True)
+        unit.touch()
+    argv = [sys.executable, "-m", "hostctl", verb, *(["all"] if verb == "smoke" else [])]
+    done = subprocess.run(argv, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    assert ("services use .env" in done.stderr) is installed
+    if verb != "doctor":
+        assert (environ["GATEWAY_PORT"] in done.stdout) is not installed
 
 
 @pytest.mark.process
