@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO
 
 from contracts import env_file
@@ -48,8 +49,9 @@ class Host:
     def wants(self, name: str) -> bool:
         return self._wishes.get(name, "") not in ("", "0")
 
-    def read(self) -> machines.Machine:
-        found = machines.read(self.place, self.services, self.environ)
+    def read(self, settings: Mapping[str, str] = MappingProxyType({})) -> machines.Machine:
+        """*settings*: those of this shell, where they count."""
+        found = machines.read(self.place, self.services, self.environ, settings)
         shell = frozenset(n for n in SETTINGS | HUGGING_FACE if self._wishes.get(n))
         return replace(found, shell_variables=shell)
 
@@ -63,11 +65,20 @@ class Host:
         environ = {**self.environ, **told}
         perform(steps, cwd=ROOT, environ=environ, dry_run=self.dry_run, say=_say)
 
-    def settings(self) -> Settings:
-        """As the services see them: .env over the file, and nothing of this shell."""
+    def shell_settings(self, verb: str) -> dict[str, str]:
+        """Those that *verb* puts over ``.env``; says so when it leaves VISION_CONFIG out."""
+        installed = machines.installed(self.services)
+        if plans.shell_counts(verb, installed):
+            return {name: self._wishes[name] for name in SETTINGS if self._wishes.get(name)}
+        if installed and self._wishes.get("VISION_CONFIG"):
+            _say(f"{verb}: services use .env, and not VISION_CONFIG of this shell", sys.stderr)
+        return {}
+
+    def settings(self, shell: Mapping[str, str]) -> Settings:
+        """As the services see them, .env over the file; *shell* over both."""
         from contracts.settings_file import load
 
-        return load(None, {}, ROOT / "config.yaml")
+        return load(None, shell, ROOT / "config.yaml")
 
 
 def main() -> int:
@@ -81,10 +92,11 @@ def main() -> int:
         "stop",
         "restart",
         "check",
-        "wait",
         "next",
     ):
         verbs.add_parser(verb)
+    wait = verbs.add_parser("wait")
+    wait.add_argument("what", nargs="?", choices=("both", "gateway"), default="both")
     verbs.add_parser("purge-weights")
     unit = verbs.add_parser("unit")
     unit.add_argument("tier", choices=TIERS)
@@ -130,7 +142,7 @@ def _change(host: Host, args: argparse.Namespace) -> int:
     elif args.verb == "restart":
         host.do(plans.restart_plan(machine, host.place, host.services), machine)
     else:
-        host.do(plans.gateway_plan(machine, host.services, args.verb), machine)
+        host.do(plans.gateway_plan(machine, host.place, host.services, args.verb), machine)
     return 0
 
 
@@ -157,18 +169,19 @@ def _ask(host: Host, args: argparse.Namespace) -> int:
             from hostctl import doctor
 
             return doctor.main(host, online=args.online, as_json=args.json)
-        return _with_settings(host, args, host.settings())
+        return _with_settings(host, args, host.shell_settings(args.verb))
     except SettingsError as exc:
         _say(str(exc), sys.stderr)
         return 2
 
 
-def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> int:
+def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str]) -> int:
     from hostctl import facts, health, smoke, status, units, weights
 
+    settings = host.settings(shell)
     hub = weights.hub_folder({**host.environ, **env_file.read(ROOT / env_file.NAME)})
     if args.verb == "wait":
-        missing = health.wait(settings)
+        missing = health.wait(settings, gateway_alone=args.what == "gateway")
         for line in missing:
             _say(line, sys.stderr)
         return 1 if missing else 0
@@ -187,14 +200,14 @@ def _with_settings(host: Host, args: argparse.Namespace, settings: Settings) -> 
         return smoke.main(settings, args.url, images_only=args.what == "images")
     elif args.verb == "logs":
         folder = Path(settings.manager.log_dir)
-        argv = plans.log_command(host.read(), folder, args.what, follow=not args.no_follow)
+        argv = plans.log_command(host.read(shell), folder, args.what, follow=not args.no_follow)
         if not argv:
-            _say(f"no worker has written a log in {folder} yet")
+            _say(f"no {args.what.removesuffix('s')} has written a log in {folder} yet")
             return 0
         os.chdir(ROOT)
         os.execvpe(argv[0], argv, dict(host.environ))
     elif args.verb == "status":
-        report = status.gather(settings, host.read())
+        report = status.gather(settings, host.read(shell))
         _say(json.dumps(report.as_json(), indent=2) if args.json else status.screen(report))
         return 0 if report.healthy else 1
     return 0

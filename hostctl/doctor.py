@@ -7,6 +7,7 @@ reason for it.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +35,9 @@ class Finding:
 
 def main(host: Host, *, online: bool, as_json: bool) -> int:
     wish = "1" if host.wants("NATIVE") else ""
-    found = findings(reading.read(host.place, host.services, host.environ, wish, online=online))
+    shell = host.shell_settings("doctor")
+    facts = reading.read(host.place, host.services, host.environ, wish, shell=shell, online=online)
+    found = findings(facts)
     broken = [f for f in found if f.level == "broken"]
     if as_json:
         print(json.dumps([asdict(f) for f in found], indent=2))
@@ -84,6 +87,11 @@ def _settings(facts: Facts) -> Iterator[Finding]:
         yield Finding("settings", "ok", "valid")
 
 
+def _is_missing(facts: Facts) -> bool:
+    """Nothing is installed, and nothing runs in the foreground: installing is all that helps."""
+    return "manager" not in facts.machine.installed and not facts.manager_status
+
+
 def _service(facts: Facts) -> Iterator[Finding]:
     machine = facts.machine
     if "manager" not in machine.installed:
@@ -119,13 +127,21 @@ def _ports(facts: Facts) -> Iterator[Finding]:
             "ports",
             "broken",
             f"{taken.port}, which {taken.wanted_by} needs, is taken by {taken.holder or 'somebody'}",
-            f"stop that, or set {where}; then make restart",
+            f"stop that, or set {where}; then make {'install' if _is_missing(facts) else 'restart'}",
         )
 
 
 def _docker(facts: Facts) -> Iterator[Finding]:
     machine = facts.machine
-    if facts.native or facts.gateway_health:
+    if facts.native:
+        return
+    if machine.config in machine.private and (machine.container or not facts.gateway_health):
+        what = f"{machine.config} can be read by its owner alone, and the container has another user"
+        again = "make install" if _is_missing(facts) else "make restart"
+        yield Finding(
+            "docker", "broken", what, f"chmod 644 {shlex.quote(machine.config)}; then {again}"
+        )
+    if facts.gateway_health:
         return
     if machine.docker == "absent":
         yield Finding(
@@ -133,14 +149,19 @@ def _docker(facts: Facts) -> Iterator[Finding]:
         )
     elif machine.docker == "stopped":
         start = "open Docker Desktop" if machine.system == "Darwin" else "sudo systemctl start docker"
-        yield Finding("docker", "broken", "the Docker engine is down", f"{start}; then make start")
-    elif not machine.container:
+        begin = "make install" if _is_missing(facts) else "make start"
+        yield Finding("docker", "broken", "the Docker engine is down", f"{start}; then {begin}")
+    elif machine.restarts:
+        what = f"the gateway's container ends again and again ({machine.restarts} restarts)"
+        yield Finding("docker", "broken", what, "make logs tells why; then make restart")
+    elif not machine.container and not _is_missing(facts):
         yield Finding("docker", "broken", "there is no gateway container", "make start")
 
 
 def _gateway(facts: Facts) -> Iterator[Finding]:
     if not facts.gateway_health:
-        yield Finding("gateway", "broken", "nobody answers on its port", "make start; make logs")
+        cure = "make install" if _is_missing(facts) else "make start; make logs"
+        yield Finding("gateway", "broken", "nobody answers on its port", cure)
     elif facts.gateway_health != "ok" and facts.manager_status:
         where = "from its container" if not facts.native else "where WORKER_MANAGER_HOST says"
         cure = (

@@ -61,19 +61,26 @@ class Facts:
 
 
 def read(
-    place: Place, services: Services, environ: Mapping[str, str], wish: str, *, online: bool
+    place: Place,
+    services: Services,
+    environ: Mapping[str, str],
+    wish: str,
+    *,
+    shell: Mapping[str, str],
+    online: bool,
 ) -> Facts:
+    """*shell*: settings that win over ``.env``."""
     from hostctl.plans import is_native
 
     env = place.root / env_file.NAME
     mode = stat.S_IMODE(env.stat().st_mode) if env.exists() else None
     try:
-        machine = machines.read(place, services, environ)
-        settings = load(None, {}, place.root / "config.yaml")
+        machine = machines.read(place, services, environ, shell)
+        settings = load(None, shell, place.root / "config.yaml")
     except (EnvFileError, SettingsError) as exc:
         broken = Machine(os.uname().sysname, os.uname().machine, psutil.virtual_memory().total, 0)
         return Facts(broken, native=False, env_mode=mode, settings_error=str(exc))
-    values = environment(None, {}, place.root / "config.yaml")
+    values = environment(None, shell, place.root / "config.yaml")
     manager_status, status = _manager(settings)
     health, key_status, control_status = _gateway(settings)
     files = [Path(values["VISION_CONFIG"]), env]

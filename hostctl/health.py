@@ -1,4 +1,4 @@
-"""Waits until both tiers answer, and says what to do next."""
+"""Waits until the tiers answer, and says what to do next."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ def manager_url(settings: Settings) -> str:
     return local_url(settings.manager.host, settings.manager.port)
 
 
-def not_answering(settings: Settings) -> list[str]:
-    """What is not as it should be, in words; nothing when the gateway reaches the manager."""
+def not_answering(settings: Settings, *, gateway_alone: bool = False) -> list[str]:
+    """What is not as it should be, in words; nothing when the gateway reaches the manager.
+
+    *gateway_alone*: it is enough that it answers, as it is for the health check of its container.
+    """
     missing = []
-    for name, url in (
-        ("the manager", f"{manager_url(settings)}/health"),
-        ("the gateway", f"{gateway_url(settings)}/healthz"),
-        ("the gateway's way to the manager", f"{gateway_url(settings)}/readyz"),
-    ):
+    wanted = [("the gateway", f"{gateway_url(settings)}/healthz")]
+    if not gateway_alone:
+        wanted.insert(0, ("the manager", f"{manager_url(settings)}/health"))
+        wanted.append(("the gateway's way to the manager", f"{gateway_url(settings)}/readyz"))
+    for name, url in wanted:
         try:
             answer = httpx.get(url, timeout=5, trust_env=False)
         except httpx.HTTPError as exc:
@@ -49,13 +52,16 @@ def not_answering(settings: Settings) -> list[str]:
 def wait(
     settings: Settings,
     *,
+    gateway_alone: bool = False,
     timeout_s: float = WAIT_S,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Until all answers; what still didn't after *timeout_s*."""
     deadline = clock() + timeout_s
-    while (missing := not_answering(settings)) and clock() < deadline:
+    while missing := not_answering(settings, gateway_alone=gateway_alone):
+        if clock() >= deadline:
+            break
         pause(_LOOK_S)
     return missing
 

@@ -7,18 +7,22 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from contracts import env_file
 from hostctl import ports
 from hostctl.launchd import Launchd
 from hostctl.services import TIERS, Place, Services, Tier
 from hostctl.systemd import Systemd
 
 GIB = 1 << 30
+CONFIG, SMALL_CONFIG = "config.yaml", "./config.16gb.yaml"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Machine:
     docker: str = "running"  # running, stopped, absent
     compose: bool = True
     container: bool = False  # the gateway's is there, running or not
+    restarts: int = 0  # of the container, by itself, since it was started
+    private: frozenset[str] = frozenset()  # settings files that only their owner may read
     session: bool = True  # of the service manager
     installed: frozenset[Tier] = frozenset()  # services
     running: frozenset[Tier] = frozenset()
@@ -50,6 +56,11 @@ class Machine:
     variables: Mapping[str, str] = field(default_factory=dict)  # of .env
     ports: Mapping[str, int] = field(default_factory=dict)  # that are wanted
     shell_variables: frozenset[str] = frozenset()  # settings that only this shell knows
+
+    @property
+    def config(self) -> str:
+        """The settings file, as it is named."""
+        return self.variables.get("VISION_CONFIG") or CONFIG
 
 
 def service_manager(place: Place, environ: Mapping[str, str], system: str) -> Services:
@@ -73,16 +84,25 @@ def tool_environ(environ: Mapping[str, str], settings: set[str]) -> dict[str, st
     return kept
 
 
-def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machine:
-    """Read the machine; *environ* is that of commands."""
+def installed(services: Services) -> frozenset[Tier]:
+    return frozenset(tier for tier in TIERS if services.file(tier).exists())
+
+
+def read(
+    place: Place,
+    services: Services,
+    environ: Mapping[str, str],
+    shell: Mapping[str, str] = MappingProxyType({}),
+) -> Machine:
+    """Read the machine; *environ* is that of commands, *shell* has settings that win over ``.env``."""
     system = platform.system()
-    variables = ports.service_environ(place.root)
-    installed = frozenset(tier for tier in TIERS if services.file(tier).exists())
-    running = frozenset(tier for tier in installed if _is_running(services, tier, environ))
+    variables = env_file.under(shell, ports.service_environ(place.root))
+    there = installed(services)
+    running = frozenset(tier for tier in there if _is_running(services, tier, environ))
     docker = _docker(environ)
     compose = docker != "absent" and _succeeds(["docker", "compose", "version"], environ)
     listing = ["docker", "compose", "ps", "-aq", "gateway"]
-    container = docker == "running" and bool(_output(listing, environ, place.root)[1].strip())
+    container = _output(listing, environ, place.root)[1].strip() if docker == "running" else ""
     folder = services.file("manager").parent
     older = services.older(sorted(f.name for f in folder.iterdir()) if folder.is_dir() else [])
     config = ports.config_path(place.root, variables)
@@ -96,9 +116,15 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
         disk_free=shutil.disk_usage(place.root).free,
         docker=docker,
         compose=compose,
-        container=container,
+        container=bool(container),
+        restarts=_restarts(container, environ) if container else 0,
+        private=frozenset(
+            name
+            for name in (variables.get("VISION_CONFIG") or CONFIG, SMALL_CONFIG)
+            if _is_private(ports.config_path(place.root, {"VISION_CONFIG": name}))
+        ),
         session=system == "Darwin" or _succeeds(["systemctl", "--user", "show-environment"], environ),
-        installed=installed,
+        installed=there,
         running=running,
         older=tuple(older),
         taken=tuple(_taken(wanted, up)),
@@ -107,6 +133,15 @@ def read(place: Place, services: Services, environ: Mapping[str, str]) -> Machin
         lan_address=lan_address(),
         variables=variables,
     )
+
+
+def _restarts(container: str, environ: Mapping[str, str]) -> int:
+    told = _output(["docker", "inspect", "--format", "{{.RestartCount}}", container], environ)[1]
+    return int(told) if told.strip().isdigit() else 0
+
+
+def _is_private(file: Path) -> bool:
+    return file.is_file() and not file.stat().st_mode & stat.S_IROTH
 
 
 def _taken(wanted: Mapping[str, int], up: frozenset[str] | set[str]) -> list[TakenPort]:

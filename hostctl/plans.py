@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from contracts import env_file
-from hostctl.machine import GIB, Machine
-from hostctl.preflight import SMALL_CONFIG, SMALL_RAM
+from hostctl.machine import GIB, SMALL_CONFIG, Machine
+from hostctl.preflight import SMALL_RAM
 from hostctl.services import TIERS, Place, Services, Tier
 from hostctl.steps import Remove, Run, Say, Step, Write
 
@@ -17,6 +17,11 @@ COMPOSE = ("docker", "compose")
 def is_native(machine: Machine, wish: str) -> bool:
     """Whether the gateway runs as a service: as *wished* (1, 0), else as it is, else in Docker."""
     return wish != "0" if wish else "gateway" in machine.installed
+
+
+def shell_counts(verb: str, installed: frozenset[Tier]) -> bool:
+    """Whether *verb* takes the settings of the shell: to look at a stack of `make up`, that did."""
+    return verb in ("doctor", "status", "smoke", "logs") and not installed
 
 
 def install_plan(
@@ -128,10 +133,14 @@ def uninstall_plan(machine: Machine, place: Place, services: Services, *, purge:
     return [*steps, Say(f"kept: {kept}")]
 
 
-def gateway_plan(machine: Machine, services: Services, verb: str) -> list[Step]:
+def gateway_plan(machine: Machine, place: Place, services: Services, verb: str) -> list[Step]:
     """start or stop the gateway; the manager and its workers stay as they are."""
     if "gateway" in machine.installed:
-        return services.start("gateway") if verb == "start" else services.stop("gateway")
+        if verb == "stop":
+            return services.stop("gateway")
+        wait = (str(place.python), "-m", "hostctl", "wait", "gateway")
+        cure = "`make doctor` finds out why"
+        return [*services.start("gateway"), Run("wait until the gateway answers", wait, cure=cure)]
     if verb == "start":
         up = (*COMPOSE, "up", "-d", "--wait", "--wait-timeout", "120")
         return [Run("start the gateway", up, cure="`make doctor` finds out why")]
@@ -163,10 +172,12 @@ def upgrade_plan(place: Place, *, is_checkout: bool, install: tuple[str, ...]) -
 
 
 def log_command(machine: Machine, logs: Path, what: str, *, follow: bool) -> tuple[str, ...]:
+    """Shows *what*: where it runs, else what a stack in the foreground left; () without any."""
     tail = ("tail", "-n", "100", *(("-F",) if follow else ()))
-    if what == "gateway" and "gateway" not in machine.installed:
+    if what == "gateway" and machine.container and "gateway" not in machine.installed:
         return (*COMPOSE, "logs", "--tail", "100", *(("--follow",) if follow else ()), "gateway")
     if what in TIERS:
-        return (*tail, str(logs / f"{what}.log"))
+        file = logs / f"{what}.log"
+        return (*tail, str(file)) if what in machine.installed or file.exists() else ()
     workers = sorted(str(f) for f in logs.glob("*.log") if f.stem.partition(".")[0] not in TIERS)
     return (*tail, *workers) if workers else ()

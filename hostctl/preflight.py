@@ -5,16 +5,16 @@ Asked before anything is changed. Python itself is looked for by scripts/setup.p
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
-from hostctl.machine import GIB, Machine, TakenPort
+from hostctl.machine import GIB, SMALL_CONFIG, Machine, TakenPort
 from hostctl.services import Place
 
 NEEDED_DISK = 3 * GIB  # .venv and what it is made from
 LEAST_RAM = 7 * GIB  # what a machine sold with 8 GB reports, and somewhat less
 # A machine sold with 24 GB reports somewhat less, too.
 SMALL_RAM = 23 * GIB
-SMALL_CONFIG = "./config.16gb.yaml"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def problems(machine: Machine, place: Place, *, native: bool) -> list[Problem]:
         )
     found += _of_the_system(machine)
     if not native:
-        found += _of_docker(machine)
+        found += [*_of_docker(machine), *_of_the_mount(machine)]
     if not machine.has_venv and machine.disk_free < NEEDED_DISK:
         found.append(
             Problem(
@@ -94,6 +94,20 @@ def _of_docker(machine: Machine) -> list[Problem]:
             )
         ]
     return []
+
+
+def _of_the_mount(machine: Machine) -> list[Problem]:
+    """The container has a user of its own, who must be able to read the settings file."""
+    is_small = machine.ram_bytes < SMALL_RAM and not machine.variables.get("VISION_CONFIG")
+    config = SMALL_CONFIG if is_small else machine.config
+    if config not in machine.private:
+        return []
+    return [
+        Problem(
+            f"{config} can be read by its owner alone, and the gateway's container has another user",
+            f"chmod 644 {shlex.quote(config)} (keys belong into .env)",
+        )
+    ]
 
 
 def _goes(taken: TakenPort, machine: Machine) -> bool:

@@ -1,7 +1,7 @@
 """``scripts/test-local.sh``: asks every endpoint of a running stack, and prints a table.
 
 Status 1 if a row fails. A model that isn't loaded is loaded for its row, which may take as long as a
-download.
+download. Which models there are is asked of the stack: it may run on other settings than lie here.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any
 
 import httpx
 
+from contracts.openai import ModelList, ModelObject
 from contracts.settings import Settings
-from contracts.settings_models import ImageSettings
 from hostctl.health import gateway_url, manager_url
 
 TIMEOUT_S = 1800.0
+SIDE = 512  # of what is drawn, where that is not too large: quick, and still drawn well
 # A red square on white, 64 x 64, as PNG: what is asked about, and what is edited.
 PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAAZ0lEQVR42u3aQQkAIAxAURUrmMD+kUxgiJnBg4j4/n"
@@ -76,12 +77,16 @@ def run(row: Row) -> Result:
 class Asker:
     """Asks one stack; what is edited is what was drawn before."""
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(
+        self, settings: Settings, url: str, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self.url = url
         self._settings = settings
         key = settings.gateway.required_key
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False, transport=transport
+        )
         self._drawn = PICTURE
 
     def __enter__(self) -> Asker:
@@ -92,8 +97,6 @@ class Asker:
 
     def rows(self, *, local: bool) -> Iterator[Row]:
         """*local*: the manager can be asked as well."""
-        image = self._settings.models[self._settings.defaults.generate]
-        assert isinstance(image, ImageSettings)
         yield Row("GET /healthz", lambda: self._word("/healthz", "status", "ok"))
         yield Row("GET /readyz", lambda: self._word("/readyz", "status", "ok"))
         if local:
@@ -106,9 +109,9 @@ class Asker:
         yield Row("POST /v1/chat/completions", self._chat)
         yield Row("POST /v1/chat/completions (stream)", self._chat_stream)
         yield Row("POST /v1/vision/analyze", self._analyze)
-        yield Row("POST /v1/images/generations", lambda: self._draw(image), images=True)
-        yield Row("POST /v1/images/generations (url)", lambda: self._draw_url(image), images=True)
-        yield Row("POST /v1/images/generations (stream)", lambda: self._draw_stream(image), images=True)
+        yield Row("POST /v1/images/generations", self._draw, images=True)
+        yield Row("POST /v1/images/generations (url)", self._draw_url, images=True)
+        yield Row("POST /v1/images/generations (stream)", self._draw_stream, images=True)
         yield Row("POST /v1/images/edits (JSON)", self._edit_json, images=True)
         yield Row("POST /v1/images/edits (form)", self._edit_form, images=True)
         yield Row("POST /v1/system/evict/{alias}", self._evict)
@@ -137,21 +140,31 @@ class Asker:
         return f"up for {answer['uptime_seconds']:.0f} s"
 
     def _models(self) -> str:
-        ids = {model["id"] for model in self._get("/v1/models")["data"]}
-        if missing := set(self._settings.models) - ids:
-            raise Wrong(f"not listed: {', '.join(sorted(missing))}")
-        return ", ".join(sorted(ids))
+        listed = self._listed()
+        if not listed:
+            raise Wrong("no models")
+        return ", ".join(sorted(model.id for model in listed))
+
+    def _listed(self) -> list[ModelObject]:
+        return ModelList.model_validate(self._get("/v1/models")).data
+
+    def _able(self, capability: str) -> list[ModelObject]:
+        """The stack's models that can do it."""
+        able = [model for model in self._listed() if capability in model.capabilities]
+        if not able:
+            raise Wrong(f"no model can {capability}")
+        return able
 
     def _one_model(self) -> str:
-        alias = self._settings.defaults.chat
+        alias = self._able("chat")[0].id
         return f"{alias}: {', '.join(self._get(f'/v1/models/{alias}')['capabilities'])}"
 
     def _warm(self) -> str:
-        alias = self._settings.defaults.chat
+        alias = self._able("chat")[0].id
         return f"{alias}: {self._post(f'/v1/system/warm/{alias}')['state']}"
 
     def _evict(self) -> str:
-        alias = self._settings.defaults.generate
+        alias = self._able("generate")[0].id
         return f"{alias}: {self._post(f'/v1/system/evict/{alias}')['state']}"
 
     def _question(self, **more: Any) -> dict[str, Any]:
@@ -173,29 +186,23 @@ class Asker:
         answer = self._post("/v1/vision/analyze", json={"image": PICTURE, "max_tokens": 40})
         return _said(answer["result"])
 
-    def _prompt(self, image: ImageSettings, **more: Any) -> dict[str, Any]:
-        # The smallest that still draws well: half the model's own size.
-        width, height = (max(64, int(side) // 2) for side in image.size.split("x"))
-        return {
-            "prompt": "a red circle on a blue background",
-            "size": f"{width}x{height}",
-            "seed": 1,
-            **more,
-        }
+    def _prompt(self, **more: Any) -> dict[str, Any]:
+        # The stack's default draws it, whichever that is: the size is one that each of them takes.
+        most = min(model.max_pixels or 0 for model in self._able("generate"))
+        size = {"size": f"{SIDE}x{SIDE}"} if most >= SIDE * SIDE else {}  # else its own
+        return {"prompt": "a red circle on a blue background", "seed": 1, **size, **more}
 
-    def _draw(self, image: ImageSettings) -> str:
-        self._drawn = self._post("/v1/images/generations", json=self._prompt(image))["data"][0][
-            "b64_json"
-        ]
+    def _draw(self) -> str:
+        self._drawn = self._post("/v1/images/generations", json=self._prompt())["data"][0]["b64_json"]
         return _png(base64.b64decode(self._drawn))
 
-    def _draw_url(self, image: ImageSettings) -> str:
-        request = self._prompt(image, response_format="url")
+    def _draw_url(self) -> str:
+        request = self._prompt(response_format="url")
         url = self._post("/v1/images/generations", json=request)["data"][0]["url"]
         return _png(self._http.get(httpx.URL(url).raw_path.decode()).content)
 
-    def _draw_stream(self, image: ImageSettings) -> str:
-        request = self._prompt(image, stream=True, partial_images=1)
+    def _draw_stream(self) -> str:
+        request = self._prompt(stream=True, partial_images=1)
         events = self._events("/v1/images/generations", request)
         kinds = [event["type"] for event in events]
         if kinds[-1:] != ["image_generation.completed"]:

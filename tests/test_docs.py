@@ -103,6 +103,30 @@ def test_every_local_link_leads_somewhere(text: str) -> None:
             assert (ROOT / target).exists(), target
 
 
+def ragged_rows(text: str) -> list[str]:
+    """Rows of tables that have more or fewer cells than the row above them; code blocks are none."""
+    found, cells = [], 0
+    for line in re.sub(r"```.*?```", "", text, flags=re.S).splitlines():
+        before, cells = cells, 0
+        if line.startswith("|"):
+            cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+            if before and cells != before:
+                found.append(line)
+    return found
+
+
+def test_a_row_with_a_bar_that_is_not_escaped_is_found() -> None:
+    table = "| a | b |\n|---|---|\n"
+    assert ragged_rows(f"{table}| x \\| y | z |\n\n| one |\n|---|\n") == []
+    assert ragged_rows(f"{table}| x | y | z |\n") == ["| x | y | z |"]
+    assert ragged_rows(f"{table}| x |\n") == ["| x |"]
+
+
+@pytest.mark.parametrize("text", [ENGLISH, KOREAN], ids=["en", "ko"])
+def test_every_row_of_a_table_has_as_many_cells_as_its_header(text: str) -> None:
+    assert ragged_rows(text) == []
+
+
 @pytest.mark.parametrize("text", [ENGLISH, KOREAN], ids=["en", "ko"])
 def test_every_key_and_variable_is_documented(text: str) -> None:
     missing = [v for v in ENVIRONMENT if f"`{v}`" not in text]

@@ -97,6 +97,14 @@ BROKEN: dict[str, tuple[Facts, str, str, str, str]] = {
     "docker down": (
         without_gateway(docker="stopped"), "broken", "docker", "engine is down", "start docker",
     ),
+    "settings that the container can't read": (
+        without_gateway(container=True, restarts=3, private=frozenset({"config.yaml"})),
+        "broken", "docker", "config.yaml can be read by its owner alone", "chmod 644 config.yaml",
+    ),
+    "the container restarts": (
+        without_gateway(container=True, restarts=3),
+        "broken", "docker", "ends again and again (3 restarts)", "make logs",
+    ),
     "no container": (without_gateway(), "broken", "docker", "no gateway container", "make start"),
     "container can't reach the manager": (
         replace(GOOD, gateway_health="degraded"),
@@ -168,6 +176,20 @@ def test_whatever_is_not_well_has_a_cure(name: str) -> None:
     assert all(f.cure for f in findings(BROKEN[name][0]) if f.level != "ok")
 
 
+@pytest.mark.parametrize("docker", ["running", "stopped", "absent"])
+def test_what_is_not_installed_can_only_be_installed(docker: str) -> None:
+    machine = linux(docker=docker, taken=(NODE,))
+    facts = replace(GOOD, machine=machine, manager_status=0, gateway_health="", status={})
+    cures = [f.cure for f in findings(facts) if f.level == "broken"]
+    assert all("make install" in cure for cure in cures)
+    assert not [c for c in cures if "make start" in c or "make logs" in c or "make restart" in c]
+
+
+def test_a_container_that_serves_may_have_been_restarted() -> None:
+    facts = replace(GOOD, machine=replace(GOOD.machine, restarts=1))
+    assert {f.level for f in findings(facts)} == {"ok"}
+
+
 def test_a_stack_in_the_foreground_is_none_to_complain_about() -> None:
     taken = (TakenPort(8100, "manager", "python (pid 7)"),)
     facts = replace(GOOD, machine=linux(taken=taken), native=True)
@@ -229,6 +251,8 @@ def test_a_broken_file_is_read_as_such_and_nothing_else_is_asked(tmp_path: Path)
     (tmp_path / ".env").write_text("A=1\n")
     (tmp_path / ".env").chmod(0o644)
     place = Place(tmp_path, tmp_path, 1000, "ann")
-    facts = reading.read(place, Systemd(place, tmp_path), {"PATH": "/nowhere"}, "", online=False)
+    facts = reading.read(
+        place, Systemd(place, tmp_path), {"PATH": "/nowhere"}, "", shell={}, online=False
+    )
     assert "nonsense" in facts.settings_error
     assert facts.env_mode == 0o644

@@ -148,9 +148,21 @@ class TestOthers:
     def test_stop_and_start_touch_the_gateway_alone(self) -> None:
         for machine in (linux(), linux(installed=frozenset({"manager", "gateway"}))):
             for verb in ("start", "stop"):
-                (told,) = commands(plans.gateway_plan(machine, SYSTEMD, verb))
+                told, *waits = commands(plans.gateway_plan(machine, LINUX_PLACE, SYSTEMD, verb))
                 assert "manager" not in told
                 assert verb in told or "up" in told
+                assert all(wait.endswith("hostctl wait gateway") for wait in waits)
+
+    @pytest.mark.parametrize(
+        ("machine", "words"),
+        [
+            (linux(), "up -d --wait"),
+            (linux(installed=frozenset({"manager", "gateway"})), "hostctl wait gateway"),
+        ],
+        ids=["docker", "native"],
+    )
+    def test_a_start_waits_until_the_gateway_answers(self, machine: Machine, words: str) -> None:
+        assert words in commands(plans.gateway_plan(machine, LINUX_PLACE, SYSTEMD, "start"))[-1]
 
     def test_a_restart_renders_the_definitions_again(self) -> None:
         machine = linux(installed=frozenset({"manager"}))
@@ -174,10 +186,25 @@ class TestOthers:
             return " ".join(plans.log_command(machine, tmp_path, what, follow=True))
 
         native = linux(installed=frozenset({"gateway"}))
-        assert log("gateway", linux()).startswith("docker compose logs")
+        assert log("gateway", linux(container=True)).startswith("docker compose logs")
         assert log("gateway", native).endswith("-F " + str(tmp_path / "gateway.log"))
         assert log("manager", linux()).endswith(str(tmp_path / "manager.log"))
         assert log("workers", linux()).endswith("-F " + str(tmp_path / "vlm-best.log"))
+
+    @pytest.mark.parametrize("tier", ["gateway", "manager"])
+    def test_the_log_of_a_stack_in_the_foreground_is_shown_when_there_is_one(
+        self, tier: str, tmp_path: Path
+    ) -> None:
+        assert plans.log_command(linux(), tmp_path, tier, follow=True) == ()
+        file = tmp_path / f"{tier}.log"
+        file.touch()
+        assert plans.log_command(linux(), tmp_path, tier, follow=False)[-1] == str(file)
+
+    def test_a_shell_s_settings_count_where_one_looks_at_a_stack_that_is_no_service(self) -> None:
+        for verb in ("doctor", "status", "smoke", "logs"):
+            assert plans.shell_counts(verb, frozenset())
+            assert not plans.shell_counts(verb, frozenset({"manager"}))
+        assert not any(plans.shell_counts(verb, frozenset()) for verb in ("wait", "unit", "check"))
 
     def test_the_settings_that_a_shell_may_hold_are_those_of_the_services(self) -> None:
         from contracts.settings_file import ENVIRONMENT

@@ -13,10 +13,12 @@ import pytest
 import yaml
 
 from contracts.settings_file import load
+from hostctl import machine as machines
 from hostctl import ports
 from hostctl.machine import GIB, Machine, TakenPort
 from hostctl.preflight import problems
 from hostctl.services import Place
+from hostctl.systemd import Systemd
 from scripts.local_stack import ROOT
 from tests.install.machines import LINUX_PLACE, MAC_PLACE, linux, mac
 from tests.install.tree import Tree
@@ -44,6 +46,16 @@ BROKEN: dict[str, tuple[Machine, str, str]] = {
         linux(taken=(TakenPort(8002, "vlm-best"),)),
         "port 8002, which vlm-best needs",
         "models.vlm-best.port",
+    ),
+    "settings that the container can't read": (
+        linux(private=frozenset({"config.yaml"})),
+        "config.yaml can be read by its owner alone",
+        "chmod 644 config.yaml",
+    ),
+    "the small settings, which it is going to have": (
+        linux(ram_bytes=16 * GIB, private=frozenset({"config.yaml", "./config.16gb.yaml"})),
+        "./config.16gb.yaml can be read by its owner alone",
+        "chmod 644 ./config.16gb.yaml",
     ),
     "another system": (mac(system="FreeBSD"), "neither launchd nor systemd", "macOS or Linux"),
 }
@@ -74,6 +86,22 @@ def test_all_problems_are_told_at_once() -> None:
 @pytest.mark.parametrize("docker", ["absent", "stopped"])
 def test_a_native_gateway_needs_no_docker(docker: str) -> None:
     assert problems(linux(docker=docker, compose=False), LINUX_PLACE, native=True) == []
+
+
+def test_a_native_gateway_reads_settings_that_only_their_owner_may_read() -> None:
+    assert problems(linux(private=frozenset({"config.yaml"})), LINUX_PLACE, native=True) == []
+
+
+@pytest.mark.parametrize(("mode", "private"), [(0o644, set()), (0o600, {"my own.yaml"})])
+def test_settings_that_others_may_not_read_are_seen(
+    mode: int, private: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("VISION_CONFIG='my own.yaml'\n")
+    (tmp_path / "my own.yaml").touch()
+    (tmp_path / "my own.yaml").chmod(mode)
+    here = Place(tmp_path, tmp_path, 1000, "ann")
+    found = machines.read(here, Systemd(here, tmp_path), {"PATH": "/nowhere"})
+    assert found.private == private
 
 
 def test_a_port_that_is_ours_is_no_problem() -> None:

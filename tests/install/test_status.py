@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,13 +19,15 @@ from contracts.control import RunningWorker, WorkerState
 from contracts.settings import Settings
 from contracts.settings_file import load
 from hostctl import health, smoke, status, weights
+from hostctl import machine as machines
 from hostctl.machine import Machine
 from hostctl.smoke import Asker, Row, Wrong
 from hostctl.status import Report, Tier, screen, span
-from scripts.local_stack import LocalStack
+from scripts.local_stack import ROOT, LocalStack
 from tests.hub_server import hub as hub_server
 from tests.install.test_doctor import status as told
-from tests.stacks import demo_config
+from tests.servers import free_port
+from tests.stacks import demo_config, running
 
 SERVING = Tier("http://127.0.0.1:8100", "serving", "service")
 WELL = Report(SERVING, replace(SERVING, url="http://127.0.0.1:8000", service="Docker"), told())
@@ -94,6 +99,8 @@ def test_what_does_not_answer_is_named_with_its_address(tmp_path: Path) -> None:
     missing = health.wait(settings, timeout_s=0)
     assert len(missing) == 3
     assert f"http://127.0.0.1:{settings.manager.port}/health" in missing[0]
+    (missing_gateway,) = health.wait(settings, gateway_alone=True, timeout_s=0)
+    assert f"http://127.0.0.1:{settings.gateway.port}/healthz" in missing_gateway
 
 
 def test_waiting_ends_as_soon_as_all_answer_or_time_is_up(tmp_path: Path) -> None:
@@ -155,6 +162,65 @@ class TestSmoke:
             rows = [row for row in asker.rows(local=True) if row.images]
         assert all("/v1/images/" in row.name for row in rows)
         assert len(rows) == 5
+
+    @pytest.mark.parametrize(
+        ("most", "size"), [(512 * 512, "512x512"), (512 * 512 - 1, None), (65536, None)]
+    )
+    def test_no_picture_is_asked_for_that_one_of_the_models_does_not_draw(
+        self, most: int, size: str | None, tmp_path: Path
+    ) -> None:
+        large = {
+            "id": "large", "created": 1, "kind": "image", "path": "p", "names": [], "memory_gb": 1,
+            "capabilities": ["generate"], "state": "ready", "max_pixels": 2048 * 2048,
+        }  # fmt: skip
+        listed = {"data": [large, {**large, "id": "small", "max_pixels": most}]}
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/v1/models":
+                return httpx.Response(200, json=listed)
+            assert json.loads(request.content).get("size") == size
+            return httpx.Response(200, json={"data": [{"b64_json": smoke.PICTURE}]})
+
+        transport = httpx.MockTransport(answer)
+        with Asker(nowhere(tmp_path), "http://x", transport=transport) as asker:
+            row = next(row for row in asker.rows(local=False) if row.images)
+            assert smoke.run(row).ok
+
+
+@pytest.mark.parametrize("verb", ["status", "doctor", "smoke"])
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_shell_s_settings_file_is_looked_at_unless_services_have_their_own(
+    verb: str, installed: bool, tmp_path: Path
+) -> None:
+    config = demo_config(tmp_path / "stack")
+    environ = {
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path),
+        "VISION_CONFIG": str(config), "GATEWAY_PORT": str(free_port()),
+    }  # fmt: skip
+    if installed:
+        place = machines.place_of(ROOT, environ)
+        unit = machines.service_manager(place, environ, os.uname().sysname).file("manager")
+        unit.parent.mkdir(parents=True)
+        unit.touch()
+    argv = [sys.executable, "-m", "hostctl", verb, *(["all"] if verb == "smoke" else [])]
+    done = subprocess.run(argv, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    assert ("services use .env" in done.stderr) is installed
+    if verb != "doctor":
+        assert (environ["GATEWAY_PORT"] in done.stdout) is not installed
+
+
+@pytest.mark.process
+@pytest.mark.mlx
+def test_a_stack_is_asked_for_its_own_models_whatever_the_settings_here_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(tmp_path / "stack") as stack:
+        file = tmp_path / "config.yaml"
+        text = (ROOT / "config.yaml").read_text()
+        file.write_text(text.replace("vlm-best", "eyes").replace("image-gen", "brush"))
+        here = load(file, {})
+        assert smoke.main(here, stack.url, images_only=False) == 0, capsys.readouterr().out
+    assert "17 of 17 ok" in capsys.readouterr().out
 
 
 @pytest.mark.process
