@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 import typer
@@ -31,6 +32,8 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         # A terminal without UTF-8 shows what it can.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    # A shell without job control starts what it puts into the background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="vision")
     except Failure as exc:

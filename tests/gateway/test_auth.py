@@ -71,7 +71,9 @@ def test_health_needs_no_key(locked: httpx.Client, path: str) -> None:
     assert locked.get(path).status_code == 200
 
 
-def test_a_configured_origin_may_call_from_a_page_and_another_may_not(locked: httpx.Client) -> None:
+def test_a_configured_origin_may_call_from_a_page_and_another_may_not(
+    locked: httpx.Client, manager: StandIn
+) -> None:
     asks = {"origin": "http://page", "access-control-request-method": "POST"}
     allowed = locked.options("/v1/chat/completions", headers=asks)
     assert allowed.headers["access-control-allow-origin"] == "http://page"

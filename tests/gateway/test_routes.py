@@ -246,7 +246,6 @@ def test_an_event_stream_arrives_chunk_by_chunk_and_leaving_closes_it_upstream(
     with client.stream("POST", "/v1/chat/completions", json={**HELLO, "stream": True}) as answer:
         first = next(answer.iter_lines())
         assert first == 'data: {"i": 0}'
-        assert not manager.client_left.is_set()
     assert manager.client_left.wait(3)
 
 

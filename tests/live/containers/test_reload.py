@@ -31,10 +31,10 @@ def test_what_is_saved_is_served(image: str, tmp_path: Path) -> None:
     with Compose(tmp_path, given, *(checkout / name for name in FILES)) as compose:
         compose("up", "-d", "--no-build")
         assert "Vision Insight API" in wait_for(lambda: answers(url), 60).text
-        source = checkout / "gateway" / "app.py"
-        source.write_text(source.read_text().replace('title="Vision Insight API"', 'title="Changed"'))
+        source = checkout / "gateway" / "openapi" / "document.py"
+        source.write_text(source.read_text().replace('"Vision Insight API"', '"Changed"'))
         wait_for(lambda: (a := answers(url)) and "Changed" in a.text, 60)
-        source.write_text(source.read_text().replace("Changed", "Broken") + "\n(")
+        source.write_text(source.read_text().replace('"Changed"', '"Broken"') + "\n(")
         wait_for(lambda: answers(url) is None, 60)
         source.write_text(source.read_text().removesuffix("("))
         wait_for(lambda: (a := answers(url)) and "Broken" in a.text, 60)
