@@ -69,7 +69,7 @@ demo: setup  ## the whole stack on small trained models, with a tour; ARGS=--onc
 up: setup  ## the whole stack on the models of config.yaml, without Docker
 	@$(RUN) -m scripts.up $(ARGS)
 
-test: setup-dev  ## all tests, on two cores
+test: setup-dev  ## the tests that need nothing but this folder, on two cores
 	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs Node; ARGS=--write for docs/clients.md
