@@ -158,7 +158,8 @@ class ModelStatus(_Wire):
 
     ``memory_gb`` is what it is charged while it is loaded, the larger of its estimate (``learned_gb``,
     or ``declared_gb`` until a peak was learned) and its footprint; ``measured_gb`` is the footprint
-    now, ``peak_gb`` the most that this process was seen to need.
+    now, ``peak_gb`` the most that this process was seen to need. ``idle_timeout_seconds``: how long it
+    stays after its last request, which may have asked for that (``keep_alive``); -1: it has no end.
     """
 
     path: str
@@ -177,6 +178,7 @@ class ModelStatus(_Wire):
     queued: int = 0
     last_error: str = ""
     retry_in_seconds: float = 0.0
+    idle_timeout_seconds: float = -1.0
     pinned: bool = False
 
 

@@ -213,6 +213,7 @@ class ManagerApp:
             launched_at=worker.launched_at,
             last_used=life.last_used,
             retry_at=life.retry_at,
+            idle_timeout_s=worker.idle_timeout_s,
             phase=worker.phase,
             download=worker.download,
             drawing=worker.drawing,

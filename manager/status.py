@@ -49,6 +49,7 @@ class WorkerReport:
     launched_at: float = 0.0
     last_used: float = 0.0
     retry_at: float = 0.0
+    idle_timeout_s: float = -1.0  # -1: never
     phase: str = ""
     download: Download | None = None
     drawing: Drawing | None = None
@@ -138,6 +139,7 @@ def _model(report: WorkerReport, now: float) -> ModelStatus:
         queued=report.queued,
         last_error=report.last_error,
         retry_in_seconds=max(0.0, round(report.retry_at - now, 3)) if failed else 0.0,
+        idle_timeout_seconds=report.idle_timeout_s,
         pinned=report.model.pinned,
     )
 

@@ -190,9 +190,13 @@ class Worker:
     def caches(self) -> Caches:
         return self.process.caches if self.process else Caches()
 
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds that it stays after its last request; -1: it has no end."""
+        return self._habits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
+
     def view(self) -> WorkerView:
         life, habits = self.life, self._habits
-        idle_timeout_s = habits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
         return WorkerView(
             alias=self.alias,
             state=life.state,
@@ -205,7 +209,7 @@ class Worker:
             retry_at=life.retry_at,
             load_failed=life.load_failed,
             pinned=self.model.pinned,
-            idle_timeout_s=idle_timeout_s,
+            idle_timeout_s=self.idle_timeout_s,
             admits=habits.max_requests - self.request_count if habits.max_requests else None,
         )
 

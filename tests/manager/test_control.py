@@ -133,6 +133,15 @@ def test_touch_is_200_and_says_whether_it_is_loaded(bench: Bench) -> None:
         assert manager.status()["workers"]["a"]["idle_seconds"] < 5
 
 
+def test_the_status_tells_how_long_a_worker_stays_and_what_was_asked_for_last(bench: Bench) -> None:
+    with bench.manager() as manager:
+        stays = [manager.status()["models"]["a"]["idle_timeout_seconds"]]
+        for keep_alive in (90, 5.5):
+            manager.post(f"/spawn/a?keep_alive={keep_alive}")
+            stays.append(manager.status()["models"]["a"]["idle_timeout_seconds"])
+        assert stays == [-1.0, 90.0, 5.5]
+
+
 @pytest.mark.parametrize("route", ["/spawn", "/stop", "/touch"])
 def test_an_unknown_alias_is_a_404_in_the_error_shape(bench: Bench, route: str) -> None:
     with bench.manager() as manager:

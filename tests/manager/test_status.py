@@ -90,6 +90,7 @@ def test_only_workers_that_serve_are_among_the_workers_and_all_are_among_the_mod
 
 def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
     failed = replace(READY, state=S.FAILED, retry_at=107.0, last_error="no weights", queued=2)
+    failed = replace(failed, idle_timeout_s=60.0)
     measured = replace(failed, learned=5 * GIB, learned_age_s=3600, footprint=2 * GIB, peak=3 * GIB)
     assert status(measured)["models"]["a"] == {
         "path": "org/a",
@@ -108,6 +109,7 @@ def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
         "queued": 2,
         "last_error": "no weights",
         "retry_in_seconds": 7.0,
+        "idle_timeout_seconds": 60.0,
         "pinned": True,
     }
 
