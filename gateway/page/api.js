@@ -5,7 +5,7 @@ import { readEvents } from "./sse.js";
 
 const KEY = "vision-key";
 
-export const wanted = new EventTarget(); // "key": the gateway wants one, "changed": there is another
+export const wanted = new EventTarget(); // "key": the gateway wants one and says why, "changed": there is another
 
 export const key = () => localStorage.getItem(KEY) ?? "";
 
@@ -39,8 +39,11 @@ export async function ask(path, { method = "GET", body, signal, headers = {} } =
     throw new ApiError("The gateway can't be reached.");
   }
   if (answer.ok) return answer;
-  if (answer.status === 401) wanted.dispatchEvent(new Event("key"));
-  throw new ApiError(await messageOf(answer), answer.status);
+  const message = await messageOf(answer);
+  // The word of a key that has been replaced since is none on the new one.
+  const ofNow = sent.authorization === (key() ? `Bearer ${key()}` : undefined);
+  if (answer.status === 401 && ofNow) wanted.dispatchEvent(new CustomEvent("key", { detail: message }));
+  throw new ApiError(message, answer.status);
 }
 
 async function messageOf(answer) {

@@ -11,7 +11,8 @@ const picturePart = (url) => ({ type: "image_url", image_url: { url } });
 
 export function startAsk(panel) {
   const model = el("select");
-  const talk = el("div", { class: "talk", role: "log", "aria-label": "The conversation" });
+  const empty = el("p", { class: "empty", textContent: "Add a picture and ask about it; the answer appears here." });
+  const talk = el("div", { class: "talk", role: "log", "aria-label": "The conversation" }, empty);
   const thumbs = el("div", { class: "thumbs" });
   const question = el("textarea", { placeholder: "What is in this picture?" });
   const told = el("p", { class: "told", role: "status" });
@@ -35,6 +36,7 @@ export function startAsk(panel) {
     const words = el("p", { textContent: text });
     const row = el("div", { class: "thumbs" }, ...shownPictures.map((src) => el("img", { src, alt: "a picture" })));
     const made = el("div", { class: `turn ${role}` }, ...(shownPictures.length ? [row] : []), words);
+    empty.remove();
     talk.append(made);
     made.scrollIntoView({ block: "nearest" });
     return words;
@@ -65,6 +67,7 @@ export function startAsk(panel) {
   }
 
   async function chat(signal) {
+    const before = said; // of this chat: a new one has another
     const text = question.value.trim();
     const content = [...pictures.map(picturePart), ...(text ? [{ type: "text", text }] : [])];
     const asked = { role: "user", content };
@@ -75,30 +78,32 @@ export function startAsk(panel) {
     thumbs.replaceChildren();
     const words = turn("assistant", "");
     try {
-      const body = { model: model.value, messages: [...said, asked], stream: true };
+      const body = { model: model.value, messages: [...before, asked], stream: true };
       for await (const { data } of stream("v1/chat/completions", body, signal)) {
         if (data !== undefined && data !== "[DONE]") words.textContent += JSON.parse(data).choices[0]?.delta.content ?? "";
       }
-    } catch (error) {
-      if (!isAbort(error) && !words.textContent) {
+    } finally {
+      if (words.textContent) before.push(asked, { role: "assistant", content: words.textContent });
+      else words.parentElement.remove();
+      if (!words.textContent && before === said) {
         // Nothing was said: the question is there to be asked again.
-        words.parentElement.remove();
         asking.remove();
-        question.value = text;
+        question.value ||= text;
         taken.forEach(attach);
       }
-      throw error;
-    } finally {
-      if (words.textContent) said.push(asked, { role: "assistant", content: words.textContent });
-      else words.parentElement.remove();
     }
   }
 
   async function analyze(task, signal) {
     if (!latest) throw new Error("Add a picture first.");
-    turn("user", task, [latest]);
-    const answer = await postJson("v1/vision/analyze", { image: latest, task, model: model.value }, signal);
-    turn("assistant", answer.result);
+    const asking = turn("user", task, [latest]).parentElement;
+    const words = turn("assistant", "");
+    try {
+      const body = { image: latest, task, model: model.value };
+      words.textContent = (await postJson("v1/vision/analyze", body, signal)).result;
+    } finally {
+      if (!words.textContent) [asking, words.parentElement].forEach((one) => one.remove());
+    }
   }
 
   async function offerTasks() {
@@ -109,8 +114,8 @@ export function startAsk(panel) {
   const mayOffer = () => { if (!tasks.children.length) offerTasks().catch((error) => tell(told, error.message, { bad: true })); };
 
   const form = el("form", { "aria-label": "Ask" },
-    picturePlace("Pictures: choose them, drop them here, or paste them", {
-      take: attach, several: true, listens: () => isShown("ask"),
+    picturePlace("Choose pictures", {
+      take: attach, listens: () => isShown("ask"),
       failed: (error) => tell(told, error.message, { bad: true }),
     }),
     thumbs, tasks, field("Question", question), field("Model", model),
@@ -119,7 +124,7 @@ export function startAsk(panel) {
       said = [];
       pictures = [];
       latest = "";
-      talk.replaceChildren();
+      talk.replaceChildren(empty);
       thumbs.replaceChildren();
     })), told);
   form.addEventListener("submit", (submitted) => {

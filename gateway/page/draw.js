@@ -57,7 +57,9 @@ export function startDraw(panel) {
     if (size.value) body.size = size.value;
     if (steps.value) body.steps = Number(steps.value);
     results.querySelector(".empty")?.remove();
-    results.prepend(draw("v1/images/generations", body, { words: prompt.value }).card);
+    const { card } = draw("v1/images/generations", body, { words: prompt.value });
+    results.prepend(card);
+    card.scrollIntoView({ block: "nearest" });
   });
   prompt.addEventListener("keydown", (pressed) => {
     if (pressed.key === "Enter" && (pressed.ctrlKey || pressed.metaKey)) form.requestSubmit();

@@ -71,7 +71,7 @@ class Job {
     if (comment !== undefined) {
       // Until the model has begun, the events of the system know more than "loading".
       const begun = comment === "started" || shareDone(comment) !== null;
-      this.last = begun ? comment : "";
+      this.last = begun ? comment.replace(", about 0 s left", "") : "";
       const share = shareDone(comment);
       if (share !== null) this.bar.value = share;
       this.#tick();

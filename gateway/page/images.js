@@ -1,19 +1,21 @@
 // Pictures from files, the clipboard and answers, as data URIs.
+// Rules: what is dropped or pasted goes to the place of the tab in front; a file dropped elsewhere does
+// nothing, where a browser would leave the page for it.
 
 import { el } from "./dom.js";
 
 const AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp"];
 const LARGEST = 8 << 20; // bytes of a file that is sent as it is
 const LONGEST = 2048; // pixels of a side of one that isn't
+const UNREADABLE = "This file is no picture that this browser can read.";
 
 export const dataUri = (base64, form) => `data:image/${form};base64,${base64}`;
-export const base64Of = (uri) => uri.slice(uri.indexOf(",") + 1);
 
 export function loaded(uri) {
   return new Promise((done, failed) => {
     const image = new Image();
     image.onload = () => done(image);
-    image.onerror = () => failed(new Error("This file is no picture that this browser can read."));
+    image.onerror = () => failed(new Error(UNREADABLE));
     image.src = uri;
   });
 }
@@ -29,6 +31,7 @@ function read(file) {
 
 /** *file* as a data URI that the API takes: as it is, or made smaller and a JPEG. */
 export async function pictureOf(file) {
+  if (!file.type.startsWith("image/")) throw new Error(UNREADABLE);
   const uri = await read(file);
   const image = await loaded(uri);
   if (AS_THEY_ARE.includes(file.type) && file.size <= LARGEST) return uri;
@@ -40,29 +43,47 @@ export async function pictureOf(file) {
   return canvas.toDataURL("image/jpeg", 0.92);
 }
 
-/** A place for pictures: files are chosen, dropped on it or pasted while *listens* says so. */
-export function picturePlace(text, { take, failed, listens, several = false }) {
-  const input = el("input", { type: "file", accept: "image/*", multiple: several });
-  const place = el("div", { class: "drop" }, el("label", {}, text, input));
+const places = []; // {place, listens, takeAll}
+const listening = () => places.find(({ listens }) => listens());
+const hasFiles = (dragged) => dragged.dataTransfer.types.includes("Files");
+const light = (lit) => places.forEach(({ place }) => place.classList.toggle("over", place === lit));
+
+document.addEventListener("dragover", (over) => {
+  if (!hasFiles(over)) return;
+  over.preventDefault();
+  const to = listening();
+  over.dataTransfer.dropEffect = to ? "copy" : "none";
+  light(to?.place);
+});
+document.addEventListener("dragleave", (left) => { if (!left.relatedTarget) light(null); });
+document.addEventListener("drop", (dropped) => {
+  if (!hasFiles(dropped)) return;
+  dropped.preventDefault();
+  light(null);
+  listening()?.takeAll(dropped.dataTransfer.files);
+});
+document.addEventListener("paste", (pasted) => {
+  const files = pasted.clipboardData?.files;
+  if (!files?.length || !listening()) return;
+  pasted.preventDefault(); // a copied file has its name with it, as text
+  listening().takeAll(files);
+});
+
+/** A place for pictures: files are chosen in it, and dropped or pasted while *listens* says so. */
+export function picturePlace(text, { take, failed, listens }) {
+  const input = el("input", { type: "file", accept: "image/*", multiple: true, class: "unseen" });
+  const place = el("div", { class: "drop" }, el("label", {}, el("strong", { textContent: text }), "or drop it here, or paste it", input));
   const takeAll = async (files) => {
-    const pictures = [...files].filter((file) => file.type.startsWith("image/"));
-    try {
-      for (const file of several ? pictures : pictures.slice(0, 1)) take(await pictureOf(file));
-    } catch (error) {
-      failed(error);
+    for (const file of [...files]) {
+      try {
+        await take(await pictureOf(file));
+      } catch (error) {
+        failed(error);
+      }
     }
   };
   input.addEventListener("change", () => takeAll(input.files).then(() => { input.value = ""; }));
-  place.addEventListener("dragover", (over) => { over.preventDefault(); place.classList.add("over"); });
-  place.addEventListener("dragleave", () => place.classList.remove("over"));
-  place.addEventListener("drop", (dropped) => {
-    dropped.preventDefault();
-    place.classList.remove("over");
-    takeAll(dropped.dataTransfer.files);
-  });
-  document.addEventListener("paste", (pasted) => {
-    if (listens() && pasted.clipboardData?.files.length) takeAll(pasted.clipboardData.files);
-  });
+  places.push({ place, listens, takeAll });
   return place;
 }
 

@@ -1,6 +1,7 @@
 // What the system is doing, kept up by one stream of events for the whole page.
-// Rules: the status is asked for when an event says that it changed, and at the stream's heartbeats, at
-// most once a second; a stream that ends is opened again, slower each time, from the last event seen.
+// Rules: the status is asked for when an event says that it changed, and at the stream's heartbeats (the
+// System tab asks besides), at most once a second; a stream that ends is opened again, slower each time,
+// from the last event seen.
 
 import { ApiError, ask, getJson, wanted } from "./api.js";
 import { readEvents } from "./sse.js";
@@ -8,16 +9,20 @@ import { readEvents } from "./sse.js";
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 10_000;
 const BETWEEN = 1000;
+const LOADS = "vision-loads"; // kept in the browser: milliseconds that each alias took to load the last time
 
 /** Tells "status", "models", "event" ({detail: {kind, data}}), "up" and "down". */
 class Live extends EventTarget {
   status = null;
   models = [];
   up = false;
+  locked = false; // it wants another key
   #lastId = "";
   #wait = FIRST_WAIT;
   #askedAt = 0;
   #timer = 0;
+  #begun = new Map(); // alias: when its load was seen to begin
+  #took = JSON.parse(localStorage.getItem(LOADS) ?? "{}");
 
   start() {
     this.#run();
@@ -25,14 +30,14 @@ class Live extends EventTarget {
 
   async #run() {
     for (;;) {
-      let wrongKey = false;
+      this.locked = false;
       try {
         await this.#follow();
       } catch (error) {
-        wrongKey = error instanceof ApiError && error.status === 401;
+        this.locked = error instanceof ApiError && error.status === 401;
       }
       this.#say(false);
-      if (wrongKey) await new Promise((go) => wanted.addEventListener("changed", go, { once: true }));
+      if (this.locked) await new Promise((go) => wanted.addEventListener("changed", go, { once: true }));
       else await new Promise((go) => setTimeout(go, this.#wait * (0.75 + Math.random() / 2)));
       this.#wait = Math.min(LONGEST_WAIT, this.#wait * 2);
     }
@@ -47,7 +52,9 @@ class Live extends EventTarget {
       this.#wait = FIRST_WAIT;
       if (id) this.#lastId = id;
       if (comment === undefined) {
-        this.dispatchEvent(new CustomEvent("event", { detail: { kind: event, data: JSON.parse(data) } }));
+        const detail = { kind: event, data: JSON.parse(data) };
+        if (event === "transition") this.#time(detail.data);
+        this.dispatchEvent(new CustomEvent("event", { detail }));
       }
       this.refresh();
     }
@@ -78,15 +85,34 @@ class Live extends EventTarget {
     this.dispatchEvent(new Event("status"));
   }
 
+  #time({ alias, from, to }) {
+    const begun = this.#begun.get(alias);
+    this.#begun.delete(alias);
+    if (to === "starting") this.#begun.set(alias, Date.now());
+    if (to !== "ready" || from !== "starting" || !begun) return;
+    this.#took[alias] = Date.now() - begun;
+    localStorage.setItem(LOADS, JSON.stringify(this.#took));
+  }
+
+  /** How far the load of *alias* is: ", 42 %, about 20 s"; "" when nothing is known. */
+  howFar(alias) {
+    const { done_bytes: done, total_bytes: total, eta_seconds: eta } = this.status.models[alias].download;
+    if (total) return `, ${Math.floor((100 * done) / total)} %${eta >= 1 ? `, about ${Math.round(eta)} s` : ""}`;
+    // Loads of a model take alike.
+    const took = this.#took[alias];
+    const left = took - (Date.now() - this.#begun.get(alias));
+    return left > 0 ? `, ${Math.floor(100 * (1 - left / took))} %, about ${Math.ceil(left / 1000)} s` : "";
+  }
+
   /** What a request for *alias* waits for, in words; "" when it waits for nothing that is known. */
   waitsFor(alias) {
     const model = this.status?.models[alias];
     if (!model || model.status === "ready") return "";
-    if (model.status !== "starting") return `${alias} is ${model.status}`;
-    const { done_bytes: done, total_bytes: total, eta_seconds: eta } = model.download;
-    if (model.phase !== "downloading" || !total) return `loading ${alias}: ${model.phase || "starting"}`;
-    const share = `downloading ${alias}, ${Math.floor((100 * done) / total)} %`;
-    return eta >= 1 ? `${share}, about ${Math.round(eta)} s` : share;
+    if (model.status === "starting") {
+      return `${model.phase === "downloading" ? "downloading" : "loading"} ${alias}${this.howFar(alias)}`;
+    }
+    if (model.status === "failed") return `${alias} did not start: ${model.last_error}`;
+    return `waiting for memory for ${alias}`;
   }
 }
 

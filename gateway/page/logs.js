@@ -45,5 +45,5 @@ export function logTail() {
     setTimeout(run, 0); // once the old stream has ended
   });
   return el("section", { class: "card", "aria-label": "Logs" }, el("h2", { textContent: "Log" }),
-    el("div", { class: "pair" }, field("Worker", alias), follow), told, lines);
+    el("div", { class: "beside" }, field("Worker", alias), follow), told, lines);
 }

@@ -7,10 +7,13 @@ export class Mask {
   #last = null;
   #at = null;
   #brush;
+  #begun;
 
-  /** *brush* says how wide the brush is, as a share of the picture's width. */
-  constructor(image, brush) {
+  /** *brush* says how wide the brush is, as a share of the picture's width; *begun* hears of the first touch. */
+  constructor(image, brush, begun) {
+    this.image = image;
     this.#brush = brush;
+    this.#begun = begun;
     this.empty = true;
     this.canvas = el("canvas", {
       width: image.naturalWidth, height: image.naturalHeight, tabIndex: 0, role: "application",
@@ -49,7 +52,9 @@ export class Mask {
     pen.arc(...point, this.#width / 2, 0, 2 * Math.PI);
     pen.fill();
     this.#last = point;
+    const first = this.empty;
     this.empty = false;
+    if (first) this.#begun();
   }
 
   #key(event) {

@@ -4,6 +4,8 @@ import { el } from "./dom.js";
 
 const KEPT = 600; // points
 const SERIES = [["charged", "--accent"], ["measured", "--good"], ["budget", "--bad"]];
+const time = (seconds) => (seconds === undefined ? "" : new Date(seconds * 1000).toLocaleTimeString());
+const memory = (gb) => (gb === undefined ? "" : `${gb.toFixed(2)} GB`);
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export class MemoryPlot {
@@ -37,19 +39,26 @@ export class MemoryPlot {
   #fit() {
     if (!this.place.clientWidth) return;
     if (!this.#plot) this.#make();
-    this.#plot.setSize({ width: this.place.clientWidth, height: 240 });
+    this.#plot?.setSize({ width: this.place.clientWidth, height: 240 });
   }
 
   #make() {
     if (!this.place.clientWidth) return;
+    if (!window.uPlot) {
+      // It asks for the browser's language, and some Linux browsers say one that is none ("C").
+      this.place.textContent = "This browser can't draw the plot.";
+      return;
+    }
     this.#plot?.destroy();
     const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
     const lines = SERIES.map(([label, name]) => ({
-      label, stroke: color(name), width: 2, value: (_, gb) => (gb == null ? "" : `${gb.toFixed(2)} GB`),
+      label, stroke: color(name), width: 2, points: { show: false },
+      // Where no pointer is, the latest.
+      value: (plot, gb, at) => memory(gb ?? plot.data[at].at(-1)),
       dash: label === "budget" ? [6, 4] : undefined,
     }));
     this.#plot = new window.uPlot({
-      width: this.place.clientWidth, height: 240, series: [{}, ...lines],
+      width: this.place.clientWidth, height: 240, series: [{ value: (plot, at) => time(at ?? plot.data[0].at(-1)) }, ...lines],
       axes: [axis, { ...axis, values: (_, ticks) => ticks.map((gb) => `${gb} GB`), size: 64 }],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
       hooks: { draw: [(plot) => this.#drawMarks(plot)] },
@@ -68,7 +77,7 @@ export class MemoryPlot {
       pen.moveTo(x, top);
       pen.lineTo(x, top + height);
       pen.stroke();
-      pen.fillText(`${alias} left`, x - 4, top + 12 * devicePixelRatio);
+      pen.fillText(`${alias} left`, x - 4, top + 36 * devicePixelRatio);
     }
     pen.restore();
   }

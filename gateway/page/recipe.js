@@ -1,13 +1,17 @@
 // A request as something to paste into a terminal or a Python file. Pure.
-// Rules: the key is never in it; pictures are, as the page can't know their file names.
+// Rules: the key is never in it; pictures are, as the page can't know their file names. The request goes in
+// by curl's stdin, as a picture is longer than a shell lets an argument be.
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const SAVE = `python3 -c 'import base64, json
+for i, picture in enumerate(json.load(open("drawn.json"))["data"]):
+    open(f"picture-{i}.png", "wb").write(base64.b64decode(picture["b64_json"]))'`;
 
 export function asCurl(base, path, body, { withKey }) {
   const lines = [`curl -fsS ${quoted(base + path)}`];
   if (withKey) lines.push('-H "Authorization: Bearer $VISION_KEY"');
-  lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`);
-  return lines.join(" \\\n  ");
+  lines.push("-H 'Content-Type: application/json'", "--data-binary @- > drawn.json <<'END'");
+  return `${lines.join(" \\\n  ")}\n${JSON.stringify(body)}\nEND\n${SAVE}\n`;
 }
 
 export function asPython(base, body, { withKey }) {

@@ -8,6 +8,7 @@ import { MemoryPlot } from "./plot.js";
 import { isShown, shown } from "./tabs.js";
 
 const LEAVES = ["draining", "stopping", "failed"];
+const LOOK = 3000;
 const KEPT = 8; // happenings that are listed
 const gb = (value) => `${value.toFixed(2)} GB`;
 const clock = (at) => new Date(at).toLocaleTimeString();
@@ -43,11 +44,12 @@ class Card {
     const running = status.workers[this.alias];
     this.model = model;
     this.running = running;
-    this.idleEnd = running && !running.active_requests
-      ? status.at + 1000 * (status.config.idle_timeout_seconds - running.idle_seconds) : 0;
+    const stays = model.idle_timeout_seconds; // -1: it has no end
+    this.idleEnd = !running || running.active_requests ? 0
+      : stays < 0 ? Infinity : status.at + 1000 * (stays - running.idle_seconds);
     this.state.className = `state ${model.status}`;
-    this.state.textContent = live.waitsFor(this.alias).startsWith("loading") || model.phase === "downloading"
-      ? live.waitsFor(this.alias) : model.status;
+    this.state.textContent = model.status === "starting"
+      ? `${model.phase || "starting"}${live.howFar(this.alias)}` : model.status;
     this.meter.max = status.memory.budget_gb || 1;
     this.meter.value = model.measured_gb;
     this.warm.disabled = model.status === "ready" || model.status === "starting";
@@ -81,6 +83,7 @@ class Card {
     if (!this.running) told.textContent = "not loaded";
     else if (this.model.pinned) told.textContent = "never: it is pinned";
     else if (!this.idleEnd) told.textContent = "busy";
+    else if (this.idleEnd === Infinity) told.textContent = "not by itself";
     else told.textContent = left > 0 ? `in ${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}, when idle` : "when it may";
   }
 }
@@ -140,6 +143,8 @@ export function startSystem(panel) {
     while (happened.children.length > KEPT) happened.lastChild.remove();
   });
   setInterval(() => { if (isShown("system")) cards.forEach((card) => card.tick()); }, 1000);
+  // No event tells of the requests of others to a model that is loaded.
+  setInterval(() => { if (isShown("system") && live.up && !document.hidden) live.refresh(); }, LOOK);
   shown.addEventListener("system", () => live.refresh());
   panel.append(row, el("div", { class: "stack" },
     el("section", { class: "card", "aria-label": "Memory" }, el("h2", { textContent: "Memory" }), summary, memory.place, happened),

@@ -44,6 +44,10 @@ export function startTabs() {
       byId(`tab-${NAMES[to]}`).focus();
     });
   });
-  const named = location.hash.slice(1);
-  show(NAMES.includes(named) ? named : "draw");
+  const follow = () => {
+    const named = location.hash.slice(1);
+    show(NAMES.includes(named) ? named : "draw");
+  };
+  addEventListener("hashchange", follow);
+  follow();
 }
