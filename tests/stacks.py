@@ -51,13 +51,17 @@ class QuickStack(LocalStack):
         return super().program(tier)
 
 
+def bare_environ() -> dict[str, str]:
+    """The environment without what would change a config."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
+
+
 @contextmanager
 def running(
     folder: Path, changes: dict[str, Any] | None = None, kind: type[LocalStack] = LocalStack
 ) -> Iterator[LocalStack]:
     """A stack that answers; what it leaves behind fails the test."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
-    with kind(demo_config(folder, changes), environ) as stack:
+    with kind(demo_config(folder, changes), bare_environ()) as stack:
         stack.wait_until_ready()
         yield stack
     left = processes(stack)

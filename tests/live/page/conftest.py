@@ -1,8 +1,15 @@
-"""The page on the demo stack, in a browser."""
+"""The page on two stacks, in a browser: the demo models, and models of every kind that answer at once.
+
+The page's own behaviour is tried on the second, which costs next to nothing to start and to ask; what
+people get to see of a picture or an answer, on the first.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -10,9 +17,32 @@ from playwright.sync_api import Browser, Page
 from scripts.local_stack import LocalStack
 from tests.live.page.browser import Complaints, browser, chromium
 from tests.needs import lacking
-from tests.stacks import running
+from tests.servers import free_port
+from tests.stacks import QuickStack, running
 
-SLOW_MS = 120_000  # a cold start of a demo model on a busy machine
+SLOW_MS = 40_000  # a cold start of a demo model on a busy machine
+
+# A model that loads and speaks slowly, in markup.
+SLOW_WORDS = 400
+SLOW = {"load_s": 2.0, "words": ["<b>word</b> "] * SLOW_WORDS, "pace_s": 0.05}
+
+
+def image_model(family: str) -> dict[str, Any]:
+    return {
+        "kind": "image",
+        "family": family,
+        "path": "{}",
+        "port": free_port(),
+        "memory_gb": 0.5,
+        "size": "64x64",
+    }
+
+
+def quick_models() -> dict[str, Any]:
+    slow = {"kind": "vlm", "path": json.dumps(SLOW), "port": free_port(), "memory_gb": 0.5}
+    families = {"klein": "flux2-klein-4b", "kontext": "flux1-kontext", "fill": "flux1-fill"}
+    images = {alias: image_model(family) for alias, family in families.items()}
+    return {f"models.{alias}": model for alias, model in {"slow": slow, **images}.items()}
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +55,21 @@ def opened() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, opened: Browser) -> Iterator[LocalStack]:
+def demo(tmp_path_factory: pytest.TempPathFactory, opened: Browser) -> Iterator[LocalStack]:
     with running(tmp_path_factory.mktemp("page")) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory, opened: Browser) -> Iterator[LocalStack]:
+    with running(tmp_path_factory.mktemp("quick"), quick_models(), QuickStack) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def stack(quick: LocalStack) -> LocalStack:
+    """The one whose page is tried; a module may choose the other."""
+    return quick
 
 
 @pytest.fixture
@@ -38,15 +80,25 @@ def complaints() -> Iterator[list[Complaints]]:
     assert [text for one in of_pages for text in one.unexpected] == []
 
 
-@pytest.fixture
-def page(opened: Browser, stack: LocalStack, complaints: list[Complaints]) -> Iterator[Page]:
-    """The page of the demo stack, connected."""
+@contextmanager
+def page_of(opened: Browser, stack: LocalStack, complaints: list[Complaints]) -> Iterator[Page]:
     context = opened.new_context()
     page = context.new_page()
     page.set_default_timeout(SLOW_MS)
     complaints.append(Complaints(page))
     page.goto(stack.url + "/")
-    page.wait_for_selector("#connection.up")
-    page.wait_for_selector("#draw select option", state="attached")
+    connected(page)
     yield page
     context.close()
+
+
+def connected(page: Page) -> None:
+    page.wait_for_selector("#connection.up")
+    page.wait_for_selector("#draw select option", state="attached")
+
+
+@pytest.fixture
+def page(opened: Browser, stack: LocalStack, complaints: list[Complaints]) -> Iterator[Page]:
+    """The page, connected."""
+    with page_of(opened, stack, complaints) as page:
+        yield page

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from io import BytesIO
 from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
-from playwright.sync_api import FilePayload, Page, Request, expect
+from playwright.sync_api import Page, expect
 
-from gateway.openapi.examples import CIRCLE
 from scripts.local_stack import LocalStack
-from tests.live.page.browser import Complaints
-from tests.live.page.conftest import SLOW_MS
+from tests.live.page.acts import RED_CIRCLE, ask, choose, draw, edit, go_to, image_at, sent_by
 from tests.stacks import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
-expect.set_options(timeout=SLOW_MS)
-
-RED_CIRCLE: FilePayload = {
-    "name": "circle.png",
-    "mimeType": "image/png",
-    "buffer": base64.b64decode(CIRCLE),
-}
 
 
-def go_to(page: Page, tab: str) -> None:
-    page.get_by_role("tab", name=tab).click()
-
-
-def image_at(source: str | None) -> Image.Image:
-    assert source is not None
-    return Image.open(BytesIO(base64.b64decode(source.partition(",")[2]))).convert("RGB")
-
-
-def sent_by(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(request.post_data or "")
-    return body
-
-
-def draw(page: Page, prompt: str, *, seed: int = 7) -> None:
-    page.get_by_label("What to draw").fill(prompt)
-    page.locator("#draw").get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_role("button", name="Draw", exact=True).click()
+@pytest.fixture(scope="module")
+def stack(demo: LocalStack) -> LocalStack:
+    return demo
 
 
 def test_a_picture_is_drawn_and_tells_its_seed_and_time(page: Page) -> None:
@@ -99,26 +71,6 @@ def test_a_cancelled_drawing_ends_in_the_worker_too(page: Page, stack: LocalStac
     wait_for(idle)
 
 
-def test_the_dice_gives_a_seed(page: Page) -> None:
-    page.locator("#draw").get_by_role("button", name="Roll a seed").click()
-    assert page.locator("#draw").get_by_label("Seed", exact=True).input_value().isdigit()
-
-
-def test_a_drawing_is_copied_as_curl_and_python(page: Page) -> None:
-    draw(page, "it's a red circle on a blue background", seed=3)
-    page.wait_for_selector("#draw figcaption")
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.get_by_role("button", name="Copy as curl").click()
-    expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    curl = page.evaluate("() => navigator.clipboard.readText()")
-    assert '"seed":3' in curl
-    assert "it'\\''s" in curl
-    page.get_by_role("button", name="Copy as Python").click()
-    page.wait_for_function("async () => (await navigator.clipboard.readText()).startsWith('import')")
-    python = page.evaluate("() => navigator.clipboard.readText()")
-    compile(python, "copied.py", "exec")
-
-
 def test_a_drawing_is_edited_and_asked_about(page: Page) -> None:
     draw(page, "a red circle on a blue background", seed=42)
     page.get_by_role("button", name="Edit this").click()
@@ -126,14 +78,12 @@ def test_a_drawing_is_edited_and_asked_about(page: Page) -> None:
     go_to(page, "Draw")
     page.get_by_role("button", name="Ask about this").click()
     expect(page.locator("#ask .thumbs img")).to_be_visible()
-    page.get_by_label("Question").fill("What color is the circle?")
-    page.get_by_role("button", name="Ask", exact=True).click()
+    ask(page, "What color is the circle?")
     expect(page.locator("#ask .turn.assistant")).to_contain_text("red", ignore_case=True)
 
 
 def test_only_what_the_brush_marked_is_redrawn(page: Page) -> None:
-    go_to(page, "Edit")
-    page.locator("#edit input[type=file]").set_input_files(RED_CIRCLE)
+    choose(page, "Edit", RED_CIRCLE)
     canvas = page.locator("#edit canvas")
     box = canvas.bounding_box()
     assert box is not None
@@ -141,47 +91,19 @@ def test_only_what_the_brush_marked_is_redrawn(page: Page) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.1 * box["height"], steps=8)
     page.mouse.up()
-    page.get_by_label("What it shall show").fill("a red circle on a green background")
-    page.get_by_label("Strength", exact=True).fill("1")
-    with page.expect_request("**/v1/images/edits") as sent:
-        page.get_by_role("button", name="Edit", exact=True).click()
-    mask = image_at(sent_by(sent.value)["mask"])
+    mask = image_at(edit(page, "a red circle on a green background")["mask"])
     assert mask.size == (64, 64)
     assert mask.getpixel((32, 6)) == (255, 255, 255)
     assert mask.getpixel((32, 50)) == (0, 0, 0)
     expect(page.get_by_label("Before and after")).to_be_visible()
     after = image_at(page.locator("#edit .compare img.after").get_attribute("src"))
-    before = image_at("," + CIRCLE).resize(after.size)
+    before = image_at(page.locator("#edit .compare img").first.get_attribute("src")).resize(after.size)
     at = (after.width // 2, after.height * 3 // 4)
     assert after.getpixel(at) == before.getpixel(at), "what is not marked stays"
 
 
-def test_the_mask_can_be_painted_with_keys(page: Page, complaints: list[Complaints]) -> None:
-    complaints[0].expected.append("getImageData")  # the test looks at the pixels, the page does not
-    go_to(page, "Edit")
-    page.locator("#edit input[type=file]").set_input_files(RED_CIRCLE)
-    page.locator("#edit canvas").focus()
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("Space")
-    painted = "c => c.getContext('2d').getImageData(0, 0, 64, 64).data.some(value => value)"
-    assert page.locator("#edit canvas").evaluate(painted)
-    page.get_by_role("button", name="Clear the mask").click()
-    assert not page.locator("#edit canvas").evaluate(painted)
-
-
-def test_the_slider_uncovers_the_picture_before(page: Page) -> None:
-    go_to(page, "Edit")
-    page.locator("#edit input[type=file]").set_input_files(RED_CIRCLE)
-    page.get_by_label("What it shall show").fill("a green circle on a blue background")
-    page.get_by_role("button", name="Edit", exact=True).click()
-    page.get_by_label("Before and after").fill("80")
-    cut = page.locator("#edit .compare img.after").evaluate("image => image.style.clipPath")
-    assert cut == "inset(0px 0px 0px 80%)"
-
-
 def test_a_chat_goes_on_about_its_picture(page: Page) -> None:
-    go_to(page, "Ask")
-    page.locator("#ask input[type=file]").set_input_files(RED_CIRCLE)
+    choose(page, "Ask", RED_CIRCLE)
     page.get_by_label("Question").fill("What color is the circle?")
     page.get_by_label("Question").press("Enter")
     expect(page.locator("#ask .turn.assistant")).to_contain_text("red", ignore_case=True)
@@ -194,20 +116,6 @@ def test_a_chat_goes_on_about_its_picture(page: Page) -> None:
 
 
 def test_a_task_is_a_button(page: Page) -> None:
-    go_to(page, "Ask")
-    page.locator("#ask input[type=file]").set_input_files(RED_CIRCLE)
+    choose(page, "Ask", RED_CIRCLE)
     page.get_by_role("button", name="caption").click()
     expect(page.locator("#ask .turn.assistant")).to_contain_text("circle")
-
-
-def test_html_in_a_prompt_is_shown_as_text(page: Page) -> None:
-    attack = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-    draw(page, attack)
-    page.wait_for_selector("#draw figcaption")
-    expect(page.locator("#draw .words")).to_have_text(attack)
-    go_to(page, "Ask")
-    page.get_by_label("Question").fill(attack)
-    page.get_by_role("button", name="Ask", exact=True).click()
-    expect(page.locator("#ask .turn.user")).to_have_text(attack)
-    assert page.title() == "Vision Insight"
-    assert page.locator("img[src=x]").count() == 0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import axe_playwright_python
+import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from gateway.routes.page import FOLDER
 from scripts.local_stack import LocalStack
+from tests.live.page.acts import RED_CIRCLE, ask, choose, choose_model, draw, edit, go_to
 from tests.live.page.browser import Complaints
+from tests.live.page.conftest import page_of
 
 pytestmark = pytest.mark.process
 
@@ -57,14 +61,38 @@ def test_an_inline_script_does_not_run(page: Page, complaints: list[Complaints])
     assert page.title() == "Vision Insight"
 
 
+@pytest.fixture(scope="module")
+def used(opened: Browser, stack: LocalStack) -> Iterator[Page]:
+    """A page that has something to show in each tab."""
+    heard: list[Complaints] = []
+    with page_of(opened, stack, heard) as page:
+        page.locator("#draw").get_by_label("How many").fill("2")
+        draw(page, "a red circle on a blue background " + "x" * 80)
+        expect(page.locator("#draw figcaption")).to_have_count(2)
+        go_to(page, "Edit")
+        choose_model(page, "Edit", "klein")
+        choose(page, "Edit", RED_CIRCLE, RED_CIRCLE)
+        expect(page.locator("#edit .thumbs img")).to_have_count(2)
+        edit(page, "a green circle on a blue background")
+        page.wait_for_selector("#edit .compare")
+        choose(page, "Ask", RED_CIRCLE)
+        choose_model(page, "Ask", "vlm-best")
+        ask(page, "What color is the circle? " + "x" * 80)
+        expect(page.locator("#ask .turn.assistant")).to_contain_text("1")
+        go_to(page, "System")
+        page.get_by_role("button", name="Follow").click()
+        expect(page.get_by_label("Table of recent requests").locator("tbody tr")).not_to_have_count(0)
+        yield page
+    assert [text for one in heard for text in one.unexpected] == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("tab", TABS)
-def test_axe_finds_nothing_serious(page: Page, tab: str, scheme: Literal["light", "dark"]) -> None:
-    page.emulate_media(color_scheme=scheme)
-    page.get_by_role("tab", name=tab).click()
-    page.wait_for_selector("[data-alias]", state="attached")
-    page.evaluate(AXE)
-    found = page.evaluate("() => axe.run()")["violations"]
+def test_axe_finds_nothing_serious(used: Page, tab: str, scheme: Literal["light", "dark"]) -> None:
+    used.emulate_media(color_scheme=scheme)
+    go_to(used, tab)
+    used.evaluate(AXE)
+    found = used.evaluate("() => axe.run()")["violations"]
     serious = [
         (rule["id"], node["html"])
         for rule in found
@@ -72,15 +100,17 @@ def test_axe_finds_nothing_serious(page: Page, tab: str, scheme: Literal["light"
         for node in rule["nodes"]
     ]
     assert serious == []
+    ground = used.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    shades = [int(shade) for shade in re.findall(r"\d+", ground)]
+    assert max(shades) < 64 if scheme == "dark" else min(shades) > 192
 
 
-@pytest.mark.parametrize("width", [320, 768, 1440])
+@pytest.mark.parametrize("width", [320, 360, 768, 1440])
 @pytest.mark.parametrize("tab", TABS)
-def test_nothing_is_wider_than_the_screen(page: Page, tab: str, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
-    page.get_by_role("tab", name=tab).click()
-    page.wait_for_selector("[data-alias]", state="attached")
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+def test_nothing_is_wider_than_the_screen(used: Page, tab: str, width: int) -> None:
+    used.set_viewport_size({"width": width, "height": 800})
+    go_to(used, tab)
+    assert used.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
 def test_tabs_are_walked_with_the_keyboard(page: Page) -> None:
@@ -96,6 +126,33 @@ def test_tabs_are_walked_with_the_keyboard(page: Page) -> None:
 
 def test_an_address_leads_to_its_tab(page: Page, stack: LocalStack) -> None:
     page.goto(stack.url + "/#ask")
-    page.reload()
     expect(page.locator("#ask")).to_be_visible()
     expect(page.locator("#draw")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#ask")).to_be_visible()
+
+
+def test_memory_is_told_on_every_tab_and_leads_to_the_system(page: Page, stack: LocalStack) -> None:
+    memory = page.get_by_role("link", name="GB")
+    expect(memory).to_contain_text("of 5.0 GB")
+    httpx.post(f"{stack.url}/v1/system/evict/vlm-fast", timeout=60)
+    expect(memory).to_have_text(re.compile(r"\d"))
+    before = memory.inner_text()
+    httpx.post(f"{stack.url}/v1/system/warm/vlm-fast", timeout=60)
+    expect(memory).not_to_have_text(before)
+    memory.click()
+    expect(page.locator("#system")).to_be_visible()
+
+
+def test_a_browser_in_which_the_plot_fails_has_the_rest_of_the_page(
+    opened: Browser, stack: LocalStack, complaints: list[Complaints]
+) -> None:
+    # As in a WebKitGTK whose language is "C", which is no language tag.
+    page = opened.new_page()
+    complaints.append(Complaints(page))
+    complaints[0].expected.append("nvalid language tag")
+    page.add_init_script("Object.defineProperty(navigator, 'language', {get: () => 'C_'})")
+    page.goto(stack.url + "/#system")
+    expect(page.get_by_role("img", name="GB charged")).to_have_text("This browser can't draw the plot.")
+    expect(page.locator("[data-alias=vlm-fast] .state")).not_to_be_empty()
+    page.context.close()

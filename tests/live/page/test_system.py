@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from scripts.local_stack import LocalStack
+from tests.live.page.acts import copied, draw
 from tests.live.page.browser import Complaints
-from tests.live.page.conftest import SLOW_MS
-from tests.stacks import QuickStack, process_of, running, states
+from tests.live.page.conftest import connected
+from tests.servers import free_port
+from tests.stacks import bare_environ, process_of, states
 
 pytestmark = pytest.mark.process
-expect.set_options(timeout=SLOW_MS)
 
 KEY = "a-key-of-the-page"
 PROGRAMS = {"gateway": "gateway", "manager": "tests.fakes.quick_manager"}
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, opened: Browser) -> Iterator[LocalStack]:
-    """Its own, of models that answer at once: its tiers are stopped and started here."""
-    with running(tmp_path_factory.mktemp("system"), kind=QuickStack) as stack:
-        yield stack
-
-
 @pytest.fixture
-def system(page: Page) -> Page:
+def system(page: Page, stack: LocalStack) -> Page:
+    """The tab, with vlm-fast not loaded."""
+    httpx.post(f"{stack.url}/v1/system/evict/vlm-fast", timeout=60).raise_for_status()
     page.get_by_role("tab", name="System").click()
     return page
 
@@ -44,6 +45,19 @@ def test_a_worker_is_warmed_and_evicted_by_hand(system: Page, stack: LocalStack)
     expect(card.locator(".state")).to_have_text("stopped")
     expect(card.locator("dl")).to_contain_text("not loaded")
     expect(system.locator(".happened")).to_contain_text("vlm-fast: ready")
+
+
+def test_the_countdown_knows_what_the_last_request_asked_for(system: Page, stack: LocalStack) -> None:
+    leaves = system.locator("[data-alias=vlm-fast] dl")
+    asked = {"model": "vlm-fast", "messages": [{"role": "user", "content": "?"}]}
+    for keep_alive, told in (
+        (None, r"in [45]:\d\d, when idle"),
+        (90, r"in 1:\d\d, when idle"),
+        (-1, "not by itself"),
+    ):
+        body = asked if keep_alive is None else {**asked, "keep_alive": keep_alive}
+        httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=60).raise_for_status()
+        expect(leaves).to_contain_text(re.compile(told))
 
 
 def test_the_plot_tells_memory_in_words_too(system: Page) -> None:
@@ -76,7 +90,6 @@ def test_the_page_survives_the_restart_of_a_tier(
 ) -> None:
     complaints[0].expected += ["ERR_", "status of 503"]
     card = system.locator("[data-alias=vlm-fast]")
-    httpx.post(f"{stack.url}/v1/system/evict/vlm-fast", timeout=60)
     process = process_of(stack, PROGRAMS[tier])
     process.terminate()
     process.wait(40)
@@ -99,29 +112,52 @@ def test_an_open_page_does_not_hold_up_the_end_of_the_gateway(
     stack.wait_until_ready()
 
 
-def test_an_error_is_told_as_the_api_words_it(page: Page, complaints: list[Complaints]) -> None:
-    complaints[0].expected += ["status of 400"]
-    page.locator("#draw").get_by_label("Steps").evaluate("input => { input.max = 1000; }")
-    page.locator("#draw").get_by_label("Steps").fill("500")
-    page.get_by_label("What to draw").fill("a red circle")
-    page.get_by_role("button", name="Draw", exact=True).click()
-    expect(page.locator("#draw .error")).to_contain_text("steps")
+@pytest.fixture
+def locked(stack: LocalStack, tmp_path: Path) -> Iterator[LocalStack]:
+    """A gateway of its own that wants a key, to the same manager."""
+    data = yaml.safe_load(stack.config.read_text())
+    data["gateway"] |= {"port": free_port(), "api_key": KEY}
+    for model in data["models"].values():
+        model["port"] = free_port()  # the manager's business
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(data))
+    with LocalStack(config, bare_environ(), tiers=("gateway",)) as gateway:
+        gateway.wait_until_ready()
+        yield gateway
 
 
 def test_the_key_is_asked_for_and_stays_in_the_browser(
-    opened: Browser, tmp_path: Path, complaints: list[Complaints]
+    opened: Browser, locked: LocalStack, complaints: list[Complaints], tmp_path: Path
 ) -> None:
-    with running(tmp_path, {"gateway.api_key": KEY}, QuickStack) as stack:
-        page = opened.new_page()
-        heard = Complaints(page)
-        heard.expected.append("status of 401")
-        complaints.append(heard)
-        page.goto(stack.url + "/")
-        page.get_by_label("Key", exact=True).fill(KEY)
-        page.get_by_role("button", name="Save").click()
-        expect(page.locator("#connection")).to_have_class("up")
-        page.reload()
-        expect(page.locator("#connection")).to_have_class("up")
-        assert KEY not in page.content()
-        assert page.context.cookies() == []
-        page.context.close()
+    page = opened.new_page()
+    heard = Complaints(page)
+    heard.expected.append("status of 401")
+    complaints.append(heard)
+    page.goto(locked.url + "/")
+    told = page.locator("#key-told")
+    expect(page.locator("#connection")).to_have_text("a key is wanted")
+    expect(told).to_be_empty()
+    page.get_by_label("Key", exact=True).fill("a wrong one")
+    page.get_by_role("button", name="Save").click()
+    expect(told).to_contain_text("the API key is not the right one")
+    page.get_by_role("button", name="Cancel").click()
+    draw(page, "a red circle")
+    expect(page.locator("#draw .error")).to_contain_text("the API key is not the right one")
+    page.get_by_label("Key", exact=True).fill(KEY)
+    page.keyboard.press("Enter")
+    connected(page)
+    page.reload()
+    connected(page)
+    assert KEY not in page.content()
+    assert page.context.cookies() == []
+    draw(page, "a red circle")
+    page.wait_for_selector("#draw figcaption")
+    for name, program in (("Copy as curl", ["sh", "-e"]), ("Copy as Python", [sys.executable, "-"])):
+        text = copied(page, name)
+        assert KEY not in text
+        environ = {**os.environ, "VISION_KEY": KEY}
+        subprocess.run(
+            program, input=text, text=True, cwd=tmp_path, env=environ, check=True, timeout=60
+        )
+        (tmp_path / "picture-0.png").unlink()
+    page.context.close()

@@ -1,0 +1,236 @@
+"""How pictures come into the page, and the form of Edit, which fits what the model can."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import FloatRect, Page, Route, expect
+
+from gateway.openapi.examples import CIRCLE
+from tests.live.page.acts import (
+    CIRCLE_PNG,
+    RED_CIRCLE,
+    choose,
+    choose_model,
+    edit,
+    go_to,
+    image_at,
+    png,
+    png_file,
+)
+from tests.live.page.browser import Complaints
+
+pytestmark = pytest.mark.process
+
+STRENGTH = "#edit input[aria-label=Strength]"
+THUMBS = "#edit .thumbs img"
+
+
+def put_into_the_clipboard(page: Page, picture: bytes) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async (bytes) => {
+          const picture = new Blob([new Uint8Array(bytes)], {type: "image/png"});
+          await navigator.clipboard.write([new ClipboardItem({"image/png": picture})]);
+        }""",
+        list(picture),
+    )
+
+
+def drop(page: Page, box: FloatRect | None, *paths: Path) -> None:
+    """Let go of files over *box*, as a file manager's drag does."""
+    assert box is not None
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        session.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+
+
+@pytest.mark.parametrize(("tab", "image"), [("Edit", "#edit .easel img"), ("Ask", "#ask .thumbs img")])
+def test_a_picture_is_pasted(page: Page, tab: str, image: str) -> None:
+    put_into_the_clipboard(page, CIRCLE_PNG)
+    go_to(page, tab)
+    page.locator(f"#{tab.lower()} textarea").focus()
+    page.keyboard.press("Control+V")
+    expect(page.locator(image)).to_be_visible()
+    pasted = image_at(page.locator(image).get_attribute("src"))
+    assert pasted.tobytes() == image_at("," + CIRCLE).tobytes()
+
+
+@pytest.mark.parametrize(("tab", "image"), [("Edit", "#edit .easel img"), ("Ask", "#ask .thumbs img")])
+def test_a_file_is_dropped_anywhere_on_the_tab(
+    page: Page, tmp_path: Path, tab: str, image: str
+) -> None:
+    file = tmp_path / "circle.png"
+    file.write_bytes(CIRCLE_PNG)
+    go_to(page, tab)
+    drop(page, page.locator("main").bounding_box(), file)
+    expect(page.locator(image)).to_be_visible()
+    assert page.locator(".over").count() == 0
+
+
+def test_a_file_dropped_where_none_is_wanted_does_not_take_the_page_away(
+    page: Page, tmp_path: Path
+) -> None:
+    file = tmp_path / "circle.png"
+    file.write_bytes(CIRCLE_PNG)
+    page.get_by_label("What to draw").fill("kept")
+    drop(page, page.locator("main").bounding_box(), file)
+    go_to(page, "Edit")
+    expect(page.locator("#edit .empty")).to_be_visible()
+    go_to(page, "Draw")
+    expect(page.get_by_label("What to draw")).to_have_value("kept")
+
+
+@pytest.mark.parametrize("mime", ["text/plain", "image/png"])
+def test_a_file_that_is_no_picture_is_told(page: Page, mime: str) -> None:
+    choose(page, "Edit", {"name": "notes", "mimeType": mime, "buffer": b"no picture"})
+    expect(page.locator("#edit .error")).to_have_text(
+        "This file is no picture that this browser can read."
+    )
+
+
+def test_a_picture_of_a_type_that_the_api_does_not_take_is_made_one(page: Page) -> None:
+    file = BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "BMP")
+    choose(page, "Edit", {"name": "old.bmp", "mimeType": "image/bmp", "buffer": file.getvalue()})
+    expect(page.locator("#edit .easel img")).to_have_attribute(
+        "src", re.compile("^data:image/jpeg;base64,")
+    )
+
+
+def test_a_model_that_repaints_has_a_strength(page: Page) -> None:
+    choose(page, "Edit", RED_CIRCLE)
+    choose_model(page, "Edit", "image-gen")
+    expect(page.get_by_label("What it shall show")).to_be_visible()
+    expect(page.locator(STRENGTH)).to_have_value("0.7")
+    page.locator(STRENGTH).fill("0.3")
+    sent = edit(page, "a green circle")
+    assert sent["strength"] == 0.3
+    assert "mask" not in sent
+
+
+def test_a_mask_is_redrawn_wholly_unless_somebody_says_how_strongly(page: Page) -> None:
+    choose(page, "Edit", RED_CIRCLE)
+    choose_model(page, "Edit", "image-gen")
+    page.locator("#edit canvas").click()
+    expect(page.locator(STRENGTH)).to_have_value("1")
+    page.get_by_role("button", name="Clear the mask").click()
+    expect(page.locator(STRENGTH)).to_have_value("0.7")
+    page.locator(STRENGTH).fill("0.5")
+    page.locator("#edit canvas").click()
+    expect(page.locator(STRENGTH)).to_have_value("0.5")
+
+
+def test_a_model_that_edits_as_told_has_no_strength(page: Page) -> None:
+    choose(page, "Edit", RED_CIRCLE)
+    choose_model(page, "Edit", "kontext")
+    expect(page.get_by_label("What to change")).to_be_visible()
+    expect(page.locator(STRENGTH)).to_be_hidden()
+    expect(page.get_by_label("redraw by strength")).to_be_hidden()
+    assert "strength" not in edit(page, "make the circle green")
+    expect(page.get_by_label("Before and after")).to_be_visible()
+
+
+def test_a_model_that_looks_at_several_pictures_gets_them_in_order(page: Page) -> None:
+    go_to(page, "Edit")
+    choose_model(page, "Edit", "klein")
+    choose(page, "Edit", RED_CIRCLE, png_file("green.png", png((32, 32))))
+    expect(page.locator(THUMBS)).to_have_count(2)
+    sent = edit(page, "the circle in front of the second picture")
+    assert [image_at(uri).size for uri in sent["image"]] == [(64, 64), (32, 32)]
+    assert "strength" not in sent
+    page.get_by_role("button", name="Remove the picture to edit").click()
+    assert image_at(edit(page, "alone")["image"]).size == (32, 32)
+
+
+def test_by_strength_only_the_first_of_several_pictures_is_edited_and_that_is_told(page: Page) -> None:
+    go_to(page, "Edit")
+    choose_model(page, "Edit", "klein")
+    choose(page, "Edit", RED_CIRCLE, png_file("green.png", png((32, 32))))
+    expect(page.locator(THUMBS)).to_have_count(2)
+    page.get_by_label("redraw by strength").check()
+    expect(page.locator("#edit form .told").first).to_contain_text("only the first picture is edited")
+    sent = edit(page, "a green circle")
+    assert image_at(sent["image"]).size == (64, 64)
+    assert sent["strength"] == 0.7
+    expect(page.get_by_label("Before and after")).to_be_visible()
+
+
+def test_more_pictures_than_the_model_takes_are_told(page: Page) -> None:
+    go_to(page, "Edit")
+    choose_model(page, "Edit", "klein")
+    choose(page, "Edit", *[RED_CIRCLE] * 5)
+    expect(page.locator("#edit .error")).to_have_text("This model edits up to 4 pictures.")
+    expect(page.locator(THUMBS)).to_have_count(4)
+
+
+def test_another_model_s_way_of_editing_is_not_kept(page: Page) -> None:
+    choose(page, "Edit", RED_CIRCLE)
+    choose_model(page, "Edit", "image-gen")
+    choose_model(page, "Edit", "klein")
+    expect(page.get_by_label("redraw by strength")).not_to_be_checked()
+    expect(page.get_by_label("What to change")).to_be_visible()
+
+
+def test_a_model_that_fills_a_mask_says_so_when_there_is_none(
+    page: Page, complaints: list[Complaints]
+) -> None:
+    complaints[0].expected.append("status of 400")
+    choose(page, "Edit", RED_CIRCLE)
+    choose_model(page, "Edit", "fill")
+    expect(page.get_by_label("What the marked part shall show")).to_be_visible()
+    expect(page.locator(STRENGTH)).to_be_hidden()
+    edit(page, "a star")
+    expect(page.locator("#edit .error")).to_have_text("flux1-fill models fill a mask: send one")
+    page.locator("#edit canvas").click()
+    assert image_at(edit(page, "a star")["mask"]).getpixel((32, 32)) == (255, 255, 255)
+    expect(page.get_by_label("Before and after")).to_be_visible()
+
+
+def test_a_model_that_takes_no_mask_has_no_brush(page: Page) -> None:
+    def without_masks(route: Route) -> None:
+        answer = route.fetch()
+        models: dict[str, Any] = answer.json()
+        for model in models["data"]:
+            model["capabilities"] = [what for what in model["capabilities"] if what != "mask"]
+        route.fulfill(response=answer, json=models)
+
+    # Each family of today takes one; the next may not.
+    page.route("**/v1/models", without_masks)
+    page.reload()
+    page.wait_for_selector("#edit select option", state="attached")
+    choose(page, "Edit", RED_CIRCLE)
+    expect(page.locator("#edit .easel img")).to_be_visible()
+    expect(page.locator("#edit canvas")).to_have_count(0)
+    expect(page.get_by_label("Brush for the mask")).to_be_hidden()
+    assert "mask" not in edit(page, "a green circle")
+
+
+def test_the_mask_can_be_painted_with_keys(page: Page, complaints: list[Complaints]) -> None:
+    complaints[0].expected.append("getImageData")  # the test looks at the pixels, the page does not
+    choose(page, "Edit", RED_CIRCLE)
+    page.locator("#edit canvas").focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    painted = "c => c.getContext('2d').getImageData(0, 0, 64, 64).data.some(value => value)"
+    assert page.locator("#edit canvas").evaluate(painted)
+    page.get_by_role("button", name="Clear the mask").click()
+    assert not page.locator("#edit canvas").evaluate(painted)
+
+
+def test_the_slider_uncovers_the_picture_before_by_keys(page: Page) -> None:
+    choose(page, "Edit", RED_CIRCLE)
+    edit(page, "a green circle on a blue background")
+    page.get_by_label("Before and after").focus()
+    page.keyboard.press("ArrowRight")
+    cut = page.locator("#edit .compare img.after")
+    assert cut.evaluate("image => image.style.clipPath") == "inset(0px 0px 0px 51%)"
+    page.keyboard.press("End")
+    assert cut.evaluate("image => image.style.clipPath") == "inset(0px 0px 0px 100%)"
