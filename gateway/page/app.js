@@ -23,7 +23,6 @@ function startKey() {
   const save = () => {
     dialog.close();
     setKey(input.value.trim());
-    live.refresh();
   };
   byId("key-button").addEventListener("click", () => open(""));
   byId("key-save").addEventListener("click", save);

@@ -73,6 +73,7 @@ class Live extends EventTarget {
   }
 
   async #load() {
+    if (this.locked) return; // somebody was told, and may want to look around without a key
     this.#askedAt = Date.now();
     try {
       const [status, models] = await Promise.all([getJson("v1/system/status"), getJson("v1/models")]);

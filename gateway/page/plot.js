@@ -16,7 +16,8 @@ export class MemoryPlot {
   constructor() {
     this.place = el("div", { role: "img", "aria-label": "Memory over time" });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#make());
-    new ResizeObserver(() => this.#fit()).observe(this.place);
+    // In a frame of its own: it changes the size that is observed.
+    new ResizeObserver(() => requestAnimationFrame(() => this.#fit())).observe(this.place);
   }
 
   /** GiB at *at*, milliseconds. */

@@ -79,7 +79,8 @@ def ask(page: Page, question: str) -> None:
 def copied(page: Page, button: str) -> str:
     """What pressing *button* brings to the clipboard."""
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.get_by_role("button", name=button).first.click()
-    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    pressed = page.get_by_role("button", name=button).first.element_handle()
+    pressed.click()
+    page.wait_for_function("pressed => pressed.textContent === 'Copied'", arg=pressed)
     text: str = page.evaluate("() => navigator.clipboard.readText()")
     return text

@@ -37,8 +37,14 @@ class Complaints:
     def __init__(self, page: Page) -> None:
         self.heard: list[str] = []
         self.expected: list[str] = []
+        self._page = page
         page.on("pageerror", self._script)
         page.on("console", self._console)
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._page.remove_listener("pageerror", self._script)
+        self._page.remove_listener("console", self._console)
 
     def _script(self, error: Error) -> None:
         self.heard.append(str(error))

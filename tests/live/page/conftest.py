@@ -20,7 +20,7 @@ from tests.needs import lacking
 from tests.servers import free_port
 from tests.stacks import QuickStack, running
 
-SLOW_MS = 40_000  # a cold start of a demo model on a busy machine
+SLOW_MS = 120_000  # a cold start of a demo model on a busy machine
 
 # A model that loads and speaks slowly, in markup.
 SLOW_WORDS = 400
@@ -80,25 +80,34 @@ def complaints() -> Iterator[list[Complaints]]:
     assert [text for one in of_pages for text in one.unexpected] == []
 
 
-@contextmanager
-def page_of(opened: Browser, stack: LocalStack, complaints: list[Complaints]) -> Iterator[Page]:
-    context = opened.new_context()
-    page = context.new_page()
-    page.set_default_timeout(SLOW_MS)
-    complaints.append(Complaints(page))
-    page.goto(stack.url + "/")
-    connected(page)
-    yield page
-    context.close()
-
-
 def connected(page: Page) -> None:
     page.wait_for_selector("#connection.up")
     page.wait_for_selector("#draw select option", state="attached")
 
 
+@pytest.fixture(scope="session")
+def sheet(opened: Browser) -> Page:
+    """One for all tests: a new one costs more than most of them."""
+    return opened.new_context().new_page()
+
+
 @pytest.fixture
-def page(opened: Browser, stack: LocalStack, complaints: list[Complaints]) -> Iterator[Page]:
-    """The page, connected."""
-    with page_of(opened, stack, complaints) as page:
-        yield page
+def page(sheet: Page, stack: LocalStack, complaints: list[Complaints]) -> Iterator[Page]:
+    """The page, connected; nothing of an earlier test is kept in the browser."""
+    with page_of(sheet, stack, complaints):
+        yield sheet
+    sheet.context.clear_permissions()
+
+
+@contextmanager
+def page_of(page: Page, stack: LocalStack, complaints: list[Complaints]) -> Iterator[None]:
+    page.set_default_timeout(SLOW_MS)
+    heard = Complaints(page)
+    complaints.append(heard)
+    page.goto(stack.url + "/")
+    connected(page)
+    yield
+    heard.stop()
+    page.unroute_all()
+    page.evaluate("() => localStorage.clear()")
+    page.goto("about:blank")

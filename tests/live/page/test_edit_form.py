@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import FloatRect, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from gateway.openapi.examples import CIRCLE
 from tests.live.page.acts import (
@@ -42,14 +42,21 @@ def put_into_the_clipboard(page: Page, picture: bytes) -> None:
     )
 
 
-def drop(page: Page, box: FloatRect | None, *paths: Path) -> None:
-    """Let go of files over *box*, as a file manager's drag does."""
+def drop(page: Page, path: Path, *, taken: bool = True) -> None:
+    """Let go of a file over the middle of the page, as a file manager's drag does.
+
+    *taken*: the tab in front has a place for it, and shows that.
+    """
+    box = page.locator("main").bounding_box()
     assert box is not None
     session = page.context.new_cdp_session(page)
-    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
     for kind in ("dragEnter", "dragOver", "drop"):
-        at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
         session.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+        if taken and kind == "dragOver":
+            expect(page.locator(".drop.over")).to_have_count(1)
+    session.detach()
 
 
 @pytest.mark.parametrize(("tab", "image"), [("Edit", "#edit .easel img"), ("Ask", "#ask .thumbs img")])
@@ -70,7 +77,7 @@ def test_a_file_is_dropped_anywhere_on_the_tab(
     file = tmp_path / "circle.png"
     file.write_bytes(CIRCLE_PNG)
     go_to(page, tab)
-    drop(page, page.locator("main").bounding_box(), file)
+    drop(page, file)
     expect(page.locator(image)).to_be_visible()
     assert page.locator(".over").count() == 0
 
@@ -81,7 +88,7 @@ def test_a_file_dropped_where_none_is_wanted_does_not_take_the_page_away(
     file = tmp_path / "circle.png"
     file.write_bytes(CIRCLE_PNG)
     page.get_by_label("What to draw").fill("kept")
-    drop(page, page.locator("main").bounding_box(), file)
+    drop(page, file, taken=False)
     go_to(page, "Edit")
     expect(page.locator("#edit .empty")).to_be_visible()
     go_to(page, "Draw")

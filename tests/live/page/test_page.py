@@ -10,13 +10,13 @@ from typing import Literal
 import axe_playwright_python
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from gateway.routes.page import FOLDER
 from scripts.local_stack import LocalStack
 from tests.live.page.acts import RED_CIRCLE, ask, choose, choose_model, draw, edit, go_to
 from tests.live.page.browser import Complaints
-from tests.live.page.conftest import page_of
+from tests.live.page.conftest import connected, page_of
 
 pytestmark = pytest.mark.process
 
@@ -42,9 +42,14 @@ def test_nothing_in_the_page_is_inline() -> None:
 
 def test_the_page_asks_nobody_but_this_gateway(page: Page, stack: LocalStack) -> None:
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+
+    def note(request: Request) -> None:
+        asked.append(request.url)
+
+    page.on("request", note)
     page.reload()
-    page.wait_for_selector("#connection.up")
+    connected(page)
+    page.remove_listener("request", note)
     assert asked
     assert {url for url in asked if not url.startswith((stack.url, "data:", "blob:"))} == set()
 
@@ -65,7 +70,8 @@ def test_an_inline_script_does_not_run(page: Page, complaints: list[Complaints])
 def used(opened: Browser, stack: LocalStack) -> Iterator[Page]:
     """A page that has something to show in each tab."""
     heard: list[Complaints] = []
-    with page_of(opened, stack, heard) as page:
+    page = opened.new_page()
+    with page_of(page, stack, heard):
         page.locator("#draw").get_by_label("How many").fill("2")
         draw(page, "a red circle on a blue background " + "x" * 80)
         expect(page.locator("#draw figcaption")).to_have_count(2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from scripts.local_stack import LocalStack
 from tests.live.page.acts import copied, draw
@@ -127,12 +127,9 @@ def locked(stack: LocalStack, tmp_path: Path) -> Iterator[LocalStack]:
 
 
 def test_the_key_is_asked_for_and_stays_in_the_browser(
-    opened: Browser, locked: LocalStack, complaints: list[Complaints], tmp_path: Path
+    page: Page, locked: LocalStack, complaints: list[Complaints], tmp_path: Path
 ) -> None:
-    page = opened.new_page()
-    heard = Complaints(page)
-    heard.expected.append("status of 401")
-    complaints.append(heard)
+    complaints[0].expected.append("status of 401")
     page.goto(locked.url + "/")
     told = page.locator("#key-told")
     expect(page.locator("#connection")).to_have_text("a key is wanted")
@@ -160,4 +157,3 @@ def test_the_key_is_asked_for_and_stays_in_the_browser(
             program, input=text, text=True, cwd=tmp_path, env=environ, check=True, timeout=60
         )
         (tmp_path / "picture-0.png").unlink()
-    page.context.close()
