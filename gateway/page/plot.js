@@ -3,6 +3,7 @@
 import { el } from "./dom.js";
 
 const KEPT = 600; // points
+const TICKS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400]; // seconds between two
 const SERIES = [["charged", "--accent"], ["measured", "--good"], ["budget", "--bad"]];
 const time = (seconds) => (seconds === undefined ? "" : new Date(seconds * 1000).toLocaleTimeString());
 const memory = (gb) => (gb === undefined ? "" : `${gb.toFixed(2)} GB`);
@@ -60,7 +61,7 @@ export class MemoryPlot {
     }));
     this.#plot = new window.uPlot({
       width: this.place.clientWidth, height: 240, series: [{ value: (plot, at) => time(at ?? plot.data[0].at(-1)) }, ...lines],
-      axes: [axis, { ...axis, values: (_, ticks) => ticks.map((gb) => `${gb} GB`), size: 64 }],
+      axes: [{ ...axis, incrs: TICKS }, { ...axis, values: (_, ticks) => ticks.map((gb) => `${gb} GB`), size: 64 }],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
       hooks: { draw: [(plot) => this.#drawMarks(plot)] },
     }, this.#data, this.place);

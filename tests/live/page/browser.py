@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playw
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Root in a container has no sandbox of its own, and no GPU.
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+# Chromium breaks off what it loads when the machine gets or loses an interface, as containers bring.
+_OF_THE_MACHINE = "ERR_NETWORK_CHANGED"
 
 
 def chromium() -> str | None:
@@ -54,5 +56,11 @@ class Complaints:
             self.heard.append(f"{message.text} ({message.location.get('url', '')})")
 
     @property
+    def of_the_machine(self) -> list[str]:
+        return [text for text in self.heard if _OF_THE_MACHINE in text]
+
+    @property
     def unexpected(self) -> list[str]:
-        return [text for text in self.heard if not any(part in text for part in self.expected)]
+        """Those that are the page's, and not provoked."""
+        allowed = [*self.expected, _OF_THE_MACHINE]
+        return [text for text in self.heard if not any(part in text for part in allowed)]

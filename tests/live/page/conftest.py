@@ -105,6 +105,8 @@ def page_of(page: Page, stack: LocalStack, complaints: list[Complaints]) -> Iter
     heard = Complaints(page)
     complaints.append(heard)
     page.goto(stack.url + "/")
+    if heard.of_the_machine:
+        page.reload()
     connected(page)
     yield
     heard.stop()

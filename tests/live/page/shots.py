@@ -49,7 +49,7 @@ def take(page: Page) -> None:
     page.get_by_role("button", name="Ask", exact=True).click()
     page.get_by_role("button", name="Stop", exact=True).wait_for(state="hidden")
     page.get_by_role("button", name="describe").click()
-    page.locator("#ask .turn.assistant").nth(1).wait_for()
+    page.get_by_role("button", name="Stop", exact=True).wait_for(state="hidden")
     shoot(page, "ask")
     page.get_by_role("tab", name="System").click()
     page.locator("[data-alias=vlm-best]").get_by_role("button", name="Evict").click()
