@@ -14,6 +14,7 @@ from openai import APIError, OpenAI
 from contracts.control import Download, ModelStatus, WorkerState
 from gateway.app import create_app
 from gateway.heartbeat import progress_of
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import HELLO
@@ -33,7 +34,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterato
     """A client of a gateway that doesn't wait for long."""
     extra = f"gateway: {{heartbeat_s: {EVERY_S}}}\n"
     settings = make_settings(tmp_path_factory.mktemp("hasty"), manager_url, extra)
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         yield http
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from scripts.local_stack import ROOT
+from tests import plain
 from tests.gateway.conftest import CONFIG
 from tests.gateway.stand_in import StandIn
 from tests.manager.conftest import eventually
@@ -46,7 +47,7 @@ def logged(tmp_path: Path, manager_url: str, settings: str) -> list[str]:
     command = [sys.executable, "-m", "gateway", "--config", str(config)]
     environ = {"GATEWAY_PORT": str(port), "WORKER_MANAGER_PORT": manager_url.rpartition(":")[2]}
     with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with plain.Client(base_url=f"http://127.0.0.1:{port}") as client:
             eventually(lambda: is_up(client), timeout_s=20)
             for path, body in REQUESTS:
                 assert client.post(path, json=body).status_code == 200

@@ -22,6 +22,7 @@ import pytest
 from contracts.settings import Settings
 from manager.app import ManagerApp
 from manager.process import LocalLauncher
+from tests import plain
 from tests.servers import served
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
@@ -159,7 +160,7 @@ class Manager:
         self.url = url
         self.app = app
         self.bench = bench
-        self.http = httpx.Client(
+        self.http = plain.Client(
             base_url=url, timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=None), trust_env=False
         )
         self._threads = ThreadPoolExecutor(64)

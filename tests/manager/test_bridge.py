@@ -23,6 +23,7 @@ from manager.app import ManagerApp
 from manager.bridge import BridgeListener, Bridges, bridges_of, wanted
 from manager.process import ROOT, LocalLauncher
 from manager.server import ManagerServer
+from tests import plain
 from tests.manager.conftest import FAKE_WORKER, Bench, eventually
 from tests.needs import lacking
 from web.serve import bind
@@ -111,7 +112,7 @@ def serving(bench: Bench, found: list[Bridges]) -> Iterator[int]:
 
 def answers(host: str, port: int) -> bool:
     try:
-        return httpx.get(f"http://{host}:{port}/health", timeout=5).status_code == 200
+        return plain.get(f"http://{host}:{port}/health", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
 

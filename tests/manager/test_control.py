@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from manager.app import ManagerApp
+from tests import plain
 from tests.manager.conftest import Bench, Manager, error_of
 from tests.servers import served
 
@@ -181,7 +181,7 @@ def guarded(bench: Bench) -> ManagerApp:
 def test_without_the_token_every_route_but_health_is_a_401(
     guarded: ManagerApp, headers: dict[str, str]
 ) -> None:
-    with served(guarded) as url, httpx.Client(base_url=url) as http:
+    with served(guarded) as url, plain.Client(base_url=url) as http:
         for method, path in ROUTES:
             answer = http.request(method, path, headers=headers)
             assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key"), path
@@ -199,7 +199,7 @@ def test_without_the_token_every_route_but_health_is_a_401(
     ],
 )
 def test_with_the_token_all_is_open(guarded: ManagerApp, headers: dict[str, str]) -> None:
-    with served(guarded) as url, httpx.Client(base_url=url, headers=headers) as http:
+    with served(guarded) as url, plain.Client(base_url=url, headers=headers) as http:
         assert http.get("/status").status_code == 200
         assert http.post("/stop/a").status_code == 200
         assert http.post("/workers/nobody/x").status_code == 404

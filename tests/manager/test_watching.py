@@ -16,6 +16,7 @@ from contracts.settings_base import GIB
 from manager.app import ManagerApp
 from manager.peaks import peak_key
 from manager.process import LocalLauncher
+from tests import plain
 from tests.manager.conftest import FAKE_WORKER, Bench, Manager, error_of, eventually
 from tests.manager.test_whole_process import running
 from tests.servers import served
@@ -118,7 +119,7 @@ def test_a_wrong_question_about_logs_is_told_so(
 
 
 def test_open_streams_end_with_the_manager_and_hold_it_up_for_nobody(bench: Bench) -> None:
-    with running(bench, bench.config()) as manager, httpx.Client(base_url=manager.url) as http:
+    with running(bench, bench.config()) as manager, plain.Client(base_url=manager.url) as http:
         events = http.stream("GET", "/events", timeout=60)
         logs = http.stream("GET", "/logs/a?follow=1", timeout=60)
         with events as first, logs as second:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from manager.process import ROOT
+from tests import plain
 from tests.manager.conftest import FAKES, TIMEOUT_S, Bench, alive, eventually
 
 pytestmark = pytest.mark.process
@@ -48,7 +49,7 @@ class Running:
     def up(self) -> None:
         def healthy() -> bool:
             try:
-                return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+                return plain.get(f"{self.url}/health", timeout=5).status_code == 200
             except httpx.TransportError:
                 assert self.process.poll() is None, self.process.communicate()[0]
                 return False
@@ -56,7 +57,7 @@ class Running:
         eventually(healthy)
 
     def ask(self, alias: str, path: str = "echo") -> httpx.Response:
-        return httpx.post(f"{self.url}/workers/{alias}/{path}", timeout=TIMEOUT_S)
+        return plain.post(f"{self.url}/workers/{alias}/{path}", timeout=TIMEOUT_S)
 
     def ask_in_background(self, alias: str, path: str) -> None:
         """Its answer, or error, will be in ``answers`` under *path*."""
@@ -180,7 +181,7 @@ def test_a_second_interrupt_waits_for_no_answer(bench: Bench) -> None:
 
 def _refuses(url: str) -> bool:
     try:
-        httpx.get(f"{url}/health", timeout=5)
+        plain.get(f"{url}/health", timeout=5)
     except httpx.TransportError:
         return True
     return False
