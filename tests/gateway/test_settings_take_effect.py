@@ -65,13 +65,19 @@ def test_the_token_goes_to_the_manager_on_both_paths(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-@pytest.mark.parametrize("tier", ["gateway", "manager"])
-def test_a_tier_listens_on_the_configured_address(tmp_path: Path, tier: str, host: str) -> None:
-    file = demo_config(tmp_path, {f"{tier}.host": host})
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        {"gateway": "127.0.0.1", "manager": "0.0.0.0"},
+        {"gateway": "0.0.0.0", "manager": "127.0.0.1"},
+    ],
+    ids=lambda hosts: hosts["gateway"],
+)
+def test_each_tier_listens_on_its_configured_address(tmp_path: Path, hosts: dict[str, str]) -> None:
+    file = demo_config(tmp_path, {f"{tier}.host": host for tier, host in hosts.items()})
     with LocalStack(file, {"PATH": "/usr/bin:/bin"}) as stack:
         stack.wait_until_ready()
-        process = process_of(stack, tier)
-        listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
-        port = getattr(stack.settings, tier).port
-        assert listening == {(host, port)}
+        for tier, host in hosts.items():
+            process = process_of(stack, tier)
+            listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+            assert listening == {(host, getattr(stack.settings, tier).port)}
