@@ -112,6 +112,7 @@ class Bench:
                 "state_dir": str(self.folder / "state"),
                 "idle_timeout_s": -1.0,
                 "stop_timeout_s": 3.0,
+                "max_wait_s": 1.0,
                 **sections.pop("manager", {}),
             },
             "gateway": {"port": unused_port()},
