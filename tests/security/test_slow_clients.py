@@ -206,7 +206,7 @@ def test_the_rest_of_a_body_that_was_answered_already_has_an_end(url: str) -> No
 )
 def test_trailers_and_extensions_of_chunks_have_an_end(url: str, endless: bytes) -> None:
     piece = b"x: y\r\n" * 1000 if endless.endswith(b"\n") else b"y" * 6000
-    answer = send(url, CHUNKED, endless, *[piece] * 12, pause_s=0.02)
+    answer = send(url, CHUNKED, endless, *[piece] * 12, pause_s=0.005)
     assert answer.status == 431
     assert "trailers" in answer.error["message"]
 
