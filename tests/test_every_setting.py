@@ -95,7 +95,7 @@ CHANGED_BY = {
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
     "models.preload": (LOADS, "test_what_is_to_be_preloaded_is_loaded_unasked"),
     "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
-    "models.max_concurrency": ("workers/test_vlm_batch.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
+    "models.max_concurrency": ("workers/test_vlm_order.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
     "models.kv_bits": ("workers/test_vlm.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
     "models.prefix_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.vision_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
@@ -112,7 +112,7 @@ CHANGED_BY = {
     "models.cache_limit_mb": ("workers/test_families.py", "test_the_cache_of_mlx_is_bounded_as_the_settings_say"),
     "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
     "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
-    "models.metadata": ("workers/test_app.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
+    "models.metadata": ("workers/test_app_images.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
     "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
 }  # fmt: skip
 
@@ -200,8 +200,8 @@ def demo_painter(**fields: Any) -> ImageSettings:
 
 
 def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
+    from tests.workers.apps import worker
     from tests.workers.fakes import FakeEngine
-    from tests.workers.test_app import worker
 
     engine = FakeEngine()
     with worker(engine, demo_painter(guidance=1.25, size="48x32")) as client:

@@ -18,8 +18,8 @@ from PIL import Image
 
 from bench import random_models
 from tests.servers import served
+from tests.workers.apps import b64, png, wait_for
 from tests.workers.conftest import image_settings
-from tests.workers.test_app import b64, png, wait_for
 from workers.app import create_app
 from workers.files import recipe_of
 from workers.image import MfluxEngine
