@@ -1,4 +1,4 @@
-"""For all tests: how hypothesis looks for examples, how many threads BLAS has."""
+"""For all tests: how hypothesis looks for examples, and how many threads a model computes on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("vision", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("vision")
 
-# Before anything loads a BLAS, and for every worker that a test starts. Two processes test side by side
-# on two cores: threads that wait for their part of a small product spin, and take the other's time.
+# Of the BLAS, here and in child processes. The demo models are small: a second thread waits for the
+# first, at full load, and the tests run on all cores as it is.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
