@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from scripts.local_stack import LocalStack
 from tests.cli.commands import Vision
 from tests.pictures import RED_CIRCLE_CAPTION, WORD, png
-from tests.stacks import running
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    with running(tmp_path_factory.mktemp("demo")) as stack:
-        yield stack
 
 
 def test_a_photo_is_told_and_a_receipt_read(vision: Vision) -> None:
