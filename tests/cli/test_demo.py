@@ -29,7 +29,7 @@ def test_what_is_drawn_and_changed_is_what_was_asked_for(vision: Vision) -> None
 
 
 def test_a_load_is_told_while_it_is_waited_for(vision: Vision) -> None:
-    vision.well("evict", "--all")
+    vision.well("evict", "vlm-best")
     status, sent = vision.on_a_terminal("ask", "photo.png", "What is in this image?")
     assert status == 0
     assert "vlm-best: " in sent  # from the status, as no comment comes so early
