@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import yaml
 
 from scripts.local_stack import ROOT, LocalStack
+from tests import plain
 from tests.servers import free_port
 
 OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
@@ -101,7 +101,5 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 
 
 def states(stack: LocalStack) -> dict[str, str]:
-    # verify: no TLS here, and who asks again and again would load the certificates each time.
-    answer = httpx.get(f"{stack.url}/v1/system/status", timeout=10, verify=False)
-    models = answer.json()["models"]
+    models = plain.get(f"{stack.url}/v1/system/status", timeout=10).json()["models"]
     return {alias: model["status"] for alias, model in models.items()}

@@ -27,14 +27,17 @@ from tests.stacks import MOST_TOKENS, demo_config
 HERE = "test_every_setting.py"
 GATEWAY = "gateway/test_settings_take_effect.py"
 POOL = "manager/test_pool.py"
-MEMORY = "manager/test_pool_memory.py"
+LOADS = "manager/test_pool_loads.py"
+STOPS = "manager/test_pool_stops.py"
+TURNS = "manager/test_pool_turns.py"
+REPLACEMENT = "manager/test_pool_replacement.py"
 URLS = "security/test_image_urls.py"
 LIFE = "integration/test_life.py"
 DOORS = "security/test_doors.py"
 
 CHANGED_BY = {
-    "gateway.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
-    "gateway.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "gateway.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
+    "gateway.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "gateway.api_key": (LIFE, "test_a_key_is_wanted_when_one_is_set"),
     "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
     "gateway.keys": ("gateway/test_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
@@ -55,28 +58,28 @@ CHANGED_BY = {
     "images.fetch_timeout_s": (URLS, "test_the_time_for_an_image_is_as_configured"),
     "images.max_mb": (URLS, "test_the_size_of_an_image_is_as_configured"),
     "images.max_per_request": (URLS, "test_the_number_of_images_is_bounded"),
-    "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
-    "manager.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "manager.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
+    "manager.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "manager.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
     "manager.docker_bridge": ("manager/test_bridge.py", "test_it_listens_there_on_linux_beside_loopback_unless_told_otherwise"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
     "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),
-    "manager.start_timeout_s": (POOL, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),
-    "manager.drain_timeout_s": (POOL, "test_a_drain_ends_when_its_time_is_up"),
-    "manager.stop_timeout_s": (POOL, "test_the_stop_ladder_ends_with_a_kill"),
+    "manager.start_timeout_s": (LOADS, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),
+    "manager.drain_timeout_s": (STOPS, "test_a_drain_ends_when_its_time_is_up"),
+    "manager.stop_timeout_s": (STOPS, "test_the_stop_ladder_ends_with_a_kill"),
     "manager.queue_limit": (POOL, "test_the_queue_of_each_alias_is_bounded"),
     "manager.queue_timeout_s": (POOL, "test_who_has_waited_too_long_is_told_and_the_load_goes_on"),
-    "manager.max_wait_s": (MEMORY, "test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough"),
-    "manager.stall_timeout_s": (MEMORY, "test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it"),
-    "manager.max_requests": (MEMORY, "test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one"),
+    "manager.max_wait_s": (TURNS, "test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough"),
+    "manager.stall_timeout_s": (REPLACEMENT, "test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it"),
+    "manager.max_requests": (REPLACEMENT, "test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one"),
     "manager.standby": ("manager/test_standby.py", "test_there_is_one_where_there_is_memory_enough_and_as_many_as_configured"),
     "manager.state_dir": (HERE, "test_what_was_learned_is_kept_in_the_configured_folder"),
     "manager.log_dir": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
     "manager.log_max_mb": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
     "memory.max_unified_memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
-    "memory.recycle_growth": (MEMORY, "test_how_much_it_may_grow_is_configured"),
-    "memory.recycle_after": (MEMORY, "test_growth_of_the_first_requests_is_the_baseline"),
+    "memory.recycle_growth": (REPLACEMENT, "test_how_much_it_may_grow_is_configured"),
+    "memory.recycle_after": (REPLACEMENT, "test_growth_of_the_first_requests_is_the_baseline"),
     "logs.format": ("gateway/test_log_lines.py", "test_lines_are_for_people_or_for_machines_as_the_settings_say"),
     "logs.prompts": ("gateway/test_log_lines.py", "test_a_prompt_is_in_the_log_only_if_the_settings_want_it"),
     "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
@@ -90,7 +93,7 @@ CHANGED_BY = {
     "models.names": ("gateway/test_routes.py", "test_a_model_is_found_by_alias_and_by_its_other_names"),
     "models.idle_timeout_s": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
-    "models.preload": (POOL, "test_what_is_to_be_preloaded_is_loaded_unasked"),
+    "models.preload": (LOADS, "test_what_is_to_be_preloaded_is_loaded_unasked"),
     "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
     "models.max_concurrency": ("workers/test_vlm_batch.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
     "models.kv_bits": ("workers/test_vlm.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
