@@ -127,13 +127,13 @@ class LocalStack:
         Raises ``CannotStart`` with the end of the log when a tier ends or time runs out.
         """
         began = time.monotonic()
-        # There is no TLS here, and loading the certificates takes a while.
-        with httpx.Client(timeout=2, verify=False) as http:
+        # No proxy and no TLS on the way to this machine; loading the certificates takes a while.
+        with httpx.Client(base_url=self.url, timeout=2, trust_env=False, verify=False) as gateway:
             while (waited := time.monotonic() - began) < _START_S:
                 tick(waited)
                 self.check()
                 try:
-                    if http.get(f"{self.url}/readyz").status_code == 200:
+                    if gateway.get("/readyz").status_code == 200:
                         return
                 except httpx.TransportError:
                     pass

@@ -18,6 +18,12 @@ from tests import plain
 from tests.servers import free_port
 
 OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
+# Of the stack that tests share (conftest.py): what some of them need and none of the others minds.
+MOST_TOKENS = 64  # of an answer of vlm-fast
+DEMO_CHANGES: dict[str, Any] = {
+    "images.fetch_allow": ["127.0.0.1/32"],
+    "models.vlm-fast.max_tokens": MOST_TOKENS,
+}
 
 
 def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:

@@ -20,9 +20,9 @@ from contracts.settings import Settings
 from contracts.settings_base import GIB
 from contracts.settings_file import load
 from contracts.settings_models import ImageSettings, VlmSettings
-from scripts.local_stack import ROOT
+from scripts.local_stack import ROOT, LocalStack
 from tests.pictures import RED_CIRCLE, ask
-from tests.stacks import demo_config, running
+from tests.stacks import MOST_TOKENS, demo_config
 
 HERE = "test_every_setting.py"
 GATEWAY = "gateway/test_settings_take_effect.py"
@@ -76,7 +76,7 @@ CHANGED_BY = {
     "manager.state_dir": (HERE, "test_what_was_learned_is_kept_in_the_configured_folder"),
     "manager.log_dir": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
     "manager.log_max_mb": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
-    "memory.max_unified_memory_gb": (LIFE, "test_two_models_that_do_not_fit_together_take_turns"),
+    "memory.max_unified_memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
     "memory.recycle_growth": (REPLACEMENT, "test_how_much_it_may_grow_is_configured"),
     "memory.recycle_after": (REPLACEMENT, "test_growth_of_the_first_requests_is_the_baseline"),
@@ -89,9 +89,9 @@ CHANGED_BY = {
     "models.kind": ("gateway/test_routes.py", "test_a_model_of_the_wrong_kind_is_refused"),
     "models.path": (LIFE, "test_a_checkpoint_that_is_not_there_is_a_clear_error"),
     "models.port": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
-    "models.memory_gb": (LIFE, "test_two_models_that_do_not_fit_together_take_turns"),
+    "models.memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "models.names": ("gateway/test_routes.py", "test_a_model_is_found_by_alias_and_by_its_other_names"),
-    "models.idle_timeout_s": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_and_leaves_when_evicted_or_idle"),
+    "models.idle_timeout_s": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
     "models.preload": (LOADS, "test_what_is_to_be_preloaded_is_loaded_unasked"),
     "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
@@ -182,15 +182,14 @@ def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> No
 @pytest.mark.process
 @pytest.mark.mlx
 def test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit(
-    tmp_path: Path,
+    stack: LocalStack, http: httpx.Client
 ) -> None:
-    with running(tmp_path, {"models.vlm-best.max_tokens": 2}) as stack:
-        request = ask(RED_CIRCLE, "Describe this image in detail.")
-        answer = httpx.post(f"{stack.url}/v1/chat/completions", json=request, timeout=60).json()
-        assert answer["usage"]["completion_tokens"] == 2
-        assert answer["choices"][0]["finish_reason"] == "length"
-        port = stack.settings.models["vlm-best"].port
-        assert httpx.get(f"http://127.0.0.1:{port}/health").json()["alias"] == "vlm-best"
+    endless = {"logit_bias": {"100": 100}, "model": "vlm-fast"}  # one word, again and again
+    answer = http.post("/v1/chat/completions", json=ask(RED_CIRCLE, "Go on.", **endless)).json()
+    assert answer["usage"]["completion_tokens"] == MOST_TOKENS
+    assert answer["choices"][0]["finish_reason"] == "length"
+    port = stack.settings.models["vlm-fast"].port
+    assert httpx.get(f"http://127.0.0.1:{port}/health").json()["alias"] == "vlm-fast"
 
 
 def demo_painter(**fields: Any) -> ImageSettings:
@@ -213,16 +212,16 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
 
 @pytest.mark.mlx
 def test_the_engine_is_built_as_the_settings_say() -> None:
-    """In a process of its own, which tells what it keeps and how it reads."""
+    """In a process of its own, which tells what each keeps and how it reads."""
     code = (
         "import sys; from contracts.settings_models import VlmSettings; from workers.vlm import VlmEngine;"
-        "from workers.schedule import BatchOptions;"
-        "s = VlmSettings.model_validate_json(sys.argv[1]); e = VlmEngine('a', s);"
-        "e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family;"
-        "print(q.prefixes._limit, q.features._limit, BatchOptions.of(s).prefill_tokens, f.sees_whole)"
+        "from workers.schedule import BatchOptions\n"
+        "for spec in sys.argv[1:]:\n"
+        "  s = VlmSettings.model_validate_json(spec); e = VlmEngine('a', s)\n"
+        "  e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family\n"
+        "  print(q.prefixes._limit, q.features._limit, BatchOptions.of(s).prefill_tokens, f.sees_whole)"
     )
     path = str(ROOT / "demo" / "models" / "vlm-fast")
-    told = []
     changes: list[dict[str, Any]] = [
         {},
         {
@@ -232,36 +231,34 @@ def test_the_engine_is_built_as_the_settings_say() -> None:
             "image_prefix": "bidirectional",
         },
     ]
-    for change in changes:
-        fields = {"kind": "vlm", "path": path, "port": 1, "memory_gb": 1.0, **change}
-        spec = VlmSettings.model_validate(fields).model_dump_json()
-        done = subprocess.run(
-            [sys.executable, "-c", code, spec], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        told.append(done.stdout.split())
-    assert told == [
-        [str(512 << 20), str(128 << 20), "512", "False"],
-        [str(3 << 20), str(2 << 20), "64", "True"],
+    base = {"kind": "vlm", "path": path, "port": 1, "memory_gb": 1.0}
+    specs = [VlmSettings.model_validate({**base, **c}).model_dump_json() for c in changes]
+    assert said(code, *specs).splitlines() == [
+        f"{512 << 20} {128 << 20} 512 False",
+        f"{3 << 20} {2 << 20} 64 True",
     ]
 
 
 @pytest.mark.mlx
 def test_a_model_is_quantized_when_asked() -> None:
-    """In a process of its own, which reports how its layers are stored."""
+    """In a process of its own, which reports how the layers of each are stored."""
     code = (
         "import sys; from pathlib import Path; from workers import runtime; runtime.prepare();"
-        "from contracts.settings_models import ImageSettings; from workers import families;"
-        "s = ImageSettings.model_validate_json(sys.argv[1]); m = families.load(Path(s.path), s).model;"
-        "print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
+        "from contracts.settings_models import ImageSettings; from workers import families\n"
+        "for spec in sys.argv[1:]:\n"
+        "  s = ImageSettings.model_validate_json(spec); m = families.load(Path(s.path), s).model\n"
+        "  print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
     )
-    counts = []
-    for bits in (None, 8):
-        spec = demo_painter(quantize=bits).model_dump_json()
-        done = subprocess.run(
-            [sys.executable, "-c", code, spec], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        counts.append(int(done.stdout.split()[-1]))
-    assert counts[0] == 0
-    assert counts[1] > 20
+    specs = [demo_painter(quantize=bits).model_dump_json() for bits in (None, 8)]
+    whole, quantized = (int(line) for line in said(code, *specs).splitlines()[-2:])
+    assert whole == 0
+    assert quantized > 20
+
+
+def said(code: str, *arguments: str) -> str:
+    """What *code* prints in a Python of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
