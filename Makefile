@@ -2,6 +2,9 @@
 # `make help` lists the targets. Settings of this machine: .env (docs/install.md).
 # NATIVE=1: the gateway as a service, not in Docker. DRY_RUN=1: tell, and do nothing. PURGE=1: keep nothing.
 
+# Where it is set, each process of hundreds would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 ARGS ?=
 MODEL ?=

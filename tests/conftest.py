@@ -1,4 +1,4 @@
-"""For all tests: how hypothesis looks for examples, on how many threads a model computes, a stack to share."""
+"""For all tests: how hypothesis looks for examples, how many threads compute, a stack to share."""
 
 from __future__ import annotations
 
