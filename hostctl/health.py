@@ -28,7 +28,7 @@ def manager_url(settings: Settings) -> str:
     return local_url(settings.manager.host, settings.manager.port)
 
 
-def not_answering(settings: Settings, *, gateway_alone: bool = False) -> list[str]:
+def _not_answering(settings: Settings, http: httpx.Client, *, gateway_alone: bool) -> list[str]:
     """What is not as it should be, in words; nothing when the gateway reaches the manager.
 
     *gateway_alone*: it is enough that it answers, as it is for the health check of its container.
@@ -40,7 +40,7 @@ def not_answering(settings: Settings, *, gateway_alone: bool = False) -> list[st
         wanted.append(("the gateway's way to the manager", f"{gateway_url(settings)}/readyz"))
     for name, url in wanted:
         try:
-            answer = httpx.get(url, timeout=5, trust_env=False)
+            answer = http.get(url)
         except httpx.HTTPError as exc:
             missing.append(f"{name}: {url}: {exc or type(exc).__name__}")
         else:
@@ -59,10 +59,12 @@ def wait(
 ) -> list[str]:
     """Until all answers; what still didn't after *timeout_s*."""
     deadline = clock() + timeout_s
-    while missing := not_answering(settings, gateway_alone=gateway_alone):
-        if clock() >= deadline:
-            break
-        pause(_LOOK_S)
+    # One client for all tries: each reads all certificates, beside services that want to start.
+    with httpx.Client(timeout=5, trust_env=False) as http:
+        while missing := _not_answering(settings, http, gateway_alone=gateway_alone):
+            if clock() >= deadline:
+                break
+            pause(_LOOK_S)
     return missing
 
 

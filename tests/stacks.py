@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import yaml
 
 from scripts.local_stack import ROOT, LocalStack
+from tests.plain import http
 from tests.servers import free_port
 
 OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
@@ -95,5 +95,5 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 
 
 def states(stack: LocalStack) -> dict[str, str]:
-    models = httpx.get(f"{stack.url}/v1/system/status", timeout=10).json()["models"]
+    models = http.get(f"{stack.url}/v1/system/status", timeout=10).json()["models"]
     return {alias: model["status"] for alias, model in models.items()}

@@ -13,6 +13,7 @@ import yaml
 
 from tests.clients.examples import at_home, examples
 from tests.clients.table import ENVIRONMENTS
+from tests.plain import http
 from tests.servers import free_port
 from tests.stacks import wait_for
 
@@ -70,7 +71,7 @@ class LiteLLMProxy:
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()[-2000:]
         try:
-            return httpx.get(f"{self.base_url}/models", headers=self._bearer, timeout=5).is_success
+            return http.get(f"{self.base_url}/models", headers=self._bearer, timeout=5).is_success
         except httpx.TransportError:
             return False
 

@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-import httpx
-
 from tests.faults.calls import Ending
 from tests.faults.world import World
+from tests.plain import http
 
 _MODELS = {
     "chat": ("vlm-fast", "vlm-best"),
@@ -82,7 +81,7 @@ def _pause(world: World, alias: str) -> bool:
 
 
 def _evict(world: World, alias: str) -> bool:
-    answer = httpx.post(f"{world.gateway_url}/v1/system/evict/{alias}", timeout=120)
+    answer = http.post(f"{world.gateway_url}/v1/system/evict/{alias}", timeout=120)
     return bool(answer.json()["was_loaded"])
 
 

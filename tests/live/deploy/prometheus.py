@@ -14,6 +14,7 @@ import httpx
 
 from scripts.local_stack import ROOT
 from tests.needs import lacking
+from tests.plain import http
 from tests.servers import free_port
 from tests.stacks import wait_for
 
@@ -88,6 +89,6 @@ def prometheus(folder: Path, config: Path) -> Iterator[Prometheus]:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"http://{url}/-/ready").status_code == 200
+        return http.get(f"http://{url}/-/ready").status_code == 200
     except httpx.TransportError:
         return False

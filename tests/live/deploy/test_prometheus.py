@@ -17,6 +17,7 @@ import yaml
 from scripts.local_stack import ROOT, LocalStack
 from tests.live.deploy.prometheus import FOLDER, Prometheus, configured, program, prometheus
 from tests.pictures import GREEN_STAR, RED_CIRCLE, as_base64, ask
+from tests.plain import http
 from tests.stacks import running, wait_for
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "vision-insight.json").read_text())
@@ -136,7 +137,7 @@ def test_the_alerts_are_understood_and_a_healthy_stack_raises_none(watched: Prom
 
 def test_prometheus_own_linter_has_nothing_to_say_about_the_names(stack: LocalStack) -> None:
     for path in ("/metrics", "/metrics/manager"):
-        text = httpx.get(stack.url + path, headers=stack.headers).content
+        text = http.get(stack.url + path, headers=stack.headers).content
         done = subprocess.run(
             [program("promtool"), "check", "metrics"], input=text, capture_output=True
         )
@@ -169,7 +170,7 @@ def test_every_metric_that_is_documented_exists_and_the_other_way_round(stack: L
 
     exposed = set()
     for path in ("/metrics", "/metrics/manager"):
-        text = httpx.get(stack.url + path, headers=stack.headers).text
+        text = http.get(stack.url + path, headers=stack.headers).text
         for family in text_string_to_metric_families(text):
             exposed.add(family.name + ("_total" if family.type == "counter" else ""))
     page = (ROOT / "docs" / "metrics.md").read_text()
