@@ -2,6 +2,9 @@
 # `make help` lists the targets. Settings of this machine: .env (docs/install.md).
 # NATIVE=1: the gateway as a service, not in Docker. DRY_RUN=1: tell, and do nothing. PURGE=1: keep nothing.
 
+# Where it is set, each process of hundreds would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 ARGS ?=
 MODEL ?=
@@ -98,7 +101,7 @@ grade: setup  ## judge the demo models through the whole stack; status 1 below t
 	@$(RUN) -m demo.grade $(ARGS)
 
 test-live: setup-dev  ## containers and services, with a real engine and a real systemd; ARGS as pytest has them
-	@$(RUN) -m pytest -q -n 2 --dist loadfile tests/live $(ARGS)
+	@$(RUN) -m pytest -q -n 3 --dist loadfile tests/live $(ARGS)
 
 faults: setup-dev  ## break things under load, and check that nothing is lost
 	@$(RUN) -m pytest -q tests/faults $(ARGS)

@@ -23,6 +23,9 @@ a an the on of red green blue yellow white black purple orange grey circle squar
 background with small big left right top bottom picture photo make it sunset cat dog in snow
 """
 WORDS = _TEXT.split()
+# Channels of a VAE: of mflux's, of a tiny one. Its convolutions are most of what a small picture takes.
+_WIDTHS = {128: 16, 256: 32, 512: 64}
+_GROUPS = 8  # of their GroupNorms, mflux's have 32
 # Of FLUX.1, whose dimensions are literals in mflux.
 FLUX1: dict[str, Any] = {
     "dim": 192, "heads": 3, "head_dim": 64, "axes_dim": [8, 28, 28], "mlp": 384,
@@ -30,7 +33,7 @@ FLUX1: dict[str, Any] = {
     # A relative_attention_bias of 64 heads: its width must be a multiple of 64 to be quantized.
     "t5_dim": 64, "t5_heads": 64, "t5_kv": 2, "t5_ff": 128, "t5_layers": 2,
     "clip_dim": 64, "clip_heads": 4, "clip_layers": 2,
-    "vae_groups": 32, "max_t5": 32, "max_clip": 32,
+    "vae_groups": _GROUPS, "max_t5": 32, "max_clip": 32,
 }  # fmt: skip
 KLEIN: dict[str, Any] = {
     "transformer": {
@@ -42,7 +45,8 @@ KLEIN: dict[str, Any] = {
         "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 28, "num_attention_heads": 2,
         "num_key_value_heads": 1, "intermediate_size": 128, "head_dim": 32,
     },
-    "vae_groups": 32,
+    # Every prompt is padded to so many tokens, and each step attends to all of them.
+    "vae_groups": _GROUPS, "max_length": 64,
 }  # fmt: skip
 Z_IMAGE: dict[str, Any] = {
     "transformer": {
@@ -53,9 +57,8 @@ Z_IMAGE: dict[str, Any] = {
         "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 1, "intermediate_size": 128, "head_dim": 32,
     },
-    "vae_groups": 32, "max_length": 96,
+    "vae_groups": _GROUPS, "max_length": 96,
 }  # fmt: skip
-_WIDTHS = {128: 32, 256: 64, 512: 64}  # channels of a VAE: of mflux's, of a tiny one
 _CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -255,7 +258,7 @@ def _shrink_vae(vae: Any) -> None:
             out, height, width, into = child.weight.shape
             return nn.Conv2d(_WIDTHS.get(into, into), _WIDTHS.get(out, out), (height, width))
         if isinstance(child, nn.GroupNorm):
-            return nn.GroupNorm(32, _WIDTHS[child.weight.shape[0]])
+            return nn.GroupNorm(_GROUPS, _WIDTHS[child.weight.shape[0]])
         if isinstance(child, nn.Linear):
             return nn.Linear(_WIDTHS[512], _WIDTHS[512])
         if isinstance(child, nn.Module):

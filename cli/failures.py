@@ -13,12 +13,9 @@ class Failure(Exception):
 
     status: ClassVar[int] = 1
 
-    def __init__(
-        self, message: str, *, error: dict[str, Any] | None = None, http_status: int | None = None
-    ) -> None:
+    def __init__(self, message: str, *, error: dict[str, Any] | None = None) -> None:
         """*error*: the API's own error object, for those who asked for JSON."""
         super().__init__(message)
-        self.http_status = http_status
         self._error = error
 
     def body(self) -> dict[str, Any]:
@@ -47,7 +44,7 @@ def refusal(http_status: int, error: dict[str, Any]) -> Failure:
     """The API's *error* object in words."""
     message = str(error.get("message") or f"status {http_status}")
     if http_status == 401:
-        return KeyRefused(f"{message} (here: --key KEY, or VISION_KEY)", error=error, http_status=401)
+        return KeyRefused(f"{message} (here: --key KEY, or VISION_KEY)", error=error)
     code, param = error.get("code"), error.get("param")
     about = ", ".join(str(part) for part in (code, param) if part)
-    return Failure(f"{message} ({about})" if about else message, error=error, http_status=http_status)
+    return Failure(f"{message} ({about})" if about else message, error=error)

@@ -122,8 +122,7 @@ def _refusal(answer: httpx.Response, content: bytes) -> Failure:
     except Failure:
         error = None
     if not isinstance(error, dict):
-        what = f"{answer.url}: status {answer.status_code}, and no error of this API"
-        return Failure(what, http_status=answer.status_code)
+        return Failure(f"{answer.url}: status {answer.status_code}, and no error of this API")
     return refusal(answer.status_code, error)
 
 

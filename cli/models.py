@@ -10,14 +10,12 @@ from urllib.parse import quote
 import typer
 
 from cli import options, screen
-from cli.address import Address
-from cli.failures import Failure, Usage
+from cli.failures import Usage
 from cli.gateway import Gateway, as_shape
 from cli.phrases import MODELS_HEAD, PS_HEAD, model_row, ps_notes, ps_rows
 from cli.sse import Comment
 from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.openai import ModelList
-from hostctl.health import manager_url
 
 MODELS = "/v1/models"
 
@@ -119,17 +117,7 @@ def logs(
 
     with options.gateway(host, key) as gateway:
         found = gateway.ask("GET", f"{MODELS}/{quote(alias, safe='')}")  # 404s for what is no model
-        name = str(found.get("id"))
-        try:
-            _logs(gateway, f"/v1/system/logs/{quote(name)}", follow, lines, show)
-        except Failure as exc:
-            # A gateway of before that route; the manager's own is for this machine only.
-            if exc.http_status != 404 or not gateway.address.local:
-                raise
-            mine = options.settings()
-            manager = Address(manager_url(mine), True, mine.manager.token or None)
-            with Gateway(manager) as there:
-                _logs(there, f"/logs/{quote(name)}", follow, lines, show)
+        _logs(gateway, f"/v1/system/logs/{quote(str(found.get('id')))}", follow, lines, show)
 
 
 def _logs(gateway: Gateway, path: str, follow: bool, lines: int, show: Callable[[str], None]) -> None:

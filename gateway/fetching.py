@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
+from functools import cache
 
 import httpx
 
@@ -45,6 +46,13 @@ _HEADERS = {
     "user-agent": "vision-insight",
 }
 
+
+@cache
+def _known_authorities() -> ssl.SSLContext:
+    """Those that certificates must be of; it takes a while to load them."""
+    return httpx.create_ssl_context()
+
+
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
@@ -70,7 +78,7 @@ class Fetcher:
         self._resolve = resolve or self._look_up
         # No connection is used twice: it was verified for one name, and checked for one request.
         self._http = httpx.AsyncHTTPTransport(
-            verify=tls or httpx.create_ssl_context(),
+            verify=tls or _known_authorities(),
             limits=httpx.Limits(max_connections=SLOTS, max_keepalive_connections=0),
         )
 

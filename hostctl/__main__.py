@@ -176,7 +176,7 @@ def _ask(host: Host, args: argparse.Namespace) -> int:
 
 
 def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str]) -> int:
-    from hostctl import facts, health, smoke, status, units, weights
+    from hostctl import facts, health, smoke, status, weights
 
     settings = host.settings(shell)
     hub = weights.hub_folder({**host.environ, **env_file.read(ROOT / env_file.NAME)})
@@ -189,6 +189,8 @@ def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str
         at_boot = host.services.name == "systemd" and facts.lingers(host.place.user, host.environ)
         _say(health.what_next(settings, machines.lan_address(), hub, at_boot=at_boot))
     elif args.verb == "unit":
+        from hostctl import units  # which imports both tiers
+
         step = units.definition(host.services, args.tier, host.place, settings)
         if not args.write:
             _say(step.text)

@@ -8,12 +8,11 @@ Time in which the manager itself stood still does not count.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import httpx
+import aiohttp
 from pydantic import ValidationError
 
 from contracts.control import Download, Phase, WorkerHealth
@@ -112,29 +111,26 @@ def parse_health(answer: Answer | None) -> WorkerHealth | None:
 class HttpProbe:
     """Asks ``/health`` over a fresh connection each time: an old one may lead to an old process."""
 
-    def __init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            timeout=PROBE_TIMEOUT_S,
-            trust_env=False,
-            verify=False,  # no TLS here, and loading the certificates takes a while
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
+    def __init__(self, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)  # a stranger may dribble
+        self._session: aiohttp.ClientSession | None = None  # it belongs to the loop that uses it
 
     async def __call__(self, address: Address) -> Answer | None:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        url = f"http://{address}/health"
         try:
-            # httpx's time-out is per read; a stranger may dribble.
-            async with (
-                asyncio.timeout(PROBE_TIMEOUT_S),
-                self._client.stream("GET", f"http://{address}/health") as response,
-            ):
+            async with self._session.get(url, allow_redirects=False) as response:
                 body = b""
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > _BODY_LIMIT:
                         break
-                return Answer(response.status_code, body)
-        except (httpx.HTTPError, TimeoutError, OSError):
+                return Answer(response.status, body)
+        except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()

@@ -127,17 +127,17 @@ class LocalStack:
         Raises ``CannotStart`` with the end of the log when a tier ends or time runs out.
         """
         began = time.monotonic()
-        while (waited := time.monotonic() - began) < _START_S:
-            tick(waited)
-            for tier, process in self._processes.items():
-                if process.poll() is not None:
-                    raise CannotStart(self._how_it_ended(tier, process))
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
+        # No proxy and no TLS on the way to this machine; loading the certificates takes a while.
+        with httpx.Client(base_url=self.url, timeout=2, trust_env=False, verify=False) as gateway:
+            while (waited := time.monotonic() - began) < _START_S:
+                tick(waited)
+                self.check()
+                try:
+                    if gateway.get("/readyz").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.05)
         raise CannotStart(f"not ready after {_START_S:.0f} s:\n{self._log_end('gateway')}")
 
     def check(self) -> None:

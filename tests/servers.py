@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from starlette.types import ASGIApp
 
@@ -32,20 +34,26 @@ def served(app: ASGIApp, port: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iter
     sock = bind("127.0.0.1", port)
     server = make_server(app, graceful_s=1, limits=limits)
     started = threading.Event()
-    lifespan_started = server.startup
+    stop: Callable[[], object]
 
-    async def startup(sockets: list[socket.socket] | None = None) -> None:
-        await lifespan_started(sockets)
+    async def main_loop() -> None:
+        # uvicorn's own looks every 0.1 s whether it is to stop, which makes half of many a test.
+        nonlocal stop
+        stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+        stop = partial(loop.call_soon_threadsafe, stopping.set)
+        await server.on_tick(0)
         started.set()
+        await stopping.wait()
 
-    server.startup = startup  # type: ignore[method-assign]
+    server.main_loop = main_loop  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     try:
         assert started.wait(10), "the server did not start"
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        if started.is_set():
+            stop()
         thread.join(15)
         sock.close()
         assert not thread.is_alive(), "the server did not stop"

@@ -10,14 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import yaml
 
 from scripts.local_stack import ROOT, LocalStack
+from tests import plain
 from tests.servers import free_port
 
 OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
+# Of the stack that tests share (conftest.py): what some of them need and none of the others minds.
+MOST_TOKENS = 64  # of an answer of vlm-fast
+DEMO_CHANGES: dict[str, Any] = {
+    "images.fetch_allow": ["127.0.0.1/32"],
+    "models.vlm-fast.max_tokens": MOST_TOKENS,
+}
 
 
 def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
@@ -99,5 +105,5 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 
 
 def states(stack: LocalStack) -> dict[str, str]:
-    models = httpx.get(f"{stack.url}/v1/system/status", timeout=10).json()["models"]
+    models = plain.get(f"{stack.url}/v1/system/status", timeout=10).json()["models"]
     return {alias: model["status"] for alias, model in models.items()}

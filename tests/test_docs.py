@@ -14,7 +14,7 @@ import pytest
 from contracts.settings import Settings
 from contracts.settings_file import ENVIRONMENT
 from scripts.local_stack import ROOT, LocalStack
-from tests.stacks import demo_config, running
+from tests.stacks import demo_config
 
 ENGLISH, KOREAN = (ROOT / "README.md").read_text(), (ROOT / "README.ko.md").read_text()
 _BLOCK = re.compile(
@@ -45,11 +45,10 @@ def test_a_block_is_left_out_only_for_an_accepted_reason() -> None:
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_every_block_of_the_readme_runs_in_its_order(tmp_path: Path) -> None:
-    with running(tmp_path / "stack") as stack:
-        for block in RUNNABLE:
-            if not block.mark:
-                run(block, stack, tmp_path)
+def test_every_block_of_the_readme_runs_in_its_order(stack: LocalStack, tmp_path: Path) -> None:
+    for block in RUNNABLE:
+        if not block.mark:
+            run(block, stack, tmp_path)
     assert (tmp_path / "green.png").exists()
 
 

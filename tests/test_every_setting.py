@@ -20,21 +20,24 @@ from contracts.settings import Settings
 from contracts.settings_base import GIB
 from contracts.settings_file import load
 from contracts.settings_models import ImageSettings, VlmSettings
-from scripts.local_stack import ROOT
+from scripts.local_stack import ROOT, LocalStack
 from tests.pictures import RED_CIRCLE, ask
-from tests.stacks import demo_config, running
+from tests.stacks import MOST_TOKENS, demo_config
 
 HERE = "test_every_setting.py"
 GATEWAY = "gateway/test_settings_take_effect.py"
 POOL = "manager/test_pool.py"
-MEMORY = "manager/test_pool_memory.py"
+LOADS = "manager/test_pool_loads.py"
+STOPS = "manager/test_pool_stops.py"
+TURNS = "manager/test_pool_turns.py"
+REPLACEMENT = "manager/test_pool_replacement.py"
 URLS = "security/test_image_urls.py"
 LIFE = "integration/test_life.py"
 DOORS = "security/test_doors.py"
 
 CHANGED_BY = {
-    "gateway.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
-    "gateway.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "gateway.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
+    "gateway.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "gateway.api_key": (LIFE, "test_a_key_is_wanted_when_one_is_set"),
     "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
     "gateway.keys": ("gateway/test_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
@@ -55,28 +58,28 @@ CHANGED_BY = {
     "images.fetch_timeout_s": (URLS, "test_the_time_for_an_image_is_as_configured"),
     "images.max_mb": (URLS, "test_the_size_of_an_image_is_as_configured"),
     "images.max_per_request": (URLS, "test_the_number_of_images_is_bounded"),
-    "manager.host": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
-    "manager.port": (GATEWAY, "test_a_tier_listens_on_the_configured_address"),
+    "manager.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
+    "manager.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "manager.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
     "manager.docker_bridge": ("manager/test_bridge.py", "test_it_listens_there_on_linux_beside_loopback_unless_told_otherwise"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
     "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),
-    "manager.start_timeout_s": (POOL, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),
-    "manager.drain_timeout_s": (POOL, "test_a_drain_ends_when_its_time_is_up"),
-    "manager.stop_timeout_s": (POOL, "test_the_stop_ladder_ends_with_a_kill"),
+    "manager.start_timeout_s": (LOADS, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),
+    "manager.drain_timeout_s": (STOPS, "test_a_drain_ends_when_its_time_is_up"),
+    "manager.stop_timeout_s": (STOPS, "test_the_stop_ladder_ends_with_a_kill"),
     "manager.queue_limit": (POOL, "test_the_queue_of_each_alias_is_bounded"),
     "manager.queue_timeout_s": (POOL, "test_who_has_waited_too_long_is_told_and_the_load_goes_on"),
-    "manager.max_wait_s": (MEMORY, "test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough"),
-    "manager.stall_timeout_s": (MEMORY, "test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it"),
-    "manager.max_requests": (MEMORY, "test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one"),
+    "manager.max_wait_s": (TURNS, "test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough"),
+    "manager.stall_timeout_s": (REPLACEMENT, "test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it"),
+    "manager.max_requests": (REPLACEMENT, "test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one"),
     "manager.standby": ("manager/test_standby.py", "test_there_is_one_where_there_is_memory_enough_and_as_many_as_configured"),
     "manager.state_dir": (HERE, "test_what_was_learned_is_kept_in_the_configured_folder"),
     "manager.log_dir": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
     "manager.log_max_mb": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
-    "memory.max_unified_memory_gb": (LIFE, "test_two_models_that_do_not_fit_together_take_turns"),
+    "memory.max_unified_memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
-    "memory.recycle_growth": (MEMORY, "test_how_much_it_may_grow_is_configured"),
-    "memory.recycle_after": (MEMORY, "test_growth_of_the_first_requests_is_the_baseline"),
+    "memory.recycle_growth": (REPLACEMENT, "test_how_much_it_may_grow_is_configured"),
+    "memory.recycle_after": (REPLACEMENT, "test_growth_of_the_first_requests_is_the_baseline"),
     "logs.format": ("gateway/test_log_lines.py", "test_lines_are_for_people_or_for_machines_as_the_settings_say"),
     "logs.prompts": ("gateway/test_log_lines.py", "test_a_prompt_is_in_the_log_only_if_the_settings_want_it"),
     "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
@@ -86,13 +89,13 @@ CHANGED_BY = {
     "models.kind": ("gateway/test_routes.py", "test_a_model_of_the_wrong_kind_is_refused"),
     "models.path": (LIFE, "test_a_checkpoint_that_is_not_there_is_a_clear_error"),
     "models.port": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
-    "models.memory_gb": (LIFE, "test_two_models_that_do_not_fit_together_take_turns"),
+    "models.memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "models.names": ("gateway/test_routes.py", "test_a_model_is_found_by_alias_and_by_its_other_names"),
-    "models.idle_timeout_s": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_and_leaves_when_evicted_or_idle"),
+    "models.idle_timeout_s": (LIFE, "test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle"),
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
-    "models.preload": (POOL, "test_what_is_to_be_preloaded_is_loaded_unasked"),
+    "models.preload": (LOADS, "test_what_is_to_be_preloaded_is_loaded_unasked"),
     "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
-    "models.max_concurrency": ("workers/test_vlm_batch.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
+    "models.max_concurrency": ("workers/test_vlm_order.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
     "models.kv_bits": ("workers/test_vlm.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
     "models.prefix_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.vision_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
@@ -102,14 +105,14 @@ CHANGED_BY = {
     "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
     "models.steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
     "models.edit_steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
-    "models.loras": ("workers/test_families.py", "test_it_changes_the_picture_as_much_as_its_scale_says"),
-    "models.residency": ("workers/test_families.py", "test_lean_drops_text_encoders_and_draws_the_same"),
-    "models.prompt_cache_mb": ("workers/test_families.py", "test_the_prompts_of_a_model_are_bounded_by_its_settings"),
-    "models.vae_tiling": ("workers/test_families.py", "test_flux1_works_in_tiles_from_a_megapixel_or_as_the_settings_say"),
-    "models.cache_limit_mb": ("workers/test_families.py", "test_the_cache_of_mlx_is_bounded_as_the_settings_say"),
+    "models.loras": ("workers/families/test_weights.py", "test_it_changes_the_picture_as_much_as_its_scale_says"),
+    "models.residency": ("workers/families/test_pictures.py", "test_lean_drops_text_encoders_and_draws_the_same"),
+    "models.prompt_cache_mb": ("workers/families/test_caches.py", "test_the_prompts_of_a_model_are_bounded_by_its_settings"),
+    "models.vae_tiling": ("workers/families/test_memory.py", "test_flux1_works_in_tiles_from_a_megapixel_or_as_the_settings_say"),
+    "models.cache_limit_mb": ("workers/families/test_memory.py", "test_the_cache_of_mlx_is_bounded_as_the_settings_say"),
     "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
     "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
-    "models.metadata": ("workers/test_app.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
+    "models.metadata": ("workers/test_app_images.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
     "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
 }  # fmt: skip
 
@@ -179,15 +182,14 @@ def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> No
 @pytest.mark.process
 @pytest.mark.mlx
 def test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit(
-    tmp_path: Path,
+    stack: LocalStack, http: httpx.Client
 ) -> None:
-    with running(tmp_path, {"models.vlm-best.max_tokens": 2}) as stack:
-        request = ask(RED_CIRCLE, "Describe this image in detail.")
-        answer = httpx.post(f"{stack.url}/v1/chat/completions", json=request, timeout=60).json()
-        assert answer["usage"]["completion_tokens"] == 2
-        assert answer["choices"][0]["finish_reason"] == "length"
-        port = stack.settings.models["vlm-best"].port
-        assert httpx.get(f"http://127.0.0.1:{port}/health").json()["alias"] == "vlm-best"
+    endless = {"logit_bias": {"100": 100}, "model": "vlm-fast"}  # one word, again and again
+    answer = http.post("/v1/chat/completions", json=ask(RED_CIRCLE, "Go on.", **endless)).json()
+    assert answer["usage"]["completion_tokens"] == MOST_TOKENS
+    assert answer["choices"][0]["finish_reason"] == "length"
+    port = stack.settings.models["vlm-fast"].port
+    assert httpx.get(f"http://127.0.0.1:{port}/health").json()["alias"] == "vlm-fast"
 
 
 def demo_painter(**fields: Any) -> ImageSettings:
@@ -197,8 +199,8 @@ def demo_painter(**fields: Any) -> ImageSettings:
 
 
 def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
+    from tests.workers.apps import worker
     from tests.workers.fakes import FakeEngine
-    from tests.workers.test_app import worker
 
     engine = FakeEngine()
     with worker(engine, demo_painter(guidance=1.25, size="48x32")) as client:
@@ -210,16 +212,16 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
 
 @pytest.mark.mlx
 def test_the_engine_is_built_as_the_settings_say() -> None:
-    """In a process of its own, which tells what it keeps and how it reads."""
+    """In a process of its own, which tells what each keeps and how it reads."""
     code = (
         "import sys; from contracts.settings_models import VlmSettings; from workers.vlm import VlmEngine;"
-        "from workers.schedule import BatchOptions;"
-        "s = VlmSettings.model_validate_json(sys.argv[1]); e = VlmEngine('a', s);"
-        "e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family;"
-        "print(q.prefixes._limit, q.features._limit, BatchOptions.of(s).prefill_tokens, f.sees_whole)"
+        "from workers.schedule import BatchOptions\n"
+        "for spec in sys.argv[1:]:\n"
+        "  s = VlmSettings.model_validate_json(spec); e = VlmEngine('a', s)\n"
+        "  e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family\n"
+        "  print(q.prefixes._limit, q.features._limit, BatchOptions.of(s).prefill_tokens, f.sees_whole)"
     )
     path = str(ROOT / "demo" / "models" / "vlm-fast")
-    told = []
     changes: list[dict[str, Any]] = [
         {},
         {
@@ -229,36 +231,34 @@ def test_the_engine_is_built_as_the_settings_say() -> None:
             "image_prefix": "bidirectional",
         },
     ]
-    for change in changes:
-        fields = {"kind": "vlm", "path": path, "port": 1, "memory_gb": 1.0, **change}
-        spec = VlmSettings.model_validate(fields).model_dump_json()
-        done = subprocess.run(
-            [sys.executable, "-c", code, spec], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        told.append(done.stdout.split())
-    assert told == [
-        [str(512 << 20), str(128 << 20), "512", "False"],
-        [str(3 << 20), str(2 << 20), "64", "True"],
+    base = {"kind": "vlm", "path": path, "port": 1, "memory_gb": 1.0}
+    specs = [VlmSettings.model_validate({**base, **c}).model_dump_json() for c in changes]
+    assert said(code, *specs).splitlines() == [
+        f"{512 << 20} {128 << 20} 512 False",
+        f"{3 << 20} {2 << 20} 64 True",
     ]
 
 
 @pytest.mark.mlx
 def test_a_model_is_quantized_when_asked() -> None:
-    """In a process of its own, which reports how its layers are stored."""
+    """In a process of its own, which reports how the layers of each are stored."""
     code = (
         "import sys; from pathlib import Path; from workers import runtime; runtime.prepare();"
-        "from contracts.settings_models import ImageSettings; from workers import families;"
-        "s = ImageSettings.model_validate_json(sys.argv[1]); m = families.load(Path(s.path), s).model;"
-        "print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
+        "from contracts.settings_models import ImageSettings; from workers import families\n"
+        "for spec in sys.argv[1:]:\n"
+        "  s = ImageSettings.model_validate_json(spec); m = families.load(Path(s.path), s).model\n"
+        "  print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
     )
-    counts = []
-    for bits in (None, 8):
-        spec = demo_painter(quantize=bits).model_dump_json()
-        done = subprocess.run(
-            [sys.executable, "-c", code, spec], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        counts.append(int(done.stdout.split()[-1]))
-    assert counts[0] == 0
-    assert counts[1] > 20
+    specs = [demo_painter(quantize=bits).model_dump_json() for bits in (None, 8)]
+    whole, quantized = (int(line) for line in said(code, *specs).splitlines()[-2:])
+    assert whole == 0
+    assert quantized > 20
+
+
+def said(code: str, *arguments: str) -> str:
+    """What *code* prints in a Python of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -92,15 +92,15 @@ class MfluxEngine:
     def _warm_up(self) -> None:
         """One step from a grey picture: compiles the kernels and proves that all parts fit."""
         family = self._settings.traits
-        grey = Image.new("RGB", (64, 64), "grey")
+        grey = Image.new("RGB", (32, 32), "grey")
         inputs: dict[str, Any] = {"source": grey}
         if family.mask == "native":
-            inputs["mask"] = Image.new("L", (64, 64), 255)
+            inputs["mask"] = Image.new("L", (32, 32), 255)
         elif not family.strength_edit:
             inputs = {"references": (grey,)}
         whole = not family.strength_edit
         guidance = self._settings.default_guidance
-        self.run(ImageJob("a grey square", 64, 64, 2, 2 if whole else 1, guidance, 0, **inputs), _drop)
+        self.run(ImageJob("a grey square", 32, 32, 2, 2 if whole else 1, guidance, 0, **inputs), _drop)
 
     # --- running -----------------------------------------------------------------------------------
 

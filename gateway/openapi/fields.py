@@ -98,7 +98,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "top_logprobs": "Tell so many of the likeliest tokens of each place. Needs `logprobs`.",
             "logit_bias": "Added to the scores of tokens, by token id.",
             "response_format": "The form that the answer must have.",
-            "tools": "Functions that the model may call.",
+            "tools": "Functions that the model may call. The form before tools, `functions` and "
+            "`function_call`, is taken too.",
             "tool_choice": "Whether it must call one, and which.",
             "parallel_tool_calls": "`false`: one call at most.",
             "max_pixels": "Each picture is scaled down to so many pixels before the model looks at it.",

@@ -7,7 +7,8 @@ the chat came from where is noted, for errors.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from contracts.errors import InvalidRequest
@@ -19,7 +20,7 @@ from contracts.responses import (
     ResponseRequest,
     TextFormat,
 )
-from gateway.responses.names import Names
+from gateway.names import Names
 
 # Fields that are the same in both.
 _SAME = ("model", "user", "stream", "temperature", "top_p", "parallel_tool_calls", "keep_alive")
@@ -34,6 +35,17 @@ _EXTENSIONS = (
     "seed",
     "stop",
     "top_k",
+)
+# Where a field of a chat stands in a request for a response.
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "messages": "input",
+        "max_completion_tokens": "max_output_tokens",
+        "logprobs": "include",
+        "response_format": "text.format",
+        "response_format.json_schema": "text.format",
+        "tool_choice.function": "tool_choice",
+    }
 )
 _TEXTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
@@ -70,7 +82,7 @@ class _Conversation:
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.names = Names()
+        self.names = Names(NAMES)
 
     def instruct(self, text: str) -> None:
         self.names.note("messages[0]", "instructions", leaf=True)

@@ -33,9 +33,9 @@ from contracts.response_object import (
     ResponseObject,
     TokenLogprob,
 )
+from gateway.names import Names
 from gateway.responses.answer import NewId, Now, ended, failed, logprobs_of
-from gateway.responses.names import Names
-from gateway.responses.sse import Comment, EventReader, comment, event
+from gateway.sse import Comment, EventReader, comment, event
 
 SOURCE = "gateway"
 

@@ -15,10 +15,10 @@ from contracts.response_object import ResponseObject
 from contracts.responses import ResponseRequest
 from contracts.settings import Settings
 from gateway.checks import Checked, check_chat
+from gateway.names import Names
 from gateway.responses.answer import NewId, Now, begun, response_of
 from gateway.responses.chat import chat_of
 from gateway.responses.events import ResponseEvents
-from gateway.responses.names import Names
 
 _LIMIT = 64 << 20  # bytes of an answer: far more than any model says
 

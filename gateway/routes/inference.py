@@ -23,8 +23,9 @@ from contracts.openai import (
 )
 from contracts.response_object import ResponseEvent, ResponseObject
 from contracts.responses import ResponseRequest
-from gateway.checks import check_analyze, check_chat, check_edit, check_generation
+from gateway.checks import check_analyze, check_edit, check_generation
 from gateway.exchange import Check, Exchange
+from gateway.functions import check_chat_of_any_age
 from gateway.openapi.schemas import (
     CHAT_EVENTS,
     RESPONSE_EVENTS,
@@ -80,7 +81,7 @@ async def chat_completions(request: Request) -> Response:
     Any number of pictures per message and over turns; tools, JSON schemas, logprobs; ``stream: true``
     for server-sent events. Sampling fields that are absent mean OpenAI's defaults.
     """
-    return _exchange(request, "/v1/chat/completions", check_chat)
+    return _exchange(request, "/v1/chat/completions", check_chat_of_any_age)
 
 
 @router.post(

@@ -1,4 +1,8 @@
-"""``vision`` as its users run it: a process of its own, in a folder of theirs."""
+"""``vision`` as its users run it: a process of its own, in a folder of theirs.
+
+The most that they do is done by a process that is forked, ready to run (``forked``); what has to do
+with signals, pipes and terminals by one that is started.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ import pty
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scripts.local_stack import ROOT
+from tests.cli import forked
 from tests.stacks import OURS
 
 WAIT_S = 120.0
@@ -44,17 +50,13 @@ class Vision:
     environ: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *args: str, stdin: bytes = b"", **environ: str) -> Done:
-        done = subprocess.run(
-            self.argv(args),
-            cwd=self.folder,
-            env=self.env(environ),
-            input=stdin,
-            capture_output=True,
-            timeout=WAIT_S,
-        )
-        err = done.stderr.decode()
+        with tempfile.TemporaryDirectory() as name:
+            streams = Path(name)
+            (streams / "stdin").write_bytes(stdin)
+            status = forked.run(args, self.folder, self.env(environ), streams, WAIT_S)
+            out, err = (streams / "stdout").read_bytes(), (streams / "stderr").read_text("utf-8")
         assert "Traceback" not in err, err
-        return Done(done.returncode, done.stdout, err)
+        return Done(status, out, err)
 
     def well(self, *args: str, stdin: bytes = b"", **environ: str) -> Done:
         done = self(*args, stdin=stdin, **environ)

@@ -1,8 +1,7 @@
-"""A stack whose models answer at once, behind a key, for the commands to talk to."""
+"""``vision`` beside the stack, and from another machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,7 @@ import pytest
 from scripts.local_stack import LocalStack
 from tests.cli.commands import Vision
 from tests.pictures import RED_CIRCLE, png
-from tests.stacks import QuickStack, demo_config, running
-
-KEY = "key-of-the-tests"
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    changes = {"gateway.api_key": KEY}
-    with running(tmp_path_factory.mktemp("stack"), changes, QuickStack) as stack:
-        yield stack
+from tests.stacks import demo_config
 
 
 @pytest.fixture

@@ -6,18 +6,29 @@ import io
 import json
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from scripts.local_stack import LocalStack
 from tests.cli.commands import ANSI, Vision
-from tests.cli.conftest import KEY
 from tests.pictures import RED_CIRCLE, png
+from tests.stacks import QuickStack, running
 
 pytestmark = pytest.mark.process
 SAID = '{"a": 1}'
+KEY = "key-of-the-tests"
 _COLOR = re.compile(r"\x1b\[(?:\d+;)*3[0-8][;m]")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """Its models answer at once, behind a key."""
+    changes = {"gateway.api_key": KEY}
+    with running(tmp_path_factory.mktemp("stack"), changes, QuickStack) as stack:
+        yield stack
 
 
 def picture(file: Path) -> tuple[str | None, tuple[int, int]]:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from scripts.local_stack import LocalStack
 from tests.cli.commands import Vision
 from tests.pictures import RED_CIRCLE_CAPTION, WORD, png
-from tests.stacks import running
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    with running(tmp_path_factory.mktemp("demo")) as stack:
-        yield stack
 
 
 def test_a_photo_is_told_and_a_receipt_read(vision: Vision) -> None:
@@ -39,7 +29,7 @@ def test_what_is_drawn_and_changed_is_what_was_asked_for(vision: Vision) -> None
 
 
 def test_a_load_is_told_while_it_is_waited_for(vision: Vision) -> None:
-    vision.well("evict", "--all")
+    vision.well("evict", "vlm-best")
     status, sent = vision.on_a_terminal("ask", "photo.png", "What is in this image?")
     assert status == 0
     assert "vlm-best: " in sent  # from the status, as no comment comes so early

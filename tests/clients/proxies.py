@@ -11,6 +11,7 @@ from typing import Self
 import httpx
 import yaml
 
+from tests import plain
 from tests.clients.examples import at_home, examples
 from tests.clients.table import ENVIRONMENTS
 from tests.servers import free_port
@@ -70,7 +71,7 @@ class LiteLLMProxy:
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()[-2000:]
         try:
-            return httpx.get(f"{self.base_url}/models", headers=self._bearer, timeout=5).is_success
+            return plain.get(f"{self.base_url}/models", headers=self._bearer, timeout=5).is_success
         except httpx.TransportError:
             return False
 

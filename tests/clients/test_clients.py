@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from contracts.control import WorkerHealth
 from scripts.local_stack import LocalStack
+from tests import plain
 from tests.clients.conftest import Asker
 from tests.clients.scenarios import SCENARIOS, Scenario
 from tests.clients.table import CLIENTS, Client, does
@@ -47,7 +47,7 @@ def test_a_client_works_as_with_openai(
 
 def _nothing_is_in_flight(stack: LocalStack) -> bool:
     """No request at the manager, and no work on the model's thread."""
-    status = httpx.get(f"{stack.url}/v1/system/status", headers=stack.headers).json()
+    status = plain.get(f"{stack.url}/v1/system/status", headers=stack.headers).json()
     worker = status["workers"]["vlm-best"]
-    health = httpx.get(f"http://127.0.0.1:{worker['port']}/health").json()
+    health = plain.get(f"http://127.0.0.1:{worker['port']}/health").json()
     return worker["active_requests"] == 0 and WorkerHealth(**health).jobs == 0

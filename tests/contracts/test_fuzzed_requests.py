@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from schemathesis import GenerationMode
@@ -33,6 +34,8 @@ MODELS: dict[str, type[BaseModel]] = {
 }
 PATHS = list(MODELS)
 FIELDS = sorted({name for model in MODELS.values() for name in model.model_fields})
+# Each takes as long as twenty of the other examples; `make fuzz` has more time.
+WHOLE_BODIES = settings(max_examples=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -40,6 +43,7 @@ JSON = st.recursive(
 )
 
 
+@cache  # to make one takes as long as many examples
 def bodies(path: str, mode: GenerationMode) -> st.SearchStrategy[Any]:
     """JSON bodies made from the schema of *path* that fit it, or that don't."""
     cases = API[path]["POST"].as_strategy(generation_mode=mode)
@@ -86,6 +90,7 @@ def test_any_bytes_parse_or_are_refused(path: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+@WHOLE_BODIES
 @given(data=st.data())
 def test_what_fits_the_schema_parses_or_breaks_a_rule_that_is_named(
     path: str, data: st.DataObject
@@ -98,6 +103,7 @@ def test_what_fits_the_schema_parses_or_breaks_a_rule_that_is_named(
 
 
 @pytest.mark.parametrize("path", PATHS)
+@WHOLE_BODIES
 @given(data=st.data())
 def test_what_does_not_fit_the_schema_is_refused(path: str, data: st.DataObject) -> None:
     body = data.draw(bodies(path, GenerationMode.NEGATIVE))

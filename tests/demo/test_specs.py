@@ -39,13 +39,13 @@ def test_no_held_out_scene_is_trained_on_or_edited_from() -> None:
 
 def test_a_prompt_is_true_of_the_picture_that_goes_with_it() -> None:
     judged = 0
-    for spec in draw(60):
+    for spec in draw(30):
         if judge.parse_caption(spec.prompt) is None:
             continue  # "a red circle on blue": leaves out the word that captions are known by
         verdict = judge.check_caption(world.render(scene_of(spec)), spec.prompt)
         assert verdict.right, (spec, verdict)
         judged += 1
-    assert judged > 40
+    assert judged > 20
 
 
 def test_prompts_that_ask_for_a_place_or_size_get_it() -> None:

@@ -10,8 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-import httpx
-
+from tests import plain
 from tests.faults.calls import Ending
 from tests.faults.world import World
 
@@ -82,7 +81,7 @@ def _pause(world: World, alias: str) -> bool:
 
 
 def _evict(world: World, alias: str) -> bool:
-    answer = httpx.post(f"{world.gateway_url}/v1/system/evict/{alias}", timeout=120)
+    answer = plain.post(f"{world.gateway_url}/v1/system/evict/{alias}", timeout=120)
     return bool(answer.json()["was_loaded"])
 
 

@@ -19,6 +19,7 @@ import httpx
 from contracts.settings import Settings
 from contracts.settings_file import load
 from manager.process import ROOT
+from tests import plain
 from tests.faults.processes import Sampler, alive, children, descendants
 from tests.stacks import wait_for
 
@@ -108,7 +109,7 @@ class Stack:
             for tier, process in self.tiers.items():
                 assert process.poll() is None, f"the {tier} ended:\n{self.log(tier)[-2000:]}"
             try:
-                return httpx.get(f"{self.gateway_url}/readyz", timeout=5).status_code == 200
+                return plain.get(f"{self.gateway_url}/readyz", timeout=5).status_code == 200
             except httpx.TransportError:
                 return False
 
@@ -151,7 +152,7 @@ class Stack:
         return children(manager.pid) if manager is not None and manager.poll() is None else set()
 
     def status(self) -> Any:
-        return httpx.get(f"{self.manager_url}/status", timeout=30).json()
+        return plain.get(f"{self.manager_url}/status", timeout=30).json()
 
     def state(self, alias: str) -> str:
         return str(self.status()["models"][alias]["status"])
@@ -201,7 +202,7 @@ class Stack:
 
     def control(self, path: str, timeout_s: float = 60.0) -> httpx.Response:
         """``POST`` to the manager."""
-        return httpx.post(f"{self.manager_url}{path}", timeout=timeout_s)
+        return plain.post(f"{self.manager_url}{path}", timeout=timeout_s)
 
     # --- what fakes are held by --------------------------------------------------------------------
 

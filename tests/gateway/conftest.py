@@ -11,7 +11,9 @@ import pytest
 from contracts.settings import Settings
 from contracts.settings_file import load
 from gateway.app import create_app
-from tests.gateway.stand_in import StandIn
+from tests import plain
+from tests.gateway.stand_in import manager as manager
+from tests.gateway.stand_in import manager_url as manager_url
 from tests.servers import free_port, served
 
 CONFIG = """\
@@ -38,26 +40,10 @@ def make_settings(tmp_path: Path, manager_url: str, extra: str = "") -> Settings
     return load(file, {"WORKER_MANAGER_PORT": port})
 
 
-# One server of each kind for all tests: to start and stop one takes longer than most tests.
-_STAND_IN = StandIn()
-
-
-@pytest.fixture
-def manager() -> StandIn:
-    _STAND_IN.reset()
-    return _STAND_IN
-
-
-@pytest.fixture(scope="session")
-def manager_url() -> Iterator[str]:
-    with served(_STAND_IN.app()) as url:
-        yield url
-
-
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterator[httpx.Client]:
     settings = make_settings(tmp_path_factory.mktemp("gateway"), manager_url)
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         yield http
 
 
@@ -65,5 +51,5 @@ def client(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterat
 def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a gateway whose manager is away."""
     settings = make_settings(tmp_path_factory.mktemp("lonely"), f"http://127.0.0.1:{free_port()}")
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         yield http

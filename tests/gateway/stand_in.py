@@ -1,4 +1,9 @@
-"""A stand-in for the manager: records what it is sent and answers as it is told to."""
+"""A stand-in for the manager: records what it is sent and answers as it is told to.
+
+Tests share one, since to start and stop a server takes longer than most of them. A ``conftest.py`` that
+imports ``manager`` and ``manager_url`` has it; each test below that folder, whether it asks for
+``manager`` or not, finds it as if nobody had used it before.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,17 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.servers import served
 
 MODEL: dict[str, Any] = {"path": "org/a", "kind": "vlm", "port": 18001, "memory_gb": 1}
 STATUS: dict[str, Any] = {
@@ -84,9 +92,11 @@ class StandIn:
         self.deaths = 0
         self.slow = 0.0
         self.model = {}
-        self.received.clear()
-        self.control.clear()
-        self.control_tokens.clear()
+        self.drawn = []
+        self.given = ({}, 200, False)
+        self.received = []
+        self.control = []
+        self.control_tokens = []
         self.client_left = threading.Event()  # what still runs for an earlier test tells its own
 
     def answer(self, body: Any, status: int = 200, *, cut: bool = False) -> None:
@@ -178,3 +188,18 @@ class StandIn:
             await asyncio.sleep(0.02)
         left.set()
         raise ClientDisconnect
+
+
+SHARED = StandIn()
+
+
+@pytest.fixture(autouse=True)
+def manager() -> StandIn:
+    SHARED.reset()
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def manager_url() -> Iterator[str]:
+    with served(SHARED.app()) as url:
+        yield url

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.app import create_app
 from gateway.auth import _address, given_key
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.servers import served
@@ -26,7 +27,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterat
     settings = make_settings(
         tmp_path, manager_url, f"gateway: {{api_key: {KEY}, cors_origins: ['http://page']}}\n"
     )
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         yield http
 
 
@@ -114,7 +115,7 @@ def limited(tmp_path: Path, manager_url: str, limits: str, now: list[float]) -> 
     extra = f"gateway: {{keys: {{a: key-a, b: key-b}}, {limits}}}\n"
     settings = make_settings(tmp_path, manager_url, extra)
     app = create_app(settings, clock=lambda: now[0])
-    with served(app) as url, httpx.Client(base_url=url) as http:
+    with served(app) as url, plain.Client(base_url=url) as http:
         yield http
 
 
@@ -181,7 +182,7 @@ def test_a_client_has_so_many_requests_open_and_no_more(
 
 def _abandoned(url: str, body: object, headers: dict[str, str]) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json=body, headers=headers, timeout=1)
+        plain.post(url, json=body, headers=headers, timeout=1)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import yaml
 
 from gateway.app import create_app
 from gateway.openapi.document import document
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.servers import served
 
@@ -51,8 +52,8 @@ def test_no_other_file_of_the_package_is_served(client: httpx.Client, name: str)
 def test_the_page_wants_no_key_and_tells_that_the_calls_do(tmp_path: Path, manager_url: str) -> None:
     extra = "gateway: {api_key: sesame, public_url: 'https://vision.example.org/api'}\n"
     with served(create_app(make_settings(tmp_path, manager_url, extra))) as url:
-        assert httpx.get(f"{url}/docs").status_code == 200
-        made = httpx.get(f"{url}/openapi.json").json()
+        assert plain.get(f"{url}/docs").status_code == 200
+        made = plain.get(f"{url}/openapi.json").json()
     assert made["servers"] == [{"url": "https://vision.example.org/api"}]
     security = made["paths"]["/v1/models"]["get"]["security"]
     assert security == [{"bearer": []}, {"x-api-key": []}]

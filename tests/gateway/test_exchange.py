@@ -21,6 +21,7 @@ from gateway.exchange import Exchange, Services
 from gateway.fetching import Fetcher
 from gateway.manager_client import ManagerClient
 from gateway.pictures import Pictures
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
@@ -323,7 +324,7 @@ def test_naming_authorization_in_connection_does_not_take_the_managers_token_awa
     settings = make_settings(tmp_path, manager_url, "manager: {token: t0ken}\n")
     named = "keep-alive, authorization, content-type, x-request-id, x-vision-keep-alive"
     with served(create_app(settings)) as url:
-        httpx.post(url + CHAT, json={**HELLO, "keep_alive": 5}, headers={"connection": named})
+        plain.post(url + CHAT, json={**HELLO, "keep_alive": 5}, headers={"connection": named})
     headers = manager.received[0].headers
     assert headers["authorization"] == "Bearer t0ken"
     assert headers["content-type"] == "application/json"

@@ -14,6 +14,7 @@ from openai import APIError, OpenAI
 from contracts.control import Download, ModelStatus, WorkerState
 from gateway.app import create_app
 from gateway.heartbeat import progress_of
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import HELLO
@@ -33,7 +34,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterato
     """A client of a gateway that doesn't wait for long."""
     extra = f"gateway: {{heartbeat_s: {EVERY_S}}}\n"
     settings = make_settings(tmp_path_factory.mktemp("hasty"), manager_url, extra)
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         yield http
 
 
@@ -94,7 +95,7 @@ def test_what_is_no_stream_waits_in_silence(hasty: httpx.Client, manager: StandI
 
 
 def test_an_error_that_comes_late_is_the_last_event(hasty: httpx.Client, manager: StandIn) -> None:
-    manager.mode, manager.slow = "fail", 2 * EVERY_S
+    manager.mode, manager.slow = "fail", 5 * EVERY_S
     answer = hasty.post(CHAT, json=STREAMED)
     assert answer.status_code == 200
     last = answer.text.strip().rpartition("\n\n")[2]
@@ -105,7 +106,7 @@ def test_an_error_that_comes_late_is_the_last_event(hasty: httpx.Client, manager
 def test_an_answer_that_is_no_stream_and_no_error_is_told_as_an_error(
     hasty: httpx.Client, manager: StandIn
 ) -> None:
-    manager.slow = 2 * EVERY_S
+    manager.slow = 5 * EVERY_S
     answer = hasty.post(CHAT, json=STREAMED)
     assert "upstream_error" in answer.text.rpartition("event: error")[2]
 
@@ -113,7 +114,7 @@ def test_an_answer_that_is_no_stream_and_no_error_is_told_as_an_error(
 def test_openais_sdk_waits_through_comments_and_raises_the_late_error(
     hasty: httpx.Client, manager: StandIn
 ) -> None:
-    manager.mode, manager.slow = "fail", 2 * EVERY_S
+    manager.mode, manager.slow = "fail", 5 * EVERY_S
     client = OpenAI(base_url=str(hasty.base_url.join("/v1")), api_key="k", max_retries=0, timeout=5)
     stream = client.chat.completions.create(
         model="a", messages=[{"role": "user", "content": "hi"}], stream=True

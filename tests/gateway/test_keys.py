@@ -18,6 +18,7 @@ from contracts.settings_gateway import PLACEHOLDER_KEY
 from gateway.app import create_app
 from gateway.keys import Keyring, read_keyring
 from manager.app import ManagerApp
+from tests import plain
 from tests.gateway.conftest import CONFIG, make_settings
 from tests.gateway.stand_in import StandIn
 from tests.servers import served
@@ -171,12 +172,12 @@ def test_a_key_is_in_no_answer_no_log_line_and_no_repr(
     keys = [f"{CANARY}-{which}" for which in ("old", "named", "file", "wrong")]
     app = create_app(settings)
     seen.append(repr(app))
-    with served(app) as url, httpx.Client(base_url=url) as http:
+    with served(app) as url, plain.Client(base_url=url) as http:
         for key in keys:
             for ask in asks:
                 note(ask(http, {"authorization": f"Bearer {key}"}))
                 note(ask(http, {"x-api-key": key}))
-    with served(ManagerApp(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(ManagerApp(settings)) as url, plain.Client(base_url=url) as http:
         for headers in ({}, {"authorization": f"Bearer {CANARY}-token"}, {"x-manager-token": CANARY}):
             for path in ("/health", "/status", "/nope"):
                 note(http.get(path, headers=headers))

@@ -16,6 +16,7 @@ from openai import OpenAI
 
 from contracts.settings_file import SettingsError
 from gateway.app import create_app
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_pictures import Clock
@@ -31,7 +32,7 @@ def gateway(
 ) -> Iterator[httpx.Client]:
     settings = make_settings(folder, manager_url, extra)
     app = create_app(settings, clock=clock or Clock())
-    with served(app) as url, httpx.Client(base_url=url) as http:
+    with served(app) as url, plain.Client(base_url=url) as http:
         yield http
 
 
@@ -60,7 +61,7 @@ def test_an_answer_has_urls_in_place_of_its_pictures_and_all_else(
     assert [set(data) for data in body["data"]] == [{"url", "revised_prompt", "seed"}] * 2
     assert body["usage"]["latency"] == 1.5
     assert answer.headers["x-vision-model-ms"] == "34"
-    assert [httpx.get(data["url"]).content for data in body["data"]] == manager.drawn
+    assert [plain.get(data["url"]).content for data in body["data"]] == manager.drawn
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
@@ -69,7 +70,7 @@ def test_a_file_has_the_type_of_its_format_and_is_nothing_else(
 ) -> None:
     (url,) = drawn(client, manager, PNG, output_format=form)
     assert url.endswith(f".{form}")
-    answer = httpx.get(url)
+    answer = plain.get(url)
     assert answer.content == PNG
     assert answer.headers["content-type"] == f"image/{form}"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -77,14 +78,14 @@ def test_a_file_has_the_type_of_its_format_and_is_nothing_else(
     head = httpx.head(url)
     assert (head.status_code, head.headers["content-length"]) == (200, str(len(PNG)))
     other = url.rpartition(".")[0] + (".png" if form != "png" else ".webp")
-    assert httpx.get(other).status_code == 404
+    assert plain.get(other).status_code == 404
 
 
 def test_an_edit_by_a_form_is_answered_with_urls_too(client: httpx.Client, manager: StandIn) -> None:
     manager.mode, manager.drawn = "draw", [PNG]
     form = {"prompt": "p", "response_format": "url"}
     answer = client.post("/v1/images/edits", data=form, files=[("image", PNG)])
-    assert httpx.get(answer.json()["data"][0]["url"]).content == PNG
+    assert plain.get(answer.json()["data"][0]["url"]).content == PNG
 
 
 def test_a_picture_is_gone_when_its_time_is_up(
@@ -94,9 +95,9 @@ def test_a_picture_is_gone_when_its_time_is_up(
     with gateway(tmp_path, manager_url, "gateway: {image_url_ttl_s: 60}\n", clock) as client:
         (url,) = drawn(client, manager, PNG)
         clock.now += 59
-        assert httpx.get(url).headers["cache-control"].endswith("max-age=1")
+        assert plain.get(url).headers["cache-control"].endswith("max-age=1")
         clock.now += 2
-        answer = httpx.get(url)
+        answer = plain.get(url)
         assert answer.status_code == 404
         assert error(answer)["code"] == "not_found"
 
@@ -108,7 +109,7 @@ def test_the_oldest_pictures_go_first_when_there_are_too_many(
     with gateway(tmp_path, manager_url, "gateway: {image_url_max_mb: 1}\n") as client:
         (first,) = drawn(client, manager, large)
         (second,) = drawn(client, manager, large)
-        assert [httpx.get(url).status_code for url in (first, second)] == [404, 200]
+        assert [plain.get(url).status_code for url in (first, second)] == [404, 200]
 
 
 @pytest.mark.parametrize("size", [1_100_000, 3_000_000])
@@ -177,7 +178,7 @@ def test_the_token_stands_in_no_log(
 ) -> None:
     caplog.set_level("DEBUG", "gateway")
     (url,) = drawn(client, manager, PNG)
-    httpx.get(url)
+    plain.get(url)
     token = url.rpartition("/")[2].partition(".")[0]
     assert not [r for r in caplog.records if r.name.startswith("gateway") and token in r.getMessage()]
 
@@ -212,4 +213,4 @@ def test_openai_s_client_gets_its_url(client: httpx.Client, manager: StandIn) ->
     assert answer.data
     assert answer.data[0].url is not None
     assert answer.data[0].b64_json is None
-    assert httpx.get(answer.data[0].url).content == PNG
+    assert plain.get(answer.data[0].url).content == PNG

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from scripts.local_stack import ROOT
+from tests import plain
 from tests.gateway.conftest import CONFIG
-from tests.gateway.stand_in import StandIn
 from tests.manager.conftest import eventually
 from tests.servers import free_port
 
@@ -46,7 +47,7 @@ def logged(tmp_path: Path, manager_url: str, settings: str) -> list[str]:
     command = [sys.executable, "-m", "gateway", "--config", str(config)]
     environ = {"GATEWAY_PORT": str(port), "WORKER_MANAGER_PORT": manager_url.rpartition(":")[2]}
     with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with plain.Client(base_url=f"http://127.0.0.1:{port}") as client:
             eventually(lambda: is_up(client), timeout_s=20)
             for path, body in REQUESTS:
                 assert client.post(path, json=body).status_code == 200
@@ -62,25 +63,34 @@ def is_up(client: httpx.Client) -> bool:
         return False
 
 
+@pytest.fixture(scope="module")
+def for_machines(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> list[str]:
+    """In JSON, and of prompts what there is unless configured."""
+    return logged(tmp_path_factory.mktemp("json"), manager_url, "logs: {format: json}\n")
+
+
+@pytest.fixture(scope="module")
+def for_people(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> list[str]:
+    """In the form that there is unless configured, and with prompts."""
+    return logged(tmp_path_factory.mktemp("prompts"), manager_url, "logs: {prompts: true}\n")
+
+
 def test_lines_are_for_people_or_for_machines_as_the_settings_say(
-    tmp_path: Path, manager: StandIn, manager_url: str
+    for_people: list[str], for_machines: list[str]
 ) -> None:
-    lines = logged(tmp_path, manager_url, "logs: {format: json}\n")
-    records = [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in for_machines]
     paths = [record["path"] for record in records if record["logger"] == "gateway.access"]
     assert paths == [path for path, _ in REQUESTS]
-    pretty = logged(tmp_path, manager_url, "")
     assert any(
-        re.search(r" INFO gateway.access: POST /v1/images/edits \[req_", line) for line in pretty
+        re.search(r" INFO gateway.access: POST /v1/images/edits \[req_", line) for line in for_people
     )
 
 
 def test_a_prompt_is_in_the_log_only_if_the_settings_want_it(
-    tmp_path: Path, manager: StandIn, manager_url: str
+    for_people: list[str], for_machines: list[str]
 ) -> None:
-    silent = "\n".join(logged(tmp_path, manager_url, ""))
+    silent = "\n".join(for_machines)
     assert "secret" not in silent
     assert PNG[:40] not in silent
-    told = logged(tmp_path, manager_url, "logs: {prompts: true}\n")
-    assert sum(r"prompt='a secret\nprompt'" in line for line in told) == len(REQUESTS)
-    assert PNG[:40] not in "\n".join(told)
+    assert sum(r"prompt='a secret\nprompt'" in line for line in for_people) == len(REQUESTS)
+    assert PNG[:40] not in "\n".join(for_people)

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.app import create_app
 from gateway.metrics import GatewayMetrics
 from gateway.pictures import Pictures
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.servers import served
@@ -180,7 +181,7 @@ def test_who_may_read_them_is_configured(tmp_path: Path, manager_url: str) -> No
         settings = make_settings(
             tmp_path, manager_url, f"gateway: {{api_key: secret, metrics: '{access}'}}\n"
         )
-        with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+        with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
             key = {"authorization": "Bearer secret"}
             for path in ("/metrics", "/metrics/manager"):
                 bare, keyed = http.get(path), http.get(path, headers=key)

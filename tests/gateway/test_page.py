@@ -9,6 +9,7 @@ import pytest
 
 from gateway.app import create_app
 from gateway.routes.page import FOLDER
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.servers import free_port, served
 
@@ -16,8 +17,8 @@ from tests.servers import free_port, served
 def test_the_page_needs_no_key(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, f"http://127.0.0.1:{free_port()}", "gateway: {api_key: k}\n")
     with served(create_app(settings)) as url:
-        assert httpx.get(f"{url}/").headers["content-type"].startswith("text/html")
-        assert httpx.get(f"{url}/page/app.js").headers["content-type"].startswith("text/javascript")
+        assert plain.get(f"{url}/").headers["content-type"].startswith("text/html")
+        assert plain.get(f"{url}/page/app.js").headers["content-type"].startswith("text/javascript")
         assert httpx.head(f"{url}/").status_code == 200
 
 

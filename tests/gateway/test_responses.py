@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 
 from gateway.app import create_app
 from gateway.routes import inference
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.responses.given import USAGE, chunk, read, sse
 from tests.gateway.stand_in import StandIn
@@ -90,7 +91,7 @@ def test_a_slow_stream_says_what_it_waits_for_before_its_first_event(
     manager.answer(STREAM)
     manager.slow = 0.5
     settings = make_settings(tmp_path, manager_url, "gateway: {heartbeat_s: 0.1}\n")
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         answer = http.post(ROUTE, json={"input": "hi", "stream": True})
     assert answer.text.startswith(": ")
     assert read(answer.content)[-1]["type"] == "response.completed"
@@ -101,7 +102,7 @@ def test_what_goes_wrong_after_a_comment_is_a_failed_response(
 ) -> None:
     manager.mode, manager.slow = "fail", 0.5
     settings = make_settings(tmp_path, manager_url, "gateway: {heartbeat_s: 0.1}\n")
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         events = read(http.post(ROUTE, json={"input": "hi", "stream": True}).content)
     assert [event["type"] for event in events[-2:]] == ["response.failed", "error"]
     assert events[-1]["message"] == "busy"
@@ -182,7 +183,7 @@ def test_no_response_is_kept(sdk: openai.OpenAI) -> None:
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_key_is_needed_here_too(tmp_path: Path, manager_url: str, method: str) -> None:
     settings = make_settings(tmp_path, manager_url, "gateway: {api_key: a-long-random-key}\n")
-    with served(create_app(settings)) as url, httpx.Client(base_url=url) as http:
+    with served(create_app(settings)) as url, plain.Client(base_url=url) as http:
         path = ROUTE if method == "POST" else f"{ROUTE}/resp_1"
         assert http.request(method, path, json={"input": "hi"}).status_code == 401
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from gateway.app import create_app
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import STATUS, StandIn
 from tests.servers import served
@@ -233,7 +234,7 @@ def test_a_body_beyond_the_limit_is_a_413(
     body = json.dumps({**HELLO, "user": "x" * (1 << 20)}).encode()
     with served(create_app(settings)) as url:
         content: Any = (body[i : i + 65536] for i in range(0, len(body), 65536)) if chunked else body
-        answer = httpx.post(f"{url}/v1/chat/completions", content=content)
+        answer = plain.post(f"{url}/v1/chat/completions", content=content)
     assert answer.status_code == 413
     assert error(answer)["code"] == "payload_too_large"
     assert manager.received == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 import yaml
@@ -12,6 +11,7 @@ import yaml
 from contracts.settings_file import load
 from gateway.app import create_app
 from scripts.local_stack import LocalStack
+from tests import plain
 from tests.gateway.conftest import CONFIG, make_settings
 from tests.gateway.stand_in import StandIn
 from tests.servers import served
@@ -40,7 +40,7 @@ def test_the_default_of_a_route_is_the_configured_alias(
     settings = load(file, {"WORKER_MANAGER_PORT": manager_url.rpartition(":")[2]})
     path, body = ROUTES[route]
     with served(create_app(settings)) as url:
-        httpx.post(url + path, json=body)
+        plain.post(url + path, json=body)
     assert manager.received[0].path.startswith(f"/workers/{data['defaults'][route]}/")
 
 
@@ -48,7 +48,7 @@ def test_the_manager_is_looked_for_on_the_configured_host(tmp_path: Path, manage
     # Nobody listens there; what is seen is where the gateway looked.
     settings = make_settings(tmp_path, manager_url, "gateway: {manager_host: nowhere.invalid}\n")
     with served(create_app(settings)) as url:
-        answer = httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=20)
+        answer = plain.post(f"{url}/v1/chat/completions", json=HELLO, timeout=20)
     assert answer.status_code == 503
     assert "http://nowhere.invalid:" in answer.json()["error"]["message"]
 
@@ -58,20 +58,26 @@ def test_the_token_goes_to_the_manager_on_both_paths(
 ) -> None:
     settings = make_settings(tmp_path, manager_url, "manager: {token: t0ken}\n")
     with served(create_app(settings)) as url:
-        httpx.post(f"{url}/v1/chat/completions", json=HELLO)
-        httpx.post(f"{url}/v1/system/evict/a")
+        plain.post(f"{url}/v1/chat/completions", json=HELLO)
+        plain.post(f"{url}/v1/system/evict/a")
     assert manager.received[0].headers["authorization"] == "Bearer t0ken"
     assert manager.control_tokens == ["Bearer t0ken"]
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-@pytest.mark.parametrize("tier", ["gateway", "manager"])
-def test_a_tier_listens_on_the_configured_address(tmp_path: Path, tier: str, host: str) -> None:
-    file = demo_config(tmp_path, {f"{tier}.host": host})
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        {"gateway": "127.0.0.1", "manager": "0.0.0.0"},
+        {"gateway": "0.0.0.0", "manager": "127.0.0.1"},
+    ],
+    ids=lambda hosts: hosts["gateway"],
+)
+def test_each_tier_listens_on_its_configured_address(tmp_path: Path, hosts: dict[str, str]) -> None:
+    file = demo_config(tmp_path, {f"{tier}.host": host for tier, host in hosts.items()})
     with LocalStack(file, {"PATH": "/usr/bin:/bin"}) as stack:
         stack.wait_until_ready()
-        process = process_of(stack, tier)
-        listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
-        port = getattr(stack.settings, tier).port
-        assert listening == {(host, port)}
+        for tier, host in hosts.items():
+            process = process_of(stack, tier)
+            listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+            assert listening == {(host, getattr(stack.settings, tier).port)}

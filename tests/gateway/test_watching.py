@@ -18,6 +18,7 @@ from gateway.app import create_app
 from gateway.recent import KEPT, Recent
 from gateway.server import GatewayServer
 from gateway.watching import Watchers
+from tests import plain
 from tests.gateway.conftest import make_settings
 from tests.servers import free_port, served
 from web.account import Account
@@ -67,7 +68,7 @@ def test_events_are_passed_on_as_they_come_with_what_was_seen_last(tmp_path: Pat
         settings = make_settings(tmp_path, manager_url, "manager: {token: t}\ngateway: {api_key: k}\n")
         with served(create_app(settings)) as url:
             headers = {"authorization": "Bearer k", "last-event-id": "6", "cookie": "private=1"}
-            with httpx.stream("GET", f"{url}/v1/system/events", headers=headers) as answer:
+            with plain.stream("GET", f"{url}/v1/system/events", headers=headers) as answer:
                 assert answer.headers["content-type"].startswith("text/event-stream")
                 assert first_event(answer)[0] == "id: 7"
             assert manager.left.wait(5), "a reader that leaves closes the manager's side"
@@ -80,7 +81,7 @@ def test_events_are_passed_on_as_they_come_with_what_was_seen_last(tmp_path: Pat
 def test_looking_on_needs_the_key(tmp_path: Path, path: str) -> None:
     settings = make_settings(tmp_path, f"http://127.0.0.1:{free_port()}", "gateway: {api_key: k}\n")
     with served(create_app(settings)) as url:
-        assert httpx.get(f"{url}/v1/system/{path}").status_code == 401
+        assert plain.get(f"{url}/v1/system/{path}").status_code == 401
 
 
 def test_a_log_is_asked_for_by_any_name_of_the_model(tmp_path: Path) -> None:
@@ -88,16 +89,16 @@ def test_a_log_is_asked_for_by_any_name_of_the_model(tmp_path: Path) -> None:
         served(Manager().app()) as manager_url,
         served(create_app(make_settings(tmp_path, manager_url))) as url,
     ):
-        answer = httpx.get(f"{url}/v1/system/logs/alpha?lines=3")
+        answer = plain.get(f"{url}/v1/system/logs/alpha?lines=3")
         assert answer.text == "a?lines=3&follow=0\n"
-        assert httpx.get(f"{url}/v1/system/logs/nobody").status_code == 404
-        assert httpx.get(f"{url}/v1/system/logs/a?lines=0").json()["error"]["param"] == "lines"
+        assert plain.get(f"{url}/v1/system/logs/nobody").status_code == 404
+        assert plain.get(f"{url}/v1/system/logs/a?lines=0").json()["error"]["param"] == "lines"
 
 
 def test_a_manager_that_is_away_is_a_503(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, f"http://127.0.0.1:{free_port()}")
     with served(create_app(settings)) as url:
-        answer = httpx.get(f"{url}/v1/system/events")
+        answer = plain.get(f"{url}/v1/system/events")
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "manager_unreachable"
 
@@ -111,7 +112,7 @@ def test_a_gateway_that_stops_ends_the_streams_and_says_why(tmp_path: Path) -> N
         serving = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         serving.start()
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        with httpx.stream("GET", f"{url}/v1/system/events") as answer:
+        with plain.stream("GET", f"{url}/v1/system/events") as answer:
             lines = answer.iter_lines()
             assert next(lines) == "id: 7"
             assert len(watchers) == 1

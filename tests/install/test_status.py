@@ -27,7 +27,7 @@ from scripts.local_stack import ROOT, LocalStack
 from tests.hub_server import hub as hub_server
 from tests.install.test_doctor import status as told
 from tests.servers import free_port
-from tests.stacks import demo_config, running
+from tests.stacks import demo_config
 
 SERVING = Tier("http://127.0.0.1:8100", "serving", "service")
 WELL = Report(SERVING, replace(SERVING, url="http://127.0.0.1:8000", service="Docker"), told())
@@ -212,14 +212,13 @@ def test_the_shell_s_settings_file_is_looked_at_unless_services_have_their_own(
 @pytest.mark.process
 @pytest.mark.mlx
 def test_a_stack_is_asked_for_its_own_models_whatever_the_settings_here_say(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running(tmp_path / "stack") as stack:
-        file = tmp_path / "config.yaml"
-        text = (ROOT / "config.yaml").read_text()
-        file.write_text(text.replace("vlm-best", "eyes").replace("image-gen", "brush"))
-        here = load(file, {})
-        assert smoke.main(here, stack.url, images_only=False) == 0, capsys.readouterr().out
+    file = tmp_path / "config.yaml"
+    text = (ROOT / "config.yaml").read_text()
+    file.write_text(text.replace("vlm-best", "eyes").replace("image-gen", "brush"))
+    here = load(file, {})
+    assert smoke.main(here, stack.url, images_only=False) == 0, capsys.readouterr().out
     assert "17 of 17 ok" in capsys.readouterr().out
 
 

@@ -13,7 +13,6 @@ from demo.judge import check_caption
 from scripts.local_stack import LocalStack
 from tests.pictures import GREEN_STAR, RED_CIRCLE, opened, png
 from tests.security.elsewhere import Elsewhere, answer, elsewhere, redirect
-from tests.stacks import running
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
@@ -24,13 +23,6 @@ def camera() -> Iterator[Elsewhere]:
         server.pages = {"/star.png": answer(png(GREEN_STAR)), "/now": redirect("/star.png")}
         server.pages["/circle.png"] = answer(png(RED_CIRCLE))
         yield server
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    changes = {"images.fetch_allow": ["127.0.0.1/32"]}
-    with running(tmp_path_factory.mktemp("urls"), changes) as stack:
-        yield stack
 
 
 def test_a_camera_on_the_lan_is_captioned_right(stack: LocalStack, camera: Elsewhere) -> None:

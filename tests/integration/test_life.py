@@ -13,7 +13,7 @@ import pytest
 
 from scripts.local_stack import CannotStart, LocalStack
 from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, ask
-from tests.stacks import process_of, processes, running, states, wait_for
+from tests.stacks import demo_config, process_of, processes, running, states, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
@@ -25,80 +25,96 @@ def caption(stack: LocalStack, **headers: str) -> httpx.Response:
     return httpx.post(f"{stack.url}/v1/vision/analyze", json=CAPTION, headers=headers, timeout=120)
 
 
-def test_a_cold_model_loads_once_for_all_who_ask_and_leaves_when_evicted_or_idle(
-    tmp_path: Path,
-) -> None:
-    with running(tmp_path, {"models.vlm-best.idle_timeout_s": 1}) as stack:
-        assert set(states(stack).values()) == {"stopped"}
-        with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(lambda _: caption(stack), range(6)))
-        assert [a.json()["result"] for a in answers] == [RED_CIRCLE_CAPTION] * 6
-        log = (Path(stack.settings.manager.log_dir) / "manager.log").read_text()
-        assert log.count("vlm-best: stopped -> starting") == 1, log
-        wait_for(lambda: states(stack)["vlm-best"] == "stopped")
-        assert caption(stack).status_code == 200
-        assert httpx.post(f"{stack.url}/v1/system/evict/vlm-best", timeout=30).status_code == 200
-        assert states(stack)["vlm-best"] == "stopped"
-        assert httpx.post(f"{stack.url}/v1/system/evict/vlm-best", timeout=30).status_code == 200
+def draw(stack: LocalStack) -> httpx.Response:
+    return httpx.post(f"{stack.url}/v1/images/generations", json=DRAW, timeout=120)
 
 
-def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path) -> None:
-    # Too little for both, as declared and as they are measured then.
+def evict(stack: LocalStack, alias: str) -> httpx.Response:
+    return httpx.post(f"{stack.url}/v1/system/evict/{alias}", timeout=30)
+
+
+@pytest.fixture(scope="module")
+def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """With too little memory for two models, as declared and as they are measured then."""
     changes = {
         "memory.max_unified_memory_gb": 0.2,
         "memory.safety_margin_gb": 0,
         "models.vlm-best.memory_gb": 0.15,
+        "models.vlm-best.idle_timeout_s": 3,
         "models.image-gen.memory_gb": 0.2,
+        "models.vlm-fast.memory_gb": 0.15,
+        "models.vlm-fast.path": "./nowhere",
     }
-    with running(tmp_path, changes) as stack:
-        assert caption(stack).status_code == 200
-        drawn = httpx.post(f"{stack.url}/v1/images/generations", json=DRAW, timeout=120)
-        assert drawn.status_code == 200
-        assert states(stack)["vlm-best"] == "stopped"
-        assert caption(stack).status_code == 200
-        assert states(stack)["image-gen"] == "stopped"
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """A stack for tests that it recovers from; each starts with vlm-best answering."""
-    with running(tmp_path_factory.mktemp("warm")) as stack:
+    with running(tmp_path_factory.mktemp("tight"), changes) as stack:
         yield stack
 
 
-def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(warm: LocalStack) -> None:
-    assert caption(warm).status_code == 200
+def test_a_checkpoint_that_is_not_there_is_a_clear_error(tight: LocalStack) -> None:
+    body = {**CAPTION, "model": "vlm-fast"}
+    answer = httpx.post(f"{tight.url}/v1/vision/analyze", json=body, timeout=120)
+    assert answer.status_code == 503
+    problem = answer.json()["error"]
+    assert problem["code"] == "load_failed"
+    assert "nowhere" in problem["message"]
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle(
+    tight: LocalStack,
+) -> None:
+    assert states(tight)["vlm-best"] == "stopped"
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: caption(tight), range(6)))
+    assert [a.json()["result"] for a in answers] == [RED_CIRCLE_CAPTION] * 6
+    log = Path(tight.settings.manager.log_dir) / "manager.log"
+    assert log.read_text().count("vlm-best: stopped -> starting") == 1, log.read_text()
+    assert draw(tight).status_code == 200
+    assert states(tight)["vlm-best"] == "stopped"
+    assert caption(tight).status_code == 200
+    assert states(tight)["image-gen"] == "stopped"
+    wait_for(lambda: states(tight)["vlm-best"] == "stopped")
+
+
+def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(stack: LocalStack) -> None:
+    assert draw(stack).status_code == 200
+    for _ in range(2):  # the second finds nothing to do, and says so
+        assert evict(stack, "image-gen").status_code == 200
+        assert states(stack)["image-gen"] == "stopped"
+    assert caption(stack).status_code == 200
     done: list[str] = []
 
-    def draw() -> None:
-        httpx.post(f"{warm.url}/v1/images/generations", json=DRAW, timeout=120)
+    def load() -> None:
+        draw(stack)
         done.append("draw")
 
-    thread = threading.Thread(target=draw)
+    thread = threading.Thread(target=load)
     thread.start()
-    wait_for(lambda: states(warm)["image-gen"] == "starting")
-    answer = caption(warm)
+    wait_for(lambda: states(stack)["image-gen"] == "starting")
+    answer = caption(stack)
     done.append("caption")
     thread.join()
     assert answer.status_code == 200
     assert done == ["caption", "draw"]
 
 
-def test_a_client_that_leaves_stops_the_work(warm: LocalStack) -> None:
-    with httpx.Client(base_url=warm.url, timeout=120) as http:
-        assert http.post("/v1/images/generations", json=DRAW).status_code == 200
-        with pytest.raises(httpx.ReadTimeout):
-            http.post("/v1/images/generations", json={**DRAW, "steps": 100, "n": 10}, timeout=1)
-        wait_for(
-            lambda: (
-                http.get("/v1/system/status").json()["workers"]["image-gen"]["active_requests"] == 0
-            ),
-            10,
-        )
-        assert http.post("/v1/images/generations", json=DRAW).status_code == 200
+def test_a_client_that_leaves_stops_the_work(http: httpx.Client) -> None:
+    assert http.post("/v1/images/generations", json=DRAW).status_code == 200
+    with pytest.raises(httpx.ReadTimeout):
+        http.post("/v1/images/generations", json={**DRAW, "steps": 100, "n": 10}, timeout=1)
+    wait_for(
+        lambda: http.get("/v1/system/status").json()["workers"]["image-gen"]["active_requests"] == 0,
+        10,
+    )
+    assert http.post("/v1/images/generations", json=DRAW).status_code == 200
 
 
-def test_a_standby_becomes_the_worker_and_another_leaves_with_the_manager(tmp_path: Path) -> None:
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_standby_becomes_the_worker_and_kill_9_of_the_manager_leaves_no_process_within_five_seconds(
+    tmp_path: Path,
+) -> None:
     with running(tmp_path, {"manager.standby": 1}) as stack:
         manager = process_of(stack, "manager")
         url = f"http://127.0.0.1:{stack.settings.manager.port}"
@@ -115,18 +131,6 @@ def test_a_standby_becomes_the_worker_and_another_leaves_with_the_manager(tmp_pa
         another = wait_for(lambda: (found := parked()) and found.pid != worker and found, 60)
         manager.kill()
         wait_for(lambda: not alive(standby) and not alive(another), 5)
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
-def test_kill_9_of_the_manager_leaves_no_process_within_five_seconds(tmp_path: Path) -> None:
-    with running(tmp_path) as stack:
-        assert caption(stack).status_code == 200
-        worker = process_of(stack, "vlm-best")
-        process_of(stack, "manager").kill()
-        wait_for(lambda: not alive(worker), 5)
         gateway = process_of(stack, "gateway")
         assert processes(stack) == [gateway]
         assert httpx.get(f"{stack.url}/healthz").json()["status"] == "degraded"
@@ -135,54 +139,45 @@ def test_kill_9_of_the_manager_leaves_no_process_within_five_seconds(tmp_path: P
 
 
 def test_kill_9_of_a_worker_in_mid_stream_ends_the_stream_with_an_error_and_the_next_request_is_served(
-    warm: LocalStack,
+    stack: LocalStack,
 ) -> None:
-    assert caption(warm).status_code == 200
+    assert caption(stack).status_code == 200
     body = {**ask(RED_CIRCLE, "Describe this image in detail."), "stream": True, "n": 8}
-    with httpx.stream("POST", f"{warm.url}/v1/chat/completions", json=body, timeout=60) as answer:
+    with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body, timeout=60) as answer:
         lines = answer.iter_lines()
         next(line for line in lines if "content" in line)
-        process_of(warm, "vlm-best").kill()
+        process_of(stack, "vlm-best").kill()
         rest = "\n".join(lines)
     assert "worker_failed" in rest
-    wait_for(lambda: caption(warm).status_code == 200, 30)
+    wait_for(lambda: caption(stack).status_code == 200, 30)
 
 
-def test_kill_9_of_the_gateway_stops_no_worker_and_a_new_one_finds_it_ready(warm: LocalStack) -> None:
-    assert caption(warm).status_code == 200
-    worker = process_of(warm, "vlm-best")
-    process_of(warm, "gateway").kill()
-    warm.start("gateway")
-    warm.wait_until_ready()
-    assert caption(warm).status_code == 200
-    assert process_of(warm, "vlm-best").pid == worker.pid
-
-
-def test_a_taken_port_is_named_with_the_cure(warm: LocalStack) -> None:
-    again = LocalStack(warm.config, {})
-    with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
-        again.__enter__()
-
-
-def test_the_death_of_whoever_started_the_stack_ends_it(tmp_path: Path) -> None:
+def test_a_new_gateway_finds_the_worker_of_one_that_was_killed_and_all_end_with_who_started_them(
+    tmp_path: Path,
+) -> None:
     with running(tmp_path) as stack:
         assert caption(stack).status_code == 200
+        worker = process_of(stack, "vlm-best")
+        process_of(stack, "gateway").kill()
+        stack.start("gateway")
+        stack.wait_until_ready()
+        assert caption(stack).status_code == 200
+        assert process_of(stack, "vlm-best").pid == worker.pid
         stack.let_go()
         wait_for(lambda: processes(stack) == [], 15)
 
 
-def test_a_key_is_wanted_when_one_is_set(tmp_path: Path) -> None:
-    with running(tmp_path, {"gateway.api_key": "s3cret"}) as stack:
-        assert caption(stack).status_code == 401
-        assert caption(stack, authorization="Bearer wrong").status_code == 401
-        assert caption(stack, **{"x-api-key": "s3cret"}).json()["result"] == RED_CIRCLE_CAPTION
+def test_a_taken_port_is_named_with_the_cure(stack: LocalStack) -> None:
+    again = LocalStack(stack.config, {})
+    with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
+        again.__enter__()
 
 
-def test_a_checkpoint_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
-    with running(tmp_path, {"models.vlm-best.path": "./nowhere"}) as stack:
-        answer = caption(stack)
-        assert answer.status_code == 503
-        problem = answer.json()["error"]
-        assert problem["code"] == "load_failed"
-        assert "nowhere" in problem["message"]
-        assert answer.headers["x-should-retry"] == "false"
+def test_a_key_is_wanted_when_one_is_set(stack: LocalStack, tmp_path: Path) -> None:
+    """By a gateway of its own, before the manager that serves all."""
+    changes = {"gateway.api_key": "s3cret", "manager.port": stack.settings.manager.port}
+    with LocalStack(demo_config(tmp_path, changes), {}, tiers=("gateway",)) as closed:
+        closed.wait_until_ready()
+        assert caption(closed).status_code == 401
+        assert caption(closed, authorization="Bearer wrong").status_code == 401
+        assert caption(closed, **{"x-api-key": "s3cret"}).json()["result"] == RED_CIRCLE_CAPTION

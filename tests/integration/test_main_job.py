@@ -48,7 +48,7 @@ def test_a_picture_is_drawn_as_the_words_say(http: httpx.Client) -> None:
 
 
 def test_the_same_seed_draws_the_same_bytes_and_another_does_not(http: httpx.Client) -> None:
-    request = {"prompt": RED_CIRCLE_CAPTION, "n": 2, "seed": 41}
+    request = {"prompt": RED_CIRCLE_CAPTION, "n": 2, "seed": 41, "size": "64x64", "steps": 1}
     first = post(http, "/v1/images/generations", request)
     again = post(http, "/v1/images/generations", {**request, "n": 1, "seed": 42})
     assert first["data"][1]["b64_json"] == again["data"][0]["b64_json"]
@@ -74,10 +74,15 @@ def test_strength_zero_gives_the_original_back(http: httpx.Client) -> None:
 
 
 def test_an_edit_as_a_form_is_the_same_edit(http: httpx.Client) -> None:
-    fields = {"prompt": "a green circle on a blue background", "strength": "0.5", "seed": "1"}
+    fields = {
+        "prompt": "a green circle on a blue background",
+        "strength": "0.5",
+        "seed": "1",
+        "steps": "2",
+    }
     form = http.post("/v1/images/edits", data=fields, files={"image": png(RED_CIRCLE)})
     assert form.status_code == 200, form.text
-    body = {**fields, "strength": 0.5, "seed": 1, "image": as_base64(RED_CIRCLE)}
+    body = {**fields, "strength": 0.5, "seed": 1, "steps": 2, "image": as_base64(RED_CIRCLE)}
     assert form.json()["data"] == post(http, "/v1/images/edits", body)["data"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -72,3 +74,24 @@ def test_an_error_reaches_the_user_with_its_words(client: openai.OpenAI) -> None
     with pytest.raises(openai.BadRequestError, match="this model draws at most 65536") as caught:
         client.images.generate(prompt="x", size="1024x1024")
     assert (caught.value.param, caught.value.code) == ("size", "invalid_request")
+
+
+def test_a_function_of_the_form_before_tools_is_called(client: Any) -> None:
+    # Closed, as a model this small ends no text by itself.
+    place = {"type": "string", "enum": ["left", "right"]}
+    parameters = {"type": "object", "properties": {"place": place}, "required": ["place"]}
+    closed = {**parameters, "additionalProperties": False}
+    function = {"name": "look", "parameters": closed, "strict": True}
+    asked = {"model": "vlm-best", "functions": [function], "function_call": {"name": "look"}}
+    messages = ask(RED_CIRCLE, "Which shape is this?")["messages"]
+    whole = client.chat.completions.create(messages=messages, temperature=0, **asked)
+    call = whole.choices[0].message.function_call
+    assert call.name == "look"
+    assert json.loads(call.arguments)["place"] in ("left", "right")
+    stream = client.chat.completions.create(messages=messages, temperature=0, stream=True, **asked)
+    deltas = [chunk.choices[0].delta.function_call for chunk in stream]
+    assert "".join(delta.arguments for delta in deltas if delta) == call.arguments
+    said = {"role": "assistant", "content": None, "function_call": call.to_dict()}
+    result = {"role": "function", "name": "look", "content": "a circle"}
+    history = [*messages, said, result]
+    assert client.chat.completions.create(model="vlm-best", messages=history).choices[0].message.content

@@ -21,7 +21,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 
 
 def test_schemathesis_finds_nothing_undescribed(stack: LocalStack, tmp_path: Path) -> None:
-    arguments = ("--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1")
+    arguments = ("--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--seed", "1")
     outcome = judge(stack, described(stack), tmp_path, *arguments)
     assert outcome.passed, outcome.report
     assert outcome.cases > 1000, outcome.report

@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from tests import plain
 from tests.install.session import Session, require_systemd
 from tests.install.tree import Tree
 from tests.pictures import RED_CIRCLE, ask
@@ -48,7 +49,7 @@ class Life:
         return f"http://127.0.0.1:{self.tree.ports[tier]}"
 
     def get(self, tier: str, path: str, **kwargs: Any) -> Any:
-        return httpx.get(self.url(tier) + path, timeout=10, **kwargs)
+        return plain.get(self.url(tier) + path, timeout=10, **kwargs)
 
     def up(self, tier: str = "manager") -> bool:
         path = "/health" if tier == "manager" else "/readyz"
@@ -124,7 +125,7 @@ def test_an_installation_can_be_repeated(life: Life) -> None:
 
 @pytest.mark.mlx
 def test_the_installed_stack_does_its_job(life: Life) -> None:
-    answer = httpx.post(
+    answer = plain.post(
         f"{life.url('gateway')}/v1/chat/completions",
         json=ask(RED_CIRCLE, "What color is the circle?"),
         timeout=120,
@@ -194,7 +195,7 @@ def test_what_env_says_takes_effect_after_a_restart(life: Life) -> None:
     assert life.get("gateway", "/v1/models").status_code == 401
     key = {"authorization": "Bearer a-long-random-key"}
     assert life.get("gateway", "/v1/models", headers=key).status_code == 200
-    httpx.post(f"{life.url('manager')}/spawn/vlm-best", timeout=120).raise_for_status()
+    plain.post(f"{life.url('manager')}/spawn/vlm-best", timeout=120).raise_for_status()
     pid = life.get("manager", "/status").json()["workers"]["vlm-best"]["pid"]
     environ = worker_environ(life, pid)
     assert environ["HF_HOME"] == str(hub)

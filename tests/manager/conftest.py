@@ -22,6 +22,7 @@ import pytest
 from contracts.settings import Settings
 from manager.app import ManagerApp
 from manager.process import LocalLauncher
+from tests import plain
 from tests.servers import served
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
@@ -111,6 +112,7 @@ class Bench:
                 "state_dir": str(self.folder / "state"),
                 "idle_timeout_s": -1.0,
                 "stop_timeout_s": 3.0,
+                "max_wait_s": 1.0,
                 **sections.pop("manager", {}),
             },
             "gateway": {"port": unused_port()},
@@ -159,7 +161,7 @@ class Manager:
         self.url = url
         self.app = app
         self.bench = bench
-        self.http = httpx.Client(
+        self.http = plain.Client(
             base_url=url, timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=None), trust_env=False
         )
         self._threads = ThreadPoolExecutor(64)

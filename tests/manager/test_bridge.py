@@ -23,6 +23,7 @@ from manager.app import ManagerApp
 from manager.bridge import BridgeListener, Bridges, bridges_of, wanted
 from manager.process import ROOT, LocalLauncher
 from manager.server import ManagerServer
+from tests import plain
 from tests.manager.conftest import FAKE_WORKER, Bench, eventually
 from tests.needs import lacking
 from web.serve import bind
@@ -111,7 +112,7 @@ def serving(bench: Bench, found: list[Bridges]) -> Iterator[int]:
 
 def answers(host: str, port: int) -> bool:
     try:
-        return httpx.get(f"http://{host}:{port}/health", timeout=5).status_code == 200
+        return plain.get(f"http://{host}:{port}/health", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -169,6 +170,11 @@ ip link add docker0 type bridge && ip addr add 172.31.7.1/24 dev docker0 && ip l
 exec "$0" -m manager --config "$1"
 """
 
+_HEALTH = """
+exec 3<> "/dev/tcp/172.31.7.1/$0" && printf 'GET /health HTTP/1.1\\r\\nhost: localhost\\r\\n\\r\\n' >&3
+read -r -t 2 status <&3 && [[ $status == "HTTP/1.1 200 "* ]]
+"""
+
 
 def can_make_namespaces() -> bool:
     tools = all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip"))
@@ -187,9 +193,8 @@ def test_the_manager_itself_finds_a_real_bridge(bench: Bench, tmp_path: Path) ->
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     command = ["bash", "-c", _IN_A_NAMESPACE, sys.executable, str(tmp_path / "config.yaml")]
     manager = subprocess.Popen(["unshare", "-n", *command], cwd=ROOT, stderr=subprocess.DEVNULL)
-    url = f"http://172.31.7.1:{config['manager']['port']}/health"
-    ask = f"import httpx; httpx.get('{url}', timeout=2).raise_for_status()"
-    inside = ["nsenter", "-n", "-t", str(manager.pid), sys.executable, "-c", ask]
+    ask = ["bash", "-c", _HEALTH, str(config["manager"]["port"])]
+    inside = ["nsenter", "-n", "-t", str(manager.pid), *ask]
     try:
         eventually(lambda: subprocess.run(inside, capture_output=True).returncode == 0)
     finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import httpx
+from collections.abc import Iterator
+
 import pytest
 
 from manager.app import ManagerApp
+from tests import plain
 from tests.manager.conftest import Bench, Manager, error_of
 from tests.servers import served
 
@@ -142,14 +144,14 @@ def test_the_status_tells_how_long_a_worker_stays_and_what_was_asked_for_last(be
         assert stays == [-1.0, 90.0, 5.5]
 
 
-@pytest.mark.parametrize("route", ["/spawn", "/stop", "/touch"])
-def test_an_unknown_alias_is_a_404_in_the_error_shape(bench: Bench, route: str) -> None:
+def test_an_unknown_alias_is_a_404_in_the_error_shape(bench: Bench) -> None:
     with bench.manager() as manager:
-        answer = manager.post(f"{route}/nobody")
-        assert answer.status_code == 404
-        error = error_of(answer)
-        assert error["code"] == "model_not_found"
-        assert error["message"] == "no model 'nobody'; there are: a, image"
+        for route in ("/spawn", "/stop", "/touch"):
+            answer = manager.post(f"{route}/nobody")
+            assert answer.status_code == 404
+            error = error_of(answer)
+            assert error["code"] == "model_not_found"
+            assert error["message"] == "no model 'nobody'; there are: a, image"
 
 
 def test_unknown_routes_and_methods_have_the_error_shape(bench: Bench) -> None:
@@ -178,9 +180,12 @@ ROUTES = [
 ]
 
 
-@pytest.fixture
-def guarded(bench: Bench) -> ManagerApp:
-    return ManagerApp(bench.settings(manager={"token": "s3cret"}))
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a manager that has a token."""
+    settings = Bench(tmp_path_factory.mktemp("guarded")).settings(manager={"token": "s3cret"})
+    with served(ManagerApp(settings)) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -188,9 +193,9 @@ def guarded(bench: Bench) -> ManagerApp:
     [{}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}, {"x-manager-token": "S3CRET"}],
 )
 def test_without_the_token_every_route_but_health_is_a_401(
-    guarded: ManagerApp, headers: dict[str, str]
+    guarded: str, headers: dict[str, str]
 ) -> None:
-    with served(guarded) as url, httpx.Client(base_url=url) as http:
+    with plain.Client(base_url=guarded) as http:
         for method, path in ROUTES:
             answer = http.request(method, path, headers=headers)
             assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key"), path
@@ -207,8 +212,8 @@ def test_without_the_token_every_route_but_health_is_a_401(
         {"authorization": "Bearer of-somebody-else", "x-manager-token": "s3cret"},
     ],
 )
-def test_with_the_token_all_is_open(guarded: ManagerApp, headers: dict[str, str]) -> None:
-    with served(guarded) as url, httpx.Client(base_url=url, headers=headers) as http:
+def test_with_the_token_all_is_open(guarded: str, headers: dict[str, str]) -> None:
+    with plain.Client(base_url=guarded, headers=headers) as http:
         assert http.get("/status").status_code == 200
         assert http.post("/stop/a").status_code == 200
         assert http.post("/workers/nobody/x").status_code == 404

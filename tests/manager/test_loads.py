@@ -78,17 +78,17 @@ def test_a_start_without_progress_is_given_up_and_leaves_no_process(
     bench: Bench, knobs: dict[str, bool]
 ) -> None:
     model = bench.model(say="hello\n", **knobs)
-    with bench.manager({"a": model}, manager={"start_timeout_s": 0.5}) as manager:
+    with bench.manager({"a": model}, manager={"start_timeout_s": 1.0}) as manager:
         answer = manager.ask()
         assert answer.status_code == 503
-        assert "no progress for 0.5 s while" in error_of(answer)["message"]
+        assert "no progress for 1 s while" in error_of(answer)["message"]
         assert error_of(answer)["message"].endswith("its last line: hello")
         assert not alive(bench.noted("launched").pid)
 
 
 def test_a_wrong_nonce_is_never_ready(bench: Bench) -> None:
     model = bench.model(nonce="another's")
-    with bench.manager({"a": model}, manager={"start_timeout_s": 0.5}) as manager:
+    with bench.manager({"a": model}, manager={"start_timeout_s": 1.0}) as manager:
         answer = manager.ask()
         assert answer.status_code == 503
         assert "another process answers on its port" in error_of(answer)["message"]

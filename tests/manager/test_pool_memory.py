@@ -1,4 +1,4 @@
-"""The pool in virtual time: memory that is measured, turns, and processes that are replaced."""
+"""The pool in virtual time: memory that is measured, that the system lacks, or that nobody can give."""
 
 from __future__ import annotations
 
@@ -11,18 +11,8 @@ from contracts.control import Download
 from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
 from contracts.settings_base import GIB
 from manager.housekeeping import SETTLE_S
-from manager.peaks import peak_key
 from manager.pressure import Pressure
-from manager.process import StopSignal
 from tests.manager.virtual import Scene, story
-
-TERMINATE, KILL = StopSignal.TERMINATE, StopSignal.KILL
-
-
-def learn(scene: Scene, alias: str, gib: float) -> None:
-    """As if an earlier run of *alias* had been seen to need so much."""
-    scene.peaks.learn(peak_key(scene.pool.worker(alias).model), int(gib * GIB))
-
 
 # --- the charge ------------------------------------------------------------------------------------
 
@@ -88,7 +78,7 @@ async def test_idle_workers_leave_for_one_that_has_grown(scene: Scene) -> None:
 async def test_a_model_that_was_seen_to_need_more_than_the_budget_runs_alone_with_a_warning(
     scene: Scene,
 ) -> None:
-    learn(scene, "a", 15)
+    scene.learn("a", 15)
     await scene.served("b")
     said: list[str] = []
     handler = logging.Handler()
@@ -106,7 +96,7 @@ async def test_a_model_that_was_seen_to_need_more_than_the_budget_runs_alone_wit
 
 @story({"a": 13})
 async def test_a_small_measurement_makes_no_room_for_what_is_declared_too_large(scene: Scene) -> None:
-    learn(scene, "a", 1)
+    scene.learn("a", 1)
     assert isinstance(await scene.ask().refused(), InsufficientMemory)
 
 
@@ -220,66 +210,6 @@ async def test_at_critical_pressure_nothing_is_loaded_and_who_waits_already_goes
     await waiting.granted()
 
 
-# --- turns -----------------------------------------------------------------------------------------
-
-
-@story({"a": 8, "b": 8}, max_wait_s=20)
-async def test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough(scene: Scene) -> None:
-    running = [scene.ask("b")]
-    await running[0].granted()
-    waiting = scene.ask("a")
-    served_meanwhile = 0
-    for _ in range(40):  # always one in flight
-        running.append(scene.ask("b"))
-        await asyncio.sleep(1)
-        served_meanwhile += running[-1].holds
-        await running.pop(0).finish()
-        if waiting.holds:
-            break
-    lease = await waiting.granted()
-    assert 20 <= lease.queue_s < 25
-    assert served_meanwhile == pytest.approx(20, abs=2)
-    await waiting.finish()
-    assert len(scene.host.of("b")) == 1
-
-
-@story({"a": 8, "b": 8}, max_wait_s=20)
-async def test_those_who_wait_for_a_model_are_all_served_in_one_turn(scene: Scene) -> None:
-    busy = scene.ask("b")
-    await busy.granted()
-    line = [scene.ask("a") for _ in range(5)]
-    await asyncio.sleep(5)
-    await busy.finish()
-    for request in line:
-        await request.granted()
-    assert len(scene.host.of("a")) == 1
-
-
-@story({"a": 8, "b": 8}, max_wait_s=20)
-async def test_a_short_pause_between_two_requests_ends_no_turn(scene: Scene) -> None:
-    await scene.served("b")
-    waiting = scene.ask("a")
-    for _ in range(20):  # one client that asks, reads for half a second, and asks again
-        await asyncio.sleep(0.5)
-        await scene.served("b")
-    assert len(scene.host.of("b")) == 1
-    assert not waiting.holds
-    lease = await waiting.granted()  # once it has paused for a second
-    assert lease.queue_s == pytest.approx(10 + 1 + 1, abs=0.2)
-
-
-@story({"a": 8, "b": 8}, max_wait_s=5)
-async def test_pauses_stretch_no_turn_beyond_its_end(scene: Scene) -> None:
-    await scene.served("b")
-    waiting = scene.ask("a")
-    for _ in range(100):
-        await asyncio.sleep(0.2)
-        if waiting.holds:
-            break
-        scene.ask("b").let_finish()
-    assert (await waiting.granted()).queue_s == pytest.approx(5 + 1, abs=0.4)
-
-
 # --- models that can't be loaded -------------------------------------------------------------------
 
 
@@ -301,218 +231,3 @@ async def test_a_preloaded_model_that_left_for_one_that_never_came_comes_back(sc
     assert isinstance(await scene.ask("a").refused(), LoadFailed)
     await asyncio.sleep(5)
     assert [scene.state(alias) for alias in "bc"] == ["ready", "stopped"]
-
-
-# --- how long it stays -----------------------------------------------------------------------------
-
-
-@story({"a": 4}, idle_timeout_s=100)
-async def test_a_request_says_how_long_the_model_stays_after_it(scene: Scene) -> None:
-    request = scene.ask(keep_alive=5)
-    await request.granted()
-    await request.finish()
-    await asyncio.sleep(4.9)
-    assert scene.state() == "ready"
-    await asyncio.sleep(0.2)
-    assert scene.state() == "stopped"
-
-
-@story({"a": 4}, idle_timeout_s=100)
-async def test_with_0_it_leaves_at_once_and_with_minus_1_never(scene: Scene) -> None:
-    request = scene.ask(keep_alive=0)
-    await request.granted()
-    await request.finish()
-    await asyncio.sleep(0.1)
-    assert scene.state() == "stopped"
-    request = scene.ask(keep_alive=-1)
-    await request.granted()
-    await request.finish()
-    await asyncio.sleep(5000)
-    assert scene.state() == "ready"
-    await scene.served()  # one that says nothing: as configured
-    await asyncio.sleep(101)
-    assert scene.state() == "stopped"
-
-
-@story({"a": 4}, idle_timeout_s=100)
-async def test_a_load_by_hand_that_says_nothing_leaves_it_as_it_is(scene: Scene) -> None:
-    async with scene.pool.lease("a", -1, counts=False):
-        pass
-    async with scene.pool.lease("a", counts=False):
-        pass
-    await asyncio.sleep(500)
-    assert scene.state() == "ready"
-
-
-@story({"a": 4}, idle_timeout_s=20, max_requests=1)
-async def test_it_outlives_the_replacement_of_the_process(scene: Scene) -> None:
-    request = scene.ask(keep_alive=-1)
-    await request.granted()
-    await request.finish()
-    await asyncio.sleep(100)
-    assert scene.state() == "ready"
-    assert len(scene.host.processes) == 2
-    await scene.pool.stop("a")
-    await scene.served("a")
-
-
-@story({"a": 8, "b": 8})
-async def test_keep_alive_never_outranks_eviction(scene: Scene) -> None:
-    request = scene.ask("a", keep_alive=-1)
-    await request.granted()
-    await request.finish()
-    await scene.served("b")
-    assert scene.state("a") == "stopped"
-
-
-# --- replacement -----------------------------------------------------------------------------------
-
-
-@story({"a": 4}, max_requests=3)
-async def test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one(
-    scene: Scene,
-) -> None:
-    requests = [scene.ask() for _ in range(5)]
-    await asyncio.sleep(2)
-    assert [request.holds for request in requests] == [True, True, True, False, False]
-    assert scene.state() == "draining"
-    await asyncio.sleep(100)  # longer than any drain that cuts requests off
-    assert requests[0].holds
-    for request in requests[:3]:
-        await request.finish()
-    for request in requests[3:]:
-        await request.granted()
-    assert len(scene.host.processes) == 2
-    assert scene.host.processes[0].signals == [TERMINATE]
-
-
-@story({"a": 4}, max_requests=1)
-async def test_a_replaced_process_is_back_though_nobody_asks(scene: Scene) -> None:
-    await scene.served()
-    await asyncio.sleep(3)
-    assert scene.state() == "ready"
-    assert len(scene.host.processes) == 2
-
-
-@story({"a": 4}, max_requests=1)
-async def test_one_that_somebody_stops_while_it_is_replaced_stays_stopped(scene: Scene) -> None:
-    request = scene.ask()
-    await request.granted()
-    await scene.settle()
-    assert scene.state() == "draining"
-    stopping = asyncio.create_task(scene.pool.stop("a"))
-    await asyncio.sleep(1)
-    await request.finish()
-    await stopping
-    await asyncio.sleep(5)
-    assert scene.state() == "stopped"
-
-
-@story({"a": 4})
-async def test_a_worker_that_grows_and_grows_is_replaced_when_its_requests_have_ended(
-    scene: Scene,
-) -> None:
-    scene.host.behaviours["a"].footprint = 4 * GIB
-    for _ in range(21):
-        await scene.served()
-    busy = scene.ask()
-    await busy.granted()
-    await asyncio.sleep(2)
-    scene.host.last("a").behaviour.footprint = 7 * GIB
-    await asyncio.sleep(4)
-    assert scene.state() == "draining"
-    assert busy.holds
-    await busy.finish()
-    await asyncio.sleep(4)
-    assert scene.state() == "ready"
-    assert len(scene.host.processes) == 2
-
-
-async def grown_by(scene: Scene, share: float, requests: int) -> bool:
-    """Whether the worker was replaced after it had grown by *share* since its first *requests*."""
-    scene.host.behaviours["a"].footprint = 4 * GIB
-    for _ in range(requests):
-        await scene.served()
-    await asyncio.sleep(2)
-    scene.host.behaviours["a"].footprint = int(4 * GIB * (1 + share))
-    await scene.served()
-    await asyncio.sleep(4)
-    return len(scene.host.processes) > 1
-
-
-@story({"a": 4}, memory={"recycle_growth": 0.2, "recycle_after": 5})
-async def test_how_much_it_may_grow_is_configured(scene: Scene) -> None:
-    assert not await grown_by(scene, 0.19, requests=5)
-    assert await grown_by(scene, 0.21, requests=1)
-
-
-@story({"a": 4}, memory={"recycle_growth": 0.2, "recycle_after": 50})
-async def test_growth_of_the_first_requests_is_the_baseline(scene: Scene) -> None:
-    assert not await grown_by(scene, 0.5, requests=40)
-
-
-@story({"a": 4}, memory={"recycle_growth": 0, "recycle_after": 1})
-async def test_with_0_it_may_grow_as_it_likes(scene: Scene) -> None:
-    assert not await grown_by(scene, 2.0, requests=5)
-
-
-# --- the watchdog ----------------------------------------------------------------------------------
-
-
-@story({"a": 4}, stall_timeout_s=30)
-async def test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it(
-    scene: Scene,
-) -> None:
-    stuck = scene.ask()
-    lease = await stuck.granted()
-    scene.host.last("a").behaviour.stalls = True
-    assert await lease.broken(within_s=60)
-    assert scene.now() == pytest.approx(31, abs=3)
-    process = scene.host.last("a")
-    assert process.signals == [KILL]
-    assert "no token or step" in scene.pool.worker("a").last_error
-    scene.host.behaviours["a"].stalls = False
-    await scene.ask().granted()
-
-
-@story({"a": 4}, stall_timeout_s=30)
-async def test_a_worker_whose_health_is_silent_is_killed(scene: Scene) -> None:
-    await scene.served()
-    scene.host.last("a").behaviour.deaf = True
-    await asyncio.sleep(40)
-    assert scene.host.last("a").signals == [KILL]
-
-
-@story({"a": 4}, stall_timeout_s=30, max_requests=1)
-async def test_a_worker_that_is_to_be_replaced_is_watched_while_it_drains(scene: Scene) -> None:
-    lease = await scene.ask().granted()
-    scene.host.last("a").behaviour.stalls = True
-    assert await lease.broken(within_s=60)
-
-
-# --- coming back -----------------------------------------------------------------------------------
-
-
-@story({"a": {"memory_gb": 4, "preload": True}, "b": 4})
-async def test_what_is_to_be_preloaded_comes_back_after_a_crash(scene: Scene) -> None:
-    scene.pool.start()
-    await asyncio.sleep(2)
-    await scene.served("b")
-    scene.host.last("a").end(-9)
-    scene.host.last("b").end(-9)
-    await asyncio.sleep(5)
-    assert (scene.state("a"), scene.state("b")) == ("ready", "failed")
-
-
-@story({"a": 4})
-async def test_every_transition_is_told(scene: Scene) -> None:
-    await scene.served()
-    await scene.pool.stop("a")
-    told = [(d["from"], d["to"]) for kind, d in scene.happenings if kind == "transition"]
-    assert told == [
-        ("stopped", "starting"),
-        ("starting", "ready"),
-        ("ready", "stopping"),
-        ("stopping", "stopped"),
-    ]
-    assert any(kind == "progress" for kind, _ in scene.happenings)

@@ -10,7 +10,7 @@ from contracts.control import WorkerState as S
 from manager.planner import Terms, WorkerView
 from tests.manager.simulation import Asked, Simulation, fewest_loads, random_simulation
 
-SCHEDULES = 10_000
+SCHEDULES = 2_000
 CASES = 300
 
 

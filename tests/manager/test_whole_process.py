@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from manager.process import ROOT
-from tests.manager.conftest import FAKES, TIMEOUT_S, Bench, alive, eventually
+from tests import plain
+from tests.manager.conftest import FAKES, TIMEOUT_S, Bench, alive, eventually, unused_port
 
 pytestmark = pytest.mark.process
 
@@ -48,7 +49,7 @@ class Running:
     def up(self) -> None:
         def healthy() -> bool:
             try:
-                return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+                return plain.get(f"{self.url}/health", timeout=5).status_code == 200
             except httpx.TransportError:
                 assert self.process.poll() is None, self.process.communicate()[0]
                 return False
@@ -56,7 +57,7 @@ class Running:
         eventually(healthy)
 
     def ask(self, alias: str, path: str = "echo") -> httpx.Response:
-        return httpx.post(f"{self.url}/workers/{alias}/{path}", timeout=TIMEOUT_S)
+        return plain.post(f"{self.url}/workers/{alias}/{path}", timeout=TIMEOUT_S)
 
     def ask_in_background(self, alias: str, path: str) -> None:
         """Its answer, or error, will be in ``answers`` under *path*."""
@@ -112,19 +113,21 @@ def test_kill_9_of_the_manager_leaves_no_worker_within_five_seconds(bench: Bench
         eventually(lambda: not manager.living_workers(), timeout_s=5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_manager_and_leaves_no_worker(bench: Bench, number: signal.Signals) -> None:
+def test_a_signal_ends_the_manager_and_leaves_no_worker_and_it_can_be_started_again_at_once(
+    bench: Bench,
+) -> None:
     models = {"a": bench.model(), "b": bench.model(stubborn=True)}
     config = bench.config(models, manager={"stop_timeout_s": 0.5})
-    with running(bench, config) as manager:
-        for alias in "ab":
-            assert manager.ask(alias).status_code == 200
-        manager.process.send_signal(number)
-        status, text = manager.end()
-        assert manager.living_workers() == []
-        assert status == 0
-        assert "Traceback" not in text
-        assert text.splitlines()[-1].endswith("manager: stopped")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with running(bench, config) as manager:
+            for alias in "ab":
+                assert manager.ask(alias).status_code == 200
+            manager.process.send_signal(number)
+            status, text = manager.end()
+            assert manager.living_workers() == []
+            assert status == 0
+            assert "Traceback" not in text
+            assert text.splitlines()[-1].endswith("manager: stopped")
 
 
 def test_sigterm_lets_open_answers_end_and_takes_nothing_new(bench: Bench) -> None:
@@ -180,7 +183,7 @@ def test_a_second_interrupt_waits_for_no_answer(bench: Bench) -> None:
 
 def _refuses(url: str) -> bool:
     try:
-        httpx.get(f"{url}/health", timeout=5)
+        plain.get(f"{url}/health", timeout=5)
     except httpx.TransportError:
         return True
     return False
@@ -202,15 +205,6 @@ def test_without_one_a_closed_standard_input_means_nothing(bench: Bench) -> None
         manager.process.stdin.close()
         manager.process.stdin = None
         assert manager.ask("a").status_code == 200
-
-
-def test_a_stopped_manager_can_be_started_again_at_once(bench: Bench) -> None:
-    config = bench.config()
-    for _ in range(2):
-        with running(bench, config) as manager:
-            assert manager.ask("a").status_code == 200
-            manager.process.terminate()
-            assert manager.end()[0] == 0
 
 
 def test_a_new_manager_serves_right_after_kill_9_of_the_old_one(bench: Bench) -> None:
@@ -238,15 +232,17 @@ def outcome(*arguments: str, cwd: Path, **environ: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_taken_port_is_one_line_with_the_cure_and_status_1(bench: Bench) -> None:
-    config = bench.config()
+def test_a_port_of_the_environment_that_is_taken_is_one_line_with_the_cure_and_status_1(
+    bench: Bench,
+) -> None:
     file = bench.folder / "config.yaml"
-    file.write_text(yaml.safe_dump(config))
-    with socket.create_server(("127.0.0.1", config["manager"]["port"])):
-        status, text = outcome("--config", str(file), cwd=bench.folder)
+    file.write_text(yaml.safe_dump(bench.config()))  # its port is free: the environment wins
+    port = unused_port()
+    with socket.create_server(("127.0.0.1", port)):
+        status, text = outcome(cwd=bench.folder, VISION_CONFIG=str(file), MANAGER_PORT=str(port))
     assert status == 1
     (line,) = text.splitlines()
-    assert f":{config['manager']['port']}: Address already in use" in line
+    assert f":{port}: Address already in use" in line
     assert "MANAGER_PORT or manager.port" in line
 
 
@@ -265,14 +261,3 @@ def test_settings_that_cannot_be_used_are_told_as_they_are_and_status_2(bench: B
 def test_a_settings_file_that_is_not_there_is_status_2(bench: Bench) -> None:
     status, text = outcome("--config", "nowhere.yaml", cwd=bench.folder)
     assert (status, text) == (2, "nowhere.yaml: cannot be read: No such file or directory\n")
-
-
-def test_the_environment_wins_over_the_file(bench: Bench) -> None:
-    config = bench.config()
-    port = str(config["manager"].pop("port"))
-    file = bench.folder / "config.yaml"
-    file.write_text(yaml.safe_dump(config))
-    with socket.create_server(("127.0.0.1", int(port))):
-        status, text = outcome(cwd=bench.folder, VISION_CONFIG=str(file), MANAGER_PORT=port)
-    assert status == 1
-    assert port in text

@@ -22,7 +22,7 @@ from contracts.settings_models import ImageSettings, VlmSettings
 from manager.incarnation import POLL_S, Timeouts
 from manager.lease import Lease
 from manager.memory import MemoryReading
-from manager.peaks import Peaks
+from manager.peaks import Peaks, peak_key
 from manager.pool import Pool
 from manager.process import Address, LaunchSpec, Output, StopSignal
 from manager.readiness import Answer
@@ -278,6 +278,10 @@ class Scene:
         request = Request(self, alias, keep_alive)
         self.requests.append(request)  # a task that nobody holds may vanish
         return request
+
+    def learn(self, alias: str, gib: float) -> None:
+        """As if an earlier run of *alias* had been seen to need so much."""
+        self.peaks.learn(peak_key(self.pool.worker(alias).model), int(gib * GIB))
 
     def state(self, alias: str = "a") -> str:
         return self.pool.worker(alias).state

@@ -12,9 +12,7 @@ import pytest
 import yaml
 
 from gateway.openapi.document import operations
-from scripts.local_stack import LocalStack
 from scripts.openapi import FILE
-from tests.stacks import running
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
@@ -62,16 +60,6 @@ def calls() -> Iterator[Call]:
 
 
 CALLS = list(calls())
-
-
-@pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with running(tmp_path_factory.mktemp("stack")) as stack, client(stack) as http:
-        yield http
-
-
-def client(stack: LocalStack) -> httpx.Client:
-    return httpx.Client(base_url=stack.url, timeout=120)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)

@@ -1,15 +1,20 @@
-"""Files of few bytes that would unfold into many, or take long: made by hand, as Pillow makes none."""
+"""Files of few bytes that would unfold into many, or take long: made by hand, as Pillow makes none.
+
+Rule: every process that collects tests imports this; what takes long to make is made when it is used.
+"""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from functools import cache, partial
 
 from PIL import Image
 
 from tests.contracts.test_claims import bmp, gif, jpeg, tiff, webp, with_scans
 from tests.workers.test_media import png_claiming, png_of, saved
 
+BLOCK = 16 << 20  # bytes
 PNG_HEAD = 33  # bytes before the first chunk that is not the header
 
 
@@ -21,14 +26,23 @@ def png_with(kind: bytes, data: bytes, times: int = 1) -> bytes:
 
 
 def zeros(size: int) -> bytes:
-    return zlib.compress(bytes(size), 9)
+    """So many zero bytes as zlib packs them, a block repeated: to pack gigabytes takes seconds."""
+    blocks, rest = divmod(size, BLOCK)
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    end = packer.compress(bytes(rest)) + packer.flush()
+    checksum = (size % 65_521) << 16 | 1  # Adler-32: of zeros, one sum stays 1, the other counts
+    return b"\x78\xda" + _packed_block() * blocks + end + struct.pack(">I", checksum)
+
+
+@cache
+def _packed_block() -> bytes:
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    return packer.compress(bytes(BLOCK)) + packer.flush(zlib.Z_FULL_FLUSH)  # knows nothing of the last
 
 
 def tiled(side: int) -> bytes:
     """A TIFF of 16 x 16 pixels in one tile of *side* x *side*."""
-    packer = zlib.compressobj(9)
-    row = bytes(side)
-    tile = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    tile = zeros(side * side)
     tags = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
     tags += [(322, 4, side), (323, 4, side), (324, 4, 14 + 12 * 10), (325, 4, len(tile))]
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -78,7 +92,7 @@ BY_PIXELS = {
 
 # Good pictures that a careless reader would choke on.
 GOOD = {
-    "gif of 5000 pictures": frames("GIF", 5_000),
-    "png of 1000 pictures": frames("PNG", 1_000),
-    "webp of 1000 pictures": frames("WEBP", 1_000),
+    "gif of 5000 pictures": partial(frames, "GIF", 5_000),
+    "png of 1000 pictures": partial(frames, "PNG", 1_000),
+    "webp of 1000 pictures": partial(frames, "WEBP", 1_000),
 }

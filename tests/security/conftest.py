@@ -19,8 +19,10 @@ from contracts.settings import Settings
 from contracts.settings_file import load
 from gateway.app import create_app
 from manager.app import ManagerApp
+from tests import plain
 from tests.gateway.conftest import CONFIG, make_settings
-from tests.gateway.stand_in import StandIn
+from tests.gateway.stand_in import manager as manager
+from tests.gateway.stand_in import manager_url as manager_url
 from tests.security.elsewhere import Elsewhere, elsewhere
 from tests.servers import free_port, served
 
@@ -56,21 +58,6 @@ def problem(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
     return error
 
 
-_STAND_IN = StandIn()
-
-
-@pytest.fixture
-def manager() -> StandIn:
-    _STAND_IN.reset()
-    return _STAND_IN
-
-
-@pytest.fixture(scope="session")
-def manager_url() -> Iterator[str]:
-    with served(_STAND_IN.app()) as url:
-        yield url
-
-
 @pytest.fixture
 def there() -> Iterator[Elsewhere]:
     with elsewhere() as server:
@@ -83,16 +70,16 @@ def gateway(
 ) -> Iterator[httpx.Client]:
     settings = make_settings(folder, manager_url, extra)
     app = create_app(settings, resolve=names.resolve, **how)
-    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with served(app) as url, plain.Client(base_url=url, timeout=20) as client:
         yield client
 
 
 _NAMES = Names()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def names() -> Names:
-    """The names that ``client`` and ``public`` know."""
+    """The names that ``client`` and ``public`` know: none until a test says so."""
     _NAMES.known.clear()
     _NAMES.asked.clear()
     return _NAMES

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import yaml
 
+from tests import plain
 from tests.faults.stack import Stack
 from tests.servers import free_port
 
@@ -113,7 +113,7 @@ class Attacked:
 
     def is_alive(self, tier: str) -> bool:
         """Whether a decent request is answered still."""
-        return httpx.post(self.url(tier), json=HELLO, timeout=TIMEOUT_S).status_code == 200
+        return plain.post(self.url(tier), json=HELLO, timeout=TIMEOUT_S).status_code == 200
 
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}

@@ -14,6 +14,7 @@ import pytest
 from contracts.settings_file import DEFAULT_CONFIG
 from gateway.app import create_app
 from manager.app import ManagerApp
+from tests import plain
 from tests.security.conftest import TIERS, Tiers, settings_with
 from tests.security.wire import Answer, connect, read, request, send
 from tests.servers import served
@@ -112,7 +113,7 @@ def test_a_configured_page_asks_and_reads_across_both_tiers(tiers: Tiers) -> Non
     assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == page["origin"]
     # The manager is asked by the gateway, not by a page; an unknown alias is as far as this goes.
-    answer = httpx.get(f"{tiers.gateway}/v1/models/a", headers=page)
+    answer = plain.get(f"{tiers.gateway}/v1/models/a", headers=page)
     assert answer.status_code == 200
     assert answer.json()["state"] == "stopped", "the gateway got through to the manager"
 
@@ -198,7 +199,7 @@ def test_status_tells_nothing_secret(
     )
     with served(ManagerApp(settings)) as url:
         for path in ("/status", "/health", "/logs/a"):
-            answer = httpx.get(url + path, headers={"x-manager-token": f"{keys}3"})
+            answer = plain.get(url + path, headers={"x-manager-token": f"{keys}3"})
             assert answer.status_code == 200
             assert "CANARY" not in answer.text
             assert str(tmp_path) not in answer.text

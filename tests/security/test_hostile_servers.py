@@ -9,16 +9,19 @@ import socket
 import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.fetching import SLOTS
 from tests.gateway.stand_in import StandIn
 from tests.pictures import GREEN_STAR, png
 from tests.security.conftest import ALLOWED, PARAM, Names, chat, gateway, problem
 from tests.security.elsewhere import Elsewhere, answer, elsewhere
+from tests.stacks import wait_for
 from tests.workers.test_media import png_claiming
 
 CHAT = "/v1/chat/completions"
@@ -61,6 +64,8 @@ def silent(connection: socket.socket) -> None:
     connection.recv(1)
 
 
+GZIP_BOMB = gzip.compress(bytes(16 << 20))
+
 HOSTILE: dict[str, tuple[Any, int, str]] = {
     "endless body": (endless, 413, "1 MiB"),
     "endless chunks": (endless_chunks, 413, "1 MiB"),
@@ -69,16 +74,13 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "a body shorter than told": (answer(STAR, length=len(STAR) + 1), 400, "before the image was whole"),
     "a length that is none": (answer(STAR).replace(b"th: ", b"th: x"), 400, "can't be fetched"),
     "two lengths": (answer(STAR, "Content-Length: 5"), 400, "can't be fetched"),
-    "a drip": (drip, 400, "within 2 s"),
-    "silence": (silent, 400, "can't be fetched"),
     "endless head": (endless_head, 400, "can't be fetched"),
-    "endless hints": (endless_hints, 400, "can't be fetched"),
     "a closed connection": (b"", 400, "can't be fetched"),
     "no HTTP": (b"\x89PNG\r\n\x1a\n" + STAR, 400, "can't be fetched"),
     "a gzip bomb": (
-        answer(gzip.compress(bytes(50 << 20)), "Content-Encoding: gzip"), 400, "compressed",
+        answer(GZIP_BOMB, "Content-Encoding: gzip"), 400, "compressed",
     ),
-    "a gzip bomb that does not say so": (answer(gzip.compress(bytes(50 << 20))), 400, "no image"),
+    "a gzip bomb that does not say so": (answer(GZIP_BOMB), 400, "no image"),
     "a brotli body": (answer(STAR, "Content-Encoding: br"), 400, "compressed"),
     "a page": (answer(b"<html>", "Content-Type: image/png"), 400, "no image"),
     "a drawing with scripts": (answer(b"<svg/>", "Content-Type: image/svg+xml"), 400, "no image"),
@@ -105,6 +107,21 @@ def test_a_hostile_server_costs_a_clear_error_and_nothing_else(
     assert words in error["message"]
     assert error["param"] == PARAM
     assert time.monotonic() - begun < 10
+    assert manager.received == []
+
+
+def test_a_server_that_takes_its_time_has_two_seconds(
+    client: httpx.Client, manager: StandIn, there: Elsewhere
+) -> None:
+    slow = {"/drip": drip, "/silence": silent, "/hints": endless_hints}
+    there.pages |= slow
+    begun = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(client.post, CHAT, json=chat(there.url(path))) for path in slow]
+        drips, *others = [problem(asking.result()) for asking in asked]
+    assert 1.9 < time.monotonic() - begun < 10
+    assert "within 2 s" in drips["message"]
+    assert all("can't be fetched" in error["message"] for error in others)
     assert manager.received == []
 
 
@@ -167,28 +184,24 @@ def test_names_that_are_looked_up_slowly_hold_up_nobody_else(
 ) -> None:
     class Slow(Names):
         async def resolve(self, host: str, port: int) -> list[str]:
+            self.asked.append(host)
             await asyncio.sleep(60)
             return []
 
-    with gateway(tmp_path, manager_url, ALLOWED, Slow()) as http:
-        threads = [
-            threading.Thread(target=http.post, args=[CHAT], kwargs={"json": chat("http://slow.test/x")})
-            for _ in range(20)
-        ]
-        for thread in threads:
-            thread.start()
-        begun = time.monotonic()
+    allowed = ALLOWED.replace("fetch_timeout_s: 2", "fetch_timeout_s: 1")
+    slow, asked = Slow(), SLOTS + 1
+    with gateway(tmp_path, manager_url, allowed, slow) as http, ThreadPoolExecutor(asked) as pool:
+        waiting = [pool.submit(http.post, CHAT, json=chat("http://slow.test/x")) for _ in range(asked)]
+        wait_for(lambda: len(slow.asked) == SLOTS)
         assert http.post(CHAT, json=chat(STAR_URI)).status_code == 200
-        assert time.monotonic() - begun < 1.5
-        for thread in threads:
-            thread.join()
+        assert not any(request.done() for request in waiting)
 
 
 def test_memory_of_the_gateway_is_not_spent_on_what_is_refused(
     tmp_path: Path, manager_url: str
 ) -> None:
     """Counted where it would be spent: in this process, which the gateway of the test shares."""
-    bomb = answer(gzip.compress(bytes(200 << 20), 9), "Content-Encoding: gzip")
+    bomb = answer(gzip.compress(bytes(64 << 20)), "Content-Encoding: gzip")
     assert len(bomb) < 1 << 20
     with elsewhere() as there, gateway(tmp_path, manager_url, ALLOWED, Names()) as http:
         there.pages = {"/bomb": bomb, "/endless": endless, "/told": answer(STAR, length=10**9)}

@@ -199,7 +199,7 @@ def test_the_time_for_an_image_is_as_configured(
 ) -> None:
     def late(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + STAR[:100])
-        time.sleep(1)
+        time.sleep(0.6)
         connection.sendall(STAR[100:])
 
     there.pages["/late"] = late

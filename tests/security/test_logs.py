@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.logs import WorkerLog
+from tests import plain
 from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, under_attack
 from tests.stacks import wait_for
 from web.logs import LineFormatter
@@ -51,7 +51,7 @@ def test_nothing_that_a_request_holds_writes_a_line_of_its_own(attacked: Attacke
     asked = 0
     for nasty in NASTY:
         text = f"before{nasty}{FORGED}"
-        with httpx.Client(timeout=20) as client:
+        with plain.Client(timeout=20) as client:
             for path in PATHS[tier]:
                 for method in ("GET", "POST"):
                     client.request(method, attacked.url(tier, path.format(quoted(text))))
@@ -67,7 +67,7 @@ def test_nothing_that_a_request_holds_writes_a_line_of_its_own(attacked: Attacke
         attacked.send(tier, text.encode() + b"\r\n\r\n")
         asked += 1
     assert asked == len(NASTY)
-    last = httpx.post(attacked.url(tier), json=HELLO, headers={"x-request-id": "the-last"}, timeout=20)
+    last = plain.post(attacked.url(tier), json=HELLO, headers={"x-request-id": "the-last"}, timeout=20)
     assert last.status_code == 200
     wait_for(lambda: "the-last" in attacked.stack.log(tier))
     raw = attacked.stack.log_file(tier).read_bytes().decode()

@@ -12,9 +12,9 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.security.hops import (
     ALIAS,
     CHAT,
@@ -392,7 +392,7 @@ def test_each_of_many_clients_gets_its_own_answer_amid_attacks(attacked: Attacke
         answer = clients.post(attacked.url(tier), content=body(user))
         assert answer.json()["user"] == user
 
-    with httpx.Client(timeout=30) as clients, ThreadPoolExecutor(8) as pool:
+    with plain.Client(timeout=30) as clients, ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(100)))
     assert attacked.arrived("among-many") == []
 

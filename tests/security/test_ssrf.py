@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests import plain
 from tests.gateway.stand_in import StandIn
 from tests.pictures import GREEN_STAR, png
 from tests.security.conftest import ALLOWED, PARAM, Names, chat, gateway, problem
@@ -214,9 +215,9 @@ def test_a_proxy_of_the_environment_is_not_used(
             monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
         there.pages["/x"] = answer(PICTURE)
         with gateway(tmp_path, manager_url, ALLOWED, Names()) as http:
-            plain = httpx.Client(base_url=http.base_url, trust_env=False, timeout=20)
-            with plain:
-                assert plain.post(CHAT, json=chat(there.url("/x"))).status_code == 200
+            direct = plain.Client(base_url=http.base_url, trust_env=False, timeout=20)
+            with direct:
+                assert direct.post(CHAT, json=chat(there.url("/x"))).status_code == 200
     assert (there.connections, proxy.connections) == (1, 0)
 
 

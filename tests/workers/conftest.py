@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic
 
+import httpx
 import pytest
 
 from contracts.settings_models import ImageSettings, VlmSettings
+from tests.workers.apps import IMAGE, VLM, worker
+from tests.workers.fakes import FakeEngine
 from workers import blas
 from workers.engine import (
     Answered,
@@ -102,7 +105,7 @@ def image_settings(path: Path, **fields: Any) -> ImageSettings:
     return ImageSettings.model_validate({**base, "path": str(path), **fields})
 
 
-def vlm(name: str) -> Iterator[Talker]:
+def talker(name: str) -> Iterator[Talker]:
     from workers.vlm import VlmEngine
 
     loaded = Talker(VlmEngine(name, vlm_settings(MODELS / name)))
@@ -112,12 +115,12 @@ def vlm(name: str) -> Iterator[Talker]:
 
 @pytest.fixture(scope="session")
 def qwen() -> Iterator[Talker]:
-    yield from vlm("vlm-best")
+    yield from talker("vlm-best")
 
 
 @pytest.fixture(scope="session")
 def moondream() -> Iterator[Talker]:
-    yield from vlm("vlm-fast")
+    yield from talker("vlm-fast")
 
 
 @pytest.fixture(scope="session")
@@ -127,3 +130,23 @@ def flux() -> Iterator[Painter]:
     loaded = Painter(MfluxEngine("image-gen", image_settings(MODELS / "image-gen")))
     yield loaded
     loaded.close()
+
+
+# --- apps with an engine without a model ------------------------------------------------------------
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def vlm(engine: FakeEngine) -> Iterator[httpx.Client]:
+    with worker(engine, VLM) as client:
+        yield client
+
+
+@pytest.fixture
+def painter(engine: FakeEngine) -> Iterator[httpx.Client]:
+    with worker(engine, IMAGE) as client:
+        yield client

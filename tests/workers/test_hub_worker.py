@@ -37,16 +37,17 @@ class Worker:
         """What ``/health`` told, the last time that it is ready; each change once."""
         seen: list[WorkerHealth] = []
         deadline = time.monotonic() + LIMIT_S
-        while not seen or seen[-1].phase is not Phase.READY:
-            assert self._popen.poll() is None, self.log
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-            try:
-                health = WorkerHealth.model_validate_json(httpx.get(f"{self.url}/health").content)
-            except httpx.TransportError:
-                continue
-            if not seen or (health.phase, health.download) != (seen[-1].phase, seen[-1].download):
-                seen.append(health)
+        with httpx.Client(base_url=self.url) as client:
+            while not seen or seen[-1].phase is not Phase.READY:
+                assert self._popen.poll() is None, self.log
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+                try:
+                    health = WorkerHealth.model_validate_json(client.get("/health").content)
+                except httpx.TransportError:
+                    continue
+                if not seen or (health.phase, health.download) != (seen[-1].phase, seen[-1].download):
+                    seen.append(health)
         return seen
 
 

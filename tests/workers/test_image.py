@@ -55,6 +55,11 @@ def difference(a: Any, b: Any) -> float:
     return sum(abs(x - y) for x, y in zip(left, right, strict=True)) / len(left)
 
 
+def small_one(flux: Painter, prompt: str, **fields: Any) -> Any:
+    """A quarter of the size that the model learned: where it doesn't matter how good it looks."""
+    return flux.draw(prompt, width=64, height=64, **fields)
+
+
 class TestDrawing:
     def test_a_prompt_becomes_the_picture_that_it_names(self, flux: Painter) -> None:
         image = flux.draw(PROMPT)
@@ -64,22 +69,23 @@ class TestDrawing:
         assert share(image, "red") + share(image, "blue") > 0.85
 
     def test_capitals_make_no_difference_to_the_demo(self, flux: Painter) -> None:
-        assert flux.draw(PROMPT).tobytes() == flux.draw(PROMPT.upper()).tobytes()
+        small, capital = (small_one(flux, prompt) for prompt in (PROMPT, PROMPT.upper()))
+        assert small.tobytes() == capital.tobytes()
 
     def test_the_same_seed_gives_the_same_picture_and_another_another(self, flux: Painter) -> None:
-        first = flux.draw(PROMPT, seed=0)
-        assert flux.draw(PROMPT, seed=0).tobytes() == first.tobytes()
-        assert flux.draw(PROMPT, seed=1).tobytes() != first.tobytes()
+        first = small_one(flux, PROMPT, seed=0)
+        assert small_one(flux, PROMPT, seed=0).tobytes() == first.tobytes()
+        assert small_one(flux, PROMPT, seed=1).tobytes() != first.tobytes()
 
     def test_n_pictures_have_seeds_one_after_another_around_the_end(self, flux: Painter) -> None:
         events = flux.events(paint(PROMPT, n=2, seed=2**64 - 1, steps=1, width=64, height=64))
         pictures = [event for event in events if isinstance(event, Drawn)]
-        alone = flux.draw(PROMPT, seed=0, steps=1, width=64, height=64)
+        alone = small_one(flux, PROMPT, seed=0, steps=1)
         assert [picture.index for picture in pictures] == [0, 1]
         assert pictures[1].rgb == alone.tobytes() != pictures[0].rgb
 
     def test_a_picture_need_not_be_square(self, flux: Painter) -> None:
-        assert flux.draw(PROMPT, width=160, height=96, steps=1).size == (160, 96)
+        assert flux.draw(PROMPT, width=80, height=48, steps=1).size == (80, 48)
 
     def test_each_step_is_told(self, flux: Painter) -> None:
         events = flux.events(paint(PROMPT, steps=3, width=64, height=64))
@@ -107,7 +113,8 @@ class TestEditing:
 
     def test_full_strength_ignores_the_source(self, flux: Painter) -> None:
         prompt = "a yellow star on a white background"
-        assert self.edited(flux, prompt, 8).tobytes() == flux.draw(prompt, steps=8).tobytes()
+        edited = small_one(flux, prompt, steps=2, source=SOURCE.resize((64, 64)))
+        assert edited.tobytes() == small_one(flux, prompt, steps=2).tobytes()
 
 
 class TestLife:
@@ -127,15 +134,15 @@ class TestLife:
     def test_a_cancelled_job_ends_at_the_next_step_and_the_next_is_unharmed(
         self, flux: Painter
     ) -> None:
-        before = flux.draw(PROMPT, width=64, height=64)
+        before = small_one(flux, PROMPT)
         seen = self.interrupted(flux, lambda event: isinstance(event, Stepped) and event.step == 2)
         assert [event for event in seen if isinstance(event, Stepped)][-1].step == 2
         assert not any(isinstance(event, Drawn) for event in seen)
-        assert flux.draw(PROMPT, width=64, height=64).tobytes() == before.tobytes()
+        assert small_one(flux, PROMPT).tobytes() == before.tobytes()
 
     def test_a_new_prompt_that_is_cancelled_at_once_can_be_asked_again(self, flux: Painter) -> None:
         self.interrupted(flux, lambda event: isinstance(event, Stepped))
-        assert flux.draw(PROMPT, width=64, height=64, steps=1).size == (64, 64)
+        assert small_one(flux, PROMPT, steps=1).size == (64, 64)
 
     def test_the_load_tells_its_phases(self, flux: Painter) -> None:
         assert flux.phases == ["importing", "loading", "warming up"]

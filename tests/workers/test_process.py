@@ -39,6 +39,7 @@ class Process:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
+        self._client = httpx.Client(base_url=self.url, timeout=60)  # a new one for each look costs more
         with log.open("wb") as output:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "workers", *argv, "--parent-pipe"],
@@ -63,7 +64,7 @@ class Process:
 
     def health(self) -> tuple[int, WorkerHealth] | None:
         try:
-            answer = httpx.get(f"{self.url}/health", timeout=5)
+            answer = self._client.get("/health", timeout=5)
         except httpx.TransportError:
             return None
         return answer.status_code, WorkerHealth.model_validate(answer.json())
@@ -89,7 +90,15 @@ class Process:
         raise AssertionError(f"not ready: {self.log}")
 
     def post(self, path: str, body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json=body, timeout=60)
+        return self._client.post(path, json=body)
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._client.close()
+        self.popen.kill()
+        if self.popen.stdin and self.popen.stdin.closed:
+            self.popen.stdin = None
+        self.popen.communicate()
 
     def exit_within(self, seconds: float) -> int:
         return self.popen.wait(seconds)
@@ -111,10 +120,7 @@ def ended(started: Process) -> Iterator[Process]:
     try:
         yield started
     finally:
-        started.popen.kill()
-        if started.popen.stdin and started.popen.stdin.closed:
-            started.popen.stdin = None
-        started.popen.communicate()
+        started.close()
 
 
 def endless() -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_a_standby_becomes_the_worker_that_it_is_told_to_be(tmp_path: Path) -> N
 @pytest.mark.process
 def test_a_line_that_comes_during_the_imports_is_taken_after_them(tmp_path: Path) -> None:
     with parked("image", tmp_path) as standby:
-        settings = image_settings(MODELS / "image-gen", size="128x128")
+        settings = image_settings(MODELS / "image-gen", size="64x64", steps=1)
         standby.tell(alias="image-gen", spec=settings.model_dump_json())
         standby.watch_until_ready()
         drawn = standby.post("/v1/images/generations", {"prompt": "a red circle", "seed": 1})
@@ -154,28 +154,31 @@ def test_a_line_that_comes_during_the_imports_is_taken_after_them(tmp_path: Path
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("imported", [True, False])
-def test_a_standby_leaves_with_its_parent(tmp_path: Path, imported: bool) -> None:
+def test_a_standby_leaves_with_its_parent_even_while_it_imports(tmp_path: Path) -> None:
     with parked("vlm", tmp_path) as standby:
-        begun(standby, imported)
+        importing(standby)
         standby.hang_up()
         assert standby.exit_within(2) == 0
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("imported", [True, False])
-def test_sigterm_ends_a_standby_at_once(tmp_path: Path, imported: bool) -> None:
+def test_sigterm_ends_a_standby_at_once_even_while_it_imports(tmp_path: Path) -> None:
     with parked("vlm", tmp_path) as standby:
-        begun(standby, imported)
+        importing(standby)
         standby.popen.send_signal(signal.SIGTERM)
         assert standby.exit_within(2) == -signal.SIGTERM
 
 
-def begun(standby: Standby, imported: bool) -> None:
-    """Wait until *standby* imports, or has *imported*."""
-    if imported:
+@pytest.mark.process
+def test_sigterm_ends_a_standby_that_waits_at_once(tmp_path: Path) -> None:
+    with parked("vlm", tmp_path) as standby:
         standby.until_ready()
-        return
+        standby.popen.send_signal(signal.SIGTERM)
+        assert standby.exit_within(2) == -signal.SIGTERM
+
+
+def importing(standby: Standby) -> None:
+    """Wait until *standby* imports."""
     process = psutil.Process(standby.popen.pid)
     while process.num_threads() < 2:  # the other one listens
         time.sleep(0.01)
@@ -190,16 +193,26 @@ def begun(standby: Standby, imported: bool) -> None:
     ],
 )
 def test_a_line_that_can_not_be_used_is_told_in_one(tmp_path: Path, line: bytes, says: str) -> None:
-    with parked("vlm", tmp_path) as standby:
+    with parked("vlm", tmp_path, **without("mlx_vlm", tmp_path)) as standby:
         standby.write(line)
         assert standby.exit_within(30) == 2
         assert says in standby.log[-1]
 
 
 @pytest.mark.process
-def test_a_kind_whose_library_is_not_there_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "mflux.py").write_text("raise ImportError('mflux is not here')")
-    with parked("image,vlm", tmp_path, PYTHONPATH=str(tmp_path)) as standby:
+def test_a_kind_whose_library_is_not_there_is_left_out_and_the_standby_leaves_with_its_parent(
+    tmp_path: Path,
+) -> None:
+    with parked("image,vlm", tmp_path, **without("mflux", tmp_path)) as standby:
         standby.until_ready()
         (warning,) = [line for line in standby.log if "WARNING" in line]
         assert warning.endswith("the libraries of kind image are left out: mflux is not here")
+        # It waits as any other: the end of its parent ends it.
+        standby.hang_up()
+        assert standby.exit_within(2) == 0
+
+
+def without(library: str, folder: Path) -> dict[str, str]:
+    """The environment in which *library* is not installed: its imports, of seconds, are spared."""
+    (folder / f"{library}.py").write_text(f"raise ImportError('{library} is not here')")
+    return {"PYTHONPATH": str(folder)}

@@ -13,8 +13,8 @@ import pytest
 
 from contracts.control import Phase
 from contracts.errors import InvalidRequest, Unavailable
+from tests.workers.batches import CAPTION, CIRCLE, FILLER, STAR, job_of, user
 from tests.workers.conftest import MODELS, talk, vlm_settings
-from tests.workers.test_vlm_batch import CAPTION, CIRCLE, FILLER, STAR, job_of, user
 from workers.answers import text_of
 from workers.engine import Answered, ChatEvent, ChatJob, Turn
 from workers.thread import ModelThread
@@ -77,7 +77,7 @@ def test_under_many_clients_who_come_and_go_each_gets_what_it_gets_alone(model: 
         alone = {i: shown(await events_of(model, job)) for i, job in enumerate(jobs())}
 
         async def client() -> None:
-            for _ in range(8):
+            for _ in range(4):
                 i = draw.randrange(len(alone))
                 if draw.random() < 0.2:
                     await events_of(model, jobs()[i], leaves_after=draw.randint(1, 4))

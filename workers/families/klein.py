@@ -78,6 +78,8 @@ class KleinAdapter(Qwen3Adapter):
         model.small_text_encoder = model.small_decoder = False
         Flux2Initializer._init_tokenizers(model, str(self._folder))
         Flux2Initializer._init_models(model)
+        if self.tiny is not None:
+            model.tokenizers[self.tokenizer].max_length = self.tiny["max_length"]
         model.compute_precision = ComputePrecision(None)
         model.prompt_cache = self.prompts
         self._edits: Any = None
@@ -90,10 +92,12 @@ class KleinAdapter(Qwen3Adapter):
         return Flux2LoRAMapping.get_mapping()
 
     def encode_anew(self, prompt: str) -> Any:
+        tokenizer = self.model.tokenizers[self.tokenizer]
         return Flux2PromptEncoder.encode_prompt(
             prompt=prompt,
-            tokenizer=self.model.tokenizers[self.tokenizer],
+            tokenizer=tokenizer,
             text_encoder=self.model.text_encoder,
+            max_sequence_length=tokenizer.max_length,
         )
 
     def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:

@@ -13,9 +13,10 @@ from contracts.completions import ChatChunk
 from contracts.openai import parse_json
 from contracts.response_object import ResponseObject
 from contracts.responses import ResponseRequest
+from gateway.names import Names
 from gateway.responses.answer import NewId, begun
+from gateway.responses.chat import NAMES
 from gateway.responses.events import ResponseEvents
-from gateway.responses.names import Names
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)  # any event, judged by its SDK
@@ -63,7 +64,7 @@ def chunk(delta: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
 
 def rewriting(**asked: Any) -> ResponseEvents:
     """Of a chat whose second message was the first of the input."""
-    names = Names()
+    names = Names(NAMES)
     names.note("messages[1]", "input[0]")
     return ResponseEvents(response(**asked), names, counting_ids(), now)
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from scripts.local_stack import LocalStack
+from tests import plain
 from tests.live.containers.engine import build, host_address, need_an_engine
 from tests.stacks import OURS, demo_config, processes, wait_for
 
@@ -23,11 +24,13 @@ def image() -> str:
 
 
 @contextmanager
-def running_manager(folder: Path, changes: dict[str, Any] | None = None) -> Iterator[LocalStack]:
+def running_manager(
+    folder: Path, changes: dict[str, Any] | None = None, kind: type[LocalStack] = LocalStack
+) -> Iterator[LocalStack]:
     """A manager that containers reach; what it leaves behind fails the test."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
     config = demo_config(folder, {"manager.host": host_address(), **(changes or {})})
-    with LocalStack(config, environ, tiers=("manager",)) as stack:
+    with kind(config, environ, tiers=("manager",)) as stack:
         wait_for(lambda: answers(manager_url(stack) + "/health"))
         yield stack
     left = processes(stack)
@@ -41,7 +44,7 @@ def manager_url(stack: LocalStack) -> str:
 def answers(url: str, **headers: str) -> httpx.Response | None:
     """The answer when there is one and it is a 200."""
     try:
-        answer = httpx.get(url, timeout=10, headers=headers)
+        answer = plain.get(url, timeout=10, headers=headers)
     except httpx.TransportError:
         return None
     return answer if answer.status_code == 200 else None

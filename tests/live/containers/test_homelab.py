@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from scripts.local_stack import LocalStack
+from tests import plain
 from tests.live.containers.conftest import answers, running_manager
 from tests.live.containers.engine import IMAGE, Compose, inspect
 from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64
@@ -55,7 +56,7 @@ def homelab(manager: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def caption(homelab: Homelab) -> httpx.Response:
     body = {"image": as_base64(RED_CIRCLE)}
-    return httpx.post(f"{homelab.url}/v1/vision/analyze", json=body, timeout=120)
+    return plain.post(f"{homelab.url}/v1/vision/analyze", json=body, timeout=120)
 
 
 def test_the_gateway_starts_on_variables_only_once_the_manager_has_answered(homelab: Homelab) -> None:

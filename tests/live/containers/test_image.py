@@ -18,13 +18,15 @@ from tests.stacks import wait_for
 pytestmark = [pytest.mark.process, pytest.mark.container]
 
 LARGEST_MB = 80
+# The engine's first look at its health would be after five seconds, and the next after thirty.
+LOOKED_AT_SOON = ("--health-interval", "1s", "--health-start-period", "1ms")
 HEALTHZ = "http://localhost:8000/healthz"  # as the homelab's stack asks for it
 
 
 @pytest.fixture(scope="module")
 def bare(image: str) -> Iterator[str]:
     """A container of the image without config, variables and manager."""
-    with container() as name:
+    with container(*LOOKED_AT_SOON) as name:
         wait_for(lambda: healthz(name), 60)
         yield name
 
@@ -79,7 +81,8 @@ def test_it_ends_at_once_when_it_is_told_to(image: str) -> None:
 
 def test_it_listens_where_gateway_port_says_whatever_the_config_says(image: str) -> None:
     port = free_port()
-    with container("-e", "GATEWAY_PORT=9123", "-p", f"127.0.0.1:{port}:9123") as name:
+    where = ("-e", "GATEWAY_PORT=9123", "-p", f"127.0.0.1:{port}:9123")
+    with container(*LOOKED_AT_SOON, *where) as name:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 60)
         wait_for(lambda: inspect(name)["State"]["Health"]["Status"] == "healthy", 40)
         assert healthz(name) is None

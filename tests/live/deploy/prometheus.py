@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from scripts.local_stack import ROOT
+from tests import plain
 from tests.needs import lacking
 from tests.servers import free_port
 from tests.stacks import wait_for
@@ -88,6 +89,6 @@ def prometheus(folder: Path, config: Path) -> Iterator[Prometheus]:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"http://{url}/-/ready").status_code == 200
+        return plain.get(f"http://{url}/-/ready").status_code == 200
     except httpx.TransportError:
         return False

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from contracts.settings_file import load
 from manager.app import ManagerApp
 from scripts.local_stack import ROOT
+from tests import plain
 from tests.servers import served
 from tests.stacks import demo_config
 
@@ -27,7 +27,7 @@ def status(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the gateway passes on unchanged."""
     settings = load(demo_config(tmp_path_factory.mktemp("stack")), {})
     with served(ManagerApp(settings)) as url:
-        return httpx.get(f"{url}/status").json()
+        return plain.get(f"{url}/status").json()
 
 
 def path_of(field: Any) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from scripts.local_stack import ROOT, LocalStack
+from tests import plain
 from tests.live.deploy.prometheus import FOLDER, Prometheus, configured, program, prometheus
 from tests.pictures import GREEN_STAR, RED_CIRCLE, as_base64, ask
 from tests.stacks import running, wait_for
@@ -43,27 +44,27 @@ def use(http: httpx.Client) -> None:
     """Something of everything that is counted."""
     red = ask(RED_CIRCLE, "Describe this image.")
     for _ in range(3):  # the later ones find picture and prompt in the caches
-        assert http.post(CHAT, json=red).status_code == 200
+        assert plain.post(CHAT, json=red).status_code == 200
     other = ask(
         RED_CIRCLE, "Describe this image."
     )  # begins with other words: the picture alone is known
     other["messages"].insert(0, {"role": "system", "content": "Be brief."})
-    assert http.post(CHAT, json=other).status_code == 200
+    assert plain.post(CHAT, json=other).status_code == 200
     streamed = {
         **ask(GREEN_STAR, "Describe this image."),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     for _ in range(2):
-        assert "[DONE]" in http.post(CHAT, json=streamed).text
+        assert "[DONE]" in plain.post(CHAT, json=streamed).text
     drawing = {"prompt": "a red circle on a blue background", "response_format": "url"}
     for _ in range(2):
-        assert http.post("/v1/images/generations", json=drawing).status_code == 200
+        assert plain.post("/v1/images/generations", json=drawing).status_code == 200
     edit = {"prompt": "a green star", "image": as_base64(RED_CIRCLE), "strength": 0.5}
-    assert http.post("/v1/images/edits", json=edit).status_code == 200
-    assert http.post(CHAT, json={"model": "nobody"}).status_code in (400, 404)
-    assert http.post("/v1/system/evict/vlm-best").status_code == 200
-    assert http.post(CHAT, json=red).status_code == 200
+    assert plain.post("/v1/images/edits", json=edit).status_code == 200
+    assert plain.post(CHAT, json={"model": "nobody"}).status_code in (400, 404)
+    assert plain.post("/v1/system/evict/vlm-best").status_code == 200
+    assert plain.post(CHAT, json=red).status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_the_alerts_are_understood_and_a_healthy_stack_raises_none(watched: Prom
 
 def test_prometheus_own_linter_has_nothing_to_say_about_the_names(stack: LocalStack) -> None:
     for path in ("/metrics", "/metrics/manager"):
-        text = httpx.get(stack.url + path, headers=stack.headers).content
+        text = plain.get(stack.url + path, headers=stack.headers).content
         done = subprocess.run(
             [program("promtool"), "check", "metrics"], input=text, capture_output=True
         )
@@ -169,7 +170,7 @@ def test_every_metric_that_is_documented_exists_and_the_other_way_round(stack: L
 
     exposed = set()
     for path in ("/metrics", "/metrics/manager"):
-        text = httpx.get(stack.url + path, headers=stack.headers).text
+        text = plain.get(stack.url + path, headers=stack.headers).text
         for family in text_string_to_metric_families(text):
             exposed.add(family.name + ("_total" if family.type == "counter" else ""))
     page = (ROOT / "docs" / "metrics.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.responses.sse import Comment, Data, EventReader
+from gateway.sse import Comment, Data, EventReader
 
 STREAM = (
     ": loading 한 %\n\n"

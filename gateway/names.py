@@ -1,35 +1,29 @@
-"""The fields of a request for a response, by the names that they have in the chat made of it. Pure.
+"""The fields of a request by the names that they have in the chat made of it. Pure.
 
 Errors about the chat are told to a client that has never seen it: what is called
-``messages[1].content[0].image_url.url`` there is its ``input[0].content[0].image_url``.
+``messages[1].content[0].image_url.url`` there is a response's ``input[0].content[0].image_url``.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from contracts.errors import InvalidRequest
 
 _PARENT = re.compile(r"(?P<parent>.+?)(?P<last>\.[^.\[\]]*|\[\d+\])", re.DOTALL)
 
-# Where a field of a chat stands in a request for a response; what is not here has the same name.
-_FIXED = {
-    "messages": "input",
-    "max_completion_tokens": "max_output_tokens",
-    "logprobs": "include",
-    "response_format": "text.format",
-    "response_format.json_schema": "text.format",
-    "tool_choice.function": "tool_choice",
-}
-
 
 class Names:
-    """Filled while the chat is made; then it translates."""
+    """Filled while the chat is made; then it translates.
 
-    def __init__(self) -> None:
-        self._told = dict(_FIXED)
+    *fixed*: where fields of a chat always stand in such a request; what is not told has the same name.
+    """
+
+    def __init__(self, fixed: Mapping[str, str]) -> None:
+        self._told = dict(fixed)
         self._leaves: set[str] = set()
 
     def note(self, chat: str, told: str, *, leaf: bool = False) -> None:

@@ -7,12 +7,13 @@ import json
 import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
-from gateway.responses.names import Names
+from gateway.names import Names
+from gateway.responses.chat import NAMES
 
 
 @pytest.fixture
 def names() -> Names:
-    names = Names()
+    names = Names(NAMES)
     names.note("messages[0]", "instructions", leaf=True)
     names.note("messages[1]", "input[0]")
     names.note("messages[1].content[2].image_url", "input[0].content[2].image_url", leaf=True)

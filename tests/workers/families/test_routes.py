@@ -6,35 +6,30 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from bench import random_models
 from tests.servers import served
+from tests.workers.apps import b64, png, wait_for
 from tests.workers.conftest import image_settings
-from tests.workers.test_app import b64, png, wait_for
+from tests.workers.families.conftest import Make
 from workers.app import create_app
 from workers.files import recipe_of
 from workers.image import MfluxEngine
 
-pytestmark = pytest.mark.mlx
+pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
 ASK = {"prompt": "a red cat", "seed": 3, "steps": 3}
 
 
 @contextmanager
-def serving(folder: Path, family: str) -> Iterator[httpx.Client]:
-    making = threading.Thread(target=lambda: random_models.write(folder, family, tiny=True))
-    making.start()
-    making.join()
-    settings = image_settings(folder, family=family, size="64x48", max_pixels=128 * 128)
+def serving(tiny: Make, family: str) -> Iterator[httpx.Client]:
+    settings = image_settings(tiny(family), family=family, size="48x32", max_pixels=128 * 128)
     app = create_app(family, settings, MfluxEngine(family, settings))
     with served(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         wait_for(lambda: client.get("/health").status_code == 200)
@@ -65,16 +60,16 @@ def kept(data: bytes, colour: str) -> bool:
 
 
 @pytest.mark.parametrize("family", ["flux2-klein-4b", "flux1-kontext"])
-def test_a_family_that_edits_by_words_edits_what_is_sent(tmp_path: Path, family: str) -> None:
-    with serving(tmp_path / family, family) as client:
-        red, blue = b64(png(64, 48)), b64(png(40, 80, "blue"))
+def test_a_family_that_edits_by_words_edits_what_is_sent(tiny: Make, family: str) -> None:
+    with serving(tiny, family) as client:
+        red, blue = b64(png(48, 32)), b64(png(40, 80, "blue"))
         plain = drawn(client, "edits", image=red)
         assert plain == drawn(client, "edits", image=red)
-        assert plain != drawn(client, "edits", image=b64(png(64, 48, "green")))
+        assert plain != drawn(client, "edits", image=b64(png(48, 32, "green")))
         recipe = recipe_of(plain)
         assert recipe is not None
         assert drawn(client, "edits", **{**recipe, "image": red}) == plain
-        masked = drawn(client, "edits", image=red, mask=half(64, 48))
+        masked = drawn(client, "edits", image=red, mask=half(48, 32))
         assert kept(masked, "red")
         assert not kept(plain, "red")
         if family == "flux2-klein-4b":
@@ -93,17 +88,17 @@ def test_a_family_that_edits_by_words_edits_what_is_sent(tmp_path: Path, family:
         assert base64.b64decode(events[-1]["b64_json"]) == plain
 
 
-def test_a_family_that_fills_masks_fills_what_is_marked(tmp_path: Path) -> None:
-    with serving(tmp_path / "fill", "flux1-fill") as client:
-        filled = drawn(client, "edits", image=b64(png(64, 48)), mask=half(64, 48))
+def test_a_family_that_fills_masks_fills_what_is_marked(tiny: Make) -> None:
+    with serving(tiny, "flux1-fill") as client:
+        filled = drawn(client, "edits", image=b64(png(48, 32)), mask=half(48, 32))
         assert kept(filled, "red")
-        refused = client.post("/v1/images/edits", json={**ASK, "image": b64(png(64, 48))})
+        refused = client.post("/v1/images/edits", json={**ASK, "image": b64(png(48, 32))})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "mask")
         refused = client.post("/v1/images/generations", json=ASK)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 
 
-def test_z_image_draws_and_redraws(tmp_path: Path) -> None:
-    with serving(tmp_path / "z", "z-image-turbo") as client:
+def test_z_image_draws_and_redraws(tiny: Make) -> None:
+    with serving(tiny, "z-image-turbo") as client:
         assert recipe_of(drawn(client, "generations")) is not None
-        assert kept(drawn(client, "edits", image=b64(png(64, 48)), mask=half(64, 48)), "red")
+        assert kept(drawn(client, "edits", image=b64(png(48, 32)), mask=half(48, 32)), "red")

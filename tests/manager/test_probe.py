@@ -1,0 +1,75 @@
+"""The probe of a worker's health: whatever listens on the port, it gets an answer or none, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from manager.process import Address
+from manager.readiness import PROBE_TIMEOUT_S, Answer, HttpProbe
+from tests.security.elsewhere import Behaviour, elsewhere
+
+
+def heard(says: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> Answer | None:
+    """What the probe makes of a server that says this."""
+
+    async def ask(port: int) -> Answer | None:
+        probe = HttpProbe(timeout_s)
+        try:
+            return await probe(Address("127.0.0.1", port))
+        finally:
+            await probe.aclose()
+
+    with elsewhere() as server:
+        server.pages["/health"] = says
+        return asyncio.run(ask(server.port))
+
+
+def test_an_answer_has_its_status_and_its_body() -> None:
+    says = b"HTTP/1.1 503 Not Yet\r\ncontent-length: 2\r\n\r\n{}"
+    assert heard(says) == Answer(503, b"{}")
+
+
+def test_a_redirect_is_an_answer_and_leads_nowhere() -> None:
+    says = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
+    assert heard(says) == Answer(302, b"")
+
+
+def test_of_a_body_without_end_no_more_is_read_than_a_health_may_have() -> None:
+    says = b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n" + bytes(1 << 20)
+    answer = heard(says)
+    assert answer is not None
+    assert len(answer.body) < 1 << 20
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + bytes(1 << 20),
+    ],
+)
+def test_who_speaks_no_decent_http_gives_no_answer(says: bytes) -> None:
+    assert heard(says) is None
+
+
+def test_who_does_not_end_its_answer_is_given_up() -> None:
+    def dribbles(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
+        connection.settimeout(0.05)
+        while True:
+            connection.sendall(b"a")
+            try:
+                if not connection.recv(1):
+                    return
+            except TimeoutError:
+                pass
+
+    assert heard(dribbles, timeout_s=0.3) is None
