@@ -67,6 +67,14 @@ class Tree:
         compose = self.root / "docker-compose.yml"
         lines = [line for line in compose.read_text().splitlines() if "container_name:" not in line]
         text = re.sub(r"(?m)^(\s+image:).*$", rf"\1 {project}:test", "\n".join(lines))
+        # `up --wait` waits for the health check, whose first look would be after five seconds.
+        for slow, quick in (
+            ("interval: 10s", "1s"),
+            ("start_period: 10s", "1ms"),
+            ("retries: 3", "60"),
+        ):
+            assert text.count(slow) == 1, slow
+            text = text.replace(slow, f"{slow.partition(' ')[0]} {quick}")
         compose.write_text(f"{text}\n")
         config = self.root / "config.yaml"
         text = config.read_text().replace("docker_bridge: false", "docker_bridge: true")
