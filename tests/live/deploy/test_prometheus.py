@@ -44,27 +44,27 @@ def use(http: httpx.Client) -> None:
     """Something of everything that is counted."""
     red = ask(RED_CIRCLE, "Describe this image.")
     for _ in range(3):  # the later ones find picture and prompt in the caches
-        assert plain.post(CHAT, json=red).status_code == 200
+        assert http.post(CHAT, json=red).status_code == 200
     other = ask(
         RED_CIRCLE, "Describe this image."
     )  # begins with other words: the picture alone is known
     other["messages"].insert(0, {"role": "system", "content": "Be brief."})
-    assert plain.post(CHAT, json=other).status_code == 200
+    assert http.post(CHAT, json=other).status_code == 200
     streamed = {
         **ask(GREEN_STAR, "Describe this image."),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     for _ in range(2):
-        assert "[DONE]" in plain.post(CHAT, json=streamed).text
+        assert "[DONE]" in http.post(CHAT, json=streamed).text
     drawing = {"prompt": "a red circle on a blue background", "response_format": "url"}
     for _ in range(2):
-        assert plain.post("/v1/images/generations", json=drawing).status_code == 200
+        assert http.post("/v1/images/generations", json=drawing).status_code == 200
     edit = {"prompt": "a green star", "image": as_base64(RED_CIRCLE), "strength": 0.5}
-    assert plain.post("/v1/images/edits", json=edit).status_code == 200
-    assert plain.post(CHAT, json={"model": "nobody"}).status_code in (400, 404)
-    assert plain.post("/v1/system/evict/vlm-best").status_code == 200
-    assert plain.post(CHAT, json=red).status_code == 200
+    assert http.post("/v1/images/edits", json=edit).status_code == 200
+    assert http.post(CHAT, json={"model": "nobody"}).status_code in (400, 404)
+    assert http.post("/v1/system/evict/vlm-best").status_code == 200
+    assert http.post(CHAT, json=red).status_code == 200
 
 
 @pytest.fixture(scope="module")
