@@ -122,17 +122,14 @@ fuzz: setup-dev  ## feed what reads others' bytes with wrong ones for MINUTES=10
 audit: setup-dev  ## known faults and licences of all locked packages; ARGS=--offline-ok without network
 	@$(RUN) -m scripts.audit $(ARGS)
 
-bench: setup-dev  ## overhead, both engines and cold starts beside peers
-	@$(RUN) -m bench.overhead $(ARGS)
-	@$(RUN) -m bench.vlm
-	@$(RUN) -m bench.image
-	@$(RUN) -m bench.cold
+bench: setup-dev  ## all beside peers, then docs/performance.md anew; ARGS=--quick leaves it as it is
+	@$(RUN) -m bench $(ARGS)
 
 bench-gpu: setup  ## the real sizes with random weights, on a GPU (docs/gpu.md)
 	@$(RUN) -m bench.gpu_vlm $(ARGS)
 	@$(RUN) -m bench.gpu_image
 
-bench-image: setup-dev  ## the image engine beside mflux; ARGS=--write puts the table into docs/images.md
+bench-image: setup-dev  ## the image engine beside mflux, alone; ARGS=--quick for a short run
 	@$(RUN) -m bench.image $(ARGS)
 
 train-demo: setup  ## train the demo models again: wants a GPU (demo/models/README.md)
@@ -151,4 +148,4 @@ lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
 	@sh scripts/lock.sh
 
 clean:  ## remove .venv, logs and what the demo wrote
-	rm -rf .venv tests/clients/node_modules logs demo/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv tests/clients/node_modules logs demo/out bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
-"""Measurements of the real tiers: ``python -m bench.overhead`` says what the two hops cost.
+"""Measurements of the real tiers and engines beside peers: ``python -m bench`` (``make bench``).
 
 Rules: what is compared is measured in the same run, in turn, several rounds of it, and told with its
-spread; the load comes from a process of its own; the model is a stand-in, the tiers are the real ones.
+spread. A benchmark's module gives ``Found`` (``bench.results``); ``bench.markdown`` and ``bench.plots``
+show it. Loads come from processes of their own.
 """

@@ -1,12 +1,11 @@
-"""Cold start: from a request for a model that is not loaded to its first token (or its picture).
+"""``python -m bench.cold [--rounds N] [--quick]``: cold starts.
 
-    python -m bench.cold [--rounds 5] [--alias vlm-best ...]
+From a request for a model that is not loaded to its first token (or its picture).
 
 Three ways in turn, in every round: a bare ``python -c`` of the model's own library, timed from the
 start of the process; a manager without standby workers; a manager with one, parked and idle. Same
 checkpoint, picture and prompt, greedy. Before each request the model is stopped; one round goes
-unmeasured, so that all files are in the page cache. A ratio is taken within its round. Prints a
-Markdown table; the exit status is 1 when the target is missed.
+unmeasured, so that all files are in the page cache.
 
 mflux cannot load the demo's small FLUX by itself, so its bare script takes ``workers.families``, which
 sets the dimensions. What a worker adds to its library (on a CPU a BLAS, and float32) counts as the
@@ -15,10 +14,7 @@ stack's.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,12 +22,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
+from bench.benchmark import Plan, run, turn
+from bench.results import Better, Comparison, Found, Ratio
 from contracts.settings import Settings
 from contracts.settings_file import load
 from contracts.settings_models import ImageSettings, VlmSettings
@@ -42,6 +41,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "Write a one-sentence caption for this image."
 DRAW = {"prompt": "a red circle on a blue background", "seed": 7}
 TARGET = 0.6
+STANDBY, ALONE, BARE = "With a standby process", "Without one", "the bare library"
+QUICK_ALIASES = ("vlm-best", "image-gen")
 _READY_S = 90.0
 
 BARE_VLM = """
@@ -85,8 +86,9 @@ class Row:
     bare: list[float]
     ours: dict[str, list[float]]
 
-    def ratios(self, way: str) -> list[float]:
-        return [mine / bare for mine, bare in zip(self.ours[way], self.bare, strict=True)]
+    def beside_bare(self, way: str, target: float | None = None) -> Ratio:
+        mine, theirs = tuple(self.ours[way]), tuple(self.bare)
+        return Ratio(f"{self.alias}, {self.until}", BARE, "s", Better.LESS, mine, theirs, target)
 
 
 class Manager:
@@ -206,19 +208,21 @@ def managed(folder: Path, standby: int) -> Iterator[Manager]:
         manager.close()
 
 
-def measure(aliases: Sequence[str], rounds: int, folder: Path) -> list[Row]:
-    """All ways in turn, *rounds* times and once before."""
+def measure(plan: Plan) -> Found:
+    """All ways in turn, in each round and once before."""
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ways = {
             name: stack.enter_context(managed(folder / f"standby-{count}", count))
-            for name, count in (("no standby", 0), ("standby", 1))
+            for name, count in ((ALONE, 0), (STANDBY, 1))
         }
-        models = ways["standby"].settings.models
+        models = ways[STANDBY].settings.models
         rows = []
-        for alias in aliases or list(models):
+        for alias in QUICK_ALIASES if plan.quick else models:
             until = "first token" if isinstance(models[alias], VlmSettings) else "picture"
             rows.append(Row(alias, until, [], {name: [] for name in ways}))
-        for number in range(-1, rounds):
+        for number in range(-1, plan.rounds):
+            turn(number, plan.rounds, "cold")
             for row in rows:
                 taken = bare(models[row.alias], folder)
                 if number >= 0:
@@ -229,46 +233,23 @@ def measure(aliases: Sequence[str], rounds: int, folder: Path) -> list[Row]:
                     manager.http.post(f"/stop/{row.alias}").raise_for_status()
                     if number >= 0:
                         row.ours[name].append(taken)
-            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-    return rows
+    return found(rows)
 
 
 def cold(manager: Manager, row: Row) -> float:
     return (manager.first_token if row.until == "first token" else manager.picture)(row.alias)
 
 
-def table(rows: Sequence[Row]) -> str:
-    ways = list(rows[0].ours)
-    titles = ["alias", "until", "bare s"]
-    for way in ways:
-        titles += [f"{way} s", f"{way} ÷ bare"]
-    lines = [titles, ["---"] * len(titles)]
-    for row in rows:
-        cells = [row.alias, row.until, spread(row.bare)]
-        for way in ways:
-            cells += [spread(row.ours[way]), spread(row.ratios(way))]
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median, and the smallest and the largest."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.cold", description="Cold start.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--alias", action="append", default=[], help="default: all of the demo")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(args.alias, max(1, args.rounds), Path(folder))
-    print(f"{os.cpu_count()} cores; median (smallest-largest) of {args.rounds} rounds\n")
-    print(table(rows))
-    missed = [row.alias for row in rows if statistics.median(row.ratios("standby")) > TARGET]
-    print(f"\ntarget: at most {TARGET} with a standby; missed by: {', '.join(missed) or 'none'}")
-    return 1 if missed else 0
+def found(rows: Sequence[Row]) -> Found:
+    versions = tuple(f"{library} {version(library)}" for library in ("mlx-vlm", "mflux"))
+    return Found(
+        versions,
+        (
+            Comparison(STANDBY, tuple(row.beside_bare(STANDBY, TARGET) for row in rows)),
+            Comparison(ALONE, tuple(row.beside_bare(ALONE) for row in rows)),
+        ),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("cold", measure, about=__doc__.splitlines()[0], rounds=(5, 1)))

@@ -1,148 +1,186 @@
-"""``python -m bench.overhead [--rounds N] [--quick] [--out FILE]``: what the two hops cost.
+"""``python -m bench.overhead [--rounds N] [--quick]``: what the two hops cost, beside LiteLLM's proxy.
 
 The same requests go direct to a stand-in worker, through the manager, through both tiers, and through
-LiteLLM's proxy, in turn, in the same run; each figure is told with its spread over the rounds.
+LiteLLM's proxy in front of the same worker, in turn, in every round. Judged is the whole request, and
+what a path adds to the direct one. Memory is looked at while bodies with large pictures pass.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import sys
 import threading
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from statistics import median
 
+from bench.benchmark import Plan, run, turn
 from bench.load import Order
-from bench.report import MemoryRun, Rounds, Target, added, share, times_table
-from bench.stack import Stack, memory_of, running
+from bench.results import Better, Comparison, Figure, Found, Ratio, percentile
+from bench.stack import BOTH, DIRECT, LITELLM, MANAGER, Stack, memory_of, running
 from bench.worker import CHAT, CHUNKS
 
 CLIENTS = {1: 300, 16: 960, 64: 1280}  # -> requests a round
-STREAMS = {1: 100, 16: 160}
+STREAMS = {1: 60, 16: 160}
+WARM_UP = 50  # requests of each path, before the first round
+QUICK = 0.2  # of the requests and of the pictures
 IMAGE_BYTES = 6_000_000  # of a picture; its JSON body is a third larger
+PICTURES = 25  # of that size a round: 200 MB of bodies
 SAMPLE_S = 0.05
+MIB = 2**20
+P50, P99 = 0.5, 0.99
+
+Kind = tuple[bool, int]  # is it a stream? clients
+Took = Mapping[str, list[list[float]]]  # of each path, of each round, milliseconds of each request
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    rounds: int
-    effort: float  # share of the requests, and of the memory run, that is made
-    litellm: bool
-    memory_mb: int
+@dataclass(slots=True)
+class Measured:
+    """A value a round. Bytes: after the chats, and the most while large bodies pass."""
+
+    took: dict[Kind, dict[str, list[list[float]]]] = field(default_factory=dict)
+    resting: dict[str, list[int]] = field(default_factory=dict)
+    peaks: dict[str, list[int]] = field(default_factory=dict)
 
 
-def main() -> int:
-    parse = argparse.ArgumentParser(prog="bench.overhead", description=__doc__.splitlines()[0])
-    parse.add_argument("--rounds", type=int, default=5)
-    parse.add_argument("--quick", action="store_true", help="a fifth of the requests, 200 MB of bodies")
-    parse.add_argument("--no-litellm", action="store_true", help="leave LiteLLM's proxy out")
-    parse.add_argument("--out", type=Path, help="file for the report")
-    args = parse.parse_args()
-    plan = Plan(
-        args.rounds, 0.2 if args.quick else 1.0, not args.no_litellm, 200 if args.quick else 1000
-    )
-    with running(litellm=plan.litellm) as stack:
-        text = "\n".join(report(stack, plan)) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
-    return 0
+def measure(plan: Plan) -> Found:
+    measured = Measured()
+    with running() as stack:
+        for stream in (False, True):
+            for base in stack.bases.values():
+                stack.load.run(Order(base + CHAT, 1, WARM_UP, stream))
+        for number in range(plan.rounds):
+            turn(number, plan.rounds, "overhead")
+            one_round(stack, plan, number, measured)
+        return found(measured, stack.litellm)
 
 
-def report(stack: Stack, plan: Plan) -> list[str]:
-    """Measure everything; the lines of the report."""
-    plain = {clients: measure(stack, plan, clients, stream=False) for clients in CLIENTS}
-    streams = {clients: measure(stack, plan, clients, stream=True) for clients in STREAMS}
-    memory = measure_memory(stack, plan.memory_mb)
-    lines = [
-        f"{plan.rounds} rounds; {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}; {stack.litellm}.",
-        "",
-    ]
-    for clients, cells in plain.items():
-        lines += [f"Chat, one JSON answer, {clients} client(s):", "", *times_table(cells), ""]
-    for clients, cells in streams.items():
-        lines += [
-            f"Chat, a stream of {CHUNKS} events, {clients} client(s):",
-            "",
-            *times_table(cells),
-            "",
-        ]
-    lines += ["| target | at most | measured, median (least to most) | |", "|---|---|---|---|"]
-    lines += [target.row() for target in targets(plain, streams)]
-    lines += ["", f"Memory while {plan.memory_mb} MB of bodies with pictures pass, MiB:", ""]
-    lines += ["| tier | start | after a tenth | peak | end |", "|---|---|---|---|---|"]
-    return lines + [run.row() for run in memory]
+def one_round(stack: Stack, plan: Plan, number: int, measured: Measured) -> None:
+    effort = QUICK if plan.quick else 1.0
+    paths = list(stack.bases) if number % 2 else list(reversed(stack.bases))
+    for stream, counts in ((False, CLIENTS), (True, STREAMS)):
+        for clients, requests in counts.items():
+            each = max(1, int(requests * effort) // clients)
+            cells = measured.took.setdefault((stream, clients), {path: [] for path in stack.bases})
+            for path in paths:
+                order = Order(stack.bases[path] + CHAT, clients, each * clients, stream)
+                cells[path].append(stack.load.run(order))
+    for tier, pid in stack.tiers.items():
+        measured.resting.setdefault(tier, []).append(memory_of(pid))
+    for tier, most in peaks_of(stack, max(4, round(PICTURES * effort))).items():
+        measured.peaks.setdefault(tier, []).append(most)
 
 
-def measure(stack: Stack, plan: Plan, clients: int, *, stream: bool) -> dict[str, Rounds]:
-    """Of each path and round the milliseconds of each request; the paths take turns in a round."""
-    requests = (STREAMS if stream else CLIENTS)[clients]
-    requests = max(clients, int(requests * plan.effort) // clients * clients)
-    cells: dict[str, list[list[float]]] = {path: [] for path in stack.bases}
-    for number in range(plan.rounds):
-        for path, base in stack.bases.items():
-            _tell(f"{'streams' if stream else 'chat'}, {clients} client(s), round {number + 1}, {path}")
-            cells[path].append(stack.load.run(Order(base + CHAT, clients, requests, stream)))
-    return dict(cells)
-
-
-def targets(plain: dict[int, dict[str, Rounds]], streams: dict[int, dict[str, Rounds]]) -> list[Target]:
-    one = plain[1]
-    stream = streams[1]
-    per_chunk = added(_per_chunk(stream["both"]), _per_chunk(stream["direct"]))
-    found = [
-        Target("both hops, p50, 1 client, ms", 1.0, added(one["both"], one["direct"])),
-        Target("both hops, p50, 16 clients, ms", 5.0, added(plain[16]["both"], plain[16]["direct"])),
-        Target("both hops, per event of a stream, 1 client, ms", 0.05, per_chunk),
-    ]
-    for clients, cells in plain.items():
-        other = cells.get("litellm")
-        figure = share(cells["both"], other, cells["direct"]) if other else None
-        found.append(Target(f"both hops / LiteLLM, {clients} client(s)", 0.3, figure))
-    return found
-
-
-def _per_chunk(rounds: Rounds) -> Rounds:
-    return [[ms / CHUNKS for ms in one] for one in rounds]
-
-
-def measure_memory(stack: Stack, megabytes: int) -> list[MemoryRun]:
-    """Send *megabytes* of bodies with large pictures through both tiers, two at a time."""
-    number = max(10, round(megabytes * 1e6 / (IMAGE_BYTES * 4 / 3)))
-    url = f"{stack.bases['both']}/v1/vision/analyze"
-    seen: dict[str, list[int]] = {tier: [memory_of(pid)] for tier, pid in stack.tiers.items()}
+def peaks_of(stack: Stack, pictures: int) -> dict[str, int]:
+    """The most bytes of our tiers while large bodies pass through both, two at a time."""
+    own = {tier: pid for tier, pid in stack.tiers.items() if tier != LITELLM}
+    seen: dict[str, list[int]] = {tier: [memory_of(pid)] for tier, pid in own.items()}
     over = threading.Event()
 
     def sample() -> None:
         while not over.wait(SAMPLE_S):
-            for tier, pid in stack.tiers.items():
+            for tier, pid in own.items():
                 seen[tier].append(memory_of(pid))
 
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        _tell(f"{number} pictures of {IMAGE_BYTES / 1e6:.0f} MB")
-        tenth = number // 10
-        stack.load.run(Order(url, 2, tenth, image_bytes=IMAGE_BYTES))
-        after_tenth = {tier: memory_of(pid) for tier, pid in stack.tiers.items()}
-        stack.load.run(Order(url, 2, number - tenth, image_bytes=IMAGE_BYTES))
-        time.sleep(0.5)
+        stack.load.run(
+            Order(f"{stack.bases[BOTH]}/v1/vision/analyze", 2, pictures, image_bytes=IMAGE_BYTES)
+        )
     finally:
         over.set()
         sampler.join()
-    return [
-        MemoryRun(tier, values[0], after_tenth[tier], max(values), memory_of(stack.tiers[tier]))
-        for tier, values in seen.items()
-    ]
+    return {tier: max(values) for tier, values in seen.items()}
 
 
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr)
+# --- what follows from it ---------------------------------------------------------------------------
+
+
+def found(measured: Measured, litellm: str) -> Found:
+    return Found(
+        versions=(litellm,),
+        comparisons=(
+            Comparison("Whole requests through both tiers", beside(measured, LITELLM, P50, P99)),
+            Comparison("What the tiers add to a request, at the median", additions(measured)),
+            Comparison("Whole requests, beside no proxy at all", beside(measured, DIRECT, P50)),
+            Comparison("Memory of both tiers, after the chats of a round", (memory(measured),)),
+        ),
+        figures=figures(measured),
+    )
+
+
+def beside(measured: Measured, peer: str, *shares: float) -> tuple[Ratio, ...]:
+    """The requests through both tiers, at these percentiles of a round."""
+    ratios = []
+    for (kind, took), share in product(measured.took.items(), shares):
+        mine, theirs = (
+            each_round(partial(percentile, share=share), took[path]) for path in (BOTH, peer)
+        )
+        case = f"{called(kind)}, p{share * 100:.0f}"
+        ratios.append(Ratio(case, peer, "ms", Better.LESS, mine, theirs))
+    return tuple(ratios)
+
+
+def additions(measured: Measured) -> tuple[Ratio, ...]:
+    return tuple(
+        Ratio(
+            called(kind),
+            LITELLM,
+            "ms",
+            Better.LESS,
+            added(took, BOTH),
+            added(took, LITELLM),
+            target=None if kind[0] else 0.3,
+        )
+        for kind, took in measured.took.items()
+    )
+
+
+def memory(measured: Measured) -> Ratio:
+    own = (values for tier, values in measured.resting.items() if tier != LITELLM)
+    mine = tuple(sum(of_round) / MIB for of_round in zip(*own, strict=True))
+    theirs = tuple(value / MIB for value in measured.resting[LITELLM])
+    return Ratio("gateway and manager", LITELLM, "MiB", Better.LESS, mine, theirs)
+
+
+def figures(measured: Measured) -> tuple[Figure, ...]:
+    chats = {clients: took for (stream, clients), took in measured.took.items() if not stream}
+    per_event = tuple(ms / CHUNKS for ms in added(measured.took[True, 1], BOTH))
+    less = Better.LESS
+    return (
+        Figure("both tiers add to a chat, p50, 1 client", "ms", less, added(chats[1], BOTH), 1.0),
+        Figure("both tiers add to a chat, p50, 16 clients", "ms", less, added(chats[16], BOTH), 5.0),
+        Figure("the manager alone adds, p50, 1 client", "ms", less, added(chats[1], MANAGER)),
+        Figure("both tiers add to an event of a stream, 1 client", "ms", less, per_event, 0.05),
+        *(
+            Figure(
+                f"{tier}: the most memory while 8 MB bodies pass, two at a time",
+                "MiB",
+                less,
+                tuple(value / MIB for value in values),
+            )
+            for tier, values in measured.peaks.items()
+        ),
+    )
+
+
+def added(took: Took, path: str) -> tuple[float, ...]:
+    """Milliseconds that *path* adds to the median request, round by round."""
+    pairs = zip(each_round(median, took[path]), each_round(median, took[DIRECT]), strict=True)
+    return tuple(through - direct for through, direct in pairs)
+
+
+def each_round(of: Callable[[list[float]], float], rounds: list[list[float]]) -> tuple[float, ...]:
+    return tuple(of(one) for one in rounds)
+
+
+def called(kind: Kind) -> str:
+    stream, clients = kind
+    what = f"a stream of {CHUNKS} events" if stream else "a chat"
+    return f"{what}, {clients} client{'s' if clients > 1 else ''}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("overhead", measure, about=__doc__.splitlines()[0], rounds=(5, 2)))

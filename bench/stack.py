@@ -1,4 +1,7 @@
-"""The processes of one run: manager, gateway, the load, and LiteLLM's proxy when it can be had."""
+"""The processes of one run: manager, gateway, the load, and LiteLLM's proxy.
+
+LiteLLM is what ``tests/clients`` tests us with, at the version of its lock, in its own environment.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,18 @@ import psutil
 import yaml
 
 from bench.load import Order
+from tests.clients.environments import CannotInstall, install
+from tests.clients.table import ENVIRONMENTS, python_of
 
 ROOT = Path(__file__).resolve().parents[1]
-LITELLM_VENV = Path(tempfile.gettempdir()) / "vision-insight-bench" / "litellm"
 # No key, as our own tiers have none here; no look-up of prices on the network.
 _LITELLM_ENVIRON = {
     "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_LOG": "ERROR",
 }
-_START_S = 90.0
+DIRECT, MANAGER, BOTH, LITELLM = "no proxy", "the manager alone", "both tiers", "LiteLLM"  # paths
+_START_S = 180.0  # LiteLLM: 20 s of work on an idle machine
 _STOP_S = 10.0
 
 
@@ -76,17 +81,18 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What runs. ``bases`` are the addresses of the paths, by name."""
+    """What runs. ``bases``: the addresses of the paths, by name; ``tiers``: the process ids."""
 
     bases: dict[str, str]
     load: Load
-    tiers: dict[str, int]  # pids
-    litellm: str  # its version, or why it is not there
+    tiers: dict[str, int]
+    litellm: str  # its version
 
 
 @contextmanager
-def running(*, litellm: bool) -> Iterator[Stack]:
-    """Everything started and warm; ended with the block."""
+def running() -> Iterator[Stack]:
+    """Everything started; ended with the block. Raises ``NotStarted``."""
+    litellm = _litellm_version()
     ports = Ports.free()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -120,19 +126,13 @@ def running(*, litellm: bool) -> Iterator[Stack]:
         }
         _post(f"{manager_url}/spawn/bench")
         worker_url = f"http://127.0.0.1:{ports.worker}"
+        tiers[LITELLM] = _start_litellm(stack, folder, ports)
         bases = {
-            "direct": worker_url,
-            "manager": f"{manager_url}/workers/bench",
-            "both": gateway_url,
+            DIRECT: worker_url,
+            MANAGER: f"{manager_url}/workers/bench",
+            BOTH: gateway_url,
+            LITELLM: f"http://127.0.0.1:{ports.litellm}",
         }
-        told = "not asked for"
-        if litellm:
-            try:
-                told = install_litellm(LITELLM_VENV)
-                _start_litellm(stack, folder, ports)
-                bases["litellm"] = f"http://127.0.0.1:{ports.litellm}"
-            except NotStarted as exc:
-                told = f"left out: {exc}"
         load = subprocess.Popen(
             [python, "-m", "bench.load"],
             cwd=ROOT,
@@ -141,7 +141,7 @@ def running(*, litellm: bool) -> Iterator[Stack]:
             text=True,
         )
         stack.callback(_end, load)
-        yield Stack(bases, Load(load), tiers, told)
+        yield Stack(bases, Load(load), tiers, litellm)
 
 
 def _settings(ports: Ports, folder: Path) -> dict[str, object]:
@@ -166,33 +166,20 @@ def _settings(ports: Ports, folder: Path) -> dict[str, object]:
 # --- LiteLLM --------------------------------------------------------------------------------------
 
 
-def install_litellm(venv: Path) -> str:
-    """LiteLLM's proxy in *venv*, installed there unless it is; its version. Raises ``NotStarted``."""
-    python = str(venv / "bin" / "python")
-    version = [python, "-c", "from importlib.metadata import version as v; print(v('litellm'))"]
-    steps: list[list[str]] = [
-        [sys.executable, "-m", "venv", str(venv)],
-        [python, "-m", "pip", "install", "--quiet", "litellm[proxy]"],
-    ]
-    if not (venv / "bin" / "litellm").exists():
-        print(f"installing LiteLLM into {venv} ...", file=sys.stderr)
-        for step in steps:
-            _run(step)
-    return "LiteLLM " + _run(version)
-
-
-def _run(command: Sequence[str]) -> str:
+def _litellm_version() -> str:
+    """Raises ``NotStarted`` when it can't be had."""
+    python = python_of("litellm")
+    code = "from importlib.metadata import version; print(version('litellm'))"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except OSError as exc:
-        raise NotStarted(f"{command[0]}: {exc.strerror}") from exc
-    except subprocess.CalledProcessError as exc:
-        last = exc.stderr.strip().splitlines() or ["no reason given"]
-        raise NotStarted(f"{' '.join(command[1:])}: {last[-1]}") from exc
-    return done.stdout.strip()
+        install("litellm")
+        told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    except (CannotInstall, OSError, subprocess.CalledProcessError) as exc:
+        raise NotStarted(f"LiteLLM: {exc}") from exc
+    return f"LiteLLM {told.strip()}"
 
 
-def _start_litellm(stack: ExitStack, folder: Path, ports: Ports) -> None:
+def _start_litellm(stack: ExitStack, folder: Path, ports: Ports) -> int:
+    """Its process id."""
     config = folder / "litellm.yaml"
     upstream = {
         "model": "openai/bench",
@@ -202,10 +189,16 @@ def _start_litellm(stack: ExitStack, folder: Path, ports: Ports) -> None:
     config.write_text(
         yaml.safe_dump({"model_list": [{"model_name": "bench", "litellm_params": upstream}]})
     )
-    argv = [str(LITELLM_VENV / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
+    argv = [
+        str(ENVIRONMENTS / "litellm" / "bin" / "litellm"),
+        "--config",
+        str(config),
+        "--host",
+        "127.0.0.1",
+    ]
     argv += ["--port", str(ports.litellm), "--num_workers", "1", "--telemetry", "False"]
     url = f"http://127.0.0.1:{ports.litellm}/health/liveliness"
-    stack.enter_context(serving("litellm", argv, folder, url, _LITELLM_ENVIRON))
+    return stack.enter_context(serving("litellm", argv, folder, url, _LITELLM_ENVIRON)).pid
 
 
 # --- processes ------------------------------------------------------------------------------------

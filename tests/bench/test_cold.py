@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.cold import Row, has_text, spread, table
+from bench.cold import ALONE, STANDBY, TARGET, Row, found, has_text
 
 
 def chunk(**delta: Any) -> str:
@@ -30,10 +30,8 @@ def test_the_first_token_is_the_first_text(line: str, text: bool) -> None:
     assert has_text(line) is text
 
 
-def test_a_ratio_is_taken_within_its_round() -> None:
-    row = Row("a", "picture", [2.0, 4.0, 1.0], {"standby": [1.0, 1.0, 1.0]})
-    assert row.ratios("standby") == [0.5, 0.25, 1.0]
-    assert spread(row.ratios("standby")) == "0.50 (0.25-1.00)"
-    assert table([row]).splitlines()[-1] == (
-        "| a | picture | 2.00 (1.00-4.00) | 1.00 (1.00-1.00) | 0.50 (0.25-1.00) |"
-    )
+def test_only_a_start_with_a_standby_has_a_target() -> None:
+    row = Row("a", "picture", [2.0, 4.0, 1.0], {STANDBY: [1.0, 1.0, 1.0], ALONE: [2.0, 4.0, 2.0]})
+    parked, alone = (comparison.ratios for comparison in found([row]).comparisons)
+    assert [(r.case, r.rounds, r.target) for r in parked] == [("a, picture", (0.5, 0.25, 1.0), TARGET)]
+    assert [(r.rounds, r.target) for r in alone] == [((1.0, 1.0, 2.0), None)]
