@@ -128,7 +128,8 @@ def _refusal(answer: httpx.Response, content: bytes) -> Failure:
 
 def _nobody(address: Address, exc: Exception) -> str:
     cure = (
-        "make status tells how the stack is, make start starts the gateway"
+        "make status tells how the stack is; make start starts a gateway that is installed, "
+        "make up or make demo one that is not"
         if address.local
         else "is the host right (--host, VISION_HOST), and does its gateway listen on your network?"
     )

@@ -17,6 +17,7 @@ from contracts.openai import AnalyzeResponse, ChatChunk, ChatCompletion
 from contracts.tasks import TASKS
 
 CHAT, ANALYZE = "/v1/chat/completions", "/v1/vision/analyze"
+_TELLING_S = 0.05  # an answer in less tells no rate
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Of the answer, at most.")]
 
 
@@ -92,8 +93,9 @@ def _stream(gateway: Gateway, body: dict[str, Any], *, verbose: bool) -> None:
     if not ended:
         raise Failure("the answer broke off")
     if verbose and usage:
-        took = max(last - first, 1e-9)
-        rate = f", {(usage.completion_tokens - 1) / took:.1f} a second" if last > first else ""
+        took = last - first
+        # Pieces that were joined on the way come at once, and tell nothing of the model.
+        rate = f", {(usage.completion_tokens - 1) / took:.1f} a second" if took >= _TELLING_S else ""
         screen.note(
             f"{usage.prompt_tokens} tokens in, the first out after {first - began:.1f} s; "
             f"{usage.completion_tokens} out{rate}"

@@ -10,7 +10,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from contracts.chat import ChatRequest, Detail, MaxPixels, Message
-from contracts.completions import ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChatUsage
+from contracts.completions import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatMessage,
+    ChatUsage,
+    PromptTokensDetails,
+)
 from contracts.images import (
     ImageData,
     ImageEditRequest,
@@ -108,6 +115,7 @@ class AnalyzeUsage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
 class AnalyzeResponse(BaseModel):
@@ -125,7 +133,8 @@ class AnalyzeResponse(BaseModel):
 class ModelObject(BaseModel):
     """``created`` is when the gateway's model list was made, and stable while it runs.
 
-    ``capabilities``: see ``contracts.abilities``; the last three are for image models.
+    ``capabilities``: see ``contracts.abilities``; ``default_for``: the routes that it serves when no
+    model is asked for; the last three are for image models.
     """
 
     id: str
@@ -136,6 +145,7 @@ class ModelObject(BaseModel):
     path: str
     names: list[str]
     capabilities: list[str]
+    default_for: list[str]
     memory_gb: float
     state: str
     family: str | None = None

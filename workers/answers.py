@@ -73,8 +73,7 @@ def analysis(
     who: Identity, request: AnalyzeRequest, events: list[ChatEvent], latency_s: float
 ) -> bytes:
     text = text_of(events).strip()
-    counts = chat_usage(events).model_dump(exclude={"prompt_tokens_details"})
-    usage = AnalyzeUsage(**counts, latency=round(latency_s, 3))
+    usage = AnalyzeUsage(**chat_usage(events).model_dump(), latency=round(latency_s, 3))
     return (
         AnalyzeResponse(
             task=request.task,

@@ -119,9 +119,10 @@ class Live extends EventTarget {
 
 export const live = new Live();
 
-/** The models that can do *what*, the one to be offered first in front: loaded, or else the largest. */
+/** The models that can do *what*, the one to be offered first in front: what the settings say, a loaded one, the largest. */
 export function modelsFor(what) {
-  const rank = (model) => (model.state === "ready" ? 1e6 : 0) + model.memory_gb;
+  const rank = (model) =>
+    (model.default_for.includes(what) ? 1e9 : 0) + (model.state === "ready" ? 1e6 : 0) + model.memory_gb;
   return live.models
     .filter((model) => model.capabilities.includes(what))
     .sort((a, b) => rank(b) - rank(a));

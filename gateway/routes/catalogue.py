@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from contracts.abilities import capabilities
+from contracts.abilities import ROUTES, capabilities
 from contracts.control import ModelStatus
 from contracts.openai import ModelList, ModelObject, TaskList, TaskObject
 from contracts.settings import Settings
@@ -39,6 +39,7 @@ def model_object(
         path=model.path,
         names=model.names,
         capabilities=capabilities(model),
+        default_for=[route for route in ROUTES if getattr(settings.defaults, route) == alias],
         memory_gb=model.memory_gb,
         state=status.status if status else UNKNOWN,
         **drawing,

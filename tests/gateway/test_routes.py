@@ -307,6 +307,8 @@ def test_models_are_listed_with_their_state(client: httpx.Client) -> None:
     assert able["b"] == (["generate", "edit", "strength", "mask"], 1, "flux1-schnell")
     assert able["kontext"][0] == ["edit", "instruction", "mask", "guidance"]
     assert able["klein"][1] == 4
+    defaults = {m["id"]: m["default_for"] for m in body["data"]}
+    assert defaults == {"a": ["chat", "analyze"], "b": ["generate", "edit"], "kontext": [], "klein": []}
     assert body["data"][0]["created"] == client.get("/v1/models/a").json()["created"]
 
 

@@ -38,13 +38,15 @@ class TestAnalyses:
         assert self.job(task="ocr").skill == "query"
         assert self.job(task="custom", prompt="why?").skill == "query"
 
-    def test_the_usage_has_four_numbers(self) -> None:
+    def test_the_usage_has_the_time_and_the_tokens_also_those_known_before(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x"})
-        assert json.loads(answers.analysis(WHO, request, SAID, 0.25))["usage"] == {
+        said: list[ChatEvent] = [*SAID[:-1], Answered(0, "stop", 3, cached_tokens=5)]
+        assert json.loads(answers.analysis(WHO, request, said, 0.25))["usage"] == {
             "latency": 0.25,
             "prompt_tokens": 7,
             "completion_tokens": 3,
             "total_tokens": 10,
+            "prompt_tokens_details": {"cached_tokens": 5},
         }
 
     def test_an_analysis_of_objects_has_them_as_a_list(self) -> None:

@@ -43,6 +43,16 @@ def answer(page: Page) -> Locator:
     return page.locator("#ask .turn.assistant")
 
 
+@pytest.mark.parametrize(("tab", "route"), [("Ask", "chat"), ("Draw", "generate"), ("Edit", "edit")])
+def test_the_model_of_the_settings_is_offered_first(
+    page: Page, stack: LocalStack, tab: str, route: str
+) -> None:
+    models = httpx.get(f"{stack.url}/v1/models", timeout=10).json()["data"]
+    (default,) = [model["id"] for model in models if route in model["default_for"]]
+    go_to(page, tab)
+    assert page.locator(f"#{tab.lower()}").get_by_label("Model").input_value() == default
+
+
 def test_a_cold_start_is_told_and_how_long_it_takes_once_that_is_known(
     page: Page, stack: LocalStack
 ) -> None:
