@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.results import Better, Comparison, Figure, Ratio, Results, Spread, Stance
+from bench.results import ENOUGH, Better, Comparison, Figure, Ratio, Results, Spread, Stance
 
 QUIET = 0.1  # of the CPU; more than that is told
 
@@ -56,6 +56,8 @@ def summary(runs: Sequence[Results]) -> str:
         if ratio.stance is Stance.BEHIND
     ]
     lines += ["", "**Where the peer was ahead in every round** (ours / theirs):", ""]
+    if few := [run.name for run in runs if run.rounds < ENOUGH]:
+        behind.append(f"* not told of {', '.join(few)}: fewer than {ENOUGH} rounds")
     return "\n".join([*lines, *(behind or ["* nowhere"])])
 
 

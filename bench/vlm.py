@@ -117,7 +117,7 @@ def mixed(peer: Peer, pictures: Pictures) -> Run:
 def found(figures: Figures, level: Figures) -> Found:
     comparisons = [
         Comparison("Tokens per second, as their users have them", throughput(figures, targets=True)),
-        Comparison("Tokens per second, float32 weights and the same BLAS for all", throughput(level)),
+        Comparison("Tokens per second, on a level field", throughput(level)),
         Comparison("Time to the first token", firsts(figures)),
     ]
     versions = (f"mlx-vlm {version('mlx-vlm')} (its server, and stream_generate by itself)",)
