@@ -145,7 +145,7 @@ class ModelObject(BaseModel):
     path: str
     names: list[str]
     capabilities: list[str]
-    default_for: list[str]
+    default_for: list[str] = []  # what an older gateway does not tell
     memory_gb: float
     state: str
     family: str | None = None
