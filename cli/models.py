@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import quote
 
@@ -11,7 +10,7 @@ import typer
 
 from cli import options, screen
 from cli.failures import Usage
-from cli.gateway import Gateway, as_shape
+from cli.gateway import as_shape
 from cli.phrases import MODELS_HEAD, PS_HEAD, model_row, ps_notes, ps_rows
 from cli.sse import Comment
 from contracts.control import ManagerStatus, Spawned, Stopped
@@ -117,15 +116,11 @@ def logs(
 
     with options.gateway(host, key) as gateway:
         found = gateway.ask("GET", f"{MODELS}/{quote(alias, safe='')}")  # 404s for what is no model
-        _logs(gateway, f"/v1/system/logs/{quote(str(found.get('id')))}", follow, lines, show)
-
-
-def _logs(gateway: Gateway, path: str, follow: bool, lines: int, show: Callable[[str], None]) -> None:
-    path += f"?lines={lines}"
-    if not follow:
-        for line in gateway.text(path).split("\n")[:-1]:  # each ends with one
-            show(line)
-        return
-    for event in gateway.events("GET", f"{path}&follow=1"):
-        if not isinstance(event, Comment):
-            show(event if isinstance(event, str) else json.dumps(event, ensure_ascii=False))
+        path = f"/v1/system/logs/{quote(str(found.get('id')))}?lines={lines}"
+        if not follow:
+            for line in gateway.text(path).split("\n")[:-1]:  # each ends with one
+                show(line)
+            return
+        for event in gateway.events("GET", f"{path}&follow=1"):
+            if not isinstance(event, Comment):
+                show(event if isinstance(event, str) else json.dumps(event, ensure_ascii=False))

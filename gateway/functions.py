@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from contracts.errors import ErrorBody, InvalidRequest, UpstreamError
 from contracts.settings import Settings
 from gateway.checks import Checked, check_chat
 from gateway.names import Names
+from gateway.rewrite import ChatRewrite
 from gateway.sse import Comment, EventReader, comment
 from web.errors import error_event
 
 _OLD = re.compile(rb'"function(s|_call)"')
 _FIXED = {"tools": "functions", "tool_choice": "function_call", "tool_choice.function": "function_call"}
 _NO_CHAT = (ValueError, KeyError, TypeError, AttributeError)
-_LIMIT = 64 << 20  # bytes of an answer: far more than any model says
 
 
 def check_chat_of_any_age(settings: Settings, body: bytes) -> Checked:
@@ -32,11 +32,13 @@ def check_chat_of_any_age(settings: Settings, body: bytes) -> Checked:
         return check_chat(settings, body)
     chat, names = _with_tools(found)
     try:
-        checked = check_chat(settings, json.dumps(chat, ensure_ascii=False, allow_nan=False).encode())
+        made = json.dumps(chat, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as exc:  # NaN, half a surrogate pair, or too deep
+        raise InvalidRequest(f"the body is not valid JSON: {exc}") from exc
+    try:
+        checked = check_chat(settings, made)
     except InvalidRequest as exc:
         raise names.error(exc) from exc
-    except ValueError as exc:  # in a schema, which may hold anything
-        raise InvalidRequest("the body is not valid JSON: it holds NaN or Infinity") from exc
     return replace(checked, rewrite=FunctionRewrite(names))
 
 
@@ -114,27 +116,12 @@ def _said(messages: list[Any], names: Names) -> list[Any]:
 # --- the answer ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionRewrite:
-    """A ``gateway.rewrite.Rewrite``; *names* are for errors."""
-
-    names: Names
-
-    @property
-    def limit(self) -> int:
-        return _LIMIT
-
-    def too_large(self) -> UpstreamError:
-        return UpstreamError(f"the worker's answer has more than {_LIMIT >> 20} MiB")
-
+class FunctionRewrite(ChatRewrite):
     async def whole(self, body: bytes) -> bytes:
         try:
             return _retold(json.loads(body), "message")
         except _NO_CHAT as exc:
             raise UpstreamError("the worker's answer is no chat completion") from exc
-
-    def refused(self, body: bytes) -> bytes:
-        return self.names.error_body(body)
 
     def events(self) -> FunctionEvents:
         return FunctionEvents(self.names)

@@ -6,8 +6,11 @@ Rules: a route whose answers are its own (pictures as URLs, another API over the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+from contracts.errors import UpstreamError
+from gateway.names import Names
 from web.relay import EventRewrite
 
 
@@ -29,3 +32,20 @@ class Rewrite(Protocol):
 
     def events(self) -> EventRewrite | None:
         """For the events of a stream; None: they go on as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRewrite:
+    """What all forms have in common that chats are answered in; *names* are for errors."""
+
+    names: Names
+
+    @property
+    def limit(self) -> int:
+        return 64 << 20  # far more than any model says
+
+    def too_large(self) -> UpstreamError:
+        return UpstreamError(f"the worker's answer has more than {self.limit >> 20} MiB")
+
+    def refused(self, body: bytes) -> bytes:
+        return self.names.error_body(body)

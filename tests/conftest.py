@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from scripts.local_stack import LocalStack
 from tests.stacks import DEMO_CHANGES, running
+from workers import blas
 
 # How fast examples come depends on what else the machine does, and says nothing about the code.
 settings.register_profile("vision", suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -19,6 +20,7 @@ settings.load_profile("vision")
 # Of the BLAS, here and in child processes. The demo models are small: a second thread waits for the
 # first, at full load, and the tests run on all cores as it is.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+blas.enable()  # before any test module imports MLX: a drawing takes a fifth of the time
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from starlette.types import ASGIApp
@@ -14,18 +16,20 @@ from starlette.types import ASGIApp
 from web.intake import Limits
 from web.serve import DEFAULT_LIMITS, bind, make_server
 
-_given: set[int] = set()
+# Below the ports that systems give to connections going out, one of which could take a port that was
+# free. Each process begins elsewhere, as others look for ports at the same time.
+_FIRST, _COUNT = 20000, 12000
+_turns = itertools.count(os.getpid() * 1009)
 
 
 def free_port() -> int:
-    """One that is free now, and that nobody in this process was given before."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
+    """One that is free now, and that nobody in this process was given for long."""
+    for turn in itertools.islice(_turns, _COUNT):
+        port = _FIRST + turn % _COUNT
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
+    raise OSError("no port is free")
 
 
 @contextmanager

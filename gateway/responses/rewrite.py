@@ -9,18 +9,16 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 
-from contracts.errors import InvalidRequest, UpstreamError
+from contracts.errors import InvalidRequest
 from contracts.openai import parse_json
 from contracts.response_object import ResponseObject
 from contracts.responses import ResponseRequest
 from contracts.settings import Settings
 from gateway.checks import Checked, check_chat
-from gateway.names import Names
 from gateway.responses.answer import NewId, Now, begun, response_of
 from gateway.responses.chat import chat_of
 from gateway.responses.events import ResponseEvents
-
-_LIMIT = 64 << 20  # bytes of an answer: far more than any model says
+from gateway.rewrite import ChatRewrite
 
 
 def new_id(prefix: str) -> str:
@@ -39,30 +37,19 @@ def check_response(
         raise names.error(exc) from exc
     response = begun(request, new_id("resp"), int(now()), checked.alias)
     links = tuple(replace(link, param=names.told(link.param)) for link in checked.links)
-    return replace(checked, links=links, rewrite=ResponseRewrite(response, names, new_id, now))
+    return replace(checked, links=links, rewrite=ResponseRewrite(names, response, new_id, now))
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseRewrite:
-    """A ``gateway.rewrite.Rewrite``: *response* has not begun, *names* are for errors."""
+class ResponseRewrite(ChatRewrite):
+    """*response* has not begun."""
 
     response: ResponseObject
-    names: Names
     new_id: NewId
     now: Now
 
-    @property
-    def limit(self) -> int:
-        return _LIMIT
-
-    def too_large(self) -> UpstreamError:
-        return UpstreamError(f"the worker's answer has more than {_LIMIT >> 20} MiB")
-
     async def whole(self, body: bytes) -> bytes:
         return response_of(self.response, body, self.new_id, self.now)
-
-    def refused(self, body: bytes) -> bytes:
-        return self.names.error_body(body)
 
     def events(self) -> ResponseEvents:
         return ResponseEvents(self.response, self.names, self.new_id, self.now)

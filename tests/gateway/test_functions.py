@@ -138,6 +138,13 @@ def test_what_is_wrong_is_named_as_the_client_named_it(
     assert told.message.startswith(param)
 
 
+@pytest.mark.parametrize("odd", ["NaN", r'"\ud800"', '{"a": ' * 5000 + "1" + "}" * 5000])
+def test_what_is_no_json_elsewhere_is_refused(settings: Settings, odd: str) -> None:
+    body = f'{{"messages": [], "functions": [{{"name": "f", "parameters": {odd}}}]}}'.encode()
+    with pytest.raises(InvalidRequest, match="the body is not valid JSON"):
+        check_chat_of_any_age(settings, body)
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

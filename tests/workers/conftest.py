@@ -13,7 +13,6 @@ import pytest
 from contracts.settings_models import ImageSettings, VlmSettings
 from tests.workers.apps import IMAGE, VLM, worker
 from tests.workers.fakes import FakeEngine
-from workers import blas
 from workers.engine import (
     Answered,
     ChatEvent,
@@ -30,8 +29,6 @@ from workers.engine import (
 )
 
 MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
-
-blas.enable()  # before a test module imports MLX: a drawing takes a fifth of the time
 
 
 class Loaded(Generic[Job, Event]):
