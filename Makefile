@@ -75,7 +75,7 @@ demo: setup  ## the whole stack on small trained models, with a tour; ARGS=--onc
 	@$(RUN) -m demo $(ARGS)
 
 up: setup  ## the whole stack on the models of config.yaml, without Docker
-	@$(RUN) -m scripts.up $(ARGS)
+	@$(RUN) -m hostctl.up $(ARGS)
 
 test: setup-dev  ## the tests that need nothing but this folder, on two cores
 	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)

@@ -7,7 +7,8 @@ start of the process; a manager without standby workers; a manager with one, par
 checkpoint, picture and prompt, greedy. Before each request the model is stopped; one round goes
 unmeasured, so that all files are in the page cache.
 
-mflux cannot load the demo's small FLUX by itself, so its bare script takes ``workers.families``, which
+mflux cannot load the demo's small FLUX by itself, so its bare script takes ``workers.image.families``,
+which
 sets the dimensions. What a worker adds to its library (on a CPU a BLAS, and float32) counts as the
 stack's.
 """
@@ -32,10 +33,10 @@ import yaml
 from bench.benchmark import Plan, run, turn
 from bench.results import Better, Comparison, Found, Ratio
 from contracts.settings import Settings
-from contracts.settings_file import load
-from contracts.settings_models import ImageSettings, VlmSettings
-from tests.pictures import RED_CIRCLE, ask, png
-from tests.servers import free_port
+from contracts.settings.file import load
+from contracts.settings.models import ImageSettings, VlmSettings
+from testkit.images import RED_CIRCLE, ask, png
+from testkit.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "Write a one-sentence caption for this image."
@@ -63,8 +64,8 @@ for part in stream_generate(model, processor, prompt, image=[picture], max_token
 BARE_IMAGE = """
 import sys
 from pathlib import Path
-from contracts.settings_models import ImageSettings
-from workers import families
+from contracts.settings.models import ImageSettings
+from workers.image import families
 settings = ImageSettings.model_validate_json(sys.argv[1])
 model = families.load(Path(settings.path), settings)
 width, height = map(int, settings.size.split("x"))

@@ -29,8 +29,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from contracts.settings_models import ImageSettings
-from workers import blas
+from contracts.settings.models import ImageSettings
+from workers.backend import blas
 
 FAMILIES = ("flux1-schnell", "flux2-klein-4b")
 GIB = 1 << 30
@@ -68,7 +68,7 @@ def _family(asked: argparse.Namespace, family: str, scratch: Path) -> dict[str, 
     began = time.perf_counter()
     bits = None if asked.tiny else asked.bits
     options = ["--tiny"] if asked.tiny else ["--bits", str(bits)]
-    _child(["-m", "bench.random_models", family, str(folder), *options])
+    _child(["-m", "testkit.random_models", family, str(folder), *options])
     told: dict[str, Any] = {
         "size": asked.size,
         "steps": asked.steps,
@@ -189,7 +189,7 @@ def _in_turn(pair: dict[str, Contender], turns: int) -> dict[str, Any]:
 
 def _engine(asked: argparse.Namespace, family: str, folder: Path, unbounded: int) -> Contender:
     from workers.engine import Drawn, ImageEvent, ImageJob, Stepped
-    from workers.image import MIB, MfluxEngine
+    from workers.image.engine import MIB, MfluxEngine
 
     settings = ImageSettings.model_validate(
         {"kind": "image", "family": family, "path": str(folder), "port": 1, "memory_gb": 1.0}
@@ -264,7 +264,7 @@ def _bare(family: str, folder: Path) -> tuple[Any, float]:
 
 def _bare_tiny(family: str, folder: Path) -> tuple[Any, float]:
     """mflux can't load a model as small as that; its own class draws with what the engine loads."""
-    from workers import families
+    from workers.image import families
 
     settings = ImageSettings.model_validate(
         {"kind": "image", "family": family, "path": str(folder), "port": 1, "memory_gb": 1.0}

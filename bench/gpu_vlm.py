@@ -27,10 +27,10 @@ import numpy as np
 from PIL import Image
 
 from bench import full_size
-from contracts.settings_base import GIB
-from contracts.settings_models import VlmSettings
+from contracts.settings.base import GIB
+from contracts.settings.models import VlmSettings
 from workers.engine import Answered, ChatJob, Delta, Sampling, Turn
-from workers.vlm import VlmEngine
+from workers.vlm.engine import VlmEngine
 
 SIDE = 1024  # pixels
 TOKENS = 128  # of an answer

@@ -18,7 +18,7 @@ from typing import Any
 from bench.benchmark import Plan, run, turn
 from bench.image_peers import CHECKPOINT, CLI, ENGINE, MFLUX, Pair, started
 from bench.results import Better, Comparison, Figure, Found, Ratio
-from contracts.settings_models import ImageSettings
+from contracts.settings.models import ImageSettings
 
 AS_FAST = 1.02  # of mflux in the same process
 FLAT_MIB = 8.0  # more than that is a leak

@@ -1,7 +1,7 @@
 """Who is measured by ``bench.image``: our engine, mflux in the same process, and mflux's command line.
 
 mflux can't load the demo's small FLUX by itself: here its classes and its command line get the model
-from ``workers.families``, which sets the dimensions. What they do with it is their own.
+from ``workers.image.families``, which sets the dimensions. What they do with it is their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.stack import ROOT
-from contracts.settings_models import ImageSettings
+from contracts.settings.models import ImageSettings
 from workers.engine import Drawn, ImageEvent, ImageJob, Stepped
 
 CHECKPOINT = ROOT / "demo" / "models" / "image-gen"
@@ -24,16 +24,16 @@ MIB = 1 << 20
 SIDE, STEPS = 128, 4  # pixels; of a picture
 ENGINE, MFLUX, CLI = "engine", "mflux's library", "mflux's command line"
 
-# The command line itself, its model loaded by workers.families.
+# The command line itself, its model loaded by workers.image.families.
 CLI_CODE = """
 import sys
 from pathlib import Path
-from workers import blas
+from workers.backend import blas
 blas.enable()
-from contracts.settings_models import ImageSettings
+from contracts.settings.models import ImageSettings
 from mflux.models.flux.cli import flux_generate
 from mflux.models.flux.variants.txt2img.flux import Flux1
-from workers import families
+from workers.image import families
 settings = ImageSettings.model_validate_json(sys.argv.pop(1))
 def load(self, **_):
     adapter = families.load(Path(settings.path), settings)
@@ -46,8 +46,8 @@ flux_generate.main()
 ENGINE_CODE = """
 import sys
 from workers.engine import Drawn, ImageJob
-from workers.image import MfluxEngine
-from contracts.settings_models import ImageSettings
+from workers.image.engine import MfluxEngine
+from contracts.settings.models import ImageSettings
 settings = ImageSettings.model_validate_json(sys.argv[1])
 prompt, side, steps = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 engine = MfluxEngine("bench", settings)
@@ -57,10 +57,10 @@ engine.run(ImageJob(prompt, side, side, steps, steps, 0.0, 7), lambda event: Non
 MFLUX_CODE = """
 import sys
 from pathlib import Path
-from workers import blas
+from workers.backend import blas
 blas.enable()
-from contracts.settings_models import ImageSettings
-from workers import families
+from contracts.settings.models import ImageSettings
+from workers.image import families
 settings = ImageSettings.model_validate_json(sys.argv[1])
 side, steps = int(sys.argv[3]), int(sys.argv[4])
 model = families.load(Path(settings.path), settings).model
@@ -73,8 +73,8 @@ class Pair:
     """The engine and mflux's model, loaded in this process, each with weights of its own."""
 
     def __init__(self, settings: ImageSettings) -> None:
-        from workers import families
-        from workers.image import MfluxEngine
+        from workers.image import families
+        from workers.image.engine import MfluxEngine
 
         self._engine = MfluxEngine("bench", settings)
         self._engine.load(lambda phase, detail, download=None: None)

@@ -3,7 +3,7 @@
 import sys
 
 from manager.__main__ import main
-from manager.process import LocalLauncher
+from manager.launcher.process import LocalLauncher
 
 if __name__ == "__main__":
     sys.exit(main(launcher=LocalLauncher((sys.executable, "-m", "bench.worker"))))

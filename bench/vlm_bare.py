@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from workers import blas
+from workers.backend import blas
 
 
 def main(folder: str) -> None:

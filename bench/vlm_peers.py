@@ -19,9 +19,9 @@ from typing import Any
 
 from bench.stack import ROOT, serving
 from bench.vlm_prompts import endless
-from contracts.settings_models import VlmSettings
-from tests.servers import free_port
-from workers import blas
+from contracts.settings.models import VlmSettings
+from testkit.servers import free_port
+from workers.backend import blas
 
 Clients = Sequence[Sequence[Mapping[str, Any]]]  # of each client its requests, in order
 CHAT = "/v1/chat/completions"

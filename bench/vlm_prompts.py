@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx  # noqa: TID251 - rewrites a checkpoint
 
 from demo.world import Scene, random_scene
-from tests.pictures import as_data_uri
+from testkit.images import as_data_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "demo" / "models" / "vlm-best"

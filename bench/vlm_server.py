@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import runpy
 
-from workers import blas
+from workers.backend import blas
 
 if __name__ == "__main__":
     blas.enable()

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from web.parent import leave_with_parent
+from web.parent_pipe import leave_with_parent
 from web.serve import bind, config_for
 
 CHUNKS = 64

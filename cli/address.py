@@ -15,7 +15,7 @@ import httpx
 
 from cli.failures import Usage
 from contracts.settings import Settings
-from contracts.settings_file import SettingsError
+from contracts.settings.file import SettingsError
 from hostctl.health import gateway_url
 
 DEFAULT_PORT = 8000

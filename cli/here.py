@@ -18,7 +18,7 @@ from cli.failures import Failure, Usage
 from cli.phrases import downloading
 from contracts.control import Download, ManagerStatus, WorkerState
 from contracts.settings import Settings
-from contracts.settings_file import SettingsError, environment, load
+from contracts.settings.file import SettingsError, environment, load
 from hostctl import weights
 from hostctl.steps import Remove, StepFailed, perform
 

@@ -14,7 +14,7 @@ from cli.gateway import as_shape
 from cli.phrases import MODELS_HEAD, PS_HEAD, model_row, ps_notes, ps_rows
 from cli.sse import Comment
 from contracts.control import ManagerStatus, Spawned, Stopped
-from contracts.openai import ModelList
+from contracts.wire.openai import ModelList
 
 MODELS = "/v1/models"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cli.failures import Usage
-from contracts.images import OutputFormat
+from contracts.wire.images import OutputFormat
 
 FORMATS: dict[str, OutputFormat] = {
     ".png": "png",

@@ -11,7 +11,7 @@ from cli import address
 from cli.failures import Failure, Usage
 from cli.gateway import Gateway
 from contracts.settings import Settings
-from contracts.settings_file import SettingsError, load
+from contracts.settings.file import SettingsError, load
 
 Host = Annotated[
     str | None,

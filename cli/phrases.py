@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from contracts.control import Download, ManagerStatus, ModelStatus, WorkerState
-from contracts.openai import ModelObject
+from contracts.wire.openai import ModelObject
 from hostctl.status import span
 
 # Control characters, and what turns the direction of writing: a model's words steer no terminal.

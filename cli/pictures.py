@@ -17,7 +17,7 @@ from cli.gateway import Gateway, as_shape
 from cli.inputs import Stdin, picture_field, pictures_and_words
 from cli.phrases import comment
 from cli.sse import Comment
-from contracts.images import ImageStreamEvent
+from contracts.wire.images import ImageStreamEvent
 
 Out = Annotated[
     Path | None,

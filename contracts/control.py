@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 # Headers between the tiers; none of them is for clients to rely on, but the timings.
-KEEP_ALIVE_HEADER = b"x-vision-keep-alive"  # of a request: seconds, see ``contracts.openai.KeepAlive``
+KEEP_ALIVE_HEADER = b"x-vision-keep-alive"  # of a request: seconds (``KeepAlive``)
 RETRYABLE_HEADER = b"x-vision-retryable"  # of a 503: the worker ended before its answer had begun
 QUEUE_HEADER = b"x-vision-queue-ms"  # of an answer: from asking for the worker to the grant
 LOAD_HEADER = b"x-vision-load-ms"  # the part of that during which the worker was loading

@@ -2,7 +2,7 @@
 
 Rules: pure data; standard library only. The gateway refuses by it what a model can't do before anything
 is loaded, the settings refuse what is experimental, the engine takes its adapter by the name
-(``workers.families``). The weights are counted by ``scripts/image_sizes.py`` (docs/images.md).
+(``workers.image.families``). The weights are counted by ``scripts/image_sizes.py`` (docs/images.md).
 """
 
 from __future__ import annotations

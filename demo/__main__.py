@@ -12,7 +12,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 
 from demo.tour import Tour, TourFailed  # noqa: E402
-from scripts.local_stack import (  # noqa: E402
+from hostctl.local_stack import (  # noqa: E402
     ROOT,
     CannotStart,
     LocalStack,

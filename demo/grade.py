@@ -23,7 +23,7 @@ from PIL import Image
 from demo import world
 from demo.judge import caption_agrees, check
 from demo.world import Scene
-from scripts.local_stack import CannotStart, LocalStack, config_of, interrupted_by_signals
+from hostctl.local_stack import CannotStart, LocalStack, config_of, interrupted_by_signals
 
 SEED = 20_26
 MOVED = 0.06  # of the side; a thing that is farther off is not in its place

@@ -8,13 +8,13 @@ import os
 import sys
 from pathlib import Path
 
-from contracts.settings_file import SettingsError, load
+from contracts.settings.file import SettingsError, load
 from gateway.app import create_app
+from gateway.live_streams import Watchers
 from gateway.server import GatewayServer
-from gateway.watching import Watchers
 from web.log_file import log_to_file
 from web.logs import configure_logging
-from web.parent import leave_with_parent
+from web.parent_pipe import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind, spare_the_collector
 
 GRACEFUL_S = 30

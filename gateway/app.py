@@ -19,30 +19,30 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
+from gateway.api_keys import read_keyring
 from gateway.auth import RATE_HEADERS, Gate
 from gateway.exchange import SOURCE, Services
-from gateway.fetching import Fetcher, Resolve
-from gateway.keys import read_keyring
-from gateway.links import shown
+from gateway.images_in.fetching import Fetcher, Resolve
+from gateway.images_out.links import shown
+from gateway.images_out.store import Pictures
+from gateway.live_streams import Watchers
 from gateway.manager_client import ManagerClient
 from gateway.metrics import GatewayMetrics
-from gateway.pictures import Pictures
-from gateway.recent import Recent
+from gateway.recent_requests import Recent
 from gateway.routes import (
-    catalogue,
     docs,
     files,
     inference,
+    live_streams,
     metrics,
+    models,
     page,
     responses,
     system,
-    watching,
 )
-from gateway.watching import Watchers
-from web.access import PROCESSING_HEADER, Access, Observer
-from web.door import SMALL_BODY, Door, DoorGuard
+from web.access_log import PROCESSING_HEADER, Access, Observer
 from web.errors import install_error_handlers
+from web.origin_guard import SMALL_BODY, Door, DoorGuard
 from web.relay import open_session
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def create_app(
     app.state.recent = recent = Recent(inference.PATHS, clock=wall_clock)
     limits = settings.gateway
     app.state.pictures = Pictures(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    groups = (inference, responses, catalogue, files, system, watching, docs, page)
+    groups = (inference, responses, models, files, system, live_streams, docs, page)
     routers = [group.router for group in groups]
     observers: list[Observer] = [recent]
     if limits.metrics != "off":

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import ApiError, RateLimited, TooManyOpenRequests, Unauthorized
-from contracts.settings_gateway import GatewaySettings
-from gateway.keys import Keyring
-from gateway.links import FILES
-from gateway.rate import Grant, OpenRequests, TokenBuckets, duration, whole_seconds
-from web.account import account_of
+from contracts.settings.gateway import GatewaySettings
+from gateway.api_keys import Keyring
+from gateway.images_out.links import FILES
+from gateway.rate_limit import Grant, OpenRequests, TokenBuckets, duration, whole_seconds
 from web.errors import error_response
+from web.request_record import account_of
 
 PROTECTED = "/v1/"
 METRICS = "/metrics"  # unless ``gateway.metrics`` is "open"

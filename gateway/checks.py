@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from contracts import abilities
+from contracts import capabilities
 from contracts.errors import InvalidRequest
 from contracts.media import parse_size, require_image
-from contracts.openai import (
+from contracts.settings import Settings
+from contracts.settings.models import ImageSettings
+from contracts.wire.openai import (
     AnalyzeRequest,
     ChatRequest,
     ImageEditRequest,
@@ -25,10 +27,8 @@ from contracts.openai import (
     parse_form,
     parse_json,
 )
-from contracts.settings import Settings
-from contracts.settings_models import ImageSettings
-from gateway.inputs import Inputs, Link
-from gateway.rewrite import Rewrite
+from gateway.images_in.inputs import Inputs, Link
+from gateway.response_rewrite import Rewrite
 from gateway.routing import choose_model
 from gateway.unknown import unknown
 
@@ -48,7 +48,7 @@ class Checked:
 
     alias: str
     body: bytes
-    keep_alive: float | None  # seconds, see ``contracts.openai.KeepAlive``
+    keep_alive: float | None  # seconds, see ``contracts.wire.openai.KeepAlive``
     stream: bool = False  # the answer is asked for as events
     wants_urls: bool = False  # in place of the pictures in the answer
     rewrite: Rewrite | None = None  # what else becomes of the answer
@@ -97,7 +97,7 @@ def check_analyze(settings: Settings, body: bytes) -> Checked:
 def check_generation(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageGenerationRequest, body)
     alias, model = _painter(settings, "generate", request)
-    abilities.check_generation(request, model.traits)
+    capabilities.check_generation(request, model.traits)
     return _checked(settings, request, alias, body)
 
 
@@ -115,7 +115,7 @@ def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]
 
 def _check_edit(settings: Settings, request: ImageEditRequest, body: bytes) -> Checked:
     alias, model = _painter(settings, "edit", request)
-    abilities.edit_way(request, model.traits)
+    capabilities.edit_way(request, model.traits)
     pictures = Inputs(settings.images, "image")
     for i, (name, text) in enumerate(request.pictures):
         at = ("image", i) if request.images is None else ("images", i, "image_url")

@@ -33,17 +33,15 @@ from contracts.errors import (
 )
 from contracts.settings import Settings
 from gateway.checks import Checked, check_edit_form
-from gateway.fetching import Fetcher
 from gateway.forms import read_form
 from gateway.heartbeat import Heartbeat, progress_of
-from gateway.links import Links, base_url
+from gateway.images_in.fetching import Fetcher
+from gateway.images_out.links import Links, base_url
+from gateway.images_out.store import Pictures
 from gateway.manager_client import ManagerClient, manager_unreachable
-from gateway.pictures import Pictures
-from gateway.rewrite import Rewrite
+from gateway.response_rewrite import Rewrite
 from gateway.unknown import UnknownFields
-from web.account import CLIENT_GONE, Account, account_of
 from web.errors import error_response
-from web.inbound import ClientGone, Inbound
 from web.relay import (
     EVENT_STREAM,
     EventRewrite,
@@ -58,6 +56,8 @@ from web.relay import (
     passed_on,
     whole,
 )
+from web.request_body import ClientGone, Inbound
+from web.request_record import CLIENT_GONE, Account, account_of
 
 log = logging.getLogger(__name__)
 

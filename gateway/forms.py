@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from contracts.errors import InvalidRequest
-from web.inbound import too_large
+from web.request_body import too_large
 
 
 class _Parser(MultiPartParser):

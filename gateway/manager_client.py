@@ -54,7 +54,7 @@ class ManagerClient:
         return answer.status_code == 200
 
     async def spawn(self, alias: str, keep_alive: float | None) -> httpx.Response:
-        """Load *alias*; *keep_alive* as ``contracts.openai.KeepAlive``."""
+        """Load *alias*; *keep_alive* as ``contracts.wire.openai.KeepAlive``."""
         # A load is bounded by the manager, which knows its progress.
         query = "" if keep_alive is None else f"?keep_alive={keep_alive!r}"
         return await self._call("POST", f"/spawn/{alias}{query}", None)

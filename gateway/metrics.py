@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import Metric
 
 from contracts.settings import Settings
-from contracts.settings_models import VlmSettings
-from gateway.pictures import Pictures
-from web.account import Account
+from contracts.settings.models import VlmSettings
+from gateway.images_out.store import Pictures
 from web.metrics import NONE, OTHER, RouteNames, build_info, gauge
+from web.request_record import Account
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contracts.abilities import ROUTES, capabilities
+from contracts.capabilities import ROUTES, capabilities
 from contracts.errors import InvalidRequest, ModelNotFound
 from contracts.settings import Settings
-from contracts.settings_models import ModelSettings
+from contracts.settings.models import ModelSettings
 
 
 def find_alias(settings: Settings, name: str) -> str:

@@ -8,7 +8,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.exchange import SOURCE
-from gateway.watching import Watchers
+from gateway.live_streams import Watchers
 from web.serve import config_for
 
 

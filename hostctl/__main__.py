@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contracts.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a service reads of .env, and would not see of this shell (contracts.settings_file.ENVIRONMENT).
+# What a service reads of .env, and would not see of this shell (contracts.settings.file.ENVIRONMENT).
 SETTINGS = {
     "VISION_CONFIG", "GATEWAY_HOST", "GATEWAY_PORT", "GATEWAY_API_KEY", "WORKER_MANAGER_HOST",
     "WORKER_MANAGER_PORT", "MANAGER_HOST", "MANAGER_PORT", "MANAGER_TOKEN", "IDLE_TIMEOUT",
@@ -76,7 +76,7 @@ class Host:
 
     def settings(self, shell: Mapping[str, str]) -> Settings:
         """As the services see them, .env over the file; *shell* over both."""
-        from contracts.settings_file import load
+        from contracts.settings.file import load
 
         return load(None, shell, ROOT / "config.yaml")
 
@@ -162,7 +162,7 @@ def _install(host: Host, machine: machines.Machine) -> int:
 
 def _ask(host: Host, args: argparse.Namespace) -> int:
     """What needs the settings, and so .venv."""
-    from contracts.settings_file import SettingsError
+    from contracts.settings.file import SettingsError
 
     try:
         if args.verb == "doctor":

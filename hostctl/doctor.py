@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from contracts.settings import Settings
-from contracts.settings_base import GIB
+from contracts.settings.base import GIB
 from hostctl import facts as reading
 from hostctl.facts import Facts
 

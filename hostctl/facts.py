@@ -17,8 +17,8 @@ import psutil
 from contracts import env_file
 from contracts.env_file import EnvFileError
 from contracts.settings import Settings
-from contracts.settings_file import SettingsError, environment, load
-from contracts.settings_models import is_folder
+from contracts.settings.file import SettingsError, environment, load
+from contracts.settings.models import is_folder
 from hostctl import machine as machines
 from hostctl.health import gateway_url, manager_url
 from hostctl.machine import Machine

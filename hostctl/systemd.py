@@ -22,7 +22,7 @@ class Systemd:
         self._folder = (config_home or place.home / ".config") / "systemd" / "user"
 
     def template(self, tier: Tier) -> str:
-        return f"systemd/{_UNIT.format(tier)}.service"
+        return f"packaging/systemd/{_UNIT.format(tier)}.service"
 
     def file(self, tier: Tier) -> Path:
         return self._folder / f"{_UNIT.format(tier)}.service"

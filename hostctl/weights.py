@@ -15,7 +15,7 @@ import httpx
 
 from contracts.control import Download, ManagerStatus
 from contracts.settings import Settings
-from contracts.settings_models import ImageSettings, is_folder
+from contracts.settings.models import ImageSettings, is_folder
 from hostctl.health import manager_url
 from hostctl.steps import Remove
 

@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from contracts.settings_file import SettingsError, environment, load
-from manager import pressure
+from contracts.settings.file import SettingsError, environment, load
 from manager.app import ManagerApp
-from manager.bridge import BridgeListener, wanted
-from manager.pressure import Pressure
+from manager.docker_bridge import BridgeListener, wanted
+from manager.launcher.standby import Parker
+from manager.memory import pressure
+from manager.memory.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
-from manager.standby import Parker
 from web.log_file import log_to_file
 from web.logs import configure_logging
-from web.notify import Notifier
-from web.parent import leave_with_parent
+from web.parent_pipe import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind
+from web.systemd_notify import Notifier
 
 log = logging.getLogger("manager")
 

@@ -19,28 +19,28 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.control import Download, ManagerStatus
 from contracts.settings import Settings
-from contracts.settings_base import GIB
-from manager import memory, pressure
+from contracts.settings.base import GIB
 from manager.auth import TokenGuard
 from manager.events import EventBus
-from manager.incarnation import Timeouts
-from manager.keeper import Keeper
-from manager.memory import MemoryReading
+from manager.launcher.process import LocalLauncher
+from manager.launcher.pulls import Pulls
+from manager.launcher.standby import TO_HAVE_FROM, Parker, Standbys
+from manager.memory import pressure, system
+from manager.memory.peaks import Peaks
+from manager.memory.pressure import Pressure
+from manager.memory.system import MemoryReading
 from manager.metrics import ManagerMetrics, families
-from manager.peaks import Peaks
 from manager.pool import Pool
-from manager.pressure import Pressure
-from manager.process import LocalLauncher
 from manager.proxy import PREFIX, SOURCE, Proxy
-from manager.pulls import Pulls
 from manager.readiness import HttpProbe
 from manager.routes import control_routes
-from manager.standby import TO_HAVE_FROM, Parker, Standbys
 from manager.status import Room, WorkerReport, manager_status
+from manager.ticker import Keeper
 from manager.worker import Worker
-from web.access import Access
-from web.door import ANY, SMALL_BODY, Door, DoorGuard
+from manager.worker_run import Timeouts
+from web.access_log import Access
 from web.errors import install_error_handlers
+from web.origin_guard import ANY, SMALL_BODY, Door, DoorGuard
 from web.relay import open_session
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ManagerApp:
         launcher: Parker | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
-        read_memory: Callable[[], MemoryReading] = memory.read,
+        read_memory: Callable[[], MemoryReading] = system.read,
         read_pressure: Callable[[], Pressure | None] = pressure.read,
         timeouts: Timeouts | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class ManagerApp:
             settings,
             self.standbys or launcher or LocalLauncher(),
             self._probe,
-            budget=settings.memory.budget_bytes(total, memory.wired_limit()),
+            budget=settings.memory.budget_bytes(total, system.wired_limit()),
             clock=clock,
             timeouts=timeouts,
             peaks=self.peaks,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from manager.process import Address
+from manager.launcher.process import Address
 from manager.worker import Worker
 
 

@@ -17,10 +17,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from contracts.control import WorkerState
 from contracts.settings import Settings
 from manager.lifecycle import RUNNING, Cause
-from manager.memory import MemoryReading
+from manager.memory.system import MemoryReading
 from manager.status import Room, WorkerReport
-from web.account import Account
 from web.metrics import NONE, OTHER, build_info, gauge
+from web.request_record import Account
 
 _LOADS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)  # seconds
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from contracts.control import Download, WorkerState
 from contracts.errors import ApiError
 from contracts.settings import Settings
-from manager import memory, refusal
+from manager import refusal
 from manager.housekeeping import (
     idle_deadline,
     idle_too_long,
@@ -26,12 +26,15 @@ from manager.housekeeping import (
     overcommitted,
     soonest_idle,
 )
-from manager.incarnation import Timeouts
+from manager.launcher.process import Launcher
+from manager.launcher.standby import Standbys
 from manager.lease import Lease, Leasing, Ticket
 from manager.lifecycle import HOLDS_MEMORY, RUNNING, Cause
 from manager.logs import WorkerLog
-from manager.memory import MemoryReading
-from manager.peaks import Peaks
+from manager.memory import system
+from manager.memory.peaks import Peaks
+from manager.memory.pressure import Pressure
+from manager.memory.system import MemoryReading
 from manager.planner import (
     Plan,
     Refuse,
@@ -43,11 +46,9 @@ from manager.planner import (
     WorkerView,
     schedule,
 )
-from manager.pressure import Pressure
-from manager.process import Launcher
 from manager.readiness import Probe
-from manager.standby import Standbys
 from manager.worker import Habits, Publish, Surroundings, Worker
+from manager.worker_run import Timeouts
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts | None = None,
         peaks: Peaks | None = None,
-        read_memory: Callable[[], MemoryReading] = memory.read,
+        read_memory: Callable[[], MemoryReading] = system.read,
         standbys: Standbys | None = None,
         fetching: Callable[[str], Download | None] = lambda alias: None,
         publish: Publish = lambda kind, data: None,

@@ -16,12 +16,10 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.control import KEEP_ALIVE_HEADER, LOAD_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, InternalError, WorkerFailed
-from contracts.openai import read_keep_alive
+from contracts.wire.openai import read_keep_alive
 from manager.lease import Lease
 from manager.pool import Pool
-from web.account import CLIENT_GONE, Account, account_of
 from web.errors import error_response
-from web.inbound import ClientGone, Inbound
 from web.relay import (
     Headers,
     Outbound,
@@ -31,6 +29,8 @@ from web.relay import (
     ask,
     pass_on,
 )
+from web.request_body import ClientGone, Inbound
+from web.request_record import CLIENT_GONE, Account, account_of
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

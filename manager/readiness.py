@@ -16,7 +16,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from contracts.control import Download, Phase, WorkerHealth
-from manager.process import Address
+from manager.launcher.process import Address
 
 PROBE_TIMEOUT_S = 2.0
 SLEPT_S = 5.0  # between two polls; longer than any takes

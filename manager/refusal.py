@@ -11,7 +11,7 @@ from contracts.errors import (
     QueueTimeout,
     Unavailable,
 )
-from contracts.settings_base import GIB
+from contracts.settings.base import GIB
 from manager.planner import Refuse, Why, WorkerView
 
 BUSY_RETRY_S = 5.0  # what a client is told to wait where nobody knows

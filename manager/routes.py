@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from contracts.control import ManagerStatus, Spawned, Stopped
-from contracts.openai import KeepAlive
+from contracts.wire.openai import KeepAlive
 from manager.events import last_event_id, stream
 from web.metrics import exposition
 

@@ -18,10 +18,10 @@ import uvicorn
 
 from contracts.settings import Settings
 from manager.app import ManagerApp
-from manager.bridge import BridgeListener
+from manager.docker_bridge import BridgeListener
 from manager.proxy import SOURCE
-from web.notify import Notifier
 from web.serve import config_for, spare_the_collector
+from web.systemd_notify import Notifier
 
 _ANSWERS_END_S = 5.0  # after the last worker has been stopped
 _MARGIN_S = 5.0

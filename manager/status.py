@@ -21,11 +21,11 @@ from contracts.control import (
     WorkerState,
 )
 from contracts.settings import Settings
-from contracts.settings_base import GIB
-from contracts.settings_models import ImageSettings, VlmSettings
+from contracts.settings.base import GIB
+from contracts.settings.models import ImageSettings, VlmSettings
 from manager.lifecycle import RUNNING
-from manager.memory import MemoryReading
-from manager.pressure import Pressure
+from manager.memory.pressure import Pressure
+from manager.memory.system import MemoryReading
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Rules: state changes only through ``Lifecycle``, each with one log line and one event. What the pool
 decides (``begin``, ``stop``) takes effect at once and synchronously; what a process does becomes a fact
-here (``manager.incarnation`` tells it) and is told to the pool.
+here (``manager.worker_run`` tells it) and is told to the pool.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 from contracts.control import Caches, Download, Drawing, Phase, Work, WorkerState
 from contracts.settings import Settings
-from contracts.settings_models import ImageSettings, VlmSettings
-from manager.incarnation import Incarnation, Timeouts, new_nonce
+from contracts.settings.models import ImageSettings, VlmSettings
+from manager.launcher.process import Address, Handle, Launcher, LaunchSpec
 from manager.lifecycle import WHEN_REAPED, Cause, Event, Lifecycle
 from manager.logs import WorkerLog
-from manager.peaks import Peak, Peaks, peak_key
+from manager.memory.peaks import Peak, Peaks, peak_key
 from manager.planner import WorkerView
-from manager.process import Address, Handle, Launcher, LaunchSpec
 from manager.readiness import Probe
-from manager.watch import Growth
+from manager.watchdog import Growth
+from manager.worker_run import Incarnation, Timeouts, new_nonce
 
 log = logging.getLogger(__name__)
 

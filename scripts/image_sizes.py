@@ -44,7 +44,7 @@ def count(network: Any) -> Count:
 
 def counts(family: str) -> dict[str, Count]:
     """By mflux's name of the network."""
-    from bench.random_models import networks
+    from testkit.random_models import networks
 
     model, definition = networks(family)
     return {

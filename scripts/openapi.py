@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.openapi.document import as_yaml, document
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 
 FILE = ROOT / "openapi.yaml"
 

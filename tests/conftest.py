@@ -9,9 +9,9 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from scripts.local_stack import LocalStack
-from tests.stacks import DEMO_CHANGES, running
-from workers import blas
+from hostctl.local_stack import LocalStack
+from testkit.stacks import DEMO_CHANGES, running
+from workers.backend import blas
 
 # How fast examples come depends on what else the machine does, and says nothing about the code.
 settings.register_profile("vision", suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 from tests.clients.examples import examples
 from tests.clients.report import DOCUMENT, SECTION, section
 from tests.clients.scenarios import SCENARIOS

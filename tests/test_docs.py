@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from contracts.settings import Settings
-from contracts.settings_file import ENVIRONMENT
-from scripts.local_stack import ROOT, LocalStack
-from tests.stacks import demo_config
+from contracts.settings.file import ENVIRONMENT
+from hostctl.local_stack import ROOT, LocalStack
+from testkit.stacks import demo_config
 
 ENGLISH, KOREAN = (ROOT / "README.md").read_text(), (ROOT / "README.ko.md").read_text()
 _BLOCK = re.compile(

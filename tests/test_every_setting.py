@@ -17,12 +17,12 @@ import pytest
 from pydantic import BaseModel
 
 from contracts.settings import Settings
-from contracts.settings_base import GIB
-from contracts.settings_file import load
-from contracts.settings_models import ImageSettings, VlmSettings
-from scripts.local_stack import ROOT, LocalStack
-from tests.pictures import RED_CIRCLE, ask
-from tests.stacks import MOST_TOKENS, demo_config
+from contracts.settings.base import GIB
+from contracts.settings.file import load
+from contracts.settings.models import ImageSettings, VlmSettings
+from hostctl.local_stack import ROOT, LocalStack
+from testkit.images import RED_CIRCLE, ask
+from testkit.stacks import MOST_TOKENS, demo_config
 
 HERE = "test_every_setting.py"
 GATEWAY = "gateway/test_settings_take_effect.py"
@@ -40,15 +40,15 @@ CHANGED_BY = {
     "gateway.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "gateway.api_key": (LIFE, "test_a_key_is_wanted_when_one_is_set"),
     "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
-    "gateway.keys": ("gateway/test_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
-    "gateway.keys_file": ("gateway/test_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
+    "gateway.keys": ("gateway/test_api_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
+    "gateway.keys_file": ("gateway/test_api_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
     "gateway.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
     "gateway.rate_limit": ("gateway/test_auth.py", "test_each_key_has_so_many_requests_a_minute_and_is_told_how_it_stands"),
     "gateway.max_concurrent_per_client": ("gateway/test_auth.py", "test_a_client_has_so_many_requests_open_and_no_more"),
     "gateway.max_body_mb": ("gateway/test_routes.py", "test_a_body_beyond_the_limit_is_a_413"),
-    "gateway.public_url": ("gateway/test_links.py", "test_a_configured_address_wins_over_the_one_that_was_asked"),
-    "gateway.image_url_ttl_s": ("gateway/test_links.py", "test_a_picture_is_gone_when_its_time_is_up"),
-    "gateway.image_url_max_mb": ("gateway/test_links.py", "test_the_oldest_pictures_go_first_when_there_are_too_many"),
+    "gateway.public_url": ("gateway/test_image_links.py", "test_a_configured_address_wins_over_the_one_that_was_asked"),
+    "gateway.image_url_ttl_s": ("gateway/test_image_links.py", "test_a_picture_is_gone_when_its_time_is_up"),
+    "gateway.image_url_max_mb": ("gateway/test_image_links.py", "test_the_oldest_pictures_go_first_when_there_are_too_many"),
     "gateway.heartbeat_s": ("gateway/test_heartbeat.py", "test_a_stream_that_is_slow_to_begin_says_what_it_waits_for"),
     "gateway.metrics": ("gateway/test_metrics.py", "test_who_may_read_them_is_configured"),
     "gateway.manager_host": (GATEWAY, "test_the_manager_is_looked_for_on_the_configured_host"),
@@ -61,7 +61,7 @@ CHANGED_BY = {
     "manager.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "manager.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "manager.allowed_hosts": (DOORS, "test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other"),
-    "manager.docker_bridge": ("manager/test_bridge.py", "test_it_listens_there_on_linux_beside_loopback_unless_told_otherwise"),
+    "manager.docker_bridge": ("manager/test_docker_bridge.py", "test_it_listens_there_on_linux_beside_loopback_unless_told_otherwise"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
     "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),
     "manager.start_timeout_s": (LOADS, "test_a_load_without_progress_is_given_up_and_its_process_is_gone"),
@@ -95,24 +95,24 @@ CHANGED_BY = {
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
     "models.preload": (LOADS, "test_what_is_to_be_preloaded_is_loaded_unasked"),
     "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
-    "models.max_concurrency": ("workers/test_vlm_order.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
-    "models.kv_bits": ("workers/test_vlm.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
+    "models.max_concurrency": ("workers/vlm/test_scheduling_order.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
+    "models.kv_bits": ("workers/vlm/test_engine.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
     "models.prefix_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.vision_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.prefill_tokens": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.image_prefix": (HERE, "test_the_engine_is_built_as_the_settings_say"),
-    "models.family": ("workers/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
+    "models.family": ("workers/vlm/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
     "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
-    "models.steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
-    "models.edit_steps": ("workers/test_drawing.py", "test_edits_have_a_number_of_steps_of_their_own"),
-    "models.loras": ("workers/families/test_weights.py", "test_it_changes_the_picture_as_much_as_its_scale_says"),
-    "models.residency": ("workers/families/test_pictures.py", "test_lean_drops_text_encoders_and_draws_the_same"),
-    "models.prompt_cache_mb": ("workers/families/test_caches.py", "test_the_prompts_of_a_model_are_bounded_by_its_settings"),
-    "models.vae_tiling": ("workers/families/test_memory.py", "test_flux1_works_in_tiles_from_a_megapixel_or_as_the_settings_say"),
-    "models.cache_limit_mb": ("workers/families/test_memory.py", "test_the_cache_of_mlx_is_bounded_as_the_settings_say"),
+    "models.steps": ("workers/image/test_generation.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.edit_steps": ("workers/image/test_generation.py", "test_edits_have_a_number_of_steps_of_their_own"),
+    "models.loras": ("workers/image/families/test_weights.py", "test_it_changes_the_picture_as_much_as_its_scale_says"),
+    "models.residency": ("workers/image/families/test_pictures.py", "test_lean_drops_text_encoders_and_draws_the_same"),
+    "models.prompt_cache_mb": ("workers/image/families/test_caches.py", "test_the_prompts_of_a_model_are_bounded_by_its_settings"),
+    "models.vae_tiling": ("workers/image/families/test_memory.py", "test_flux1_works_in_tiles_from_a_megapixel_or_as_the_settings_say"),
+    "models.cache_limit_mb": ("workers/image/families/test_memory.py", "test_the_cache_of_mlx_is_bounded_as_the_settings_say"),
     "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
     "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
-    "models.metadata": ("workers/test_app_images.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
+    "models.metadata": ("workers/image/test_routes.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
     "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
 }  # fmt: skip
 
@@ -168,7 +168,7 @@ def test_logs_are_written_where_and_as_large_as_configured(tmp_path: Path) -> No
 
 def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> None:
     from manager.app import ManagerApp
-    from manager.peaks import peak_key
+    from manager.memory.peaks import peak_key
 
     changes = {"manager.state_dir": str(tmp_path / "elsewhere")}
     settings = load(demo_config(tmp_path, changes), {})
@@ -214,8 +214,8 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
 def test_the_engine_is_built_as_the_settings_say() -> None:
     """In a process of its own, which tells what each keeps and how it reads."""
     code = (
-        "import sys; from contracts.settings_models import VlmSettings; from workers.vlm import VlmEngine;"
-        "from workers.schedule import BatchOptions\n"
+        "import sys; from contracts.settings.models import VlmSettings; from workers.vlm.engine import VlmEngine;"
+        "from workers.vlm.scheduler import BatchOptions\n"
         "for spec in sys.argv[1:]:\n"
         "  s = VlmSettings.model_validate_json(spec); e = VlmEngine('a', s)\n"
         "  e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family\n"
@@ -243,8 +243,8 @@ def test_the_engine_is_built_as_the_settings_say() -> None:
 def test_a_model_is_quantized_when_asked() -> None:
     """In a process of its own, which reports how the layers of each are stored."""
     code = (
-        "import sys; from pathlib import Path; from workers import runtime; runtime.prepare();"
-        "from contracts.settings_models import ImageSettings; from workers import families\n"
+        "import sys; from pathlib import Path; from workers.backend import runtime; runtime.prepare();"
+        "from contracts.settings.models import ImageSettings; from workers.image import families\n"
         "for spec in sys.argv[1:]:\n"
         "  s = ImageSettings.model_validate_json(spec); m = families.load(Path(s.path), s).model\n"
         "  print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"

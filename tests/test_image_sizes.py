@@ -7,11 +7,11 @@ import re
 import pytest
 
 from contracts.families import FAMILIES
-from contracts.settings_base import GIB
-from contracts.settings_file import load
-from contracts.settings_models import ImageSettings
+from contracts.settings.base import GIB
+from contracts.settings.file import load
+from contracts.settings.models import ImageSettings
+from hostctl.local_stack import ROOT
 from scripts.image_sizes import Count, weights
-from scripts.local_stack import ROOT
 
 FAST_ROOM = 1.5 * 10**9  # bytes that a picture takes beside the weights, at the very least
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.needs import lacking
+from testkit.needs import lacking
 
 
 def test_what_is_lacking_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from contracts.version import VERSION
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 from scripts.release_notes import NotReleasable, notes
 
 CHANGELOG = """\

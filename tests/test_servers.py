@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port
+from testkit.servers import free_port
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a matter of Linux")
 

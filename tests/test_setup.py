@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hostctl.local_stack import ROOT
 from scripts import setup
-from scripts.local_stack import ROOT
 
 
 def test_a_python_that_will_do_is_used_as_it_is() -> None:

@@ -21,7 +21,7 @@ from contracts.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from contracts.openai import param_name
+from contracts.wire.openai import param_name
 
 log = logging.getLogger(__name__)
 

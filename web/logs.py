@@ -12,8 +12,8 @@ import sys
 import time
 from typing import Any
 
-from web.account import Account
 from web.printable import printable
+from web.request_record import Account
 
 _TRACE = "  | "  # begins the further lines of a record
 

@@ -4,7 +4,7 @@ uvicorn writes the head of an answer, each part of its body and the end apart, a
 system call that wakes the reader. An answer that is there as a whole leaves as a whole; a part of a
 stream leaves at the end of the turn that brought it, as before.
 It also bounds what uvicorn does not: the size of a head, and how slowly a request may come
-(``web.intake``).
+(``web.receive_timeouts``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contracts.errors import (
 )
 from web.errors import raw_error
 from web.framing import FramingProtocol
-from web.intake import Intake, Limits, Stage
+from web.receive_timeouts import Intake, Limits, Stage
 
 _GATHERED = 1 << 16  # bytes; more than that is left to the transport, whose flow control counts it
 

@@ -23,16 +23,16 @@ from yarl import URL
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, ErrorBody, Unavailable
-from web.access import HEADER as REQUEST_ID
-from web.account import Account
+from web.access_log import HEADER as REQUEST_ID
 from web.errors import error_event
+from web.request_record import Account
 
 # RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
-# What a browser says of the page that asks is between it and the tier that it asks (web.door).
+# What a browser says of the page that asks is between it and the tier that it asks (web.origin_guard).
 _PAGE = frozenset(b"origin referer sec-fetch-site sec-fetch-mode sec-fetch-dest sec-fetch-user".split())
 _REQUEST_DROPPED = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"accept-encoding", b"expect"}
 # That an answer may be asked for again is for whoever holds the body, which is never the client.

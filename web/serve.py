@@ -9,8 +9,8 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
-from web.intake import Limits
 from web.protocol import bounded
+from web.receive_timeouts import Limits
 
 # Longer than any client of ours keeps an idle connection (web.relay: 30 s), so that a request is never
 # sent into a connection that its server has just closed.

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
-from contracts import settings_file as config
-from contracts.settings_file import SettingsError
-from contracts.settings_models import ImageSettings, ModelSettings, VlmSettings
+from contracts.settings import file as config
+from contracts.settings.file import SettingsError
+from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings
 from web.logs import configure_logging
 from web.serve import PortTaken, bind
 from workers import server, standby

@@ -14,15 +14,15 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.control import Phase
 from contracts.errors import NotFound
-from contracts.settings_models import ImageSettings, VlmSettings
-from web.access import Access
-from web.door import Door, DoorGuard
+from contracts.settings.models import ImageSettings, VlmSettings
+from web.access_log import Access
 from web.errors import error_response, install_error_handlers
-from workers.chat import ChatRoutes
-from workers.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
+from web.origin_guard import Door, DoorGuard
 from workers.engine import AnyEngine, Telling
-from workers.images import ImageRoutes
-from workers.thread import ModelThread
+from workers.image.routes import ImageRoutes
+from workers.serving.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
+from workers.serving.model_thread import ModelThread
+from workers.vlm.routes import ChatRoutes
 
 CLOSE_TIMEOUT_S = 1.0  # for the model thread to leave its last token or step
 

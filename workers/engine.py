@@ -2,7 +2,7 @@
 
 Rules: frozen data only; no library of models is known here; pictures go in as RGB ``PIL`` images and
 come out as raw bytes, text as ``str``: nothing that MLX owns leaves the model thread. An engine is
-loaded, run and closed by one thread (``workers.thread``).
+loaded, run and closed by one thread (``workers.serving.model_thread``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class ToolCall:
 class Turn:
     """One message, its texts and RGB images in order.
 
-    Tools, calls of tools and their results are written into the texts (``workers.tools``) before a
+    Tools, calls of tools and their results are written into the texts (``workers.vlm.tool_calls``)
+    before a
     turn is made, so that an engine meets three roles only.
     """
 
@@ -74,7 +75,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like: a grammar of llguidance that compiles (``workers.grammar``)."""
+    """What an answer must look like: a grammar of llguidance that compiles
+    (``workers.vlm.grammar``).
+    """
 
     text: str
 

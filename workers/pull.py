@@ -17,10 +17,12 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.control import Download, Phase
-from contracts.settings_models import ImageSettings, ModelSettings, VlmSettings
-from web.parent import leave_with_parent
-from workers import hub, image, vlm
+from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings
+from web.parent_pipe import leave_with_parent
 from workers.engine import LoadError, Report
+from workers.hub import model_files
+from workers.image import engine as image_engine
+from workers.vlm import engine as vlm_engine
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -69,14 +71,14 @@ def pull(alias: str, settings: VlmSettings | ImageSettings, progress: Progress) 
     """Fetch what the engine of *settings* would fetch. Raises ``LoadError``."""
     report: Report = progress.report
     if isinstance(settings, ImageSettings):
-        image.locate(alias, settings, report)
+        image_engine.locate(alias, settings, report)
         return
-    folder = vlm.locate(alias, settings, report)
-    if hub.is_folder(settings.path) and not (folder / "config.json").is_file():
+    folder = vlm_engine.locate(alias, settings, report)
+    if model_files.is_folder(settings.path) and not (folder / "config.json").is_file():
         return  # no model; to say so is the load's part
-    if vlm.is_moondream(_config(alias, folder)):
+    if vlm_engine.is_moondream(_config(alias, folder)):
         progress.begin()
-        vlm.locate_tokenizer(alias, folder, report)
+        vlm_engine.locate_tokenizer(alias, folder, report)
 
 
 def _config(alias: str, folder: Path) -> dict[str, object]:

@@ -20,12 +20,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from contracts.control import Phase
-from contracts.settings_models import ImageSettings, VlmSettings
-from web.parent import leave_with_parent
+from contracts.settings.models import ImageSettings, VlmSettings
+from web.parent_pipe import leave_with_parent
 from web.serve import config_for
 from workers.app import create_app
-from workers.endpoint import SOURCE, Worker
 from workers.engine import AnyEngine
+from workers.serving.endpoint import SOURCE, Worker
 
 GRACE_S = 1  # seconds that requests get to end by themselves after SIGTERM
 FAILED_HEALTH_S = 1.0  # seconds for which /health tells why the load failed, before the exit
@@ -52,10 +52,10 @@ class _Server(uvicorn.Server):
 def make_engine(alias: str, settings: VlmSettings | ImageSettings) -> AnyEngine:
     # Imported here for symmetry alone: neither imports its library before load.
     if isinstance(settings, VlmSettings):
-        from workers.vlm import VlmEngine
+        from workers.vlm.engine import VlmEngine
 
         return VlmEngine(alias, settings)
-    from workers.image import MfluxEngine
+    from workers.image.engine import MfluxEngine
 
     return MfluxEngine(alias, settings)
 

@@ -4,7 +4,7 @@ The imports are most of a cold start. A standby has them behind it: the manager 
 to its standard input, an ``Assignment``, and it goes on as if that had stood in its argv.
 Rules: until the line comes it listens nowhere and a SIGTERM ends it at once; the end of its input ends
 it, also while it imports; it reads no more than the one line (what ends a worker with its parent,
-``web.parent``, reads on from there); a kind whose library is not installed is left out.
+``web.parent_pipe``, reads on from there); a kind whose library is not installed is left out.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contracts.settings_base import Port
-from contracts.settings_file import SettingsError
-from workers import runtime
+from contracts.settings.base import Port
+from contracts.settings.file import SettingsError
+from workers.backend import runtime
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from contracts.version import VERSION
 from gateway.auth import is_protected
 from gateway.openapi import examples, fields, links, problems
-from gateway.routes import catalogue, files, inference, system, watching
+from gateway.routes import files, inference, live_streams, models, system
 
 Document = dict[str, Any]
 
@@ -42,7 +42,7 @@ or of a drawing. A stream that breaks off ends with an event `error`, whose data
 """
 
 # The modules whose routes are the public API.
-DESCRIBED = (inference, catalogue, files, system, watching)
+DESCRIBED = (inference, models, files, system, live_streams)
 
 _TAGS = {
     "chat": "Text and images to text.",

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from contracts.completions import (
+from contracts.errors import UpstreamError
+from contracts.wire.completions import (
     ChatChoice,
     ChatCompletion,
     ChatUsage,
@@ -15,8 +16,7 @@ from contracts.completions import (
     FinishReason,
     TopLogprob,
 )
-from contracts.errors import UpstreamError
-from contracts.response_object import (
+from contracts.wire.response_object import (
     Failure,
     FunctionCall,
     IncompleteDetails,
@@ -30,7 +30,7 @@ from contracts.response_object import (
     TokenChance,
     TokenLogprob,
 )
-from contracts.responses import Choice, ResponseRequest
+from contracts.wire.responses import Choice, ResponseRequest
 
 NewId = Callable[[str], str]  # an id that begins so, never the same twice
 Now = Callable[[], float]  # seconds since 1970

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from contracts.errors import InvalidRequest
-from contracts.responses import (
+from contracts.wire.responses import (
     Choice,
     FunctionTool,
     InputItem,
@@ -20,7 +20,7 @@ from contracts.responses import (
     ResponseRequest,
     TextFormat,
 )
-from gateway.names import Names
+from gateway.param_names import Names
 
 # Fields that are the same in both.
 _SAME = ("model", "user", "stream", "temperature", "top_p", "parallel_tool_calls", "keep_alive")

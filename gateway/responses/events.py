@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from contracts.completions import (
+from contracts.errors import ApiError, ErrorBody, UpstreamError, WorkerFailed
+from contracts.wire.completions import (
     ChatChunk,
     ChatUsage,
     DeltaFunction,
     DeltaToolCall,
     FinishReason,
 )
-from contracts.errors import ApiError, ErrorBody, UpstreamError, WorkerFailed
-from contracts.response_object import (
+from contracts.wire.response_object import (
     Failure,
     FailureCode,
     FunctionCall,
@@ -33,7 +33,7 @@ from contracts.response_object import (
     ResponseObject,
     TokenLogprob,
 )
-from gateway.names import Names
+from gateway.param_names import Names
 from gateway.responses.answer import NewId, Now, ended, failed, logprobs_of
 from gateway.sse import Comment, EventReader, comment, event
 

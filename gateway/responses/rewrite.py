@@ -10,15 +10,15 @@ import time
 from dataclasses import dataclass, replace
 
 from contracts.errors import InvalidRequest
-from contracts.openai import parse_json
-from contracts.response_object import ResponseObject
-from contracts.responses import ResponseRequest
 from contracts.settings import Settings
+from contracts.wire.openai import parse_json
+from contracts.wire.response_object import ResponseObject
+from contracts.wire.responses import ResponseRequest
 from gateway.checks import Checked, check_chat
+from gateway.response_rewrite import ChatRewrite
 from gateway.responses.answer import NewId, Now, begun, response_of
 from gateway.responses.chat import chat_of
 from gateway.responses.events import ResponseEvents
-from gateway.rewrite import ChatRewrite
 
 
 def new_id(prefix: str) -> str:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from contracts.errors import NotFound
-from gateway.links import FILES
+from gateway.images_out.links import FILES
 
 router = APIRouter()
 

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.openai import (
+from contracts.wire.openai import (
     AnalyzeRequest,
     AnalyzeResponse,
     ChatChunk,
@@ -21,11 +21,11 @@ from contracts.openai import (
     ImagesResponse,
     ImageStreamEvent,
 )
-from contracts.response_object import ResponseEvent, ResponseObject
-from contracts.responses import ResponseRequest
+from contracts.wire.response_object import ResponseEvent, ResponseObject
+from contracts.wire.responses import ResponseRequest
 from gateway.checks import check_analyze, check_edit, check_generation
 from gateway.exchange import Check, Exchange
-from gateway.functions import check_chat_of_any_age
+from gateway.legacy_functions import check_chat_of_any_age
 from gateway.openapi.schemas import (
     CHAT_EVENTS,
     RESPONSE_EVENTS,

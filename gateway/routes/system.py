@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.errors import UpstreamError
-from contracts.openai import KeepAlive
-from gateway.routes.catalogue import ModelName
+from contracts.wire.openai import KeepAlive
+from gateway.routes.models import ModelName
 from gateway.routing import find_alias
 
 router = APIRouter(tags=["system"])

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
+from testkit.stacks import OURS
 from tests.cli import forked
-from tests.stacks import OURS
 
 WAIT_S = 120.0
 ANSI = "\x1b"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.images import RED_CIRCLE, png
+from testkit.stacks import demo_config
 from tests.cli.commands import Vision
-from tests.pictures import RED_CIRCLE, png
-from tests.stacks import demo_config
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from cli.address import Address, find, parse_host
 from cli.failures import Usage
 from contracts.settings import Settings
-from contracts.settings_file import SettingsError, load
-from tests.stacks import demo_config
+from contracts.settings.file import SettingsError, load
+from testkit.stacks import demo_config
 
 KEY = "of-this-machine"
 

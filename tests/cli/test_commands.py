@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.images import RED_CIRCLE, png
+from testkit.stacks import QuickStack, running
 from tests.cli.commands import ANSI, Vision
-from tests.pictures import RED_CIRCLE, png
-from tests.stacks import QuickStack, running
 
 pytestmark = pytest.mark.process
 SAID = '{"a": 1}'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from testkit.images import RED_CIRCLE_CAPTION, WORD, png
 from tests.cli.commands import Vision
-from tests.pictures import RED_CIRCLE_CAPTION, WORD, png
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

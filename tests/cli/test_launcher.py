@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hostctl.local_stack import ROOT
 from scripts import setup
-from scripts.local_stack import ROOT
 
 pytestmark = pytest.mark.process
 

@@ -32,9 +32,9 @@ from contracts.control import (
     RunningWorker,
     WorkerState,
 )
-from contracts.openai import ModelObject
+from contracts.wire.openai import ModelObject
 from gateway.heartbeat import progress_of
-from workers.progress import told as told_by_worker
+from workers.image.progress import told as told_by_worker
 
 S = WorkerState
 

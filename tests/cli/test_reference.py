@@ -10,7 +10,7 @@ from typer.main import get_command
 from cli.__main__ import app
 from cli.failures import Failure, KeyRefused, Unreachable, Usage
 from contracts.tasks import TASKS
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 
 DOCUMENT = (ROOT / "docs" / "cli.md").read_text()
 ROWS = {m[1]: m[0] for m in re.finditer(r"^\| `vision ([a-z]+(?: check)?)\b.*$", DOCUMENT, re.M)}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cli.terminal import encoded, protocol
-from tests.pictures import RED_CIRCLE, png
+from testkit.images import RED_CIRCLE, png
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from contracts.settings_file import load
+from contracts.settings.file import load
+from hostctl.local_stack import LocalStack
 from hostctl.weights import purge_steps
-from scripts.local_stack import LocalStack
+from testkit.hub_server import hub as hub_server
+from testkit.stacks import demo_config
 from tests.cli.commands import Vision
-from tests.hub_server import hub as hub_server
-from tests.stacks import demo_config
 
 
 def test_what_another_model_needs_stays(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ import httpx
 import pytest
 
 from bench.document import write_section
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.images import png
+from testkit.stacks import running
 from tests.clients.conversation import Conversation
 from tests.clients.proxies import LiteLLMProxy
 from tests.clients.report import DOCUMENT, SECTION, Results, section
 from tests.clients.table import Client
 from tests.clients.world import CIRCLE, KEY, MAX_BODY_MB, write_pictures, write_world
-from tests.pictures import png
-from tests.stacks import running
 
 CHANGES = {
     "gateway.api_key": KEY,

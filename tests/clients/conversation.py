@@ -10,7 +10,7 @@ from queue import Empty, Queue
 from types import TracebackType
 from typing import Any, Self
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 
 
 class ClientFailed(Exception):

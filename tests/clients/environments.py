@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 from tests.clients.table import CLIENTS, ENVIRONMENTS, FOLDER, lock_of, python_of
 
 OLDEST_NODE = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 
 _BLOCK = re.compile(r"<!-- run by: (?P<name>[\w-]+) -->\n```\w+\n(?P<code>.*?)```", re.DOTALL)
 

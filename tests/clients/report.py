@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 from tests.clients.scenarios import SCENARIOS, Scenario
 from tests.clients.table import CLIENTS, FOLDER, Client, lock_of
 

@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image, ImageChops, ImageDraw
 
 from demo.judge import check_caption
+from testkit.images import RED_CIRCLE_CAPTION, opened, png
 from tests.clients.world import CIRCLE, EDITING, HOLE, SHAPE
-from tests.pictures import RED_CIRCLE_CAPTION, opened, png
 
 Seen = Mapping[str, Any]
 LEFT_AFTER_S = 10.0  # by then a client that leaves has done so; the whole answer takes longer

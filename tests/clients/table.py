@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
 from tests.clients.scenarios import SCENARIOS, Scenario
 
 FOLDER = ROOT / "tests" / "clients"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from contracts.control import WorkerHealth
-from scripts.local_stack import LocalStack
-from tests import plain
+from hostctl.local_stack import LocalStack
+from testkit import plain
+from testkit.stacks import wait_for
 from tests.clients.conftest import Asker
 from tests.clients.scenarios import SCENARIOS, Scenario
 from tests.clients.table import CLIENTS, Client, does
-from tests.stacks import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

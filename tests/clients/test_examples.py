@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.images import RED_CIRCLE_CAPTION, png
 from tests.clients.environments import NODE_MODULES
 from tests.clients.examples import at_home, examples
 from tests.clients.table import CLIENTS, python_of
 from tests.clients.world import CIRCLE, KEY
-from tests.pictures import RED_CIRCLE_CAPTION, png
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from demo.world import Scene, Thing
-from tests.pictures import RED_CIRCLE_CAPTION, png
+from testkit.images import RED_CIRCLE_CAPTION, png
 
 KEY = "a-key-for-the-tests-of-clients"
 EDITING = "a green circle on a blue background"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contracts import env_file
 from contracts.env_file import EnvFileError
-from contracts.settings_file import SettingsError, environment, load
+from contracts.settings.file import SettingsError, environment, load
 from tests.contracts.test_settings import MINIMAL
 
 CASES = {

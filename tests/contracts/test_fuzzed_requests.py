@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from schemathesis import GenerationMode
 
 from contracts.errors import InvalidRequest
-from contracts.openai import (
+from contracts.wire.openai import (
     AnalyzeRequest,
     ChatRequest,
     ImageEditRequest,

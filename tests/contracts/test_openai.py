@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.chat import MAX_DEPTH, MAX_MESSAGES
 from contracts.errors import InvalidRequest, UnsupportedParameter
-from contracts.openai import (
+from contracts.tasks import DEFAULT_TASK, TASKS
+from contracts.wire.chat import MAX_DEPTH, MAX_MESSAGES
+from contracts.wire.openai import (
     AnalyzeRequest,
     ChatRequest,
     ImageEditRequest,
@@ -19,7 +20,6 @@ from contracts.openai import (
     parse_form,
     parse_json,
 )
-from contracts.tasks import DEFAULT_TASK, TASKS
 from demo import world
 
 USER = {"role": "user", "content": "hi"}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
-from contracts.openai import parse_json
-from contracts.responses import LOGPROBS, ResponseRequest
+from contracts.wire.openai import parse_json
+from contracts.wire.responses import LOGPROBS, ResponseRequest
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 REFERENCE = {"type": "item_reference", "id": "msg_1"}

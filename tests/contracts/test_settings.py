@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from contracts.families import FAMILIES
 from contracts.settings import MemorySettings
-from contracts.settings_base import GIB
-from contracts.settings_file import DEFAULT_CONFIG, ENVIRONMENT, SettingsError, load
-from contracts.settings_models import ImageSettings
+from contracts.settings.base import GIB
+from contracts.settings.file import DEFAULT_CONFIG, ENVIRONMENT, SettingsError, load
+from contracts.settings.models import ImageSettings
 
 MINIMAL = """\
 defaults: {chat: a, analyze: a, generate: b, edit: b}
@@ -67,7 +67,7 @@ class TestImageModels:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         untried = replace(FAMILIES["flux1-schnell"], name="untried", experimental=True)
-        monkeypatch.setattr("contracts.settings_models.FAMILIES", {**FAMILIES, "untried": untried})
+        monkeypatch.setattr("contracts.settings.models.FAMILIES", {**FAMILIES, "untried": untried})
         with pytest.raises(SettingsError, match="'untried' is experimental"):
             self.model(tmp_path, family="untried")
 

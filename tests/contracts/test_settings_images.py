@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.settings_file import SettingsError, load
-from contracts.settings_images import ImageInputSettings
+from contracts.settings.file import SettingsError, load
+from contracts.settings.images import ImageInputSettings
 from tests.gateway.conftest import CONFIG
 
 

@@ -7,7 +7,7 @@ import functools
 import json
 from typing import Any
 
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, png
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, png
 
 ROUTES = {
     "chat": "/v1/chat/completions",

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
+from testkit.stacks import demo_config
 from tests.faults.calls import in_words
 from tests.faults.world import Changes, Provoke, World
 from tests.manager.conftest import unused_port
-from tests.stacks import demo_config
 
 # Two fake workers fit, three don't, by what is declared and by what they really take.
 MEMORY_GB = 0.2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
+from testkit.stacks import wait_for
 from tests.faults.fault import Fault
 from tests.faults.world import World, eventually_answers
-from tests.stacks import wait_for
 
 DAY_S = 86_400.0
 FIRST_MEASUREMENT_S = 2.5  # a worker is measured once a second; the rest is for a busy machine

@@ -9,12 +9,12 @@ import threading
 import time
 from typing import Any
 
-from manager.process import ROOT
+from manager.launcher.process import ROOT
+from testkit.stacks import wait_for
 from tests.faults.calls import PATIENCE_S
 from tests.faults.fault import Fault
 from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
-from tests.stacks import wait_for
 
 MODELS = ROOT / "demo" / "models"
 # Work that lasts as long as a row needs, on any machine: answers that may not end (by their end

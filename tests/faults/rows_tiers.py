@@ -6,11 +6,11 @@ import os
 import signal
 import time
 
+from testkit.stacks import wait_for
 from tests.faults.calls import Ending
 from tests.faults.fault import Fault
 from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
-from tests.stacks import wait_for
 
 
 def _manager_sigterm(world: World) -> None:

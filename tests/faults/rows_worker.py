@@ -7,10 +7,10 @@ import os
 import signal
 import time
 
+from testkit.stacks import wait_for
 from tests.faults.fault import Fault
 from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
-from tests.stacks import wait_for
 
 
 def _gone(pid: int) -> bool:

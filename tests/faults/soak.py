@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from testkit.stacks import wait_for
 from tests.faults.calls import lost
 from tests.faults.fault import Fault, real_config
 from tests.faults.processes import pss
@@ -27,7 +28,6 @@ from tests.faults.soak_faults import FAULTS, Clients
 from tests.faults.soak_report import Reading, Soaked, render, verdicts
 from tests.faults.table import DOCUMENT
 from tests.faults.world import World
-from tests.stacks import wait_for
 
 CLIENTS = 5
 FAULT_EVERY_S = 20.0

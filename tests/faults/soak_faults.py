@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from tests import plain
+from testkit import plain
 from tests.faults.calls import Ending
 from tests.faults.world import World
 

@@ -17,11 +17,11 @@ from typing import Any, Self
 import httpx
 
 from contracts.settings import Settings
-from contracts.settings_file import load
-from manager.process import ROOT
-from tests import plain
+from contracts.settings.file import load
+from manager.launcher.process import ROOT
+from testkit import plain
+from testkit.stacks import wait_for
 from tests.faults.processes import Sampler, alive, children, descendants
-from tests.stacks import wait_for
 
 FAKES = ROOT / "tests" / "fakes"
 END_S = 45.0
@@ -211,7 +211,7 @@ class Stack:
         return self.folder / name
 
     def pull(self, **levers: float) -> None:
-        """Set the fake manager's levers (tests/fakes/manager.py) all at once."""
+        """Set the fake manager's levers (testkit/fakes/manager.py) all at once."""
         new = self.folder / "levers.new"
         new.write_text(json.dumps(levers))
         new.replace(self.folder / "levers")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from manager.process import ROOT
+from manager.launcher.process import ROOT
 from tests.faults import rows_load, rows_memory, rows_models, rows_tiers, rows_worker
 from tests.faults.fault import Fault, Seen, run
 from tests.faults.report import replace_section

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from testkit.stacks import wait_for
 from tests.faults.calls import Call, in_words, lost
 from tests.faults.processes import alive, handles, handles_in_words
 from tests.faults.stack import END_S, Stack
-from tests.stacks import wait_for
 
 _SETTLE_S = 15.0
 _FAULTS_OF_OURS = (

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from contracts.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
 from contracts.settings import ManagerSettings, MemorySettings, Settings
-from contracts.settings_file import load
-from contracts.settings_gateway import GatewaySettings
-from contracts.settings_models import ImageSettings, VlmSettings
+from contracts.settings.file import load
+from contracts.settings.gateway import GatewaySettings
+from contracts.settings.models import ImageSettings, VlmSettings
+from contracts.wire.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
 from tests.gateway.stand_in import images_response
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)

@@ -15,18 +15,18 @@ from uvicorn.server import ServerState
 
 from contracts.errors import InvalidRequest, WorkerFailed
 from gateway.auth import given_key
-from gateway.links import base_url
+from gateway.images_out.links import base_url
 from manager.events import Happening, last_event_id
 from manager.events import sse as told
 from manager.proxy import keep_alive_of, split
 from tests.fuzz.seeds import SETTINGS_READ as SETTINGS
-from web.access import Access
-from web.account import Account, account_of
-from web.door import Door
-from web.intake import Limits
+from web.access_log import Access
+from web.origin_guard import Door
 from web.printable import printable
 from web.protocol import bounded
+from web.receive_timeouts import Limits
 from web.relay import pass_on, passed_on
+from web.request_record import Account, account_of
 
 # --- a stream of events ---------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from starlette.datastructures import Headers
 
 from contracts.errors import ApiError, UpstreamError
 from contracts.media import Size, fit_size, parse_size, read_image_field, sniff
-from contracts.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
-from contracts.openai import parse_json as parsed
-from contracts.settings_file import ENVIRONMENT, SettingsError, load
+from contracts.settings.file import ENVIRONMENT, SettingsError, load
+from contracts.wire.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
+from contracts.wire.openai import parse_json as parsed
 from gateway.checks import (
     Checked,
     check_analyze,
@@ -30,7 +30,7 @@ from gateway.checks import (
     check_generation,
 )
 from gateway.forms import read_form
-from gateway.links import taken_out, with_urls
+from gateway.images_out.links import taken_out, with_urls
 from tests.fuzz import seeds
 from tests.fuzz.driver import Target
 from tests.fuzz.streams import cut_stream, heads

@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from contracts.settings import Settings
-from contracts.settings_file import load
+from contracts.settings.file import load
 from gateway.app import create_app
-from tests import plain
+from testkit import plain
+from testkit.servers import free_port, served
 from tests.gateway.stand_in import manager as manager
 from tests.gateway.stand_in import manager_url as manager_url
-from tests.servers import free_port, served
 
 CONFIG = """\
 defaults: {chat: a, analyze: a, generate: b, edit: b}

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.servers import served
+from testkit.servers import served
 
 MODEL: dict[str, Any] = {"path": "org/a", "kind": "vlm", "port": 18001, "memory_gb": 1}
 STATUS: dict[str, Any] = {

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from contracts.settings_images import Fetch, Network
-from gateway.addresses import Address, is_public, may_reach
+from contracts.settings.images import Fetch, Network
+from gateway.images_in.addresses import Address, is_public, may_reach
 
 PUBLIC = [
     "1.1.1.1", "8.8.8.8", "93.184.215.14", "9.255.255.255", "11.0.0.0", "100.63.255.255",

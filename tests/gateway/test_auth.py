@@ -12,11 +12,11 @@ import pytest
 
 from gateway.app import create_app
 from gateway.auth import _address, given_key
-from tests import plain
+from testkit import plain
+from testkit.servers import served
+from testkit.stacks import wait_for
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
-from tests.servers import served
-from tests.stacks import wait_for
 
 KEY = "correct horse"
 

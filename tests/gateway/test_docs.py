@@ -11,9 +11,9 @@ import yaml
 
 from gateway.app import create_app
 from gateway.openapi.document import document
-from tests import plain
+from testkit import plain
+from testkit.servers import served
 from tests.gateway.conftest import make_settings
-from tests.servers import served
 
 
 def test_the_description_is_served_as_json_and_yaml(client: httpx.Client) -> None:

@@ -18,16 +18,16 @@ from starlette.types import Message, Scope
 from gateway.app import create_app
 from gateway.checks import check_chat
 from gateway.exchange import Exchange, Services
-from gateway.fetching import Fetcher
+from gateway.images_in.fetching import Fetcher
+from gateway.images_out.store import Pictures
 from gateway.manager_client import ManagerClient
-from gateway.pictures import Pictures
-from tests import plain
+from testkit import plain
+from testkit.servers import served
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
-from tests.servers import served
-from web.account import Account
 from web.relay import open_session
+from web.request_record import Account
 
 CHAT = "/v1/chat/completions"
 

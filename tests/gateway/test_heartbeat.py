@@ -14,11 +14,11 @@ from openai import APIError, OpenAI
 from contracts.control import Download, ModelStatus, WorkerState
 from gateway.app import create_app
 from gateway.heartbeat import progress_of
-from tests import plain
+from testkit import plain
+from testkit.servers import served
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import HELLO
-from tests.servers import served
 
 CHAT = "/v1/chat/completions"
 EVERY_S = 0.1

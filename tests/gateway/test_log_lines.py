@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.local_stack import ROOT
-from tests import plain
+from hostctl.local_stack import ROOT
+from testkit import plain
+from testkit.servers import free_port
 from tests.gateway.conftest import CONFIG
 from tests.manager.conftest import eventually
-from tests.servers import free_port
 
 PROMPT = "a secret\nprompt"
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"pixels" * 20).decode()

@@ -10,15 +10,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import create_app
+from gateway.images_out.store import Pictures
 from gateway.metrics import GatewayMetrics
-from gateway.pictures import Pictures
-from tests import plain
+from testkit import plain
+from testkit.servers import served
+from testkit.stacks import wait_for
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
-from tests.servers import served
-from tests.stacks import wait_for
-from web.account import Account
 from web.metrics import OTHER, RouteNames
+from web.request_record import Account
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}

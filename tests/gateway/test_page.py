@@ -9,9 +9,9 @@ import pytest
 
 from gateway.app import create_app
 from gateway.routes.page import FOLDER
-from tests import plain
+from testkit import plain
+from testkit.servers import free_port, served
 from tests.gateway.conftest import make_settings
-from tests.servers import free_port, served
 
 
 def test_the_page_needs_no_key(tmp_path: Path) -> None:

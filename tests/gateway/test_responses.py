@@ -14,12 +14,12 @@ from fastapi.openapi.utils import get_openapi
 
 from gateway.app import create_app
 from gateway.routes import inference
-from tests import plain
+from testkit import plain
+from testkit.servers import served
 from tests.gateway.conftest import make_settings
 from tests.gateway.responses.given import USAGE, chunk, read, sse
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, error
-from tests.servers import served
 
 ROUTE = "/v1/responses"
 COMPLETION = {

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from gateway.app import create_app
-from tests import plain
+from testkit import plain
+from testkit.servers import served
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import STATUS, StandIn
-from tests.servers import served
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 B64 = base64.b64encode(PNG).decode()

@@ -8,14 +8,14 @@ import psutil
 import pytest
 import yaml
 
-from contracts.settings_file import load
+from contracts.settings.file import load
 from gateway.app import create_app
-from scripts.local_stack import LocalStack
-from tests import plain
+from hostctl.local_stack import LocalStack
+from testkit import plain
+from testkit.servers import served
+from testkit.stacks import demo_config, process_of
 from tests.gateway.conftest import CONFIG, make_settings
 from tests.gateway.stand_in import StandIn
-from tests.servers import served
-from tests.stacks import demo_config, process_of
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 PNG = "iVBORw0KGgo="

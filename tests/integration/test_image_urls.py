@@ -10,8 +10,8 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from demo.judge import check_caption
-from scripts.local_stack import LocalStack
-from tests.pictures import GREEN_STAR, RED_CIRCLE, opened, png
+from hostctl.local_stack import LocalStack
+from testkit.images import GREEN_STAR, RED_CIRCLE, opened, png
 from tests.security.elsewhere import Elsewhere, answer, elsewhere, redirect
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]

@@ -11,9 +11,9 @@ import httpx
 import psutil
 import pytest
 
-from scripts.local_stack import CannotStart, LocalStack
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, ask
-from tests.stacks import demo_config, process_of, processes, running, states, wait_for
+from hostctl.local_stack import CannotStart, LocalStack
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, ask
+from testkit.stacks import demo_config, process_of, processes, running, states, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from demo.judge import check_caption
-from tests.pictures import (
+from testkit.images import (
     GREEN_STAR,
     RED_CIRCLE,
     RED_CIRCLE_CAPTION,

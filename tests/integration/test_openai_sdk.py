@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from demo.judge import check_caption
-from scripts.local_stack import LocalStack
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, ask, opened, png
+from hostctl.local_stack import LocalStack
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask, opened, png
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

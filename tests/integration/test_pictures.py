@@ -13,10 +13,10 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from demo.judge import check_caption
-from scripts.local_stack import LocalStack
-from tests.pictures import GREEN_STAR, RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, png
-from tests.stacks import wait_for
-from workers.files import recipe_of
+from hostctl.local_stack import LocalStack
+from testkit.images import GREEN_STAR, RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, png
+from testkit.stacks import wait_for
+from workers.image.files import recipe_of
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

@@ -11,8 +11,8 @@ import pytest
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel
 
-from scripts.local_stack import LocalStack
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_data_uri
+from hostctl.local_stack import LocalStack
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, as_data_uri
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

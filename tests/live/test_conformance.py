@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.stacks import QuickStack, running
 from tests.openapi.conformance import CHANGES, described, judge
-from tests.stacks import QuickStack, running
 
 pytestmark = pytest.mark.process
 

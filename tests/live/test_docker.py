@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.install.session import require_systemd
+from testkit.needs import lacking
+from testkit.servers import free_port
+from testkit.stacks import wait_for
+from tests.hostctl.session import require_systemd
 from tests.live.test_systemd import Life
-from tests.needs import lacking
-from tests.servers import free_port
-from tests.stacks import wait_for
 
 pytestmark = pytest.mark.process
 

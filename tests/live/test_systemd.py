@@ -19,12 +19,12 @@ import httpx
 import psutil
 import pytest
 
-from tests import plain
-from tests.install.session import Session, require_systemd
-from tests.install.tree import Tree
-from tests.pictures import RED_CIRCLE, ask
-from tests.servers import free_port
-from tests.stacks import wait_for
+from testkit import plain
+from testkit.images import RED_CIRCLE, ask
+from testkit.servers import free_port
+from testkit.stacks import wait_for
+from tests.hostctl.session import Session, require_systemd
+from tests.hostctl.tree import Tree
 
 pytestmark = pytest.mark.process
 

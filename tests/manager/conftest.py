@@ -1,4 +1,4 @@
-"""A manager on real sockets with fake workers (tests/fakes/worker.py), which are real processes."""
+"""A manager on real sockets with fake workers (testkit/fakes/worker.py), which are real processes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import pytest
 
 from contracts.settings import Settings
 from manager.app import ManagerApp
-from manager.process import LocalLauncher
-from tests import plain
-from tests.servers import served
+from manager.launcher.process import LocalLauncher
+from testkit import plain
+from testkit.servers import served
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
 FAKE_WORKER = (sys.executable, str(FAKES / "worker.py"))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from manager.app import ManagerApp
-from tests import plain
+from testkit import plain
+from testkit.servers import served
 from tests.manager.conftest import Bench, Manager, error_of
-from tests.servers import served
 
 pytestmark = pytest.mark.process
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from manager import footprint as module
-from manager.footprint import (
+from manager.memory import footprint as module
+from manager.memory.footprint import (
     RUSAGE_INFO_V2,
     ProcPidRusage,
     RusageInfoV2,

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from contracts.control import Caches, Work, WorkerState
-from contracts.settings_base import GIB
-from contracts.settings_file import load
+from contracts.settings.base import GIB
+from contracts.settings.file import load
 from manager.lifecycle import Cause
-from manager.memory import MemoryReading
+from manager.memory.pressure import Pressure
+from manager.memory.system import MemoryReading
 from manager.metrics import ManagerMetrics, families
-from manager.pressure import Pressure
 from manager.status import Room, WorkerReport
+from testkit.stacks import demo_config
 from tests.gateway.test_metrics import Figures, parsed, value
 from tests.manager.conftest import Bench, Manager
-from tests.stacks import demo_config
-from web.account import Account
+from web.request_record import Account
 
 
 class Clock:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.settings_models import ImageSettings, VlmSettings
-from manager import peaks as module
-from manager.peaks import LARGEST, Peak, Peaks, parse, peak_key, render
+from contracts.settings.models import ImageSettings, VlmSettings
+from manager.memory import peaks as module
+from manager.memory.peaks import LARGEST, Peak, Peaks, parse, peak_key, render
 
 GIB = 1 << 30
 

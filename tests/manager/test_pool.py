@@ -13,7 +13,7 @@ from contracts.errors import (
     QueueFull,
     QueueTimeout,
 )
-from manager.process import StopSignal
+from manager.launcher.process import StopSignal
 from tests.manager.virtual import Scene, story
 
 TERMINATE, KILL = StopSignal.TERMINATE, StopSignal.KILL

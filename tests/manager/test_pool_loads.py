@@ -10,7 +10,7 @@ from contracts.errors import (
     LoadFailed,
     ModelNotFound,
 )
-from manager.process import LaunchFailed
+from manager.launcher.process import LaunchFailed
 from tests.manager.virtual import Behaviour, Scene, story
 
 # --- loads ---------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import pytest
 
 from contracts.control import Download
 from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
-from contracts.settings_base import GIB
+from contracts.settings.base import GIB
 from manager.housekeeping import SETTLE_S
-from manager.pressure import Pressure
+from manager.memory.pressure import Pressure
 from tests.manager.virtual import Scene, story
 
 # --- the charge ------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from contracts.settings_base import GIB
-from manager.process import StopSignal
+from contracts.settings.base import GIB
+from manager.launcher.process import StopSignal
 from tests.manager.virtual import Scene, story
 
 TERMINATE, KILL = StopSignal.TERMINATE, StopSignal.KILL

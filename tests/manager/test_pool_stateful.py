@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from contracts.control import WorkerState as S
 from contracts.errors import ApiError
+from manager.launcher.process import StopSignal
 from manager.lifecycle import HOLDS_MEMORY
-from manager.pressure import Pressure
-from manager.process import StopSignal
+from manager.memory.pressure import Pressure
 from tests.manager.virtual import Behaviour, FakeProcess, Request, Scene, settings_of, virtual_time
 
 MODELS: dict[str, Any] = {  # under a budget of 12

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager import pressure
-from manager.memory import WIRED_LIMIT, sysctl, wired_limit
-from manager.pressure import (
+from manager.memory import pressure
+from manager.memory.pressure import (
     MACOS_LEVEL,
     Pressure,
     PressureGauge,
@@ -22,6 +21,7 @@ from manager.pressure import (
     parse_psi,
     read_on,
 )
+from manager.memory.system import WIRED_LIMIT, sysctl, wired_limit
 
 NORMAL, WARNING, CRITICAL = Pressure
 PSI = """\

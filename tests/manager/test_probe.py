@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from manager.process import Address
+from manager.launcher.process import Address
 from manager.readiness import PROBE_TIMEOUT_S, Answer, HttpProbe
 from tests.security.elsewhere import Behaviour, elsewhere
 

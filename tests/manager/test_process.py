@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from manager.incarnation import ending
-from manager.process import (
+from manager.launcher.process import (
     ROOT,
     Handle,
     LaunchFailed,
@@ -24,6 +23,7 @@ from manager.process import (
     StopSignal,
     exit_text,
 )
+from manager.worker_run import ending
 from tests.manager.conftest import alive, eventually
 
 pytestmark = pytest.mark.process

@@ -14,10 +14,10 @@ import pytest
 
 from contracts.control import Download
 from contracts.errors import LoadFailed, Unavailable
-from contracts.settings_models import VlmSettings
-from manager.process import Handle, LaunchFailed, LaunchSpec, Output
-from manager.pulls import Launch, PullLauncher, PullOutcome, Pulls, read_report
-from tests.hub_server import children_environ, hub
+from contracts.settings.models import VlmSettings
+from manager.launcher.process import Handle, LaunchFailed, LaunchSpec, Output
+from manager.launcher.pulls import Launch, PullLauncher, PullOutcome, Pulls, read_report
+from testkit.hub_server import children_environ, hub
 from tests.manager.conftest import alive, eventually
 
 pytestmark = pytest.mark.process

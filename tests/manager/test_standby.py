@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from contracts.settings_base import GIB
-from contracts.settings_models import ImageSettings, VlmSettings
+from contracts.settings.base import GIB
+from contracts.settings.models import ImageSettings, VlmSettings
 from manager.app import standbys
-from manager.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
-from manager.standby import READY_LINE, TO_HAVE_FROM, Standbys
+from manager.launcher.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
+from manager.launcher.standby import READY_LINE, TO_HAVE_FROM, Standbys
 from tests.manager.conftest import alive, eventually
 from tests.manager.virtual import FakeHost, FakeProcess, Scene, settings_of, virtual_time
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from contracts.control import Drawing
 from contracts.control import WorkerState as S
 from contracts.settings import Settings
-from contracts.settings_base import GIB
-from manager.memory import MemoryReading, read
-from manager.pressure import Pressure
+from contracts.settings.base import GIB
+from manager.memory.pressure import Pressure
+from manager.memory.system import MemoryReading, read
 from manager.status import Room, WorkerReport, manager_status
 
 DATA: dict[str, Any] = {

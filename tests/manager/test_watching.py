@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.settings_base import GIB
+from contracts.settings.base import GIB
 from manager.app import ManagerApp
-from manager.peaks import peak_key
-from manager.process import LocalLauncher
-from tests import plain
+from manager.launcher.process import LocalLauncher
+from manager.memory.peaks import peak_key
+from testkit import plain
+from testkit.servers import served
 from tests.manager.conftest import FAKE_WORKER, Bench, Manager, error_of, eventually
 from tests.manager.test_whole_process import running
-from tests.servers import served
 
 pytestmark = pytest.mark.process
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import yaml
 
-from manager.process import ROOT
-from tests import plain
+from manager.launcher.process import ROOT
+from testkit import plain
 from tests.manager.conftest import FAKES, TIMEOUT_S, Bench, alive, eventually, unused_port
 
 pytestmark = pytest.mark.process

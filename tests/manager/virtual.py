@@ -17,16 +17,16 @@ from typing import Any
 
 from contracts.control import Download
 from contracts.settings import Settings
-from contracts.settings_base import GIB
-from contracts.settings_models import ImageSettings, VlmSettings
-from manager.incarnation import POLL_S, Timeouts
+from contracts.settings.base import GIB
+from contracts.settings.models import ImageSettings, VlmSettings
+from manager.launcher.process import Address, LaunchSpec, Output, StopSignal
+from manager.launcher.standby import Standbys
 from manager.lease import Lease
-from manager.memory import MemoryReading
-from manager.peaks import Peaks, peak_key
+from manager.memory.peaks import Peaks, peak_key
+from manager.memory.system import MemoryReading
 from manager.pool import Pool
-from manager.process import Address, LaunchSpec, Output, StopSignal
 from manager.readiness import Answer
-from manager.standby import Standbys
+from manager.worker_run import POLL_S, Timeouts
 
 
 class Deadlock(Exception):

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.openapi.document import document
-from scripts.local_stack import ROOT, LocalStack
-from tests.stacks import QuickStack, running
+from hostctl.local_stack import ROOT, LocalStack
+from testkit.stacks import QuickStack, running
 
 KEY = "conformance"
 CHANGES = {"gateway.api_key": KEY}

@@ -50,7 +50,7 @@ def calls() -> Iterator[Call]:
             continue  # a file, whose name only an answer tells
         filled = path.format(**given["path"])
         if list(operation["responses"]["200"].get("content", ())) == ["text/event-stream"]:
-            continue  # it never ends (tests/gateway/test_watching.py)
+            continue  # it never ends (tests/gateway/test_live_streams.py)
         contents = operation.get("requestBody", {}).get("content", {})
         if not contents:
             yield Call(name, method, filled, given["query"])

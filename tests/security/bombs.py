@@ -11,8 +11,8 @@ from functools import cache, partial
 
 from PIL import Image
 
-from tests.contracts.test_claims import bmp, gif, jpeg, tiff, webp, with_scans
-from tests.workers.test_media import png_claiming, png_of, saved
+from tests.contracts.test_image_header import bmp, gif, jpeg, tiff, webp, with_scans
+from tests.workers.serving.test_image_codec import png_claiming, png_of, saved
 
 BLOCK = 16 << 20  # bytes
 PNG_HEAD = 33  # bytes before the first chunk that is not the header

@@ -16,15 +16,15 @@ import httpx
 import pytest
 
 from contracts.settings import Settings
-from contracts.settings_file import load
+from contracts.settings.file import load
 from gateway.app import create_app
 from manager.app import ManagerApp
-from tests import plain
+from testkit import plain
+from testkit.servers import free_port, served
 from tests.gateway.conftest import CONFIG, make_settings
 from tests.gateway.stand_in import manager as manager
 from tests.gateway.stand_in import manager_url as manager_url
 from tests.security.elsewhere import Elsewhere, elsewhere
-from tests.servers import free_port, served
 
 ALLOWED = "images: {fetch_allow: [127.0.0.1], fetch_timeout_s: 2, max_mb: 1}\n"
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tests import plain
+from testkit import plain
+from testkit.servers import free_port
 from tests.faults.stack import Stack
-from tests.servers import free_port
 
 PATIENCE_S = 0.3  # for an answer that is not expected
 TIMEOUT_S = 15.0

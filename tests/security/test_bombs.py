@@ -15,12 +15,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from scripts.local_stack import LocalStack
-from tests.pictures import GREEN_STAR, as_base64
+from hostctl.local_stack import LocalStack
+from testkit.images import GREEN_STAR, as_base64
+from testkit.stacks import process_of, running
 from tests.security.bombs import BY_HEAD, BY_PIXELS, GOOD
 from tests.security.conftest import PARAM, chat, problem
-from tests.stacks import process_of, running
-from tests.workers.test_media import saved
+from tests.workers.serving.test_image_codec import saved
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contracts.settings_file import DEFAULT_CONFIG
+from contracts.settings.file import DEFAULT_CONFIG
 from gateway.app import create_app
 from manager.app import ManagerApp
-from tests import plain
+from testkit import plain
+from testkit.servers import served
 from tests.security.conftest import TIERS, Tiers, settings_with
 from tests.security.wire import Answer, connect, read, request, send
-from tests.servers import served
 
 CHAT = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
 SERVER = (

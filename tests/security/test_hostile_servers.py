@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.fetching import SLOTS
+from gateway.images_in.fetching import SLOTS
+from testkit.images import GREEN_STAR, png
+from testkit.stacks import wait_for
 from tests.gateway.stand_in import StandIn
-from tests.pictures import GREEN_STAR, png
 from tests.security.conftest import ALLOWED, PARAM, Names, chat, gateway, problem
 from tests.security.elsewhere import Elsewhere, answer, elsewhere
-from tests.stacks import wait_for
-from tests.workers.test_media import png_claiming
+from tests.workers.serving.test_image_codec import png_claiming
 
 CHAT = "/v1/chat/completions"
 STAR = png(GREEN_STAR)

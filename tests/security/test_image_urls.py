@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.openai import AnalyzeRequest, ImageEditRequest, parse_json
+from contracts.wire.openai import AnalyzeRequest, ImageEditRequest, parse_json
+from testkit.images import GREEN_STAR, RED_CIRCLE, png
 from tests.gateway.stand_in import StandIn
-from tests.pictures import GREEN_STAR, RED_CIRCLE, png
 from tests.security.conftest import ALLOWED, PARAM, Names, chat, gateway, problem
 from tests.security.elsewhere import Elsewhere, answer
 

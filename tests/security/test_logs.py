@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.logs import WorkerLog
-from tests import plain
+from testkit import plain
+from testkit.stacks import wait_for
 from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, under_attack
-from tests.stacks import wait_for
 from web.logs import LineFormatter
 from web.printable import printable
 

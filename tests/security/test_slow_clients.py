@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from testkit.servers import served
+from testkit.stacks import wait_for
 from tests.security.wire import Answer, connect, drip, read, send
-from tests.servers import served
-from tests.stacks import wait_for
-from web.intake import Limits
+from web.receive_timeouts import Limits
 
 LIMITS = Limits(head_s=0.25, silence_s=0.25, body_s=0.4, body_rate=200, tick_s=0.025, connections=20)
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests import plain
+from testkit import plain
 from tests.security.hops import (
     ALIAS,
     CHAT,

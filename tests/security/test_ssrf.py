@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests import plain
+from testkit import plain
+from testkit.images import GREEN_STAR, png
+from testkit.servers import free_port
 from tests.gateway.stand_in import StandIn
-from tests.pictures import GREEN_STAR, png
 from tests.security.conftest import ALLOWED, PARAM, Names, chat, gateway, problem
 from tests.security.elsewhere import Elsewhere, answer, elsewhere, redirect
-from tests.servers import free_port
 
 CHAT = "/v1/chat/completions"
 PICTURE = png(GREEN_STAR)
@@ -35,7 +35,8 @@ ATTACKS = [
     "http://[::ffff:127.0.0.1]:PORT/x", "http://[::ffff:7f00:1]:PORT/x", "http://[::127.0.0.1]:PORT/x",
     "http://[64:ff9b::7f00:1]:PORT/x", "http://[2002:7f00:1::]:PORT/x", "http://[::1%25lo]:PORT/x",
     "http://１２７.０.０.１:PORT/x", "http://127。0。0。1:PORT/x", "http://①②⑦.0.0.1:PORT/x",
-    "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ:PORT/x", "http://%31%32%37.0.0.1:PORT/x", "http://127.0.0.1%00.example.org:PORT/x",
+    "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ:PORT/x", "http://%31%32%37.0.0.1:PORT/x",
+    "http://127.0.0.1%00.example.org:PORT/x",
     "http://user@127.0.0.1:PORT/x", "http://example.org@127.0.0.1:PORT/x",
     "http://user:word@example.org:PORT/x", "http://127.0.0.1:PORT@example.org/x",
     "http://example.org\\@127.0.0.1:PORT/x", "http://127.0.0.1:PORT\\@example.org/x",

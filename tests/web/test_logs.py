@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.account import Account
 from web.logs import JsonFormatter, LineFormatter
 from web.printable import printable
+from web.request_record import Account
 
 NASTY = "ok\n2026-01-01 00:00:00,000 INFO gateway: forged\r\x1b[31m\x85\u2028\u202e\x00"
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from contracts.errors import WorkerFailed
-from tests.servers import free_port
-from web.account import Account
+from testkit.servers import free_port
 from web.relay import (
     Outbound,
     UpstreamBroke,
@@ -24,6 +23,7 @@ from web.relay import (
     pass_on,
     passed_on,
 )
+from web.request_record import Account
 
 T = TypeVar("T")
 

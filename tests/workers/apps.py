@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from contracts.settings_models import ImageSettings, VlmSettings
-from tests.servers import served
+from contracts.settings.models import ImageSettings, VlmSettings
+from testkit.servers import served
 from tests.workers.fakes import FakeEngine
 from workers.app import create_app
 

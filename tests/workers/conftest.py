@@ -10,7 +10,7 @@ from typing import Any, Generic
 import httpx
 import pytest
 
-from contracts.settings_models import ImageSettings, VlmSettings
+from contracts.settings.models import ImageSettings, VlmSettings
 from tests.workers.apps import IMAGE, VLM, worker
 from tests.workers.fakes import FakeEngine
 from workers.engine import (
@@ -59,7 +59,7 @@ class Talker(Loaded[ChatJob, ChatEvent]):
         return self.say([Turn("user", parts)], **fields)
 
     def say(self, turns: list[Turn], **fields: Any) -> str:
-        from workers.answers import text_of
+        from workers.serving.answers import text_of
 
         return text_of(self.events(talk(turns, **fields)))
 
@@ -103,7 +103,7 @@ def image_settings(path: Path, **fields: Any) -> ImageSettings:
 
 
 def talker(name: str) -> Iterator[Talker]:
-    from workers.vlm import VlmEngine
+    from workers.vlm.engine import VlmEngine
 
     loaded = Talker(VlmEngine(name, vlm_settings(MODELS / name)))
     yield loaded
@@ -122,7 +122,7 @@ def moondream() -> Iterator[Talker]:
 
 @pytest.fixture(scope="session")
 def flux() -> Iterator[Painter]:
-    from workers.image import MfluxEngine
+    from workers.image.engine import MfluxEngine
 
     loaded = Painter(MfluxEngine("image-gen", image_settings(MODELS / "image-gen")))
     yield loaded

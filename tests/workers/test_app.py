@@ -115,7 +115,7 @@ class TestModelTime:
     def test_a_stream_has_only_the_log_line(
         self, vlm: httpx.Client, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level("INFO", logger="workers.endpoint"):
+        with caplog.at_level("INFO", logger="workers.serving.endpoint"):
             answer = vlm.post("/v1/chat/completions", json={**HELLO, "stream": True})
             wait_for(lambda: "model_ms=" in caplog.text)
         assert "x-vision-model-ms" not in answer.headers

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from workers.families import SOURCES
+from workers.image.families import SOURCES
 
 pytestmark = pytest.mark.mlx
 
@@ -32,7 +32,7 @@ def test_the_versions_are_those_that_were_read(package: str, version: str) -> No
 
 class TestMlxVlm:
     def test_moondreams_processor_reads_the_place_of_its_tokenizer_from_its_module(self) -> None:
-        """workers.vlm sets ``TOKENIZER_REPO``; a class attribute instead: set it there."""
+        """workers.vlm.engine sets ``TOKENIZER_REPO``; a class attribute instead: set it there."""
         import mlx_vlm.models.moondream2.processing_moondream2 as processing  # noqa: TID251
 
         source = inspect.getsource(processing.Moondream2Processor.from_pretrained)
@@ -40,10 +40,12 @@ class TestMlxVlm:
         assert "TOKENIZER_REPO" in source
 
     def test_moondreams_hard_coded_ids_are_ours(self) -> None:
-        """workers.moondream makes the prompts that the processor makes, text alone among them."""
+        """workers.vlm.architectures.moondream makes the prompts that the processor makes, text alone
+        among them.
+        """
         import mlx_vlm.models.moondream3.processing_moondream3 as processing  # noqa: TID251
 
-        from workers import moondream
+        from workers.vlm.architectures import moondream
 
         assert (processing.ANSWER_ID, processing.BOS_ID) == (moondream.ANSWER_ID, 0)
         assert processing.NUM_VISION_TOKENS == moondream.PLACES
@@ -51,7 +53,7 @@ class TestMlxVlm:
         assert r'f"\n\nQuestion: {t}\n\nAnswer: "' in source
 
     def test_moondream_makes_its_mask_and_loses_it(self) -> None:
-        """workers.batch.Language hands it over as ``mask``; once the library does, ours can go."""
+        """workers.vlm.batch.Language hands it over as ``mask``; once the library does, ours can go."""
         from mlx_vlm.models.moondream2 import language, moondream2  # noqa: TID251
 
         source = inspect.getsource(moondream2.Model._create_prefix_attention_mask)
@@ -61,7 +63,9 @@ class TestMlxVlm:
         assert "attention_mask_4d" not in inspect.getsource(call)
 
     def test_moondreams_features_are_joined_by_this_method(self) -> None:
-        """workers.moondream takes its place: 729 means one by one are slower than the whole tower."""
+        """workers.vlm.architectures.moondream takes its place: 729 means one by one are slower than
+        the whole tower.
+        """
         from mlx_vlm.models.moondream2.vision import VisionModel  # noqa: TID251
 
         assert parameters(VisionModel._reconstruct_local_features) == [
@@ -81,7 +85,9 @@ class TestMlxVlm:
             assert f'result["{key}"]' in source
 
     def test_qwen_has_the_parts_of_which_prompts_are_made(self) -> None:
-        """workers.templated.Qwen does what ``get_input_embeddings`` does, picture by picture."""
+        """workers.vlm.architectures.templated.Qwen does what ``get_input_embeddings`` does, picture by
+        picture.
+        """
         from mlx_vlm.models.qwen2_5_vl import language, qwen2_5_vl, vision  # noqa: TID251
         from mlx_vlm.models.qwen2_5_vl import processing_qwen2_5_vl as processing  # noqa: TID251
 
@@ -106,7 +112,7 @@ class TestMlxVlm:
         assert "image_grid_thw[index].prod() // merge_length" in source
 
     def test_a_tower_goes_through_its_blocks_one_by_one(self) -> None:
-        """workers.reading.stages puts others in their place, to see what each gives."""
+        """workers.vlm.prompt.stages puts others in their place, to see what each gives."""
         from mlx_vlm.models.moondream2.vision import VisionEncoder  # noqa: TID251
         from mlx_vlm.models.qwen2_5_vl.vision import VisionModel  # noqa: TID251
 
@@ -114,7 +120,7 @@ class TestMlxVlm:
         assert "in enumerate(self.blocks):" in inspect.getsource(VisionModel.__call__)
 
     def test_a_prompt_is_read_in_chunks_by_these_names(self) -> None:
-        """workers.batch.Batch drives one of one row (generate/ar.py, PromptProcessingBatch)."""
+        """workers.vlm.batch.Batch drives one of one row (generate/ar.py, PromptProcessingBatch)."""
         from mlx_vlm.generate.ar import PromptProcessingBatch as Prompt  # noqa: TID251
 
         assert {
@@ -142,7 +148,7 @@ class TestMlxVlm:
         assert "position_ids" in ar._SEQUENCE_ALIGNED_PROMPT_KWARGS
 
     def test_rows_decode_by_these_names(self) -> None:
-        """workers.batch.Batch: rows are ended by us, so nothing may end them in ``next``."""
+        """workers.vlm.batch.Batch: rows are ended by us, so nothing may end them in ``next``."""
         from mlx_vlm.generate.ar import GenerationBatch  # noqa: TID251
 
         assert parameters(GenerationBatch.filter) == ["self", "keep"]
@@ -160,7 +166,7 @@ class TestMlxVlm:
         """``_sample_with_positions``; one with ``sample_target`` would be called otherwise."""
         from mlx_vlm.generate import ar  # noqa: TID251
 
-        from workers.sampling import RowSampler
+        from workers.vlm.sampler import RowSampler
 
         assert not hasattr(RowSampler, "sample_target")
         assert ar._sample_with_positions(lambda x: ("drawn", x), 1, row_ids=[0], positions=[0]) == (
@@ -169,11 +175,11 @@ class TestMlxVlm:
         )
 
     def test_keys_and_values_of_a_row_stand_where_we_cut_them_out_and_put_them_in(self) -> None:
-        """workers.batch ``known_of`` and ``_fill`` (models/cache.py)."""
+        """workers.vlm.batch ``known_of`` and ``_fill`` (models/cache.py)."""
         import mlx.core as mx  # noqa: TID251
         from mlx_vlm.models.cache import BatchKVCache, BatchQuantizedKVCache  # noqa: TID251
 
-        from workers.batch import _fill
+        from workers.vlm.batch import _fill
 
         for kind, arrays in ((BatchKVCache, 1), (BatchQuantizedKVCache, 3)):
             values = mx.random.normal((1, 2, 5, 64))
@@ -199,7 +205,7 @@ class TestMlxVlm:
                 assert all(bool((x == y).all()) for x, y in pairs)
 
     def test_what_a_row_looks_at_is_asked_of_the_first_cache(self) -> None:
-        """workers.batch.Language answers for a single row, which ``filter`` never leaves padded."""
+        """workers.vlm.batch.Language answers for a single row, which ``filter`` never leaves padded."""
         import mlx.core as mx  # noqa: TID251
         from mlx_vlm.models.base import create_attention_mask  # noqa: TID251
         from mlx_vlm.models.cache import BatchKVCache  # noqa: TID251
@@ -220,7 +226,9 @@ class TestMlxVlm:
         assert StoppingCriteria([3, 4]).eos_token_ids == [3, 4]
 
     def test_tensors_are_prepared_by_public_names(self) -> None:
-        """Of models that are neither Qwen2.5-VL nor Moondream2 (workers.templated.Templated)."""
+        """Of models that are neither Qwen2.5-VL nor Moondream2
+        (workers.vlm.architectures.templated.Templated).
+        """
         import mlx_vlm  # noqa: TID251
         from mlx_vlm import utils  # noqa: TID251
 
@@ -228,7 +236,9 @@ class TestMlxVlm:
         assert parameters(utils.should_add_special_tokens) == ["model_type", "processor"]
 
     def test_a_module_without_weights_is_dropped_by_setting_it_to_none(self) -> None:
-        """``_drop_modules_without_weights`` in utils.py; workers.vlm looks for None among _TOWERS."""
+        """``_drop_modules_without_weights`` in utils.py; workers.vlm.engine looks for None among
+        _TOWERS.
+        """
         from mlx_vlm import utils  # noqa: TID251
 
         assert "setattr(model, name, None)" in inspect.getsource(utils._drop_modules_without_weights)
@@ -239,15 +249,18 @@ class TestMlxVlm:
         assert parameters(clear_mlx_streams) == []
 
     def test_what_a_standby_imports_ahead_is_there(self) -> None:
-        from workers import image, vlm
+        from workers.image import engine as image_engine
+        from workers.vlm import engine as vlm_engine
 
-        for name in vlm.LIBRARIES + image.LIBRARIES:
+        for name in vlm_engine.LIBRARIES + image_engine.LIBRARIES:
             assert importlib.import_module(name)
 
 
 class TestMflux:
     def test_a_model_is_made_in_the_steps_that_we_take_one_by_one(self) -> None:
-        """``FluxInitializer.init``; workers.families does the same, with a check before the weights."""
+        """``FluxInitializer.init``; workers.image.families does the same, with a check before the
+        weights.
+        """
         from mflux.models.flux.flux_initializer import FluxInitializer as Init  # noqa: TID251
 
         assert parameters(Init._init_config) == ["model", "model_config"]
@@ -275,7 +288,7 @@ class TestMflux:
             FluxWeightDefinition,
         )
 
-        from workers.families.flux1 import Flux1Adapter
+        from workers.image.families.flux1 import Flux1Adapter
 
         components = FluxWeightDefinition.get_components()
         assert {(c.name, c.model_attr or c.name, c.hf_subdir) for c in components} == {
@@ -293,7 +306,8 @@ class TestMflux:
         assert set(SOURCES["flux1-schnell"].files) == wanted
 
     def test_every_parameter_of_the_full_size_model_is_mapped_from_the_hubs_layout(self) -> None:
-        """So the check of names (workers.families.checkpoint) refuses no whole one. No weights needed:
+        """So the check of names (workers.image.families.checkpoint) refuses no whole one. No weights
+        needed:
         MLX is lazy, and the networks are only counted."""
         from mflux.models.common.config.model_config import ModelConfig  # noqa: TID251
         from mflux.models.common.weights.mapping.weight_mapper import WeightMapper  # noqa: TID251
@@ -350,11 +364,11 @@ class TestMflux:
         assert "except KeyboardInterrupt" in source
 
     def test_image_strength_is_the_share_of_the_steps_that_are_skipped(self) -> None:
-        """workers.image.mflux_strength turns it round (common/config/config.py)."""
+        """workers.image.engine.mflux_strength turns it round (common/config/config.py)."""
         from mflux.models.common.config.config import Config  # noqa: TID251
         from mflux.models.common.config.model_config import ModelConfig  # noqa: TID251
 
-        from workers.image import mflux_strength
+        from workers.image.engine import mflux_strength
 
         for steps in (1, 4, 8, 25, 100):
             for run_steps in range(1, steps + 1):
@@ -369,7 +383,7 @@ class TestMflux:
                 assert steps - config.init_time_step == run_steps
 
     def test_what_is_rewritten_for_small_checkpoints_is_still_what_was_read(self) -> None:
-        """Three functions with literal sizes; workers.families has them without."""
+        """Three functions with literal sizes; workers.image.families has them without."""
         from mflux.models.flux.model.flux_text_encoder.clip_encoder import (  # noqa: TID251
             clip_text_model,
         )

@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 from contracts.control import WorkerHealth
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
-from tests.servers import free_port
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
+from testkit.servers import free_port
 from tests.workers.conftest import MODELS, vlm_settings
 from workers.__main__ import main
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
-from contracts.settings_models import VlmSettings
-from tests.servers import served
+from contracts.settings.models import VlmSettings
+from testkit.servers import served
 from tests.workers.fakes import FakeEngine
 from workers.app import create_app
 from workers.engine import Answered, ChatJob, Delta, Prompted, TokenChance, TokenLogprob

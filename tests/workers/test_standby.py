@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from contracts.settings_file import SettingsError
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
-from tests.servers import free_port
+from contracts.settings.file import SettingsError
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
+from testkit.servers import free_port
 from tests.workers.conftest import MODELS, image_settings, vlm_settings
 from tests.workers.test_process import CAPTION, Process, ended
 from workers.__main__ import main

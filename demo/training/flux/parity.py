@@ -81,14 +81,14 @@ def with_torch(source: Path, folder: Path, trained: bool) -> None:
 
 
 def with_mflux(folder: Path) -> bool:
-    from workers import runtime
+    from workers.backend import runtime
 
     runtime.prepare()
     import mlx.core as mx
     from mflux.models.flux.latent_creator.flux_latent_creator import FluxLatentCreator
 
-    from contracts.settings_models import ImageSettings
-    from workers import families
+    from contracts.settings.models import ImageSettings
+    from workers.image import families
 
     checkpoint, expected = folder / "checkpoint", np.load(folder / "expected.npz")
     settings = ImageSettings(

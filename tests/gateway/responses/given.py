@@ -9,11 +9,11 @@ from typing import Any
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from contracts.completions import ChatChunk
-from contracts.openai import parse_json
-from contracts.response_object import ResponseObject
-from contracts.responses import ResponseRequest
-from gateway.names import Names
+from contracts.wire.completions import ChatChunk
+from contracts.wire.openai import parse_json
+from contracts.wire.response_object import ResponseObject
+from contracts.wire.responses import ResponseRequest
+from gateway.param_names import Names
 from gateway.responses.answer import NewId, begun
 from gateway.responses.chat import NAMES
 from gateway.responses.events import ResponseEvents

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import InvalidRequest, ModelNotFound
-from contracts.openai import parse_json
-from contracts.responses import ResponseRequest
 from contracts.settings import Settings
+from contracts.wire.openai import parse_json
+from contracts.wire.responses import ResponseRequest
 from gateway.checks import check_chat
 from gateway.responses.chat import chat_of
 from gateway.responses.rewrite import check_response

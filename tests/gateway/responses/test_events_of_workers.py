@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.responses.answer import response_of
 from tests.gateway.responses.given import OPENAI, counting_ids, now, read, response, rewriting
-from workers.answers import Identity, chat_usage
-from workers.completions import ChatChunks, Shape, chat_completion
 from workers.engine import Answered, ChatEvent, Delta, Prompted, TokenChance, TokenLogprob
+from workers.serving.answers import Identity, chat_usage
+from workers.vlm.completions import ChatChunks, Shape, chat_completion
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "고양이"}}\n</tool_call>'
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")

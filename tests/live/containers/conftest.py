@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from scripts.local_stack import LocalStack
-from tests import plain
+from hostctl.local_stack import LocalStack
+from testkit import plain
+from testkit.stacks import OURS, demo_config, processes, wait_for
 from tests.live.containers.engine import build, host_address, need_an_engine
-from tests.stacks import OURS, demo_config, processes, wait_for
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scripts.local_stack import ROOT
-from tests.needs import lacking
-from tests.stacks import wait_for
+from hostctl.local_stack import ROOT
+from testkit.needs import lacking
+from testkit.stacks import wait_for
 
 IMAGE = "vision-insight-api:test"
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")

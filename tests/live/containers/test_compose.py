@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from demo.judge import check_caption
-from scripts.local_stack import ROOT, LocalStack
-from tests import plain
+from hostctl.local_stack import ROOT, LocalStack
+from testkit import plain
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, ask, opened
+from testkit.stacks import demo_config, process_of, wait_for
 from tests.live.containers.conftest import answers, manager_url, running_manager
 from tests.live.containers.engine import IMAGE, Compose, inspect, kill_9
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64, ask, opened
-from tests.stacks import demo_config, process_of, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx, pytest.mark.container]
 
@@ -26,7 +26,7 @@ COMPOSE = ROOT / "docker-compose.yml"
 
 
 class HoldingStack(LocalStack):
-    """Its workers do what is said in the place of their model (tests/fakes/worker.py)."""
+    """Its workers do what is said in the place of their model (testkit/fakes/worker.py)."""
 
     def program(self, tier: str) -> Sequence[str]:
         return (sys.executable, str(ROOT / "tests" / "fakes" / "manager.py"))

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from scripts.local_stack import LocalStack
-from tests import plain
+from hostctl.local_stack import LocalStack
+from testkit import plain
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64
+from testkit.servers import free_port
+from testkit.stacks import process_of, processes, wait_for
 from tests.live.containers.conftest import answers, running_manager
 from tests.live.containers.engine import IMAGE, Compose, inspect
-from tests.pictures import RED_CIRCLE, RED_CIRCLE_CAPTION, as_base64
-from tests.servers import free_port
-from tests.stacks import process_of, processes, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx, pytest.mark.container]
 

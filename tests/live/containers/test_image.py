@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from testkit.servers import free_port
+from testkit.stacks import wait_for
 from tests.live.containers.conftest import answers
 from tests.live.containers.engine import HARDENED, IMAGE, added_mb, container, docker, inspect
-from tests.servers import free_port
-from tests.stacks import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.container]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
+from testkit.servers import free_port
+from testkit.stacks import wait_for
 from tests.live.containers.conftest import answers
 from tests.live.containers.engine import IMAGE, Compose
-from tests.servers import free_port
-from tests.stacks import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.container]
 

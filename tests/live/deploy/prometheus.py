@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 
-from scripts.local_stack import ROOT
-from tests import plain
-from tests.needs import lacking
-from tests.servers import free_port
-from tests.stacks import wait_for
+from hostctl.local_stack import ROOT
+from testkit import plain
+from testkit.needs import lacking
+from testkit.servers import free_port
+from testkit.stacks import wait_for
 
-FOLDER = ROOT / "deploy" / "prometheus"
+FOLDER = ROOT / "packaging" / "prometheus"
 
 
 def program(name: str) -> str:

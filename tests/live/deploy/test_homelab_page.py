@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from contracts.settings_file import load
+from contracts.settings.file import load
+from hostctl.local_stack import ROOT
 from manager.app import ManagerApp
-from scripts.local_stack import ROOT
-from tests import plain
-from tests.servers import served
-from tests.stacks import demo_config
+from testkit import plain
+from testkit.servers import served
+from testkit.stacks import demo_config
 
 PAGE = (ROOT / "docs" / "homelab.md").read_text()
 _MARKED = re.compile(r"<!-- fields of: /v1/system/status -->\n```yaml\n(.*?)```", re.S)

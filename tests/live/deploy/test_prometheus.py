@@ -14,13 +14,13 @@ import httpx
 import pytest
 import yaml
 
-from scripts.local_stack import ROOT, LocalStack
-from tests import plain
+from hostctl.local_stack import ROOT, LocalStack
+from testkit import plain
+from testkit.images import GREEN_STAR, RED_CIRCLE, as_base64, ask
+from testkit.stacks import running, wait_for
 from tests.live.deploy.prometheus import FOLDER, Prometheus, configured, program, prometheus
-from tests.pictures import GREEN_STAR, RED_CIRCLE, as_base64, ask
-from tests.stacks import running, wait_for
 
-DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "vision-insight.json").read_text())
+DASHBOARD = json.loads((ROOT / "packaging" / "grafana" / "vision-insight.json").read_text())
 RULES = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 KEY = "a-key-for-prometheus"

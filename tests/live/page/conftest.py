@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.needs import lacking
+from testkit.servers import free_port
+from testkit.stacks import QuickStack, running
 from tests.live.page.browser import Complaints, browser, chromium
-from tests.needs import lacking
-from tests.servers import free_port
-from tests.stacks import QuickStack, running
 
 SLOW_MS = 120_000  # a cold start of a demo model on a busy machine
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from scripts.local_stack import ROOT
+from hostctl.local_stack import ROOT
+from testkit.stacks import running
 from tests.live.page.browser import browser, chromium
-from tests.stacks import running
 
 FOLDER = ROOT / "docs"
 SLOW_MS = 180_000

@@ -8,11 +8,11 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.stacks import process_of, wait_for
 from tests.live.page.acts import RED_CIRCLE, ask, choose, choose_model, go_to, sent_by
 from tests.live.page.browser import Complaints
 from tests.live.page.conftest import SLOW_WORDS, connected
-from tests.stacks import process_of, wait_for
 
 pytestmark = pytest.mark.process
 

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.stacks import wait_for
 from tests.live.page.acts import RED_CIRCLE, ask, choose, draw, edit, go_to, image_at, sent_by
-from tests.stacks import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, expect
 
 from gateway.routes.page import FOLDER
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
 from tests.live.page.acts import RED_CIRCLE, ask, choose, choose_model, draw, edit, go_to
 from tests.live.page.browser import Complaints
 from tests.live.page.conftest import connected, page_of

@@ -14,17 +14,17 @@ import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
-from scripts.local_stack import LocalStack
+from hostctl.local_stack import LocalStack
+from testkit.servers import free_port
+from testkit.stacks import bare_environ, process_of, states
 from tests.live.page.acts import copied, draw
 from tests.live.page.browser import Complaints
 from tests.live.page.conftest import connected
-from tests.servers import free_port
-from tests.stacks import bare_environ, process_of, states
 
 pytestmark = pytest.mark.process
 
 KEY = "a-key-of-the-page"
-PROGRAMS = {"gateway": "gateway", "manager": "tests.fakes.quick_manager"}
+PROGRAMS = {"gateway": "gateway", "manager": "testkit.fakes.quick_manager"}
 
 
 @pytest.fixture

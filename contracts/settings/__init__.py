@@ -1,0 +1,148 @@
+"""All settings as frozen values: the sections of ``config.yaml``, and how they must fit together.
+
+Rules: unknown keys and wrong types are errors; GiB exist only in the file, bytes everywhere else;
+nothing reads the environment or the file but ``contracts.settings.file``. A change takes effect at a
+restart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from contracts.settings.base import GIB, Gigabytes, HostNames, IdleSeconds, Port, Seconds, Section
+from contracts.settings.gateway import GatewaySettings
+from contracts.settings.images import ImageInputSettings
+from contracts.settings.models import ImageSettings, ModelSettings
+
+_ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class ManagerSettings(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8100
+    docker_bridge: bool = True  # on Linux, beside loopback: listen where containers of this host call
+    token: Annotated[str, Field(repr=False)] = ""
+    allowed_hosts: HostNames = Field(default_factory=list)  # as gateway.allowed_hosts
+    idle_timeout_s: IdleSeconds = 300.0  # -1: never
+    start_timeout_s: Seconds = 300.0  # since the load last made progress
+    drain_timeout_s: Seconds = 30.0
+    stop_timeout_s: Seconds = 5.0  # from SIGTERM to SIGKILL
+    queue_limit: Annotated[int, Field(ge=1)] = 256  # per alias
+    queue_timeout_s: Seconds = 300.0
+    max_wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0  # then its turn has come
+    stall_timeout_s: Seconds = 180.0  # without a token or step while there is work
+    max_requests: Annotated[int, Field(ge=0)] = 0  # of one worker process; 0: any number
+    standby: Annotated[int, Field(ge=0, le=4)] | None = None  # None: 1, or 0 below 24 GB of memory
+    state_dir: Annotated[str, Field(min_length=1)] = "state"
+    log_dir: Annotated[str, Field(min_length=1)] = "logs"
+    log_max_mb: Annotated[float, Field(gt=0)] = 10.0
+
+
+class MemorySettings(Section):
+    max_unified_memory_gb: Gigabytes | None = None  # None: 75 % of the machine's memory
+    safety_margin_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    # A worker whose footprint outgrew what it was after ``recycle_after`` requests by this share is
+    # replaced; 0: never.
+    recycle_growth: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    recycle_after: Annotated[int, Field(ge=1)] = 20
+
+    def budget_bytes(self, total_bytes: int, ceiling: int | None = None) -> int:
+        """What all workers together may use on a machine with *total_bytes* of memory.
+
+        *ceiling*: what the GPU may hold of it, when the system says so.
+        """
+        limit = self.max_unified_memory_gb
+        whole = 0.75 * total_bytes if limit is None else limit * GIB
+        if ceiling is not None:
+            whole = min(whole, ceiling)
+        return max(0, int(whole - self.safety_margin_gb * GIB))
+
+
+class LogSettings(Section):
+    """``prompts``: whether the line of a request holds the beginning of its prompt; pictures: never."""
+
+    format: Literal["pretty", "json"] = "pretty"
+    prompts: bool = False
+
+
+class DefaultSettings(Section):
+    """The alias that serves a route when the request names no model."""
+
+    chat: str
+    analyze: str
+    generate: str
+    edit: str
+
+
+class Settings(Section):
+    gateway: GatewaySettings = GatewaySettings()
+    images: ImageInputSettings = ImageInputSettings()
+    manager: ManagerSettings = ManagerSettings()
+    memory: MemorySettings = MemorySettings()
+    logs: LogSettings = LogSettings()
+    defaults: DefaultSettings
+    models: dict[str, ModelSettings]
+
+    @field_validator("models")
+    @classmethod
+    def _aliases_are_plain_words(cls, models: dict[str, Any]) -> dict[str, Any]:
+        # An alias stands in URLs, file names and argv.
+        for alias in models:
+            if _ALIAS.fullmatch(alias) is None:
+                raise ValueError(f"alias {alias!r} must be lower-case letters, digits, '.', '_', '-'")
+        return models
+
+    @model_validator(mode="after")
+    def _ports_and_names_are_unambiguous(self) -> Self:
+        taken = {self.gateway.port: "gateway.port"}
+        for where, port in [("manager.port", self.manager.port)] + [
+            (f"models.{alias}.port", model.port) for alias, model in self.models.items()
+        ]:
+            if port in taken:
+                raise ValueError(f"{where}: port {port} is also {taken[port]}")
+            taken[port] = where
+        known = {alias: alias for alias in self.models}
+        for alias, model in self.models.items():
+            for name in model.names:
+                if known.get(name, alias) != alias or name in self.models:
+                    raise ValueError(f"models.{alias}.names: {name!r} is also {known[name]}")
+                known[name] = alias
+        return self
+
+    @model_validator(mode="after")
+    def _defaults_are_models_of_the_right_kind(self) -> Self:
+        for route, kind in DEFAULT_KINDS.items():
+            alias = getattr(self.defaults, route)
+            model = self.models.get(alias)
+            if model is None:
+                raise ValueError(f"defaults.{route}: {alias!r} is not one of the models")
+            if model.kind != kind:
+                raise ValueError(f"defaults.{route}: {alias!r} is of kind {model.kind}, not {kind}")
+            if isinstance(model, ImageSettings):
+                does = {"generate": model.traits.generates, "edit": model.traits.edits}
+                if not does[route]:
+                    raise ValueError(f"defaults.{route}: {model.family} models can't {route}")
+        return self
+
+    @property
+    def manager_url(self) -> str:
+        """Where the gateway finds the manager."""
+        port = self.gateway.manager_port or self.manager.port
+        return f"http://{self.gateway.manager_host}:{port}"
+
+    def idle_timeout_s(self, alias: str) -> float:
+        """Seconds without a request after which *alias* is stopped; -1: never."""
+        own = self.models[alias].idle_timeout_s
+        return self.manager.idle_timeout_s if own is None else own
+
+
+DEFAULT_KINDS: Mapping[str, str] = {
+    "chat": "vlm",
+    "analyze": "vlm",
+    "generate": "image",
+    "edit": "image",
+}

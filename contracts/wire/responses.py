@@ -1,0 +1,252 @@
+"""A request for a response (OpenAI's Responses API) on the wire: input items, tools, form of the text.
+
+Rules are those of ``contracts.wire``. Responses are not kept, so what refers to a kept one is refused.
+Only what is peculiar to this form is checked here: it becomes a chat (``gateway.responses``), and what
+holds for chats is checked there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from contracts.wire import Faulty, Request, Unsupported
+from contracts.wire.chat import MAX_TOOLS, MaxTokens, Name, Schema, Temperature, TopLogprobs, TopP
+
+LOGPROBS = "message.output_text.logprobs"  # in ``include``
+_NOT_KEPT = "responses are not kept; send the whole conversation as input"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+def _type_of(value: Any) -> str | None:
+    """Asked before the other fields are looked at: in what is not offered they are of other kinds."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _require(model: BaseModel, fields: tuple[str, ...], where: str) -> None:
+    for field in fields:
+        if getattr(model, field) is None:
+            raise Faulty(field, f"is required in {where}")
+
+
+# --- input ---------------------------------------------------------------------------------------
+
+
+def _as_parts(value: Any) -> Any:
+    return [{"type": "input_text", "text": value}] if isinstance(value, str) else value
+
+
+# What each type of part must have.
+_PARTS = {
+    "input_text": ("text",),
+    "output_text": ("text",),
+    "refusal": ("refusal",),
+    "input_image": ("image_url",),
+}
+
+
+class InputPart(_Part):
+    """Text, or an image. One class, so that errors name the field and not a branch of a union."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    image_url: str | None = None  # a data URI, base64 text or a URL
+    detail: Literal["low", "high", "auto", "original"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_offered(cls, value: Any) -> Any:
+        kind = _type_of(value)
+        if kind is not None and kind not in _PARTS:
+            raise Unsupported("type", f"parts of type {kind!r} are not offered")
+        if kind == "input_image" and value.get("image_url") is None and value.get("file_id"):
+            raise Unsupported("file_id", "files are not kept: send the image as image_url")
+        return value
+
+    @model_validator(mode="after")
+    def _has_what_its_type_says(self) -> Self:
+        _require(self, _PARTS[self.type], f"a part of type {self.type!r}")
+        return self
+
+
+Parts = Annotated[
+    list[InputPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPart])
+]
+
+# What each type of item must have.
+_ITEMS = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "reasoning": (),
+}
+
+
+class InputItem(_Part):
+    """A message, a call of a function, what it returned, or thoughts (accepted, without effect)."""
+
+    type: str = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: Parts | None = None
+    call_id: Annotated[str, Field(min_length=1)] | None = None
+    name: Name | None = None
+    arguments: str | None = None  # JSON text
+    output: Parts | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_offered(cls, value: Any) -> Any:
+        kind = _type_of(value)
+        if kind == "item_reference":
+            raise Unsupported(
+                "type",
+                "items can't be referred to, as responses are not kept; send the items themselves"
+                " (with store: false SDKs do)",
+            )
+        if kind is not None and kind not in _ITEMS:
+            raise Unsupported("type", f"items of type {kind!r} are not offered")
+        # Thoughts have content of kinds of their own.
+        return {"type": kind} if kind == "reasoning" else value
+
+    @model_validator(mode="after")
+    def _has_what_its_type_says(self) -> Self:
+        _require(self, _ITEMS[self.type], f"an item of type {self.type!r}")
+        return self
+
+
+def _as_items(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+# --- tools ---------------------------------------------------------------------------------------
+
+
+class FunctionTool(_Part):
+    type: str
+    name: Name | None = None
+    description: str | None = None
+    parameters: Schema | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_function(cls, value: Any) -> Any:
+        kind = _type_of(value)
+        if kind is not None and kind != "function":
+            raise Unsupported("type", f"tools of type {kind!r} are not offered: only functions are")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> Self:
+        _require(self, ("name",), "a function")
+        return self
+
+
+def _as_choice(value: Any) -> Any:
+    """``"required"`` -> ``{"type": "required"}``: a union would name its branches in errors."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+class Choice(_Part):
+    """``type``: none, auto, required, or function with the function's name."""
+
+    type: str
+    name: Name | None = None
+
+    @model_validator(mode="after")
+    def _is_a_choice(self) -> Self:
+        if self.type == "function" and self.name is None:
+            raise Faulty("name", "is required")
+        if self.type not in ("none", "auto", "required", "function"):
+            raise Unsupported("type", f"a tool_choice of type {self.type!r} is not offered")
+        return self
+
+
+# --- the form of the text ------------------------------------------------------------------------
+
+
+class TextFormat(_Part):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: Name | None = None
+    description: str | None = None
+    definition: Annotated[Schema | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_a_schema_when_it_says_so(self) -> Self:
+        if self.type == "json_schema":
+            _require(self, ("name",), "a format of type 'json_schema'")
+            if self.definition is None:
+                raise Faulty("schema", "is required in a format of type 'json_schema'")
+        return self
+
+
+class TextConfig(_Part):
+    """``verbosity`` is accepted, without effect."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+# --- the request ---------------------------------------------------------------------------------
+
+_REFUSED = {
+    "previous_response_id": _NOT_KEPT,
+    "conversation": _NOT_KEPT,
+    "prompt": "prompt templates are not kept: send instructions and input",
+    "background": "a response is answered while its request is open",
+    "context_management": "the input is never shortened",
+    "moderation": "there is no moderation",
+    "n": "there is one response to a request; /v1/chat/completions takes n",
+}
+
+
+class ResponseRequest(Request):
+    """``POST /v1/responses``.
+
+    Accepted, without effect: ``reasoning``, ``store``, ``truncation``, ``stream_options``,
+    ``service_tier`` and what else belongs to OpenAI's models alone. The sampling fields of a chat that
+    OpenAI's Responses API lacks (``seed``, ``top_k``, ``stop``...) are taken here as well.
+    """
+
+    input: Annotated[
+        list[InputItem],
+        BeforeValidator(_as_items, json_schema_input_type=str | list[InputItem]),
+        Field(min_length=1),
+    ]
+    instructions: str | None = None
+    stream: bool | None = None
+    max_output_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    include: list[str] | None = None
+    top_logprobs: TopLogprobs | None = None
+    text: TextConfig | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Annotated[
+        Choice | None,
+        BeforeValidator(
+            _as_choice, json_schema_input_type=Literal["none", "auto", "required"] | Choice | None
+        ),
+    ] = None
+    parallel_tool_calls: bool | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+
+    @model_validator(mode="after")
+    def _asks_only_for_what_is_offered(self) -> Self:
+        for name, why in _REFUSED.items():
+            if (self.model_extra or {}).get(name) not in (None, False, []):
+                raise Unsupported(name, f"{name} is not offered: {why}")
+        return self
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())

@@ -1,0 +1,102 @@
+"""The keys that open the gateway, each with the name of who has it.
+
+From the settings (``gateway.api_key``, ``gateway.keys``) and from ``gateway.keys_file``. Rules: a key
+is never shown, neither in an error nor in a log nor in a repr; its name is. Which key was given is
+found out by comparing with all of them, each in constant time, so that time tells nothing about any.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from contracts.settings.file import SettingsError
+from contracts.settings.gateway import GatewaySettings, key_problem
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "default"  # the name of ``gateway.api_key``
+
+
+class Keyring:
+    """Names by keys; empty: no key is needed."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._keys = [(name, key.encode()) for name, key in keys.items()]
+
+    def __repr__(self) -> str:
+        return f"<Keyring {', '.join(name for name, _ in self._keys) or 'empty'}>"
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def name_of(self, given: bytes) -> str | None:
+        """The name of key *given*; None: it is not one of them."""
+        found = None
+        for name, key in self._keys:  # to the end, whatever is found
+            if hmac.compare_digest(given, key):
+                found = name
+        return found
+
+
+def read_keyring(settings: GatewaySettings) -> Keyring:
+    """All keys that *settings* know of; raises ``SettingsError``."""
+    keys = dict(settings.keys)
+    if settings.keys_file:
+        keys |= _new(keys, _read(Path(settings.keys_file)), settings.keys_file)
+    if settings.required_key is not None:
+        keys |= _new(keys, {DEFAULT: settings.required_key}, "gateway.api_key")
+    names: dict[str, str] = {}
+    for name, key in keys.items():
+        if key in names:
+            raise SettingsError(f"gateway.keys: {names[key]!r} and {name!r} have the same key")
+        names[key] = name
+    return Keyring(keys)
+
+
+def _new(known: Mapping[str, str], more: dict[str, str], where: str) -> dict[str, str]:
+    for name in more:
+        if name in known:
+            raise SettingsError(f"{where}: there is another key named {name!r}")
+    return more
+
+
+def _read(file: Path) -> dict[str, str]:
+    """The keys of *file*: lines ``NAME: KEY``."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        mode = file.stat().st_mode
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise SettingsError(f"{file}: gateway.keys_file can't be read: {why}") from exc
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s can be read by others than its owner: chmod 600 it", file)
+    keys: dict[str, str] = {}
+    # What YAML's parser says of a fault quotes the line, so its mark alone is told.
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        raise SettingsError(f"{file}:{mark.line + 1 if mark else 1}: {_EXPECTED}") from None
+    if node is None:
+        return keys
+    if not isinstance(node, yaml.MappingNode):
+        raise SettingsError(f"{file}:{node.start_mark.line + 1}: {_EXPECTED}")
+    for name, key in node.value:
+        where = f"{file}:{name.start_mark.line + 1}"
+        if not isinstance(name, yaml.ScalarNode) or not isinstance(key, yaml.ScalarNode):
+            raise SettingsError(f"{where}: {_EXPECTED}")
+        if problem := key_problem(name.value, key.value):
+            raise SettingsError(f"{where}: {problem}")
+        if name.value in keys:
+            raise SettingsError(f"{where}: {name.value!r} is there twice")
+        keys[name.value] = key.value
+    return keys
+
+
+_EXPECTED = "expected lines like 'NAME: KEY'"

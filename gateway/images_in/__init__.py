@@ -1,0 +1,1 @@
+"""Images that come in with a request: checks, URLs, fetching."""

@@ -1,0 +1,1 @@
+"""Starts processes: workers, standby workers, downloads."""

@@ -1,0 +1,223 @@
+"""Fetches the files of a model without loading it: one process per alias, whoever asks.
+
+Rules: a pull belongs to its alias, not to the client that asked for it: who comes later joins it, and
+who leaves does not stop it. The process is started by a ``Launch`` and known by its ``Handle`` and by
+what it writes, so nothing but ``PullLauncher`` assumes that it runs on this host. Its lines of JSON are
+progress; the reason of a failure is its last other line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from contracts.control import Download
+from contracts.errors import LoadFailed
+from contracts.settings.models import ImageSettings, VlmSettings
+from manager import refusal
+from manager.launcher.process import (
+    Handle,
+    LaunchFailed,
+    LaunchSpec,
+    LocalLauncher,
+    Output,
+    StopSignal,
+    exit_text,
+)
+
+log = logging.getLogger(__name__)
+
+LOG_S = 10.0
+TERM_GRACE_S = 2.0  # from SIGTERM to SIGKILL
+_KEPT_LINES = 20
+_REASON = "load failed: "  # how the last line of a failed pull begins
+
+OnChange = Callable[[str, Download | None], None]  # None: the pull has ended
+Clock = Callable[[], float]
+# Starts the pull of a spec's alias and model; ``Output`` gets what it writes. Raises ``LaunchFailed``.
+Launch = Callable[[LaunchSpec, Output], Awaitable[Handle]]
+
+
+@dataclass(frozen=True, slots=True)
+class PullOutcome:
+    """``fetched_bytes`` were not there before; 0: there was nothing to fetch."""
+
+    alias: str
+    fetched_bytes: int
+    seconds: float
+
+
+class PullLauncher(LocalLauncher):
+    """Starts pulls as children of this process; of a ``LaunchSpec`` it takes alias and model."""
+
+    def __init__(self, argv: Sequence[str] = (sys.executable, "-m", "workers.pull")) -> None:
+        super().__init__(argv)
+
+    def command(self, spec: LaunchSpec) -> list[str]:
+        return [*self._argv, "--alias", spec.alias, "--spec", spec.model, "--parent-pipe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A line of a pull. ``fetched_bytes`` stands in its last one."""
+
+    detail: str
+    download: Download | None
+    fetched_bytes: int | None
+
+
+def read_report(line: str) -> Report | None:
+    """What *line* reports; None when it is something else that the process said."""
+    try:
+        said = json.loads(line)
+        if not isinstance(said, dict) or "phase" not in said:
+            return None
+        download = said.get("download")
+        return Report(
+            str(said.get("detail", "")),
+            None if download is None else Download.model_validate(download),
+            said.get("fetched_bytes"),
+        )
+    except (ValueError, ValidationError):
+        return None
+
+
+class Pulls:
+    """All pulls of this manager. *on_change* is called on the loop."""
+
+    def __init__(
+        self,
+        launch: Launch | None = None,
+        *,
+        on_change: OnChange = lambda alias, download: None,
+        clock: Clock = time.monotonic,
+        term_grace_s: float = TERM_GRACE_S,
+    ) -> None:
+        self._launch = launch or PullLauncher().launch
+        self._on_change = on_change
+        self._clock = clock
+        self._term_grace_s = term_grace_s
+        self._pulls: dict[str, tuple[_Pull, asyncio.Task[PullOutcome]]] = {}
+        self._closing = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Pulls of {list(self._pulls)}>"
+
+    async def pull(self, alias: str, model: VlmSettings | ImageSettings) -> PullOutcome:
+        """Fetch what *alias* needs, or join the pull that does.
+
+        Raises ``LoadFailed`` with the reason, ``Unavailable`` when the manager stops.
+        """
+        if self._closing.is_set():
+            raise refusal.shutting_down()
+        if alias not in self._pulls:
+            pull = _Pull(alias, self._clock, self._on_change)
+            task = asyncio.create_task(self._run(pull, model.model_dump_json()), name=f"pull-{alias}")
+            self._pulls[alias] = (pull, task)
+            task.add_done_callback(lambda task: self._ended(alias, task))
+        return await asyncio.shield(self._pulls[alias][1])
+
+    def progress(self, alias: str) -> Download | None:
+        """How far the pull of *alias* is; None when there is none."""
+        pull = self._pulls.get(alias)
+        return None if pull is None else pull[0].download or Download()
+
+    async def close(self) -> None:
+        """End all pulls; what they fetched stays and is gone on with next time."""
+        self._closing.set()
+        await asyncio.gather(*(task for _, task in self._pulls.values()), return_exceptions=True)
+
+    def _ended(self, alias: str, task: asyncio.Task[PullOutcome]) -> None:
+        del self._pulls[alias]
+        if not task.cancelled() and (error := task.exception()):  # asked for: perhaps nobody waits
+            log.warning("alias=%s pull failed: %s", alias, error)
+        self._on_change(alias, None)
+
+    async def _run(self, pull: _Pull, model: str) -> PullOutcome:
+        log.info("alias=%s pull begins", pull.alias)
+        try:
+            handle = await self._launch(LaunchSpec(pull.alias, model, 0, ""), pull.take)
+        except LaunchFailed as exc:
+            raise LoadFailed(str(exc)) from exc
+        status = await self._ended_or_stopped(handle)
+        if self._closing.is_set():
+            raise refusal.shutting_down()
+        return pull.outcome(status)
+
+    async def _ended_or_stopped(self, handle: Handle) -> int:
+        """The exit status of *handle*, which is stopped when this manager is."""
+        ended = asyncio.ensure_future(handle.wait())
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({ended, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                handle.signal(StopSignal.TERMINATE)
+                await asyncio.wait({ended}, timeout=self._term_grace_s)
+            if not ended.done():
+                handle.signal(StopSignal.KILL)
+            return await ended
+        finally:
+            closing.cancel()
+
+
+class _Pull:
+    """One running pull: what its process has said so far."""
+
+    def __init__(self, alias: str, clock: Clock, on_change: OnChange) -> None:
+        self.alias = alias
+        self.download: Download | None = None
+        self._clock = clock
+        self._on_change = on_change
+        self._begun = self._logged = clock()
+        self._loop = asyncio.get_running_loop()
+        self._partial = b""
+        self._fetched: int | None = None
+        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    def take(self, data: bytes) -> None:
+        """Output of the process; called from a thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._take, data)
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._hear(line.decode("utf-8", "replace").strip())
+
+    def _hear(self, line: str) -> None:
+        report = read_report(line)
+        if report is None:
+            if line:
+                self._said.append(line)
+            return
+        self._fetched = report.fetched_bytes
+        if report.download is not None:
+            self.download = report.download
+            self._on_change(self.alias, report.download)
+            if self._clock() - self._logged >= LOG_S:
+                self._logged = self._clock()
+                log.info("alias=%s pull: %s", self.alias, report.detail)
+
+    def outcome(self, status: int) -> PullOutcome:
+        """What came of it, by its exit *status*; raises ``LoadFailed``."""
+        self._take(b"\n")
+        if status != 0 or self._fetched is None:
+            raise LoadFailed(self._reason(status))
+        seconds = self._clock() - self._begun
+        log.info("alias=%s pulled: %d bytes in %.1f s", self.alias, self._fetched, seconds)
+        return PullOutcome(self.alias, self._fetched, seconds)
+
+    def _reason(self, status: int) -> str:
+        last = self._said[-1] if self._said else ""
+        if last.startswith(_REASON):
+            return last.removeprefix(_REASON)
+        return f"the download of {self.alias} ended ({exit_text(status)})" + (last and f": {last}")

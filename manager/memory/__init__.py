@@ -1,0 +1,1 @@
+"""Readings of memory and what the manager learns from them."""

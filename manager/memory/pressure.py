@@ -1,0 +1,111 @@
+"""How hard it has become to get memory, in three levels, and how long a level is believed.
+
+Rules: ``read`` reads, ``judge`` and ``macos_level`` say what a reading means, ``PressureGauge`` holds a
+level long enough that nothing flaps. None is "can't be known" (no PSI in the kernel or container,
+another platform), which is evidence of nothing. What is done about a level is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from manager.memory.system import Sysctl, sysctl
+
+PSI_FILE = Path("/proc/pressure/memory")
+MACOS_LEVEL = "kern.memorystatus_vm_pressure_level"
+
+# Percent of the last ten seconds. "some": at least one task waited for memory; "full": nobody could
+# work, because all waited. Ten percent of "some" is where systemd tells a service to give memory back
+# (MemoryPressureThresholdSec, 200 ms in 2 s) and between the 7 % and 20 % at which Android's lmkd
+# begins with the least important process: idle workers are that here. systemd-oomd kills at 60 % for
+# 30 s and lmkd at 70 % of "full"; we only hold loads back, and well before. A single load on an idle
+# machine makes "full" equal to "some", so "full" must not be taken too seriously: hence 5 and 20.
+WARNING_SOME = 10.0
+WARNING_FULL = 5.0
+CRITICAL_FULL = 20.0
+
+_AVG10 = re.compile(r"^(some|full) avg10=(\d+(?:\.\d+)?)\b", re.MULTILINE)
+
+
+class Pressure(IntEnum):
+    NORMAL = 0
+    WARNING = 1  # idle workers should go
+    CRITICAL = 2  # nothing should be loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Psi:
+    """Linux pressure stall information: percent of the last ten seconds."""
+
+    some_avg10: float
+    full_avg10: float
+
+
+def read() -> Pressure | None:
+    """The system's level now; None when it can't be known."""
+    return read_on(sys.platform)
+
+
+def read_on(platform: str, *, psi_file: Path = PSI_FILE, sysctl: Sysctl = sysctl) -> Pressure | None:
+    if platform == "darwin":
+        return macos_level(sysctl(MACOS_LEVEL))
+    if platform == "linux":
+        try:
+            psi = parse_psi(psi_file.read_text(encoding="ascii", errors="replace"))
+        except OSError:  # also what reading gives where PSI is compiled in and switched off
+            return None
+        return None if psi is None else judge(psi)
+    return None
+
+
+def parse_psi(text: str) -> Psi | None:
+    """The content of ``/proc/pressure/memory``; None when it isn't that."""
+    found = dict(_AVG10.findall(text))
+    if "some" not in found or "full" not in found:
+        return None
+    return Psi(some_avg10=float(found["some"]), full_avg10=float(found["full"]))
+
+
+def judge(psi: Psi) -> Pressure:
+    if psi.full_avg10 >= CRITICAL_FULL:
+        return Pressure.CRITICAL
+    if psi.some_avg10 >= WARNING_SOME or psi.full_avg10 >= WARNING_FULL:
+        return Pressure.WARNING
+    return Pressure.NORMAL
+
+
+def macos_level(value: int | None) -> Pressure | None:
+    """What ``kern.memorystatus_vm_pressure_level`` means. Untested on macOS."""
+    levels = {1: Pressure.NORMAL, 2: Pressure.WARNING, 4: Pressure.CRITICAL}
+    return None if value is None else levels.get(value)
+
+
+class PressureGauge:
+    """The level to act on: rises at once, falls one level after ``calm_s`` seconds of calm."""
+
+    def __init__(self, calm_s: float = 15.0) -> None:
+        self._calm_s = calm_s
+        self._level = Pressure.NORMAL
+        self._calm_since = 0.0  # since then nothing as high as the level was heard
+
+    def __repr__(self) -> str:
+        return f"<PressureGauge {self._level.name} since {self._calm_since:g}>"
+
+    @property
+    def level(self) -> Pressure:
+        return self._level
+
+    def heard(self, level: Pressure | None, now: float) -> Pressure:
+        """Take in a reading; the level to act on. *now*: seconds of the caller's clock."""
+        if level is not None and level >= self._level:
+            self._level, self._calm_since = level, now
+        elif now < self._calm_since:  # the clock was set back
+            self._calm_since = now
+        elif now - self._calm_since >= self._calm_s:
+            self._level = Pressure(max(self._level - 1, Pressure.NORMAL))
+            self._calm_since = now
+        return self._level

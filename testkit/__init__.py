@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: stacks, servers, fakes, tiny checkpoints."""

@@ -1,0 +1,258 @@
+"""The doctor finds each thing that can be wrong, broken on purpose, and says the cure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.control import ConfigStatus, ManagerStatus, MemoryStatus, ModelStatus, WorkerState
+from contracts.settings import Settings
+from contracts.settings.base import GIB
+from contracts.settings.file import load
+from hostctl import facts as reading
+from hostctl.doctor import findings
+from hostctl.facts import Facts, Weights, _hub, _hub_state
+from hostctl.local_stack import ROOT
+from hostctl.machine import TakenPort
+from hostctl.services import Place
+from hostctl.systemd import Systemd
+from hostctl.weights import hub_folder, purge_steps
+from testkit.hub_server import hub as hub_server
+from tests.hostctl.machines import linux, mac
+
+SETTINGS = load(ROOT / "config.yaml", {})
+
+
+def status(**model: Any) -> dict[str, Any]:
+    told = ModelStatus(
+        path="p", kind="vlm", port=8001, **{"memory_gb": 1.0, "status": WorkerState.READY, **model}
+    )
+    memory = MemoryStatus(
+        total_gb=32, available_gb=20, used_gb=12, used_percent=37, usage_percent=37,
+        budget_gb=23, models_loaded_gb=1,
+    )  # fmt: skip
+    config = ConfigStatus(idle_timeout_seconds=300, max_requests_before_restart=0, safety_margin_gb=1)
+    return ManagerStatus(
+        status="ok",
+        uptime_seconds=9,
+        workers={},
+        models={"vlm-fast": told},
+        memory=memory,
+        config=config,
+    ).model_dump(mode="json")
+
+
+NODE = TakenPort(8100, "manager", "node (pid 7)")
+BOTH = frozenset({"manager"})
+GOOD = Facts(
+    linux(installed=BOTH, running=BOTH, container=True),
+    native=False,
+    env_mode=0o600,
+    settings=SETTINGS,
+    manager_status=200,
+    status=status(),
+    gateway_health="ok",
+    key_status=200,
+    control_status=200,
+    weights=(Weights("vlm-fast", "vikhyatk/moondream2", "there"),),
+)
+MAC = replace(GOOD, machine=mac(installed=BOTH, running=BOTH, container=True))
+
+
+def without_gateway(**machine: Any) -> Facts:
+    return replace(
+        GOOD, machine=linux(installed=BOTH, running=BOTH, **machine), gateway_health="", key_status=0
+    )
+
+
+# facts -> level, topic, a word of what is wrong, a word of the cure
+BROKEN: dict[str, tuple[Facts, str, str, str, str]] = {
+    "settings invalid": (
+        replace(GOOD, settings=None, settings_error="config.yaml:3: nonsense"),
+        "broken", "settings", "config.yaml:3", "make restart",
+    ),
+    "settings changed": (
+        replace(GOOD, changed_after_start=True), "warning", "settings", "changed after", "make restart",
+    ),
+    ".env is public": (replace(GOOD, env_mode=0o644), "warning", "env", "read by others", "chmod 600"),
+    "not installed": (
+        replace(GOOD, machine=linux(container=True), manager_status=0),
+        "broken", "service", "not installed", "make install",
+    ),
+    "not loaded": (
+        replace(GOOD, machine=linux(installed=BOTH, container=True), manager_status=0),
+        "broken", "service", "not loaded", "make logs-manager",
+    ),
+    "an older service": (
+        replace(GOOD, machine=replace(GOOD.machine, older=("old.plist",))),
+        "broken", "service", "old.plist", "make install",
+    ),
+    "port taken": (
+        replace(GOOD, machine=replace(GOOD.machine, taken=(NODE,))),
+        "broken", "ports", "8100, which manager needs, is taken by node (pid 7)", "MANAGER_PORT",
+    ),
+    "docker down": (
+        without_gateway(docker="stopped"), "broken", "docker", "engine is down", "start docker",
+    ),
+    "settings that the container can't read": (
+        without_gateway(container=True, restarts=3, private=frozenset({"config.yaml"})),
+        "broken", "docker", "config.yaml can be read by its owner alone", "chmod 644 config.yaml",
+    ),
+    "the container restarts": (
+        without_gateway(container=True, restarts=3),
+        "broken", "docker", "ends again and again (3 restarts)", "make logs",
+    ),
+    "no container": (without_gateway(), "broken", "docker", "no gateway container", "make start"),
+    "container can't reach the manager": (
+        replace(GOOD, gateway_health="degraded"),
+        "broken", "gateway", "can't reach the manager from its container", "docker_bridge",
+    ),
+    "gateway down": (without_gateway(), "broken", "gateway", "nobody answers", "make start"),
+    "key": (replace(GOOD, key_status=401), "broken", "keys", "GATEWAY_API_KEY", "make restart"),
+    "token": (replace(GOOD, manager_status=401), "broken", "keys", "MANAGER_TOKEN", "make restart"),
+    "two tokens": (replace(GOOD, control_status=401), "broken", "keys", "different", "make restart"),
+    "low memory": (
+        replace(GOOD, machine=replace(GOOD.machine, ram_bytes=8 * GIB)),
+        "warning", "memory", "more than the whole budget", "config.16gb.yaml",
+    ),
+    "pressure": (
+        replace(GOOD, status={**status(), "memory": {"pressure": "critical"}}),
+        "warning", "memory", "critical", "safety_margin_gb",
+    ),
+    "swapping": (replace(GOOD, swap_percent=80), "warning", "memory", "80 %", "safety_margin_gb"),
+    "folder missing": (
+        replace(GOOD, weights=(Weights("a", "/nowhere", "no-folder"),)),
+        "broken", "models", "/nowhere is not a folder", "models.a.path",
+    ),
+    "half downloaded": (
+        replace(GOOD, weights=(Weights("a", "x/y", "partial"),)),
+        "warning", "models", "half downloaded", "make pull MODEL=a",
+    ),
+    "not downloaded": (
+        replace(GOOD, weights=(Weights("a", "x/y", "absent"),)),
+        "warning", "models", "takes long", "make pull MODEL=a",
+    ),
+    "load failed": (
+        replace(GOOD, status=status(status=WorkerState.FAILED, last_error="no weights")),
+        "broken", "models", "no weights", "make logs-workers",
+    ),
+    "full disk": (
+        replace(GOOD, machine=replace(GOOD.machine, disk_free=2 * GIB)),
+        "warning", "disk", "2.0 GB are free", "HF_HOME",
+    ),
+    "no linger": (replace(GOOD, linger=False), "warning", "reboot", "logged in", "enable-linger"),
+    "no auto-login": (
+        replace(MAC, auto_login=False), "warning", "reboot", "logged in", "System Settings",
+    ),
+    "a Mac that sleeps": (replace(MAC, sleeps=True), "warning", "reboot", "sleep", "pmset"),
+    "docker not at login": (
+        replace(MAC, docker_at_login=False), "warning", "reboot", "Docker Desktop", "Settings",
+    ),
+    "not on the hub": (
+        replace(GOOD, hub={"x/y": "is not on the hub"}), "broken", "hub", "x/y", "HF_TOKEN",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("facts", [GOOD, MAC], ids=["linux", "mac"])
+def test_a_stack_that_is_well_has_nothing_but_good_lines(facts: Facts) -> None:
+    assert {f.level for f in findings(facts)} == {"ok"}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_found_with_its_cure(name: str) -> None:
+    facts, level, topic, what, cure = BROKEN[name]
+    found = [f for f in findings(facts) if f.level != "ok"]
+    assert any(
+        (f.level, f.topic) == (level, topic) and what in f.what and cure in f.cure for f in found
+    ), found
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_whatever_is_not_well_has_a_cure(name: str) -> None:
+    assert all(f.cure for f in findings(BROKEN[name][0]) if f.level != "ok")
+
+
+@pytest.mark.parametrize("docker", ["running", "stopped", "absent"])
+def test_what_is_not_installed_can_only_be_installed(docker: str) -> None:
+    machine = linux(docker=docker, taken=(NODE,))
+    facts = replace(GOOD, machine=machine, manager_status=0, gateway_health="", status={})
+    cures = [f.cure for f in findings(facts) if f.level == "broken"]
+    assert all("make install" in cure for cure in cures)
+    assert not [c for c in cures if "make start" in c or "make logs" in c or "make restart" in c]
+
+
+def test_a_container_that_serves_may_have_been_restarted() -> None:
+    facts = replace(GOOD, machine=replace(GOOD.machine, restarts=1))
+    assert {f.level for f in findings(facts)} == {"ok"}
+
+
+def test_a_stack_in_the_foreground_is_none_to_complain_about() -> None:
+    taken = (TakenPort(8100, "manager", "python (pid 7)"),)
+    facts = replace(GOOD, machine=linux(taken=taken), native=True)
+    assert not [f for f in findings(facts) if f.level == "broken"]
+
+
+def test_weights_are_there_half_there_or_absent_by_what_the_cache_holds(tmp_path: Path) -> None:
+    folder = tmp_path / "models--x--y"
+    assert _hub_state(tmp_path, "x/y") == "absent"
+    (folder / "blobs").mkdir(parents=True)
+    (folder / "snapshots" / "c0ffee").mkdir(parents=True)
+    (folder / "blobs" / "b.incomplete").touch()
+    assert _hub_state(tmp_path, "x/y") == "partial"
+    (folder / "blobs" / "b.incomplete").unlink()
+    assert _hub_state(tmp_path, "x/y") == "partial"  # no weights in it yet
+    (folder / "snapshots" / "c0ffee" / "m.safetensors").symlink_to(folder / "blobs" / "b")
+    assert _hub_state(tmp_path, "x/y") == "partial"
+    (folder / "blobs" / "b").touch()
+    assert _hub_state(tmp_path, "x/y") == "there"
+
+
+def test_the_cache_is_where_hugging_face_s_own_variables_say(tmp_path: Path) -> None:
+    assert hub_folder({"HF_HOME": "/a"}) == Path("/a/hub")
+    assert hub_folder({"HF_HOME": "/a", "HF_HUB_CACHE": "/b"}) == Path("/b")
+    assert hub_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/huggingface/hub")
+
+
+def test_only_the_weights_of_configured_models_are_purged(tmp_path: Path) -> None:
+    ours = "models--vikhyatk--moondream2"
+    for name in (ours, "models--somebody--else", "datasets--x--y"):
+        (tmp_path / name).mkdir()
+    assert [s.path.name for s in purge_steps(SETTINGS, tmp_path) if hasattr(s, "path")] == [ours]
+
+
+def settings_of(paths: list[str]) -> Settings:
+    models = {
+        alias: model.model_copy(update={"path": path})
+        for (alias, model), path in zip(SETTINGS.models.items(), paths, strict=False)
+    }
+    return SETTINGS.model_copy(update={"models": models})
+
+
+def test_online_every_repository_and_the_tokenizer_of_moondream_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    repositories = {"vikhyatk/moondream2": tmp_path, reading.MOONDREAM_TOKENIZER: tmp_path}
+    with hub_server(repositories) as hub:
+        found = _hub(settings_of(["vikhyatk/moondream2", "x/absent"]), {"HF_ENDPOINT": hub.url})
+    assert found == {
+        "vikhyatk/moondream2": "",
+        reading.MOONDREAM_TOKENIZER: "",
+        "x/absent": "is not on the hub, or is private",
+    }
+    gone = _hub(settings_of(["vikhyatk/moondream2"]), {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert all("can't be asked for" in wrong for wrong in gone.values())
+
+
+def test_a_broken_file_is_read_as_such_and_nothing_else_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("nonsense: 1\n")
+    (tmp_path / ".env").write_text("A=1\n")
+    (tmp_path / ".env").chmod(0o644)
+    place = Place(tmp_path, tmp_path, 1000, "ann")
+    facts = reading.read(
+        place, Systemd(place, tmp_path), {"PATH": "/nowhere"}, "", shell={}, online=False
+    )
+    assert "nonsense" in facts.settings_error
+    assert facts.env_mode == 0o644

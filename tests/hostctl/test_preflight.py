@@ -1,0 +1,212 @@
+"""What keeps the stack from being installed is told with its cure, before anything is changed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contracts.settings.file import load
+from hostctl import machine as machines
+from hostctl import ports
+from hostctl.local_stack import ROOT
+from hostctl.machine import GIB, Machine, TakenPort
+from hostctl.preflight import problems
+from hostctl.services import Place
+from hostctl.systemd import Systemd
+from testkit.servers import free_port, served
+from tests.hostctl.machines import LINUX_PLACE, MAC_PLACE, linux, mac
+from tests.hostctl.tree import Tree
+
+BROKEN: dict[str, tuple[Machine, str, str]] = {
+    "no docker": (mac(docker="absent"), "no docker command", "NATIVE=1"),
+    "docker down on a Mac": (mac(docker="stopped"), "does not answer", "open Docker Desktop"),
+    "docker down on Linux": (
+        linux(docker="stopped"),
+        "does not answer",
+        "systemctl enable --now docker",
+    ),
+    "no compose": (linux(compose=False), "no compose plugin", "docker-compose-plugin"),
+    "Intel": (mac(arch="x86_64"), "needs Apple Silicon", "arm64 Python"),
+    "8 GB are sold as such": (mac(ram_bytes=6 * GIB), "6.0 GB of memory", "VISION_CONFIG"),
+    "full disk": (linux(disk_free=1 * GIB), "1.0 GB are free", "make room"),
+    "no session": (linux(session=False), "no session", "log in as the user"),
+    "a port": (
+        linux(taken=(TakenPort(8100, "manager", "node (pid 7)"),)),
+        "port 8100, which manager needs, is taken by node (pid 7)",
+        "MANAGER_PORT in .env",
+    ),
+    "a worker's port": (
+        linux(taken=(TakenPort(8002, "vlm-best"),)),
+        "port 8002, which vlm-best needs",
+        "models.vlm-best.port",
+    ),
+    "settings that the container can't read": (
+        linux(private=frozenset({"config.yaml"})),
+        "config.yaml can be read by its owner alone",
+        "chmod 644 config.yaml",
+    ),
+    "the small settings, which it is going to have": (
+        linux(ram_bytes=16 * GIB, private=frozenset({"config.yaml", "./config.16gb.yaml"})),
+        "./config.16gb.yaml can be read by its owner alone",
+        "chmod 644 ./config.16gb.yaml",
+    ),
+    "another system": (mac(system="FreeBSD"), "neither launchd nor systemd", "macOS or Linux"),
+}
+
+
+def place(machine: Machine) -> Place:
+    return MAC_PLACE if machine.system == "Darwin" else LINUX_PLACE
+
+
+@pytest.mark.parametrize("machine", [mac(), linux()], ids=["mac", "linux"])
+def test_a_machine_that_will_do_has_no_problem(machine: Machine) -> None:
+    assert problems(machine, place(machine), native=False) == []
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_problem_is_told_with_its_cure(name: str) -> None:
+    machine, what, cure = BROKEN[name]
+    (problem,) = problems(machine, place(machine), native=False)
+    assert what in problem.what
+    assert cure in problem.cure
+
+
+def test_all_problems_are_told_at_once() -> None:
+    machine = linux(docker="stopped", disk_free=0, session=False)
+    assert len(problems(machine, LINUX_PLACE, native=False)) == 3
+
+
+@pytest.mark.parametrize("docker", ["absent", "stopped"])
+def test_a_native_gateway_needs_no_docker(docker: str) -> None:
+    assert problems(linux(docker=docker, compose=False), LINUX_PLACE, native=True) == []
+
+
+def test_a_native_gateway_reads_settings_that_only_their_owner_may_read() -> None:
+    assert problems(linux(private=frozenset({"config.yaml"})), LINUX_PLACE, native=True) == []
+
+
+@pytest.mark.parametrize(("mode", "private"), [(0o644, set()), (0o600, {"my own.yaml"})])
+def test_settings_that_others_may_not_read_are_seen(
+    mode: int, private: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("VISION_CONFIG='my own.yaml'\n")
+    (tmp_path / "my own.yaml").touch()
+    (tmp_path / "my own.yaml").chmod(mode)
+    here = Place(tmp_path, tmp_path, 1000, "ann")
+    found = machines.read(here, Systemd(here, tmp_path), {"PATH": "/nowhere"})
+    assert found.private == private
+
+
+def test_a_port_that_is_ours_is_no_problem() -> None:
+    machine = linux(taken=(TakenPort(8100, "manager", "python (pid 7)", ours=True),))
+    assert problems(machine, LINUX_PLACE, native=False) == []
+
+
+def test_the_port_of_an_older_service_will_be_free_once_that_is_put_aside() -> None:
+    taken = (TakenPort(8100, "manager", "python (pid 7)"), TakenPort(8000, "gateway", "node (pid 8)"))
+    machine = mac(taken=taken, older=("com.vision-insight-api.worker-manager.plist",))
+    (problem,) = problems(machine, MAC_PLACE, native=False)
+    assert "port 8000" in problem.what
+
+
+def test_packages_that_are_there_need_no_room() -> None:
+    assert problems(linux(disk_free=0, has_venv=True), LINUX_PLACE, native=False) == []
+
+
+@pytest.mark.parametrize("name", ["a$b", 'a"b', "a'b", "a:b", "a\\b"])
+def test_a_folder_that_no_service_file_can_name_is_refused(name: str) -> None:
+    place = Place(Path("/home/ann") / name, Path("/home/ann"), 1000, "ann")
+    (problem,) = problems(linux(), place, native=False)
+    assert "move the folder" in problem.cure
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "config.16gb.yaml", "config.demo.yaml"])
+@pytest.mark.parametrize("values", [{}, {"MANAGER_PORT": "9100", "GATEWAY_PORT": "9000"}])
+def test_the_ports_are_those_that_the_settings_have(name: str, values: dict[str, str]) -> None:
+    settings = load(ROOT / name, values)
+    found = ports.wanted_ports((ROOT / name).read_text(), values)
+    assert found == {
+        "gateway": settings.gateway.port,
+        "manager": settings.manager.port,
+        **{alias: model.port for alias, model in settings.models.items()},
+    }
+
+
+def test_who_holds_a_port_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert ports.taken(port)
+        assert ports.holder(port).endswith(f"(pid {os.getpid()})")
+        if sys.platform == "linux":  # where there is neither lsof nor ss
+            assert ports._holder_in_proc(port, Path("/proc")).endswith(f"(pid {os.getpid()})")
+    assert not ports.taken(port)
+
+
+def test_a_stranger_on_our_port_is_not_taken_for_ours() -> None:
+    async def stranger(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"status": "fine"}'})
+
+    with served(stranger) as url:
+        port = int(url.rpartition(":")[2])
+        assert ports.speaks_ours(port, "/health", {"status"})
+        assert not ports.speaks_ours(port, "/health", {"status", "uptime_seconds"})
+    assert not ports.speaks_ours(free_port(), "/health", {"status"})
+
+
+@pytest.mark.process
+def test_an_install_that_can_not_be_done_says_why_and_changes_nothing(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "a tree")
+    data = yaml.safe_load((tree.root / "config.yaml").read_text())
+    before = sorted(tree.root.rglob("*"))
+    with socket.create_server(("127.0.0.1", data["manager"]["port"])) as taken:
+        done = subprocess.run(
+            [sys.executable, "scripts/setup.py", "run", "-m", "hostctl", "install"],
+            cwd=tree.root,
+            env={"PATH": "/nowhere", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        port = taken.getsockname()[1]
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert "there is no docker command" in done.stderr
+    assert f"port {port}, which manager needs, is taken by" in done.stderr
+    left = [p for p in sorted(tree.root.rglob("*")) if "__pycache__" not in p.parts]
+    assert left == before
+
+
+@pytest.mark.process
+def test_a_stack_in_the_foreground_reads_env_as_the_services_do(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "a tree")
+    (tree.root / ".env").write_text("VISION_CONFIG=./mine.yaml\n")
+    (tree.root / "mine.yaml").write_text("nonsense: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "hostctl.up"],
+        cwd=tree.root,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "mine.yaml:1: nonsense: is not a key that there is" in done.stderr
+
+
+def test_the_shell_that_has_no_xdg_runtime_dir_is_given_one() -> None:
+    from hostctl.machine import tool_environ
+
+    assert tool_environ({"PATH": "/bin", "GATEWAY_PORT": "1"}, {"GATEWAY_PORT"}).get("PATH") == "/bin"
+    assert "GATEWAY_PORT" not in tool_environ({"GATEWAY_PORT": "1"}, {"GATEWAY_PORT"})

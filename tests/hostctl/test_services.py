@@ -1,0 +1,244 @@
+"""The definitions of the services, and what launchd and systemd are asked.
+
+launchd by simulation: a ``launchctl`` on PATH that records what it is asked. systemd as far as it goes
+without one running; the rest is test_live_systemd.py.
+"""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.settings import Settings
+from contracts.settings.file import load
+from hostctl.facts import _sleeps
+from hostctl.launchd import Launchd
+from hostctl.local_stack import ROOT
+from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.steps import Step, perform
+from hostctl.systemd import Systemd
+from hostctl.units import definition, stop_s
+from manager.server import shutdown_bound_s
+from testkit.needs import lacking
+from tests.hostctl.machines import LAUNCHD, SYSTEMD
+
+# Keys and types of launchd.plist(5) that are used here.
+KNOWN: dict[str, type] = {
+    "Label": str,
+    "ProgramArguments": list,
+    "WorkingDirectory": str,
+    "EnvironmentVariables": dict,
+    "RunAtLoad": bool,
+    "KeepAlive": dict,
+    "ThrottleInterval": int,
+    "ExitTimeOut": int,
+    "ProcessType": str,
+    "StandardOutPath": str,
+    "StandardErrorPath": str,
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """With a drain that is far longer than the default."""
+    text = (
+        (ROOT / "config.yaml").read_text().replace("manager:\n", "manager:\n  drain_timeout_s: 300\n")
+    )
+    (tmp_path / "config.yaml").write_text(text)
+    return load(tmp_path / "config.yaml", {})
+
+
+def place_at(root: Path, home: Path) -> Place:
+    for folder in ("launchd", "packaging"):
+        shutil.copytree(ROOT / folder, root / folder)
+    return Place(root, home, 501, "ann")
+
+
+class TestLaunchd:
+    def agent(self, tmp_path: Path, settings: Settings, tier: Tier) -> dict[str, Any]:
+        place = place_at(tmp_path / "vision & insight", tmp_path)
+        step = definition(Launchd(place), tier, place, settings)
+        agent: dict[str, Any] = plistlib.loads(step.text.encode())
+        return agent
+
+    @pytest.mark.parametrize("tier", TIERS)
+    def test_an_agent_has_known_keys_of_the_right_types(
+        self, tmp_path: Path, settings: Settings, tier: Tier
+    ) -> None:
+        agent = self.agent(tmp_path, settings, tier)
+        assert {key: type(value) for key, value in agent.items()} == KNOWN
+        assert agent["Label"] == f"com.vision-insight.{tier}"
+        assert agent["ProcessType"] == "Interactive"
+        assert agent["RunAtLoad"] is True
+
+    @pytest.mark.parametrize("tier", TIERS)
+    def test_it_comes_back_after_a_failure_and_stays_down_after_an_orderly_end(
+        self, tmp_path: Path, settings: Settings, tier: Tier
+    ) -> None:
+        assert self.agent(tmp_path, settings, tier)["KeepAlive"] == {"SuccessfulExit": False}
+
+    def test_it_is_not_killed_before_it_has_drained(self, tmp_path: Path, settings: Settings) -> None:
+        agent = self.agent(tmp_path, settings, "manager")
+        assert agent["ExitTimeOut"] > shutdown_bound_s(settings) > 300
+
+    @pytest.mark.parametrize("tier", TIERS)
+    def test_its_paths_are_those_of_the_folder_and_nothing_is_left_to_fill_in(
+        self, tmp_path: Path, settings: Settings, tier: Tier
+    ) -> None:
+        agent = self.agent(tmp_path, settings, tier)
+        root = str(tmp_path / "vision & insight")
+        assert agent["WorkingDirectory"] == root
+        assert agent["ProgramArguments"] == [f"{root}/.venv/bin/python", "-m", tier, "--log-file"]
+        assert "@" not in str(agent)
+
+    @pytest.mark.parametrize("tier", TIERS)
+    def test_it_holds_no_secret(self, tmp_path: Path, settings: Settings, tier: Tier) -> None:
+        assert set(self.agent(tmp_path, settings, tier)["EnvironmentVariables"]) == {
+            "PATH",
+            "PYTHONUNBUFFERED",
+        }
+
+    def test_the_modern_subcommands_are_used_in_an_order_that_reads_the_new_definition(
+        self, launchctl: Recorder
+    ) -> None:
+        launchctl.do(LAUNCHD.activate("manager"))
+        target = "gui/501/com.vision-insight.manager"
+        assert launchctl.asked() == [
+            f"bootout {target}",
+            f"enable {target}",
+            f"bootstrap gui/501 {LAUNCHD.file('manager')}",
+            f"kickstart {target}",
+        ]
+
+    def test_a_service_that_launchd_has_not_let_go_of_yet_is_waited_for(
+        self, launchctl: Recorder
+    ) -> None:
+        launchctl.fail("bootstrap", times=3)
+        launchctl.do(LAUNCHD.activate("manager"))
+        assert [a.split()[0] for a in launchctl.asked()] == [
+            "bootout", "enable", *["bootstrap"] * 4, "kickstart",
+        ]  # fmt: skip
+
+    def test_what_is_not_loaded_is_no_failure_to_unload(self, launchctl: Recorder) -> None:
+        launchctl.fail("bootout", times=9)
+        launchctl.do(LAUNCHD.deactivate("manager"))
+        assert launchctl.asked() == ["bootout gui/501/com.vision-insight.manager"]
+
+    def test_running_is_what_print_says(self) -> None:
+        printed = (
+            "com.vision-insight.manager = {\n\tactive count = 1\n\tstate = running\n\tpid = 7\n}\n"
+        )
+        assert LAUNCHD.is_running(0, printed)
+        assert not LAUNCHD.is_running(0, printed.replace("state = running", "state = not running"))
+        assert not LAUNCHD.is_running(113, "")
+
+    def test_an_older_service_is_known_by_its_name_and_never_ours(self) -> None:
+        names = [
+            "com.vision-insight.manager.plist",
+            "com.vision-insight.gateway.plist",
+            "com.vision-insight-api.worker-manager.plist",
+            "com.visioninsight.manager.plist",
+            "com.vision-insight.worker-manager.plist",
+            "com.voice-insight.manager.plist",
+            "com.apple.something.plist",
+            "notes about vision-insight.txt",
+        ]
+        assert LAUNCHD.older(names) == names[2:5]
+
+
+class TestSystemd:
+    @pytest.mark.parametrize("tier", TIERS)
+    def test_a_unit_is_valid_in_a_folder_with_odd_characters(
+        self, tmp_path: Path, settings: Settings, tier: Tier
+    ) -> None:
+        if shutil.which("systemd-analyze") is None:
+            lacking("systemd-analyze")
+        place = place_at(tmp_path / "vision insight 100%, ä & (new)", tmp_path)
+        place.python.parent.mkdir(parents=True)
+        place.python.symlink_to("/bin/true")
+        step = definition(Systemd(place, tmp_path / "conf"), tier, place, settings)
+        step.path.parent.mkdir(parents=True)
+        step.path.write_text(step.text)
+        runtime = tmp_path / "runtime"
+        runtime.mkdir(mode=0o700)
+        done = subprocess.run(
+            ["systemd-analyze", "--user", "verify", str(step.path)],
+            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.parametrize("tier", TIERS)
+    def test_it_is_not_killed_before_it_has_drained(
+        self, tmp_path: Path, settings: Settings, tier: Tier
+    ) -> None:
+        place = place_at(tmp_path / "root", tmp_path)
+        text = definition(Systemd(place), tier, place, settings).text
+        assert f"TimeoutStopSec={stop_s(tier, settings):.0f}\n" in text
+        assert "@ROOT@" not in text
+
+    def test_workers_are_the_managers_to_stop_and_to_replace(self) -> None:
+        unit = (ROOT / SYSTEMD.template("manager")).read_text()
+        assert "KillMode=mixed\n" in unit  # SIGTERM reaches the manager alone
+        assert "OOMPolicy=continue\n" in unit
+        assert "RestartPreventExitStatus=2\n" in unit
+
+    def test_units_lie_where_the_owner_s_units_lie(self, tmp_path: Path) -> None:
+        place = Place(tmp_path, tmp_path, 1000, "ann")
+        folder = tmp_path / "systemd" / "user"
+        assert Systemd(place, tmp_path).file("manager") == folder / "vision-insight-manager.service"
+        assert SYSTEMD.file("manager").parent == Path("/home/ann/.config/systemd/user")
+
+    def test_an_older_service_is_known_by_its_name_and_never_ours(self) -> None:
+        names = ["vision-insight-manager.service", "vision-insight-worker-manager.service", "x.service"]
+        assert SYSTEMD.older(names) == ["vision-insight-worker-manager.service"]
+
+
+@pytest.mark.parametrize("services", [LAUNCHD, SYSTEMD], ids=lambda s: s.name)
+@pytest.mark.parametrize("tier", TIERS)
+def test_every_service_has_its_template(services: Services, tier: Tier) -> None:
+    assert (ROOT / services.template(tier)).is_file()
+
+
+class Recorder:
+    """A ``launchctl`` that writes down what it is asked, and fails as often as it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        tool = folder / "launchctl"
+        tool.write_text(
+            f'#!/bin/sh\ncd "{folder}"\necho "$@" >>asked\n'
+            'if [ -s "fail-$1" ]; then sed -i.bak 1d "fail-$1"; exit 5; fi\n'
+        )
+        tool.chmod(0o755)
+
+    def fail(self, subcommand: str, *, times: int) -> None:
+        (self._folder / f"fail-{subcommand}").write_text("x\n" * times)
+
+    def do(self, steps: list[Step]) -> None:
+        environ = {"PATH": f"{self._folder}:/usr/bin:/bin"}
+        perform(
+            steps, cwd=self._folder, environ=environ, say=lambda text: None, pause=lambda seconds: None
+        )
+
+    def asked(self) -> list[str]:
+        return (self._folder / "asked").read_text().splitlines()
+
+
+@pytest.fixture
+def launchctl(tmp_path: Path) -> Recorder:
+    return Recorder(tmp_path)
+
+
+def test_a_mac_that_goes_to_sleep_on_mains_power_is_known() -> None:
+    text = "Battery Power:\n sleep  1\n displaysleep 2\nAC Power:\n displaysleep 10\n sleep  {}\n"
+    assert _sleeps(text.format("1 (sleep prevented by sharingd)"))
+    assert not _sleeps(text.format("0"))
+    assert not _sleeps("")

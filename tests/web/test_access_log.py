@@ -1,0 +1,115 @@
+"""Around each request: its id, its account, one line in the log, the time it took."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from web.access_log import Access
+from web.request_record import Account, account_of
+
+BODY = b'{"usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def asked(
+    app: Access, path: str = "/x", headers: list[tuple[bytes, bytes]] | None = None, raw: bytes = b""
+) -> list[Message]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": raw or path.encode(),
+        "headers": headers or [],
+    }
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def answering(status: int = 200, body: bytes = BODY, alias: str = "a", took: float = 0.0) -> Access:
+    clock = Clock()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        account_of(scope).alias = alias
+        clock.now += took
+        head = [(b"x-request-id", b"inner"), (b"openai-processing-ms", b"7")]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": body[:20], "more_body": True})
+        await send({"type": "http.response.body", "body": body[20:]})
+
+    return Access(app, "t", quiet=["/well"], make=lambda: b"made", clock=clock)
+
+
+def test_a_plain_id_is_kept_and_another_is_replaced_and_it_stands_once() -> None:
+    for given, told in [(b"r-1", b"r-1"), (b"a b", b"made"), (b"", b"made"), (b"x" * 129, b"made")]:
+        sent = asked(answering(), headers=[(b"x-request-id", given)])
+        ids = [value for key, value in sent[0]["headers"] if key == b"x-request-id"]
+        assert ids == [told]
+
+
+def test_an_answer_says_once_how_long_it_took() -> None:
+    head = asked(answering(took=0.0421))[0]["headers"]
+    assert [value for key, value in head if key == b"openai-processing-ms"] == [b"42"]
+
+
+def test_a_request_is_one_line_with_what_its_answer_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "t.access")
+    asked(answering(took=0.5))
+    assert caplog.messages == [
+        "GET /x [made] alias=a status=200 total_ms=500.0 tokens_in=12 tokens_out=34 bytes=71"
+    ]
+
+
+def test_the_last_usage_of_an_answer_counts_and_text_that_looks_like_one_does_not() -> None:
+    account = Account(0, alias="a")
+    account.note(b'data: {"usage":{"input_tokens": 1,"output_tokens": 2}}\n\n')
+    account.note(rb'data: {"usage":{"input_tokens":3,"output_tokens":4},"said":"\"output_tokens\":9"}')
+    assert list(account.usage) == [3, 4, None]
+    account.note(b"x" * 1000)
+    assert list(account.usage) == [None, None, None]
+
+
+def test_what_is_asked_all_the_time_is_told_only_when_it_is_not_well(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "t.access")
+    asked(answering(), path="/well")
+    assert caplog.messages == []
+    asked(answering(status=503), path="/well")
+    assert len(caplog.messages) == 1
+
+
+def test_a_fault_that_comes_through_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("broken")
+
+    caplog.set_level(logging.INFO, "t.access")
+    with pytest.raises(RuntimeError):
+        asked(Access(app, "t", make=lambda: b"made"))
+    assert re.search(r"GET /x \[made\] alias=- status=0 ", caplog.messages[0])
+
+
+def test_a_path_is_told_as_it_came_so_that_it_can_not_pass_for_other_fields(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "t.access")
+    asked(answering(), path="/x status=200\nGET /y", raw=b"/x%20status=200%0AGET%20/\xff")
+    assert caplog.messages[0].startswith("GET /x%20status=200%0AGET%20/\\xff [made] ")

@@ -1,0 +1,85 @@
+"""How long a client may take: pure rules over ticks."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from web.receive_timeouts import Intake, Limits, Stage
+
+LIMITS = Limits(head_s=20, silence_s=30, body_s=30, body_rate=1024)
+
+
+def intake(stage: Stage) -> Intake:
+    new = Intake(LIMITS)
+    new.enter(stage)
+    return new
+
+
+def ticks_until_late(of: Intake, bytes_each: int = 0, most: int = 1000) -> int | None:
+    for number in range(1, most + 1):
+        if bytes_each:
+            of.took(bytes_each)
+        if of.tick(1):
+            return number
+    return None
+
+
+def test_a_new_connection_is_expected_to_say_something() -> None:
+    assert ticks_until_late(Intake(LIMITS)) == 20
+
+
+def test_a_head_has_its_time_however_busily_it_drips() -> None:
+    assert ticks_until_late(intake(Stage.HEAD), bytes_each=1) == 20
+    assert ticks_until_late(intake(Stage.HEAD), bytes_each=3000) == 20
+
+
+def test_from_a_whole_request_to_the_next_nobody_is_late() -> None:
+    assert ticks_until_late(intake(Stage.DONE)) is None
+    assert ticks_until_late(intake(Stage.DONE), bytes_each=1) is None
+
+
+def test_a_body_that_stops_coming_is_late() -> None:
+    of = intake(Stage.BODY)
+    of.took(1 << 20)  # fast so far: that is no credit for silence
+    assert ticks_until_late(of) == 30
+
+
+def test_a_body_that_drips_is_late_and_a_slow_upload_that_gets_on_is_not() -> None:
+    assert ticks_until_late(intake(Stage.BODY), bytes_each=1) == 31
+    assert ticks_until_late(intake(Stage.BODY), bytes_each=512) == 60
+    assert ticks_until_late(intake(Stage.BODY), bytes_each=10_000) is None
+
+
+def test_the_rest_of_a_body_that_was_answered_has_a_fixed_time() -> None:
+    assert ticks_until_late(intake(Stage.LEFTOVER), bytes_each=1 << 20) == 30
+
+
+@given(
+    st.lists(st.integers(0, 100_000), max_size=200),
+    st.sampled_from([Stage.HEAD, Stage.BODY, Stage.LEFTOVER]),
+)
+def test_nobody_is_late_before_the_shortest_time_there_is(sizes: list[int], stage: Stage) -> None:
+    of = intake(stage)
+    for number, size in enumerate(sizes, 1):
+        if size:
+            of.took(size)
+        if of.tick(1):
+            assert number >= LIMITS.head_s
+            return
+    if stage is not Stage.BODY:
+        assert len(sizes) < 30
+
+
+def test_it_says_in_a_failing_test_where_it_is() -> None:
+    assert repr(intake(Stage.BODY)) == "<Intake BODY [0 bytes, waited 0.0 s]>"
+
+
+def test_a_body_in_the_smallest_chunks_that_there_are_is_no_excess_of_framing() -> None:
+    of = intake(Stage.BODY)
+    for _ in range(10_000):
+        of.took(20)
+        of.passed(1)
+    assert of.framing <= 0
+    of.took(100)
+    assert 0 < of.framing + 10_000 * 1 <= 10_100

@@ -1,0 +1,200 @@
+"""Reading a request: bounded ahead, bounded in all, and never blind to a client that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from starlette.types import Message, Receive
+
+from contracts.errors import PayloadTooLarge
+from web.request_body import ClientGone, Inbound
+
+
+class Source:
+    """Hands out ASGI messages one at a time and counts how many were taken; then waits for ever."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._messages = list(messages)
+        self.taken = 0
+
+    async def receive(self) -> Message:
+        if self.taken == len(self._messages):
+            await asyncio.Event().wait()
+        self.taken += 1
+        return self._messages[self.taken - 1]
+
+
+def body(*chunks: bytes, whole: bool = True) -> list[Message]:
+    messages: list[Message] = [
+        {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks
+    ]
+    if whole:
+        messages.append({"type": "http.request", "body": b"", "more_body": False})
+    return messages
+
+
+GONE: Message = {"type": "http.disconnect"}
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def read(receive: Receive, limit: int = 100) -> bytes:
+    async with Inbound(receive) as inbound:
+        return await inbound.body(limit)
+
+
+def test_a_body_is_read_whole_and_in_order() -> None:
+    assert asyncio.run(read(Source(body(b"a", b"", b"bc")).receive)) == b"abc"
+
+
+def test_an_empty_body_is_empty() -> None:
+    assert asyncio.run(read(Source(body()).receive)) == b""
+
+
+def test_a_body_beyond_the_limit_is_refused_without_reading_on() -> None:
+    source = Source(body(*[b"x" * 60] * 1000))
+    with pytest.raises(PayloadTooLarge):
+        asyncio.run(read(source.receive))
+
+
+def test_a_body_that_ends_early_means_the_client_is_gone() -> None:
+    with pytest.raises(ClientGone):
+        asyncio.run(read(Source([*body(b"a", whole=False), GONE]).receive))
+
+
+def test_no_more_is_read_ahead_than_allowed_until_somebody_takes_it() -> None:
+    async def run() -> None:
+        source = Source(body(*[b"x" * 10] * 50))
+
+        async def work() -> None:
+            await settle()
+            assert source.taken == 3
+            chunks = inbound.chunks()
+            await anext(chunks)
+            await settle()
+            assert source.taken == 4
+            assert sum([len(chunk) async for chunk in chunks]) == 490
+
+        async with Inbound(source.receive, read_ahead=30) as inbound:
+            await inbound.while_here(work())
+
+    asyncio.run(run())
+
+
+def test_leaving_cancels_the_work_in_hand() -> None:
+    async def run() -> None:
+        cancelled = asyncio.Event()
+
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async with Inbound(Source([*body(b"a"), GONE]).receive) as inbound:
+            await inbound.body(10)
+            with pytest.raises(ClientGone):
+                await inbound.while_here(work())
+        assert cancelled.is_set()
+
+    asyncio.run(run())
+
+
+def test_work_that_ends_gives_its_result_and_its_error() -> None:
+    async def run() -> None:
+        async def fails() -> None:
+            raise LookupError("x")
+
+        async with Inbound(Source(body()).receive) as inbound:
+            assert await inbound.while_here(asyncio.sleep(0, "done")) == "done"
+            with pytest.raises(LookupError):
+                await inbound.while_here(fails())
+
+    asyncio.run(run())
+
+
+def test_nothing_is_left_running_after_the_block() -> None:
+    async def run() -> None:
+        async with Inbound(Source([]).receive) as inbound:
+            await inbound.while_here(settle())
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+
+
+def test_a_body_is_read_further_while_work_runs_and_the_client_is_watched() -> None:
+    async def run() -> None:
+        async with Inbound(Source([*body(b"a", b"b"), GONE]).receive) as inbound:
+
+            async def work() -> bytes:
+                taken = b"".join([chunk async for chunk in inbound.chunks()])
+                await asyncio.Event().wait()
+                return taken
+
+            with pytest.raises(ClientGone):
+                await inbound.while_here(work())
+
+    asyncio.run(run())
+
+
+def test_work_is_not_begun_for_a_client_that_has_left() -> None:
+    async def run() -> None:
+        async def work() -> None:
+            raise AssertionError("begun")
+
+        async with Inbound(Source([GONE]).receive) as inbound:
+            with pytest.raises(ClientGone):
+                await inbound.body(10)
+            with pytest.raises(ClientGone):
+                await inbound.while_here(work())
+
+    asyncio.run(run())
+
+
+def test_a_cancellation_by_somebody_else_stays_one() -> None:
+    async def run() -> None:
+        async with Inbound(Source(body()).receive) as inbound:
+            serving = asyncio.ensure_future(inbound.while_here(asyncio.Event().wait()))
+            await settle()
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_while_somebody_else_cancels_hides_no_cancellation() -> None:
+    async def run() -> None:
+        leave = asyncio.Event()
+
+        async def receive() -> Message:
+            await leave.wait()
+            return GONE
+
+        async with Inbound(receive) as inbound:
+            serving = asyncio.ensure_future(inbound.while_here(asyncio.Event().wait()))
+            await settle()
+            leave.set()
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+
+    asyncio.run(run())
+
+
+def test_after_a_client_that_left_the_task_counts_as_not_cancelled() -> None:
+    async def run() -> None:
+        async with Inbound(Source([GONE]).receive) as inbound:
+            with pytest.raises(ClientGone):
+                await inbound.while_here(asyncio.Event().wait())
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    asyncio.run(run())

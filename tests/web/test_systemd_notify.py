@@ -1,0 +1,56 @@
+"""What the service manager is told, over a real datagram socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from web.systemd_notify import Notifier
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(5)
+        yield channel
+
+
+def test_systemd_is_told_what_happens_in_its_own_words(systemd: socket.socket) -> None:
+    notifier = Notifier(systemd.getsockname())
+    notifier.ready("serving")
+    asyncio.run(notifier.alive())
+    notifier.stopping()
+    told = [systemd.recv(100) for _ in range(3)]
+    assert told == [b"READY=1\nSTATUS=serving", b"WATCHDOG=1", b"STOPPING=1"]
+
+
+def test_no_child_speaks_for_this_process(systemd: socket.socket) -> None:
+    environ = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}
+    notifier = Notifier.taken_from(environ)
+    assert environ == {}
+    assert notifier.watchdog_s == 30
+    notifier.stopping()
+    assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_without_systemd_nothing_happens() -> None:
+    notifier = Notifier.taken_from({})
+    assert notifier.watchdog_s == 0
+    notifier.ready("serving")
+
+
+def test_an_abstract_address_is_understood() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind("")  # one that the kernel chooses
+        channel.settimeout(5)
+        Notifier("@" + channel.getsockname()[1:].decode()).stopping()
+        assert channel.recv(100) == b"STOPPING=1"
+
+
+def test_a_systemd_that_is_gone_costs_nothing(tmp_path: Path) -> None:
+    Notifier(str(tmp_path / "nobody")).ready("serving")

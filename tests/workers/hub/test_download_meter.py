@@ -1,0 +1,75 @@
+"""How far a download is, as numbers and as words."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.control import Download
+from workers.hub.download_meter import DownloadMeter, progress_text, size_text
+
+MB = 1_000_000
+
+
+def test_what_was_there_before_is_done_and_no_part_of_the_rate() -> None:
+    meter = DownloadMeter(100 * MB)
+    assert meter.advanced(40 * MB, 5.0) == Download(done_bytes=40 * MB, total_bytes=100 * MB)
+    assert meter.advanced(50 * MB, 7.0) == Download(
+        done_bytes=50 * MB, total_bytes=100 * MB, bytes_per_second=5 * MB, eta_seconds=10.0
+    )
+
+
+def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
+    meter = DownloadMeter(1000 * MB)
+    for second in range(31):
+        slow, fast = min(second, 20), max(0, second - 20)
+        download = meter.advanced((slow + 10 * fast) * MB, second)
+    assert download.bytes_per_second == 10 * MB
+    assert download.eta_seconds == (1000 - 120) / 10
+
+
+def test_a_download_that_stands_still_has_no_rate_and_no_time_left() -> None:
+    meter = DownloadMeter(100 * MB)
+    meter.advanced(0, 0.0)
+    meter.advanced(50 * MB, 1.0)
+    seen = [meter.advanced(50 * MB, 1.0 + second) for second in range(1, 30)]
+    assert seen[-1] == Download(done_bytes=50 * MB, total_bytes=100 * MB)
+    assert len({progress_text(download) for download in seen[10:]}) == 1
+
+
+def test_done_never_shrinks_and_never_exceeds_the_total() -> None:
+    meter = DownloadMeter(10 * MB)
+    done = [meter.advanced(n * MB, n).done_bytes for n in (1, 6, 2, 7, 11)]
+    assert done == [1 * MB, 6 * MB, 6 * MB, 7 * MB, 10 * MB]
+
+
+def test_a_finished_download_has_no_time_left() -> None:
+    meter = DownloadMeter(2)
+    meter.advanced(0, 0.0)
+    assert meter.advanced(2, 1.0).eta_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "rate", "eta", "words"),
+    [
+        (1.2e9, 4.5e9, 35e6, 95.2, "1.2 of 4.5 GB, 35 MB/s, about 95 s left"),
+        (0, 7.4e6, 0, 0, "0 of 7.4 MB, 0 bytes/s"),
+        (23.8e9, 23.8e9, 1.25e9, 0, "24 of 24 GB, 1.2 GB/s"),
+        (0, 24e9, 20e6, 1199, "0 of 24 GB, 20 MB/s, about 20 min left"),
+        (0, 24e9, 500e3, 48000, "0 of 24 GB, 500 kB/s, about 13 h left"),
+        (10, 900, 3, 0.2, "10 of 900 bytes, 3 bytes/s, about 1 s left"),
+    ],
+)
+def test_the_words(done: float, total: float, rate: float, eta: float, words: str) -> None:
+    download = Download(
+        done_bytes=int(done), total_bytes=int(total), bytes_per_second=rate, eta_seconds=eta
+    )
+    assert progress_text(download) == words
+
+
+def test_sizes_are_decimal() -> None:
+    assert [size_text(n) for n in (0, 999, 6.2e9, 1 << 30)] == [
+        "0 bytes",
+        "999 bytes",
+        "6.2 GB",
+        "1.1 GB",
+    ]

@@ -1,0 +1,104 @@
+"""Requests over HTTP to each family's true engine, on a small checkpoint: what the routes make of them
+is what mflux's classes draw from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from testkit.servers import served
+from tests.workers.apps import b64, png, wait_for
+from tests.workers.conftest import image_settings
+from tests.workers.image.families.conftest import Make
+from workers.app import create_app
+from workers.image.engine import MfluxEngine
+from workers.image.files import recipe_of
+
+pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
+
+ASK = {"prompt": "a red cat", "seed": 3, "steps": 3}
+
+
+@contextmanager
+def serving(tiny: Make, family: str) -> Iterator[httpx.Client]:
+    settings = image_settings(tiny(family), family=family, size="48x32", max_pixels=128 * 128)
+    app = create_app(family, settings, MfluxEngine(family, settings))
+    with served(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        wait_for(lambda: client.get("/health").status_code == 200)
+        yield client
+
+
+def half(width: int, height: int) -> str:
+    """A mask whose left half is to be redrawn."""
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, (0, 0, width // 2, height))
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    return b64(buffer.getvalue())
+
+
+def drawn(client: httpx.Client, path: str, **fields: Any) -> bytes:
+    answer = client.post(f"/v1/images/{path}", json={**ASK, **fields})
+    assert answer.status_code == 200, answer.text
+    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+
+
+def kept(data: bytes, colour: str) -> bool:
+    """Is the right half as it was?"""
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        right = image.crop((width // 2, 0, width, height))
+        return bool(right.tobytes() == Image.new("RGB", right.size, colour).tobytes())
+
+
+@pytest.mark.parametrize("family", ["flux2-klein-4b", "flux1-kontext"])
+def test_a_family_that_edits_by_words_edits_what_is_sent(tiny: Make, family: str) -> None:
+    with serving(tiny, family) as client:
+        red, blue = b64(png(48, 32)), b64(png(40, 80, "blue"))
+        plain = drawn(client, "edits", image=red)
+        assert plain == drawn(client, "edits", image=red)
+        assert plain != drawn(client, "edits", image=b64(png(48, 32, "green")))
+        recipe = recipe_of(plain)
+        assert recipe is not None
+        assert drawn(client, "edits", **{**recipe, "image": red}) == plain
+        masked = drawn(client, "edits", image=red, mask=half(48, 32))
+        assert kept(masked, "red")
+        assert not kept(plain, "red")
+        if family == "flux2-klein-4b":
+            assert drawn(client, "edits", image=[red, blue]) != plain
+            assert drawn(client, "edits", image=red, strength=0.5) != plain
+            drawn(client, "generations")
+        streamed = client.post(
+            "/v1/images/edits", json={**ASK, "image": red, "stream": True, "partial_images": 2}
+        ).text
+        events = [json.loads(part.split("\n")[0]) for part in streamed.split("\ndata: ")[1:]]
+        assert [event["type"] for event in events] == [
+            "image_edit.partial_image",
+            "image_edit.partial_image",
+            "image_edit.completed",
+        ]
+        assert base64.b64decode(events[-1]["b64_json"]) == plain
+
+
+def test_a_family_that_fills_masks_fills_what_is_marked(tiny: Make) -> None:
+    with serving(tiny, "flux1-fill") as client:
+        filled = drawn(client, "edits", image=b64(png(48, 32)), mask=half(48, 32))
+        assert kept(filled, "red")
+        refused = client.post("/v1/images/edits", json={**ASK, "image": b64(png(48, 32))})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "mask")
+        refused = client.post("/v1/images/generations", json=ASK)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+
+
+def test_z_image_draws_and_redraws(tiny: Make) -> None:
+    with serving(tiny, "z-image-turbo") as client:
+        assert recipe_of(drawn(client, "generations")) is not None
+        assert kept(drawn(client, "edits", image=b64(png(48, 32)), mask=half(48, 32)), "red")

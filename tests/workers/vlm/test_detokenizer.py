@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.vlm.detokenizer import Detokenizer, StopFinder
+
+
+def decode_bytes(tokens: list[int]) -> str:
+    """A tokenizer of single bytes: every character beyond ASCII is split over tokens."""
+    return bytes(tokens).decode("utf-8", errors="replace")
+
+
+def pieces(text: str) -> list[str]:
+    detokenizer = Detokenizer(decode_bytes)
+    return [*(detokenizer.push(byte) for byte in text.encode()), detokenizer.finish()]
+
+
+def shown(stops: list[str], portions: list[str]) -> tuple[str, bool]:
+    finder = StopFinder(stops)
+    text = "".join(finder.push(portion) for portion in portions)
+    return text + finder.finish(), finder.stopped
+
+
+def portioned(text: str, cuts: list[int]) -> list[str]:
+    edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    return [text[a:b] for a, b in pairwise(edges)]
+
+
+class TestDetokenizer:
+    @given(st.text())
+    def test_the_pieces_together_are_the_whole_text(self, text: str) -> None:
+        # A replacement character at the very end can't be told from half a character.
+        text = text.rstrip("\ufffd")
+        assert "".join(pieces(text)) == text
+
+    def test_a_character_split_over_tokens_is_emitted_when_it_is_whole(self) -> None:
+        assert pieces("a별") == ["a", "", "", "별", ""]
+
+    def test_half_a_character_at_the_end_is_dropped(self) -> None:
+        detokenizer = Detokenizer(decode_bytes)
+        text = "".join(detokenizer.push(byte) for byte in "a별".encode()[:-1])
+        assert text + detokenizer.finish() == "a"
+
+    def test_bytes_that_are_no_character_do_not_hold_the_text_back_for_good(self) -> None:
+        detokenizer = Detokenizer(decode_bytes)
+        text = "".join(detokenizer.push(0xFF) for _ in range(50))
+        assert len(text) >= 40
+
+    def test_a_space_that_depends_on_its_neighbour_is_kept(self) -> None:
+        words = ["one", "two", "three"]
+        detokenizer = Detokenizer(lambda tokens: " ".join(words[token] for token in tokens))
+        assert [detokenizer.push(token) for token in range(3)] == ["one", " two", " three"]
+
+
+class TestStopFinder:
+    def test_a_stop_string_split_over_tokens_is_not_emitted(self) -> None:
+        finder = StopFinder(["END"])
+        assert [finder.push(part) for part in ("one E", "N", "D two")] == ["one ", "", ""]
+        assert finder.stopped
+        assert finder.finish() == ""
+
+    def test_a_beginning_that_does_not_become_a_stop_string_is_emitted(self) -> None:
+        finder = StopFinder(["END"])
+        assert [finder.push(part) for part in ("EN", "EN", "O")] == ["", "EN", "ENO"]
+        assert not finder.stopped
+
+    def test_what_was_held_back_comes_at_the_end(self) -> None:
+        assert shown(["END"], ["only EN"]) == ("only EN", False)
+
+    @pytest.mark.parametrize(
+        ("stops", "text", "expected"),
+        [
+            (["b"], "abc", "a"),
+            (["abc", "b"], "xabc", "xa"),
+            (["bc", "abc"], "xabc", "x"),
+            (["\n\n"], "a\nb\n\nc", "a\nb"),
+            (["aab"], "aaab", "a"),
+            (["a"], "a", ""),
+        ],
+    )
+    def test_the_text_ends_before_the_stop_string_that_is_complete_first(
+        self, stops: list[str], text: str, expected: str
+    ) -> None:
+        assert shown(stops, [text]) == (expected, True)
+        assert shown(stops, list(text)) == (expected, True)
+
+    @given(
+        st.lists(st.text("ab", min_size=1, max_size=4), max_size=4),
+        st.text("ab", max_size=20),
+        st.lists(st.integers(0, 100)),
+    )
+    def test_the_portions_make_no_difference(
+        self, stops: list[str], text: str, cuts: list[int]
+    ) -> None:
+        assert shown(stops, portioned(text, cuts)) == shown(stops, [text])
+
+    @given(st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), st.text("abc", max_size=20))
+    def test_no_stop_string_is_ever_shown(self, stops: list[str], text: str) -> None:
+        seen, stopped = shown(stops, list(text))
+        assert not any(stop in seen for stop in stops)
+        assert stopped == any(stop in text for stop in stops)
+        assert text.startswith(seen)
+        assert stopped or seen == text

@@ -1,0 +1,231 @@
+"""Grammars: what compiles, what a matcher allows; with the tokenizers of the demo checkpoints."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.errors import GenerationFailed, InvalidRequest
+from workers.engine import Grammar
+from workers.vlm import grammar
+from workers.vlm.grammar import Form, Matcher, Vocabulary
+from workers.vlm.tool_calls import Argued, Called, CallReader
+
+MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
+WIDTH = 700  # of the logits: more than the tokenizers know, as in real checkpoints
+
+ANSWER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "color": {"enum": ["red", "파랑"]},
+        "sides": {"$ref": "#/$defs/sides"},
+        "filled": {"type": "boolean"},
+    },
+    "$defs": {"sides": {"type": "integer", "minimum": 3, "maximum": 12}},
+    "required": ["color", "sides", "filled"],
+    "additionalProperties": False,
+}
+
+
+class Tokenizer:
+    """What ``Vocabulary`` needs of a tokenizer of transformers."""
+
+    def __init__(self, folder: str) -> None:
+        import tokenizers
+
+        self.backend_tokenizer: Any = tokenizers.Tokenizer.from_file(
+            str(MODELS / folder / "tokenizer.json")
+        )
+
+
+@pytest.fixture(scope="module", params=["vlm-best", "vlm-fast"])
+def vocabulary(request: pytest.FixtureRequest) -> Any:
+    ends = {"vlm-best": [628, 626], "vlm-fast": [0]}[request.param]
+    made: Any = Vocabulary(Tokenizer(request.param), WIDTH, ends)
+    made.backend = Tokenizer(request.param).backend_tokenizer
+    return made
+
+
+def answer(vocabulary: Any, held_to: Grammar, seed: int, most: int = 400) -> str:
+    """A text of tokens drawn evenly from those that are allowed, until the answer is whole."""
+    drawn = random.Random(seed)
+    matcher = Matcher(vocabulary, held_to)
+    tokens: list[int] = []
+    while not matcher.finished:
+        allowed = [int(token) for token in matcher.mask().nonzero()[0]]
+        tokens.append(drawn.choice(allowed))
+        matcher.accept(tokens[-1])
+        assert len(tokens) < most
+    text: str = vocabulary.backend.decode([t for t in tokens if t not in vocabulary.end_ids])
+    return text
+
+
+class TestSchemas:
+    def test_whatever_is_drawn_from_the_mask_keeps_to_the_schema(self, vocabulary: Any) -> None:
+        held_to = grammar.of_schema(Form(ANSWER, "x"))
+        answers = [json.loads(answer(vocabulary, held_to, seed)) for seed in range(20)]
+        for made in answers:
+            assert made.keys() == {"color", "sides", "filled"}
+            assert made["color"] in ("red", "파랑")
+            assert 3 <= made["sides"] <= 12
+        assert {made["color"] for made in answers} == {"red", "파랑"}
+
+    def test_layout_is_that_of_python_so_that_no_answer_is_endless_white_space(
+        self, vocabulary: Any
+    ) -> None:
+        made = answer(vocabulary, grammar.of_schema(Form(ANSWER, "x")), 3)
+        assert made == json.dumps(json.loads(made), ensure_ascii=False)
+
+    def test_any_object_is_one(self, vocabulary: Any) -> None:
+        matcher = Matcher(vocabulary, grammar.of_schema(Form(grammar.ANY_OBJECT, "x")))
+        for text in ("{", "}"):
+            (token,) = vocabulary.backend.encode(text, add_special_tokens=False).ids
+            assert matcher.mask()[token]
+            matcher.accept(token)
+        assert matcher.finished
+
+    @pytest.mark.parametrize(
+        ("schema", "reason"),
+        [
+            ({"type": "colour"}, "Invalid type"),
+            ({"properties": {"a": 1}}, "must be an object or boolean"),
+            ({"type": "object", "required": "a"}, "Expected array"),
+            ({"type": "string", "pattern": "["}, "unclosed"),
+            ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
+            ({"$ref": "#/$defs/nothing"}, "does not exist"),
+            ({"$ref": "https://example.org/schema.json"}, "not present"),
+            ({"type": "integer", "minimum": 5, "maximum": 3}, "Unsatisfiable"),
+            ({"enum": []}, "Unsatisfiable"),
+            ({"properties": {f"p{i}": {"type": "string"} for i in range(20_000)}}, "too large"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    @pytest.mark.parametrize("strict", [True, False])
+    def test_a_schema_that_can_not_be_compiled_says_why(
+        self, schema: Any, reason: str, strict: bool
+    ) -> None:
+        with pytest.raises(InvalidRequest, match=reason) as caught:
+            grammar.of_schema(Form(schema, "the.place", strict))
+        assert caught.value.param == "the.place"
+        assert caught.value.message.startswith("the.place: ")
+        assert "\n" not in caught.value.message
+
+    def test_a_client_can_not_set_options_of_the_compiler(self, vocabulary: Any) -> None:
+        schema = {**ANSWER, "x-guidance": {"item_separator": ";"}}
+        json.loads(answer(vocabulary, grammar.of_schema(Form(schema, "x")), 1))
+
+    def test_nesting_as_deep_as_a_request_can_be_is_no_crash(self) -> None:
+        schema: dict[str, Any] = {"type": "string"}
+        for _ in range(180):
+            schema = {"type": "array", "items": schema}
+        try:
+            grammar.of_schema(Form(schema, "x"))
+        except InvalidRequest as exc:
+            assert exc.param == "x"  # noqa: PT017 - either way is right
+
+
+class TestCalls:
+    FORMS = (
+        Form(ANSWER, "tools[0]", name="paint-it"),
+        Form(grammar.NO_ARGUMENTS, "tools[1]", name="stop"),
+    )
+
+    def calls(self, vocabulary: Any, held_to: Grammar, seed: int) -> list[tuple[str, Any]]:
+        reader = CallReader(["paint-it", "stop"], forced=True)
+        pieces = [*reader.push(answer(vocabulary, held_to, seed)), *reader.finish()]
+        assert all(isinstance(piece, (Called, Argued)) for piece in pieces)
+        names = [piece.name for piece in pieces if isinstance(piece, Called)]
+        return [
+            (
+                name,
+                json.loads(
+                    "".join(p.text for p in pieces if isinstance(p, Argued) and p.index == index)
+                ),
+            )
+            for index, name in enumerate(names)
+        ]
+
+    def test_what_is_drawn_are_calls_that_can_be_read(self, vocabulary: Any) -> None:
+        held_to = grammar.of_calls(self.FORMS, most=3)
+        made = [self.calls(vocabulary, held_to, seed) for seed in range(20)]
+        assert {name for calls in made for name, _ in calls} == {"paint-it", "stop"}
+        assert {len(calls) for calls in made} <= {1, 2, 3}
+        assert max(len(calls) for calls in made) > 1
+        for name, arguments in (call for calls in made for call in calls):
+            assert arguments.keys() == ({"color", "sides", "filled"} if name == "paint-it" else set())
+
+    def test_at_most_one_call_is_one(self, vocabulary: Any) -> None:
+        held_to = grammar.of_calls(self.FORMS, most=1)
+        assert {len(self.calls(vocabulary, held_to, seed)) for seed in range(10)} == {1}
+
+    def test_beside_an_answer_both_can_be_drawn(self, vocabulary: Any) -> None:
+        held_to = grammar.of_calls(self.FORMS, most=1, answer=Form(ANSWER, "x"))
+        beginnings = {answer(vocabulary, held_to, seed)[:1] for seed in range(20)}
+        assert beginnings == {"<", "{"}
+
+    def test_a_faulty_schema_is_named_by_its_place(self) -> None:
+        forms = (*self.FORMS, Form({"type": "colour"}, "tools[2]", name="bad"))
+        with pytest.raises(InvalidRequest) as caught:
+            grammar.of_calls(forms)
+        assert caught.value.param == "tools[2]"
+
+
+class TestMatcher:
+    @pytest.fixture
+    def matcher(self, vocabulary: Any) -> Matcher:
+        return Matcher(vocabulary, grammar.of_schema(Form({"enum": ["red"]}, "x")))
+
+    def ids(self, vocabulary: Any, text: str) -> list[int]:
+        found: list[int] = vocabulary.backend.encode(text, add_special_tokens=False).ids
+        return found
+
+    def test_a_mask_is_as_wide_as_the_logits_and_allows_no_id_that_is_not_known(
+        self, vocabulary: Any, matcher: Matcher
+    ) -> None:
+        mask = matcher.mask()
+        assert (mask.shape, mask.dtype) == ((WIDTH,), bool)
+        assert mask.any()
+        assert not mask[vocabulary.known :].any()
+
+    def test_logits_narrower_than_the_vocabulary_have_a_mask_as_narrow(self) -> None:
+        narrow = Vocabulary(Tokenizer("vlm-best"), 600, [599])
+        assert Matcher(narrow, grammar.of_schema(Form({"type": "object"}, "x"))).mask().shape == (600,)
+
+    def test_an_end_is_allowed_only_where_the_text_may_end(
+        self, vocabulary: Any, matcher: Matcher
+    ) -> None:
+        for token in self.ids(vocabulary, '"red"'):
+            assert not matcher.finished
+            assert not matcher.mask()[list(vocabulary.end_ids)].any()
+            matcher.accept(token)
+        assert matcher.finished
+        assert set(matcher.mask().nonzero()[0]) == vocabulary.end_ids
+        matcher.accept(min(vocabulary.end_ids))
+        assert matcher.finished
+
+    def test_an_end_where_more_might_follow_ends_it(self, vocabulary: Any) -> None:
+        matcher = Matcher(vocabulary, grammar.of_schema(Form({"type": "integer"}, "x")))
+        for token in self.ids(vocabulary, "7"):
+            matcher.accept(token)
+        assert not matcher.finished
+        end = max(vocabulary.end_ids)
+        assert matcher.mask()[end]
+        matcher.accept(end)
+        assert matcher.finished
+
+    def test_a_token_that_was_not_allowed_is_an_error_and_not_an_answer(
+        self, vocabulary: Any, matcher: Matcher
+    ) -> None:
+        with pytest.raises(GenerationFailed):
+            matcher.accept(self.ids(vocabulary, "{")[0])
+
+    def test_matchers_of_one_grammar_know_nothing_of_each_other(self, vocabulary: Any) -> None:
+        held_to = grammar.of_schema(Form({"enum": ["red"]}, "x"))
+        one, other = Matcher(vocabulary, held_to), Matcher(vocabulary, held_to)
+        for token in self.ids(vocabulary, '"red"'):
+            one.accept(token)
+        assert (one.finished, other.finished) == (True, False)

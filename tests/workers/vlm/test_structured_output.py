@@ -1,0 +1,132 @@
+"""Answers that are held to a form, live on the demo checkpoints: schemas, calls, logprobs, bias."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from contracts.errors import InvalidRequest
+from contracts.tasks import TASKS
+from contracts.wire.chat import ChatRequest
+from demo import world
+from demo.world import Scene, Thing
+from tests.workers.conftest import Talker, ends, talk
+from workers.engine import ChatEvent, ChatJob, Delta, Turn
+from workers.serving.answers import Identity, text_of
+from workers.vlm import jobs
+from workers.vlm.completions import Shape, chat_completion
+
+pytestmark = pytest.mark.mlx
+
+SCENE = Scene("blue", (Thing("red", "circle", 0.5, 0.5, 0.32),))
+CIRCLE = world.render(SCENE)
+COLOR = {"enum": ["red", "green", "blue", "yellow"]}
+SEEN = {
+    "type": "object",
+    "properties": {"shape": {"enum": ["circle", "star"]}, "color": COLOR, "ground": COLOR},
+    "required": ["shape", "color", "ground"],
+    "additionalProperties": False,
+}
+PAINT = {"type": "function", "function": {"name": "paint", "parameters": SEEN}}
+WAIT = {"type": "function", "function": {"name": "wait"}}
+FORM = {"type": "json_schema", "json_schema": {"name": "seen", "schema": SEEN, "strict": True}}
+
+
+def request(**fields: Any) -> ChatRequest:
+    base = {"messages": [{"role": "user", "content": "-"}], "temperature": 0, "max_tokens": 120}
+    return ChatRequest.model_validate({**base, **fields})
+
+
+def job(asked: ChatRequest) -> ChatJob:
+    turns = (Turn("user", (CIRCLE, TASKS["describe"].prompt or "")),)
+    return jobs.chat_job(asked, turns, 100, 7)
+
+
+def choices(events: list[ChatEvent], asked: ChatRequest) -> list[Any]:
+    shape = Shape.of(asked, Identity("c", 1, "vlm-best"), iter(map(str, range(99))).__next__)
+    made: list[Any] = json.loads(chat_completion(shape, events))["choices"]
+    return made
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_an_answer_keeps_to_its_schema_and_ends_with_it(qwen: Talker, temperature: float) -> None:
+    asked = request(response_format=FORM, temperature=temperature)
+    events = qwen.events(job(asked))
+    seen = json.loads(text_of(events))
+    assert seen.keys() == {"shape", "color", "ground"}
+    assert {seen["color"], seen["ground"]} <= {*COLOR["enum"]}
+    assert ends(events)[0].finish_reason == "stop"
+
+
+def test_each_of_n_answers_keeps_to_the_schema(qwen: Talker) -> None:
+    asked = request(response_format=FORM, temperature=1.5, n=3)
+    for choice in choices(qwen.events(job(asked)), asked):
+        assert json.loads(choice["message"]["content"]).keys() == {"shape", "color", "ground"}
+
+
+def test_any_json_object_is_an_object(qwen: Talker) -> None:
+    asked = request(response_format={"type": "json_object"})
+    (choice,) = choices(qwen.events(job(asked)), asked)
+    assert isinstance(json.loads(choice["message"]["content"]), dict)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"paint", "wait"}),
+        ({"type": "function", "function": {"name": "paint"}}, {"paint"}),
+        ({"type": "function", "function": {"name": "wait"}}, {"wait"}),
+    ],
+    ids=["required", "paint", "wait"],
+)
+def test_a_tool_that_must_be_called_is_called(qwen: Talker, choice: Any, names: set[str]) -> None:
+    asked = request(tools=[PAINT, WAIT], tool_choice=choice, parallel_tool_calls=False)
+    (made,) = choices(qwen.events(job(asked)), asked)
+    assert made["finish_reason"] == "tool_calls"
+    assert made["message"]["content"] is None
+    (call,) = made["message"]["tool_calls"]
+    assert call["function"]["name"] in names
+    arguments = json.loads(call["function"]["arguments"])
+    expected = {"shape", "color", "ground"} if call["function"]["name"] == "paint" else set()
+    assert arguments.keys() == expected
+
+
+def test_the_result_of_a_call_is_read_in_the_next_turn(qwen: Talker) -> None:
+    turns = [
+        Turn("user", (CIRCLE, TASKS["caption"].prompt or "")),
+        Turn("assistant", ('<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>',)),
+    ]
+    more = [*turns, Turn("user", ("<tool_response>\nred\n</tool_response>",))]
+    assert qwen.prompt_tokens(more) > qwen.prompt_tokens(turns) + 3
+
+
+def test_a_held_answer_has_logprobs_of_the_models_own(qwen: Talker) -> None:
+    asked = request(response_format=FORM, logprobs=True, top_logprobs=2)
+    events = qwen.events(job(asked))
+    told = [token for e in events if isinstance(e, Delta) for token in e.logprobs]
+    assert b"".join(token.data for token in told).decode() == text_of(events)
+    # The model would have said something else: what it was held to was less likely.
+    assert any(token.logprob < token.top[0].logprob for token in told)
+
+
+def test_a_bias_against_a_token_of_the_form_does_not_break_it(qwen: Talker) -> None:
+    tokenizer = qwen.engine._tokenizer
+    bias = {str(tokenizer.encode("{", add_special_tokens=False)[0]): -100}
+    asked = request(response_format=FORM, logit_bias=bias)
+    assert json.loads(text_of(qwen.events(job(asked)))).keys() == {"shape", "color", "ground"}
+
+
+def test_moondream_is_held_to_a_schema_too(moondream: Talker) -> None:
+    held_to = job(request(response_format=FORM)).grammar
+    turns = [Turn("user", (CIRCLE, TASKS["caption"].prompt or ""))]
+    events = moondream.events(replace(talk(turns, max_tokens=120), grammar=held_to))
+    assert json.loads(text_of(events)).keys() == {"shape", "color", "ground"}
+
+
+def test_a_bias_for_a_token_that_does_not_exist_is_refused(qwen: Talker) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        qwen.events(job(request(logit_bias={"640": 1})))
+    assert caught.value.param == "logit_bias.640"

@@ -1,0 +1,176 @@
+"""Who may come in: nobody whom a stranger's web page or a stranger's DNS sends.
+
+A browser in the house can reach what a stranger can't, and runs the stranger's pages. Two things tell:
+``Origin`` names the page's site, and ``Host`` the name by which the browser found us, which is the
+stranger's own when his DNS points at our address (rebinding). curl and the SDKs send no ``Origin``.
+Rules: decided from the head alone, before anything else sees the request; one pass, as every request
+takes it; a refusal names the setting that would let it in. A body that says that it is too large is
+refused here as well, unread.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Collection
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from contracts.errors import ApiError, ForeignHost, ForeignOrigin, InvalidRequest
+from web.errors import error_response
+from web.request_body import too_large
+
+SMALL_BODY = 1 << 16  # bytes, on routes that read none
+ANY = "*"  # among the origins: every page's, but not a page's without one ("null")
+
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_OWN = frozenset({"localhost", "host.docker.internal"})
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
+_SHOWN = 80  # characters of what a client sent that an error repeats
+_LONGEST = 300  # characters of a Host: a name has 253
+_REMEMBERED = 256  # values of Host
+
+
+def is_own_host(host: str, allowed: Collection[str] = ()) -> bool:
+    """Whether *host*, ``NAME[:PORT]``, can only be meant for us.
+
+    Nobody's DNS answers for an address, a single label or ``*.local``; for other names, *allowed* lists
+    them, or ``*.example.org`` for all below one.
+    """
+    match = _HOST.fullmatch(host.lower())
+    if match is None:
+        return False
+    address, name = match.groups()
+    if address is not None:
+        return _is_address(ipaddress.IPv6Address, address)
+    if name in _OWN or name in allowed or _is_address(ipaddress.IPv4Address, name):
+        return True
+    labels = name.split(".")
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        return False
+    if len(labels) == 1 or labels[-1] == "local":
+        return True
+    return any(f"*.{'.'.join(labels[at:])}" in allowed for at in range(1, len(labels)))
+
+
+def _is_address(kind: Callable[[str], object], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_same_site(origin: bytes, host: bytes) -> bool:
+    """Whether a page of *origin* came from *host*, the port included.
+
+    The scheme is not compared: who ends TLS in front of us may pass plain HTTP on.
+    """
+    scheme, _, place = origin.lower().partition(b"://")
+    port = _DEFAULT_PORTS.get(scheme)
+    return port is not None and place.removesuffix(port) == host.lower().removesuffix(port) != b""
+
+
+class Door:
+    """Decides about one tier, whose *section* of the settings its refusals name; a worker has none.
+
+    *origins* may send requests though they are not ours; *public_url* is one more name of ours.
+    """
+
+    def __init__(
+        self,
+        section: str | None,
+        *,
+        allowed_hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+        public_url: str = "",
+        body_limit: Callable[[str], int | None] = lambda path: SMALL_BODY,
+    ) -> None:
+        self._section = section
+        self._allowed = {name.lower() for name in allowed_hosts}
+        self._origins = {origin.lower().rstrip("/").encode() for origin in origins}
+        self._body_limit = body_limit
+        self._known: dict[bytes, bool] = {}
+        if public_url:
+            url = urlsplit(public_url.lower())
+            self._allowed.add(url.hostname or "")
+            self._origins.add(f"{url.scheme}://{url.netloc}".encode())
+
+    def refusal(self, scope: Scope) -> ApiError | None:
+        """Why the request of *scope* may not come in; None: it may."""
+        headers = scope["headers"]
+        found = dict(headers)
+        host = found.get(b"host")
+        if host is None:
+            return InvalidRequest("the request has no Host header")
+        if len(found) < len(headers):
+            for key in (b"host", b"origin", b"content-length"):
+                if key in found and sum(name == key for name, _ in headers) > 1:
+                    return InvalidRequest(f"the request has two {key.decode().title()} headers")
+        if not self._is_own(host):
+            return ForeignHost(
+                f"{_shown(host)} is no name of this machine that is known here"
+                + self._cure("add it to {}.allowed_hosts if it is one")
+            )
+        origin = found.get(b"origin")
+        if origin is not None:
+            if not self._may_send(origin, host):
+                return self._foreign(f"pages of {_shown(origin)} may not send requests here")
+        elif found.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in _SAFE:
+            return self._foreign("a page of another site, which hides its name, sends this request")
+        length = found.get(b"content-length")
+        if length is not None and length.isdigit():
+            limit = self._body_limit(scope["path"])
+            if limit is not None and int(length) > limit:
+                return too_large(limit)
+        return None
+
+    def _is_own(self, host: bytes) -> bool:
+        if len(host) > _LONGEST:
+            return False
+        known = self._known.get(host)
+        if known is None:
+            known = is_own_host(host.decode("latin-1"), self._allowed)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()  # somebody invents names; ours are found again
+            self._known[host] = known
+        return known
+
+    def _may_send(self, origin: bytes, host: bytes) -> bool:
+        if origin == b"null":
+            return False
+        return (
+            is_same_site(origin, host)
+            or origin.lower() in self._origins
+            or ANY.encode() in self._origins
+        )
+
+    def _foreign(self, what: str) -> ForeignOrigin:
+        return ForeignOrigin(what + self._cure("gateway.cors_origins lists the origins that may"))
+
+    def _cure(self, what: str) -> str:
+        return "" if self._section is None else f": {what.format(self._section)}"
+
+
+def _shown(value: bytes) -> str:
+    text = value.decode("latin-1")
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+class DoorGuard:
+    """Answers what *door* refuses; *app* sees the rest."""
+
+    def __init__(self, app: ASGIApp, door: Door, *, source: str) -> None:
+        self._app = app
+        self._door = door
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = self._door.refusal(scope) if scope["type"] == "http" else None
+        if error is None:
+            await self._app(scope, receive, send)
+        else:
+            await error_response(error, self._source)(scope, receive, send)

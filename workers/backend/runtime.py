@@ -1,0 +1,111 @@
+"""Prepares the process for MLX and the model libraries; the first thing that an engine's load does.
+
+Rules: environment first (the libraries read it when they are imported), BLAS next (it must be there
+before MLX), MLX last. Harmless noise is silenced one message at a time. ``device_memory`` is for any
+thread, and the one function that must not be what imports MLX.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from typing import Any
+
+from contracts.control import DeviceMemory
+from workers.backend import blas
+
+log = logging.getLogger(__name__)
+
+_ENVIRONMENT = {
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",  # "PyTorch was not found", "bos_token_id ...", once a request
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# (message, category): DeprecationWarnings of the libraries among themselves.
+_HARMLESS_WARNINGS = (
+    # sentencepiece, on Python 3.12 and later
+    (r"builtin type [Ss]wig\w+ has no __module__ attribute", DeprecationWarning),
+)
+WIDEN_LIMIT_BYTES = 1 << 30  # of weights as float32; a larger model keeps the width it was saved in
+CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; it grows to the largest transient else
+
+
+def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
+    """Set the environment, find a BLAS, import MLX and bound what it keeps of freed buffers."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    silence_harmless_warnings()
+    blas.enable()
+    import mlx.core as mx  # noqa: TID251 - for the engines
+
+    if lacks_compiler(mx):
+        log.warning("no g++ on PATH: MLX runs uncompiled, a little more slowly")
+        mx.disable_compile()
+    mx.set_cache_limit(cache_limit)
+
+
+def silence_harmless_warnings() -> None:
+    for message, category in _HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)
+
+
+def lacks_compiler(mx: object) -> bool:
+    """MLX's CPU back end builds fused kernels at run time by calling ``g++``; is there none?
+
+    MLX 0.32.4 asks that as well before it compiles; not to depend on it costs nothing.
+    """
+    device = mx.default_device()  # type: ignore[attr-defined]
+    on_cpu = device.type == mx.cpu  # type: ignore[attr-defined]
+    return sys.platform == "linux" and on_cpu and shutil.which("g++") is None
+
+
+def widen(model: Any, limit_bytes: int = WIDEN_LIMIT_BYTES) -> bool:
+    """Make a small bf16 *model* float32 where that is faster by far: on the CPU. Did it?
+
+    MLX's CPU back end has a BLAS for float32 alone; bf16 takes four times as long. A model that would
+    have more than *limit_bytes* of weights is left as it is, and so is a quantized one.
+    """
+    import mlx.core as mx  # noqa: TID251
+    from mlx.utils import tree_flatten  # noqa: TID251
+
+    if mx.default_device().type != mx.cpu:
+        return False
+    weights = dict(tree_flatten(model.parameters()))
+    quantized = any(name.rpartition(".")[2] == "scales" for name in weights)
+    if quantized or 4 * sum(value.size for value in weights.values()) > limit_bytes:
+        return False
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return True
+
+
+def wire() -> bool:
+    """Let macOS keep what MLX holds in memory, weights among it, as long as this process lives. Did it?
+
+    Without, an idle model is paged out, and its first answer takes as long as a load.
+    """
+    import mlx.core as mx  # noqa: TID251
+
+    if not mx.metal.is_available():
+        return False
+    mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+    return True
+
+
+def device_memory() -> DeviceMemory:
+    """What MLX holds now; zeros while it is not imported. For any thread: it reads counters."""
+    mx = sys.modules.get("mlx.core")
+    if mx is None or not hasattr(mx, "get_peak_memory"):  # the latter: half imported
+        return DeviceMemory()
+    return DeviceMemory(
+        active=mx.get_active_memory(),
+        cache=mx.get_cache_memory(),
+        peak=mx.get_peak_memory(),
+        unified=mx.default_device().type == mx.cpu or mx.metal.is_available(),
+    )

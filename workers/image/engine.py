@@ -1,0 +1,168 @@
+"""The image engine: mflux's models, one at a time, each job watched from step to step.
+
+Rules: what a family needs is its adapter's (``workers.image.families``), what happens at each step is
+``workers.image.steps``; nothing of mlx or mflux is imported before ``load``, which runs on the model
+thread.
+What is kept between jobs is bounded: prompts in bytes, buffers by MLX's limit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from contracts.control import Caches, Phase, Work
+from contracts.settings.models import ImageSettings
+from workers.backend import runtime
+from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Report
+from workers.hub import model_files
+from workers.image import families
+from workers.serving.model_thread import first_line
+
+log = logging.getLogger(__name__)
+
+_SEEDS = 2**64
+MIB = 1 << 20
+
+# What loading and drawing import; a standby does it ahead.
+LIBRARIES = (
+    *dict.fromkeys(source.module for source in families.SOURCES.values()),
+    "workers.image.steps",
+    "mflux.callbacks.generation_context",
+    "mflux.models.common.resolution.model_revisions",
+    "mflux.models.common.vae.tiling_config",
+    *dict.fromkeys(name for source in families.SOURCES.values() for name in source.libraries),
+)
+
+Emit = Callable[[ImageEvent | None], None]
+
+
+def locate(alias: str, settings: ImageSettings, report: Report) -> Path:
+    """The folder of the checkpoint, after downloading it; raises ``LoadError``."""
+    # The one part of mflux that brings no network along.
+    from mflux.models.common.resolution.model_revisions import ModelRevisions
+
+    revision = ModelRevisions.get(settings.path)
+    files = families.SOURCES[settings.family].files
+    return model_files.locate(settings.path, alias, patterns=files, report=report, revision=revision)
+
+
+class MfluxEngine:
+    def __init__(self, alias: str, settings: ImageSettings) -> None:
+        self._key = f"models.{alias}.path"
+        self._alias = alias
+        self._settings = settings
+        self._adapter: Any = None
+        self._watch: Any = None
+
+    # --- loading -----------------------------------------------------------------------------------
+
+    def load(self, report: Report) -> None:
+        report(Phase.IMPORTING, "")
+        runtime.prepare(self._settings.cache_limit_mb * MIB)
+        # Before the networks, which take seconds to import: most failed loads are a wrong path.
+        folder = locate(self._alias, self._settings, report)
+        from workers.image import steps
+
+        report(Phase.LOADING, "")
+        try:
+            self._adapter = families.load(folder, self._settings)
+        except LoadError as exc:
+            raise LoadError(f"{self._key}: {folder}: {exc}") from exc
+        except Exception as exc:
+            log.warning("mflux failed to load the model", exc_info=True)
+            raise self._unfit(exc) from exc
+        self._watch = steps.Watch(self._adapter)
+        # One for the life of the model: mflux can't take a callback back.
+        self._adapter.callbacks.register(self._watch)
+        report(Phase.WARMING_UP, "")
+        try:
+            self._warm_up()
+        except Exception as exc:
+            log.warning("the first picture failed", exc_info=True)
+            raise self._unfit(exc) from exc
+        self._watch.steps, self._watch.step_seconds = 0, 0.0
+
+    def _unfit(self, exc: Exception) -> LoadError:
+        return LoadError(
+            f"{self._key}: the checkpoint can't be used: {type(exc).__name__}: {first_line(exc)}"
+        )
+
+    def _warm_up(self) -> None:
+        """One step from a grey picture: compiles the kernels and proves that all parts fit."""
+        family = self._settings.traits
+        grey = Image.new("RGB", (32, 32), "grey")
+        inputs: dict[str, Any] = {"source": grey}
+        if family.mask == "native":
+            inputs["mask"] = Image.new("L", (32, 32), 255)
+        elif not family.strength_edit:
+            inputs = {"references": (grey,)}
+        whole = not family.strength_edit
+        guidance = self._settings.default_guidance
+        self.run(ImageJob("a grey square", 32, 32, 2, 2 if whole else 1, guidance, 0, **inputs), _drop)
+
+    # --- running -----------------------------------------------------------------------------------
+
+    def run(self, job: ImageJob, emit: Emit) -> None:
+        import mlx.core as mx
+
+        cancelled = False
+        try:
+            emit(Encoded(self._adapter.tokens(job.prompt)))
+            self._draw(job, emit)
+        except Cancelled:
+            # mflux's frames, and the latents in them, live as long as this exception does.
+            cancelled = True
+        finally:
+            self._watch.end()
+            self._adapter.prompts.trim()
+            mx.clear_cache()
+        if cancelled:
+            raise Cancelled
+
+    def _draw(self, job: ImageJob, emit: Emit) -> None:
+        adapter, watch = self._adapter, self._watch
+        adapter.tile(job.width * job.height)
+        adapter.encode(job.prompt)
+        watch.start(job, emit)
+        strength = mflux_strength(job.steps, job.run_steps)
+        for index in range(job.n):
+            watch.begin(index)
+            image = adapter.draw(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
+            if job.mask is not None:
+                image = Image.composite(image, job.source, job.mask)
+            emit(Drawn(index, image.width, image.height, image.tobytes()))
+
+    def work(self) -> Work:
+        watch = self._watch
+        return Work() if watch is None else Work(steps=watch.steps, step_seconds=watch.step_seconds)
+
+    def caches(self) -> Caches:
+        adapter = self._adapter
+        return Caches() if adapter is None else Caches(prompts=adapter.prompts.nbytes)
+
+    def close(self) -> None:
+        import mlx.core as mx
+
+        self._adapter = self._watch = None
+        if clear := getattr(mx, "clear_streams", None):
+            clear()
+
+
+def _drop(event: ImageEvent | None) -> None:
+    pass
+
+
+def mflux_strength(steps: int, run_steps: int) -> float | None:
+    """mflux's ``image_strength`` for which the last *run_steps* of *steps* are run.
+
+    It is reversed and rounded down: so many of the first steps are skipped. None: all are run, from
+    noise alone.
+    """
+    if run_steps >= steps:
+        return None
+    return (steps - run_steps) / steps + 1e-6

@@ -1,0 +1,83 @@
+"""The adapters of the image engine: which module draws for a family, and what it takes to load it.
+
+Rules: nothing of mlx or mflux is imported with this package; ``adapter`` imports the family's module,
+on the model thread. The families themselves are data that all tiers know (``contracts.families``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from contracts.families import FAMILIES
+
+if TYPE_CHECKING:
+    from contracts.settings.models import ImageSettings
+
+
+def _weights(*folders: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/*.{kind}" for folder in folders for kind in ("safetensors", "json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """*module* and *adapter*: the class that draws. *files*: what mflux downloads of a repository.
+
+    *libraries*: what loading and drawing import besides; a standby does it ahead.
+    """
+
+    module: str
+    adapter: str
+    files: tuple[str, ...]
+    libraries: tuple[str, ...]
+
+
+_FLUX1_FILES = (
+    *_weights("text_encoder", "text_encoder_2", "transformer", "vae"),
+    "tokenizer/**",
+    "tokenizer_2/**",
+)
+_FLUX1_LIBRARIES = (
+    "transformers.models.clip.tokenization_clip",
+    "transformers.models.t5.tokenization_t5",
+)
+_QWEN_FILES = _weights("vae", "transformer", "text_encoder")
+_QWEN_LIBRARIES = ("transformers.models.qwen2.tokenization_qwen2",)
+_KLEIN = Source(
+    "workers.image.families.klein",
+    "KleinAdapter",
+    (*_QWEN_FILES, "tokenizer/**", "added_tokens.json", "chat_template.jinja"),
+    _QWEN_LIBRARIES,
+)
+
+
+def _flux1(adapter: str) -> Source:
+    return Source("workers.image.families.flux1", adapter, _FLUX1_FILES, _FLUX1_LIBRARIES)
+
+
+SOURCES = MappingProxyType(
+    {
+        "flux1-schnell": _flux1("Flux1Adapter"),
+        "flux1-dev": _flux1("Flux1Adapter"),
+        "flux1-kontext": _flux1("KontextAdapter"),
+        "flux1-fill": _flux1("FillAdapter"),
+        "flux2-klein-4b": _KLEIN,
+        "flux2-klein-9b": _KLEIN,
+        "z-image-turbo": Source(
+            "workers.image.families.z_image",
+            "ZImageAdapter",
+            (*_QWEN_FILES, "tokenizer/*"),
+            _QWEN_LIBRARIES,
+        ),
+    }
+)
+assert set(SOURCES) == set(FAMILIES)
+
+
+def load(folder: Path, settings: ImageSettings) -> Any:
+    """The adapter of the settings' family, loaded from *folder*; raises ``LoadError``."""
+    source = SOURCES[settings.family]
+    return getattr(import_module(source.module), source.adapter)(folder, settings)

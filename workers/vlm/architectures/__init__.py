@@ -1,0 +1,1 @@
+"""One module per way of preprocessing: models with a chat template, and Moondream2."""

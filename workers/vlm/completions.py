@@ -1,0 +1,228 @@
+"""Shapes answers to chats: from a job's events to OpenAI's answer, whole or in chunks. Pure.
+
+Rules: both forms of an answer are made of the same pieces, so that the chunks together are the whole;
+chance comes in as ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from contracts.wire.chat import ChatRequest
+from contracts.wire.completions import (
+    AnswerFunction,
+    AnswerToolCall,
+    ChatChoice,
+    ChatCompletion,
+    ChatMessage,
+    ChatUsage,
+    ChoiceLogprobs,
+    ContentLogprob,
+    FinishReason,
+    TopLogprob,
+)
+from workers.engine import (
+    Answered,
+    ChatEvent,
+    Delta,
+    Prompted,
+    TokenChance,
+    TokenLogprob,
+)
+from workers.serving.answers import Identity, chat_usage, sse
+from workers.vlm.jobs import must_call, offered
+from workers.vlm.tool_calls import Argued, Called, CallReader, Piece, Said
+
+_NEVER = -9999.0  # what OpenAI sends for a logprob that JSON has no number for
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the answers to one request have in common.
+
+    *names*: of the functions that may be called; *forced*: one of them must be. *new_id* makes the id
+    of a call, never the same twice.
+    """
+
+    who: Identity
+    new_id: Callable[[], str]
+    n: int = 1
+    include_usage: bool = False
+    logprobs: bool = False
+    names: frozenset[str] = frozenset()
+    forced: bool = False
+
+    @classmethod
+    def of(cls, request: ChatRequest, who: Identity, new_id: Callable[[], str]) -> Shape:
+        options = request.stream_options
+        return cls(
+            who,
+            new_id,
+            n=request.n or 1,
+            include_usage=bool(options and options.include_usage),
+            logprobs=bool(request.logprobs),
+            names=frozenset(tool.function.name for tool in offered(request) if tool.function),
+            forced=must_call(request),
+        )
+
+    def reader(self) -> _Choice:
+        return _Choice(CallReader(self.names, forced=self.forced) if self.names else None)
+
+
+class _Choice:
+    """One answer while it grows."""
+
+    def __init__(self, reader: CallReader | None) -> None:
+        self._reader = reader
+
+    def pieces(self, text: str) -> list[Piece]:
+        if self._reader is None:
+            return [Said(text)] if text else []
+        return self._reader.push(text)
+
+    def rest(self) -> list[Piece]:
+        return [] if self._reader is None else self._reader.finish()
+
+    def finish_reason(self, event: Answered) -> FinishReason:
+        called = self._reader is not None and self._reader.calls > 0
+        return "tool_calls" if called and event.finish_reason == "stop" else event.finish_reason
+
+
+def chat_completion(shape: Shape, events: list[ChatEvent]) -> bytes:
+    choices = [_whole(shape, event, events) for event in events if isinstance(event, Answered)]
+    who = shape.who
+    return (
+        ChatCompletion(
+            id=who.id,
+            created=who.created,
+            model=who.model,
+            choices=choices,
+            usage=chat_usage(events),
+        )
+        .model_dump_json()
+        .encode()
+    )
+
+
+def _whole(shape: Shape, end: Answered, events: list[ChatEvent]) -> ChatChoice:
+    deltas = [e for e in events if isinstance(e, Delta) and e.index == end.index]
+    choice = shape.reader()
+    pieces = [*choice.pieces("".join(delta.text for delta in deltas)), *choice.rest()]
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Said))
+    calls = [
+        AnswerToolCall(
+            id=shape.new_id(),
+            function=AnswerFunction(
+                name=call.name,
+                arguments="".join(
+                    piece.text
+                    for piece in pieces
+                    if isinstance(piece, Argued) and piece.index == call.index
+                ),
+            ),
+        )
+        for call in pieces
+        if isinstance(call, Called)
+    ]
+    logprobs = None
+    if shape.logprobs:
+        logprobs = shown_logprobs(token for delta in deltas for token in delta.logprobs)
+    return ChatChoice(
+        index=end.index,
+        message=ChatMessage(
+            content=content if content or not calls else None, tool_calls=calls or None
+        ),
+        finish_reason=choice.finish_reason(end),
+        logprobs=logprobs,
+    )
+
+
+def shown_logprobs(tokens: Iterable[TokenLogprob]) -> ChoiceLogprobs:
+    return ChoiceLogprobs(
+        content=[
+            ContentLogprob(
+                **_shown(token), top_logprobs=[TopLogprob(**_shown(other)) for other in token.top]
+            )
+            for token in tokens
+        ]
+    )
+
+
+def _shown(token: TokenLogprob | TokenChance) -> dict[str, Any]:
+    return {
+        "token": token.data.decode("utf-8", errors="replace"),
+        "logprob": max(token.logprob, _NEVER),
+        "bytes": list(token.data),
+    }
+
+
+@dataclass(slots=True)
+class ChatChunks:
+    """The events of a chat as server-sent events, one method for each moment."""
+
+    shape: Shape
+    _choices: list[_Choice] = field(init=False)
+    _tokens: list[list[TokenLogprob]] = field(init=False)  # of each choice, not told yet
+
+    DONE = b"data: [DONE]\n\n"
+
+    def __post_init__(self) -> None:
+        self._choices = [self.shape.reader() for _ in range(self.shape.n)]
+        self._tokens = [[] for _ in range(self.shape.n)]
+
+    def of(self, event: ChatEvent) -> bytes:
+        if isinstance(event, Prompted):
+            first = {"role": "assistant", "content": ""}
+            return b"".join(self._choice(index, first) for index in range(self.shape.n))
+        choice = self._choices[event.index]
+        if isinstance(event, Delta):
+            self._tokens[event.index] += event.logprobs
+            return self._told(event.index, choice.pieces(event.text))
+        last = self._told(event.index, choice.rest())
+        if self._tokens[event.index]:
+            last += self._choice(event.index, {"content": ""})
+        return last + self._choice(event.index, {}, choice.finish_reason(event))
+
+    def end(self, usage: ChatUsage) -> bytes:
+        last = self._event([], usage.model_dump()) if self.shape.include_usage else b""
+        return last + self.DONE
+
+    def _told(self, index: int, pieces: list[Piece]) -> bytes:
+        return b"".join(self._choice(index, self._delta(piece)) for piece in pieces)
+
+    def _delta(self, piece: Piece) -> dict[str, Any]:
+        if isinstance(piece, Said):
+            return {"content": piece.text}
+        call: dict[str, Any] = {"index": piece.index}
+        if isinstance(piece, Called):
+            call |= {"id": self.shape.new_id(), "type": "function"}
+            call["function"] = {"name": piece.name, "arguments": ""}
+        else:
+            call["function"] = {"arguments": piece.text}
+        return {"tool_calls": [call]}
+
+    def _choice(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        tokens, self._tokens[index] = self._tokens[index], []
+        logprobs = shown_logprobs(tokens).model_dump() if tokens else None
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+        return self._event([choice], None)
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> bytes:
+        who = self.shape.who
+        chunk: dict[str, Any] = {
+            "id": who.id,
+            "object": "chat.completion.chunk",
+            "created": who.created,
+            "model": who.model,
+            "choices": choices,
+        }
+        if self.shape.include_usage:
+            chunk["usage"] = usage
+        return sse(chunk)

@@ -1,0 +1,190 @@
+"""What an answer must look like: JSON schemas and tool calls as grammars, and the matcher that holds an
+answer to one.
+
+Rules: the only importer of llguidance, and only inside functions (it must not come with the app). Two
+halves. *Compiling* needs no model and is done where jobs are prepared, in a thread: what can't be
+compiled is the client's ``InvalidRequest``. *Matching* belongs to the model thread::
+
+    vocabulary = Vocabulary(tokenizer, size, end_ids)   # once at load: a second for 150,000 tokens
+    matcher = Matcher(vocabulary, job.grammar)          # one for each answer
+    while not matcher.finished:
+        allowed = matcher.mask()                        # numpy bool, shape (size,): never all False
+        ...choose a token among those...
+        matcher.accept(token)                           # end ids are allowed where the text may end
+
+``finished`` is true when an end id was accepted, or when nothing but an end id could follow: the engine
+need not draw one. Nothing here knows MLX: the mask is for ``mx.where(mx.array(mask), logits, -inf)``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.errors import GenerationFailed, InvalidRequest
+from workers.engine import Grammar
+
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+MAX_CALLS = 16  # of one answer; a model that repeats itself must end
+# As Python's json and most training data write it. Free white space would let a model go on with
+# nothing but spaces.
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A JSON schema: of an answer, or of the arguments of the function *name*.
+
+    ``strict``: a keyword that no grammar can hold is an error, else it is passed over. ``param``: where
+    the schema stands in the request.
+    """
+
+    schema: Mapping[str, Any]
+    param: str
+    strict: bool = False
+    name: str = ""
+
+
+# --- compiling -----------------------------------------------------------------------------------
+
+
+def of_schema(form: Form) -> Grammar:
+    """JSON after the schema of *form*; raises ``InvalidRequest`` when it can't be compiled."""
+    _require_compilable(form)
+    return _compiled(f"start: {_json(form)}\n", form.param)
+
+
+def of_calls(forms: Sequence[Form], *, most: int = MAX_CALLS, answer: Form | None = None) -> Grammar:
+    """One to *most* calls of *forms* in the tags of ``workers.vlm.tool_calls``; or else JSON after
+    *answer*.
+
+    Raises ``InvalidRequest`` naming the schema that can't be compiled.
+    """
+    rules = []
+    for at, form in enumerate(forms):
+        _require_compilable(form)
+        head = json.dumps(f'{{"name": {json.dumps(form.name)}, "arguments": ')
+        rules.append(f'f{at}: {head} {_json(form)} "}}"')
+    names = " | ".join(f"f{at}" for at in range(len(forms)))
+    more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
+    start = f"call{more}"
+    if answer is not None:
+        _require_compilable(answer)
+        rules.append(f"answer: {_json(answer)}")
+        rules.append(f"calls: {start}")
+        start = "answer | calls"
+    call = f'call: "<tool_call>\\n" ({names}) "\\n</tool_call>"'
+    return _compiled("\n".join([f"start: {start}", call, *rules, ""]), "tools")
+
+
+def _options(form: Form) -> dict[str, Any]:
+    return {**_LAYOUT, "lenient": not form.strict}
+
+
+def _json(form: Form) -> str:
+    return "%json " + json.dumps({**form.schema, "x-guidance": _options(form)})
+
+
+def _require_compilable(form: Form) -> None:
+    """Each schema is tried alone, so that the error can name it."""
+    from llguidance import LLMatcher
+
+    text = json.dumps({**form.schema, "x-guidance": _options(form)})
+    _require_valid(LLMatcher.grammar_from_json_schema(text), form.param)
+
+
+def _compiled(lark: str, param: str) -> Grammar:
+    from llguidance import LLMatcher
+
+    text = LLMatcher.grammar_from_lark(lark)
+    _require_valid(text, param)
+    return Grammar(text)
+
+
+def _require_valid(text: str, param: str) -> None:
+    from llguidance import LLMatcher
+
+    faulty, messages = LLMatcher.validate_grammar_with_warnings(text)
+    if faulty:
+        reason = " ".join(" ".join(messages).split())[:300]
+        raise InvalidRequest(f"{param}: the JSON schema can't be used: {reason}", param=param)
+
+
+# --- matching ------------------------------------------------------------------------------------
+
+
+class Vocabulary:
+    """The tokens of one model as the matchers need them; made once, used by all.
+
+    *tokenizer*: a fast tokenizer of transformers. *size*: the width of the model's logits, which may be
+    more than the tokenizer knows (such ids are never allowed). *end_ids*: the ids that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, size: int, end_ids: Iterable[int]) -> None:
+        from llguidance import LLTokenizer
+
+        backend = tokenizer.backend_tokenizer
+        known = min(size, backend.get_vocab_size(with_added_tokens=True))
+        self.size = size
+        self.end_ids = frozenset(end for end in end_ids if 0 <= end < known)
+        self.known = known
+        self.tokens = LLTokenizer(
+            _plain(backend), eos_token=sorted(self.end_ids), slices=LLTokenizer.json_slices()
+        )
+
+
+def _plain(backend: Any) -> str:
+    """The tokenizer as JSON text, without what cuts or fills up its texts."""
+    told = json.loads(backend.to_str())
+    return json.dumps({**told, "truncation": None, "padding": None})
+
+
+class Matcher:
+    """Holds one answer to *grammar*, token by token."""
+
+    def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
+        from llguidance import LLMatcher
+
+        self._vocabulary = vocabulary
+        self._matcher = LLMatcher(vocabulary.tokens, grammar.text, log_level=0)
+        self._ended = False
+        self._require_sound()
+
+    @property
+    def finished(self) -> bool:
+        """Is the answer whole, so that nothing but an end id may follow?"""
+        return self._ended or bool(self._matcher.is_stopped())
+
+    def mask(self) -> Any:
+        """The ids that may come next: numpy bool, shape (vocabulary.size,).
+
+        Raises ``GenerationFailed`` when the grammar turns out to be too complex.
+        """
+        import numpy as np
+
+        known = self._vocabulary.known
+        mask = np.zeros(self._vocabulary.size, dtype=bool)
+        if self.finished:
+            mask[list(self._vocabulary.end_ids)] = True
+            return mask
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._require_sound()
+        mask[:known] = np.unpackbits(bits, bitorder="little", count=known)
+        return mask
+
+    def accept(self, token: int) -> None:
+        """*token* was chosen; raises ``GenerationFailed`` when ``mask`` did not allow it."""
+        if token in self._vocabulary.end_ids and self.finished:
+            self._ended = True
+            return
+        self._matcher.consume_token(token)
+        self._require_sound()
+        self._ended = token in self._vocabulary.end_ids
+
+    def _require_sound(self) -> None:
+        if self._matcher.is_error():
+            reason = str(self._matcher.get_error()).partition("\n")[0][:200]
+            raise GenerationFailed(f"the answer can't be held to its form: {reason}")

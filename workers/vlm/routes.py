@@ -1,0 +1,156 @@
+"""The routes of a vision-language model: chat and analysis."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterable
+
+from PIL.Image import Image
+
+from contracts import image_header
+from contracts.errors import InvalidRequest
+from contracts.settings.models import VlmSettings
+from contracts.wire.chat import ImageUrl
+from contracts.wire.openai import AnalyzeRequest, ChatRequest, Message
+from workers.engine import ChatEvent, ChatJob, Delta, Part, ToolCall, Turn
+from workers.serving import answers, image_codec
+from workers.serving.endpoint import Answer, Exchange, Worker
+from workers.vlm import completions, jobs
+from workers.vlm.completions import ChatChunks, Shape
+from workers.vlm.tool_calls import call_text, result_parts
+
+MAX_PIXELS = 2 * image_header.MAX_PIXELS  # of all pictures of one conversation, as they came
+
+
+class ChatRoutes:
+    def __init__(self, worker: Worker, settings: VlmSettings) -> None:
+        self._worker = worker
+        self._settings = settings
+
+    async def chat(self, exchange: Exchange) -> Answer:
+        """``POST /v1/chat/completions``"""
+        request = await exchange.parsed(ChatRequest)
+        seed = secrets.randbits(63)
+
+        def prepare() -> ChatJob:
+            turns = read_turns(request.messages, request.max_pixels, self._settings.max_pixels)
+            return jobs.chat_job(request, turns, self._settings.max_tokens, seed)
+
+        who = self._worker.identity("chatcmpl", exchange.request_id)
+        shape = Shape.of(request, who, new_call_id)
+        if request.stream:
+            return self._streamed(exchange, prepare, ChatChunks(shape))
+        collected = await self._collected(exchange, prepare)
+        return completions.chat_completion(shape, collected)
+
+    async def analyze(self, exchange: Exchange) -> Answer:
+        """``POST /v1/vision/analyze``"""
+        request = await exchange.parsed(AnalyzeRequest)
+        bound = image_codec.pixel_bound(request.detail, request.max_pixels, self._settings.max_pixels)
+
+        def prepare() -> ChatJob:
+            image = image_codec.read_as(
+                request.image, "image", lambda picture: image_codec.within(picture, bound)
+            )
+            return answers.analyze_job(request, Turn("user", (image, request.question)))
+
+        who = self._worker.identity("analysis", exchange.request_id)
+        collected = await self._collected(exchange, prepare)
+        return answers.analysis(who, request, collected, exchange.model_s)
+
+    async def _collected(self, exchange: Exchange, prepare: Callable[[], ChatJob]) -> list[ChatEvent]:
+        """All events of a job."""
+        async with self._worker.running(prepare, exchange) as (_, events):
+            collected: list[ChatEvent] = [event async for event in events]
+        self._note(exchange, collected)
+        return collected
+
+    async def _streamed(
+        self, exchange: Exchange, prepare: Callable[[], ChatJob], chunks: ChatChunks
+    ) -> AsyncGenerator[bytes, None]:
+        counted: list[ChatEvent] = []
+        async with self._worker.running(prepare, exchange) as (_, events):
+            async for event in events:
+                if not isinstance(event, Delta):
+                    counted.append(event)
+                if chunk := chunks.of(event):
+                    yield chunk
+        self._note(exchange, counted)
+        yield chunks.end(answers.chat_usage(counted))
+
+    def _note(self, exchange: Exchange, events: list[ChatEvent]) -> None:
+        usage = answers.chat_usage(events)
+        exchange.notes["prompt_tokens"] = usage.prompt_tokens
+        exchange.notes["completion_tokens"] = usage.completion_tokens
+
+
+def new_call_id() -> str:
+    """An id for a tool call; clients send it back with the result."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def read_turns(messages: list[Message], *bounds: int | None) -> tuple[Turn, ...]:
+    """*messages* with their pictures decoded, and calls of tools and their results written as text.
+
+    *bounds*: in pixels, of each picture, besides its own. Raises ``InvalidRequest`` naming the faulty
+    field.
+    """
+    pictures = _Pictures(bounds)
+    turns: list[Turn] = []
+    answering = False  # a tool: results of calls of one answer are one message
+    for i, message in enumerate(messages):
+        parts: list[Part] = []
+        for j, part in enumerate(message.parts):
+            if part.image_url is None:
+                parts.append(part.words)
+            else:
+                parts.append(pictures.read(part.image_url, f"messages[{i}].content[{j}].image_url.url"))
+        if message.role == "tool":
+            before = (*turns.pop().parts, "\n") if answering else ()
+            turns.append(Turn("user", _joined([*before, *result_parts(parts)])))
+        elif message.tool_calls:
+            turns.append(Turn("assistant", _joined([*parts, *_calls(message, after=parts)])))
+        else:
+            role = "system" if message.role == "developer" else message.role
+            turns.append(Turn(role, tuple(parts)))
+        answering = message.role == "tool"
+    return tuple(turns)
+
+
+def _calls(message: Message, after: list[Part]) -> tuple[str, ...]:
+    calls = [ToolCall(c.function.name, c.function.arguments) for c in message.tool_calls or ()]
+    return ("\n" if any(part != "" for part in after) else "", call_text(calls))
+
+
+def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """*parts* with texts that follow each other made one: what was one message stays one text."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
+class _Pictures:
+    """Decodes the pictures of one conversation, all together at most ``MAX_PIXELS``."""
+
+    def __init__(self, bounds: tuple[int | None, ...]) -> None:
+        self._bounds = bounds
+        self._pixels = 0
+
+    def read(self, sent: ImageUrl, where: str) -> Image:
+        bound = image_codec.pixel_bound(sent.detail, sent.max_pixels, *self._bounds)
+
+        def wanted(picture: Image) -> Image:
+            self._pixels += picture.width * picture.height
+            if self._pixels > MAX_PIXELS:
+                raise InvalidRequest(
+                    f"the images of this conversation have more than"
+                    f" {MAX_PIXELS // 1_000_000} million pixels",
+                    param=where,
+                )
+            return image_codec.within(picture, bound)
+
+        return image_codec.read_as(sent.url, where, wanted)
