@@ -1,6 +1,7 @@
 # Vision Insight API. Needs python3 (3.11-3.13) and make; everything else is installed into .venv.
 # `make help` lists the targets. Settings of this machine: .env (docs/install.md).
 # NATIVE=1: the gateway as a service, not in Docker. DRY_RUN=1: tell, and do nothing. PURGE=1: keep nothing.
+# BOOT=1: on a Mac, services start at boot without a login (docs/install.md).
 
 # Where it is set, each process of hundreds would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -26,7 +27,7 @@ COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-install:  ## check, install the services, start, wait until it answers (NATIVE=1, DRY_RUN=1)
+install:  ## check, install the services, start, wait until it answers (NATIVE=1, BOOT=1, DRY_RUN=1)
 	@$(HOST) install
 
 uninstall:  ## remove all of it but settings and weights (PURGE=1: those too)
@@ -91,7 +92,7 @@ check: lint  ## format, lint, types, tests
 lint: setup-dev  ## Python, shell scripts, Dockerfile, compose files and workflows
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
-	@.venv/bin/shellcheck .ci/run bin/vision scripts/*.sh tests/tools/*.sh
+	@.venv/bin/shellcheck .ci/run bin/vision scripts/*.sh tests/tools/*.sh tests/tools/mac/*.sh
 	@.venv/bin/hadolint Dockerfile
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(COMPOSE_FILES)
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -16,6 +16,7 @@ from web.log_file import log_to_file
 from web.logs import configure_logging
 from web.parent_pipe import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind, spare_the_collector
+from web.supervisor import wrong_settings
 
 GRACEFUL_S = 30
 
@@ -38,8 +39,9 @@ def main() -> int:
         app = create_app(settings, watchers=watchers)
         sock = bind(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
-        print(exc, file=sys.stderr)  # noqa: T201 - the settings' fault, told as it is
-        return 2
+        status, words = wrong_settings(str(exc), os.environ)
+        print(words, file=sys.stderr)  # noqa: T201 - the settings' fault, as it is
+        return status
     except PortTaken as exc:
         log.error("cannot listen: %s; set GATEWAY_PORT or gateway.port to a free one", exc)
         return 1

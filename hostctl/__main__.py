@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from contracts import env_file
 from contracts.env_file import EnvFileError
+from hostctl import domains, plans
 from hostctl import machine as machines
-from hostctl import plans
+from hostctl.launchd import Launchd
 from hostctl.preflight import problems
-from hostctl.services import TIERS
+from hostctl.services import TIERS, Services
 from hostctl.steps import Step, StepFailed, perform
 
 if TYPE_CHECKING:
@@ -43,11 +44,15 @@ class Host:
         self._wishes = environ
         self.environ = machines.tool_environ(environ, SETTINGS)
         self.place = machines.place_of(ROOT, environ)
-        self.services = machines.service_manager(self.place, environ, os.uname().sysname)
+        self.system = os.uname().sysname
+        self.services = machines.service_manager(self.place, environ, self.system)
         self.dry_run = self.wants("DRY_RUN")
 
     def wants(self, name: str) -> bool:
         return self._wishes.get(name, "") not in ("", "0")
+
+    def refuses(self, name: str) -> bool:
+        return self._wishes.get(name) == "0"
 
     def read(self, settings: Mapping[str, str] = MappingProxyType({})) -> machines.Machine:
         """*settings*: those of this shell, where they count."""
@@ -57,6 +62,21 @@ class Host:
 
     def native(self, machine: machines.Machine) -> bool:
         return plans.is_native(machine, self._wishes.get("NATIVE", ""))
+
+    def services_to_install(self) -> Services:
+        """Those that are installed, unless BOOT asks for the other kind (macOS)."""
+        wish = plans.boot_wish(self._wishes.get("BOOT", ""))
+        if wish and self.system != "Darwin":
+            _say("BOOT=1 changes nothing here: systemd starts services at boot already (linger)")
+        if wish is None or self.system != "Darwin":
+            return self.services
+        return machines.service_manager(self.place, self.environ, self.system, boot=wish)
+
+    def other_kind(self, services: Services) -> Services | None:
+        """The services of the other kind than *services*, where they are installed (macOS)."""
+        if not isinstance(services, Launchd):
+            return None
+        return domains.other_kind(self.place, self.environ, services)
 
     def do(self, steps: list[Step], machine: machines.Machine | None = None) -> None:
         # Compose knows .env and not config.yaml: it is told the ports that both make.
@@ -101,6 +121,7 @@ def main() -> int:
     unit = verbs.add_parser("unit")
     unit.add_argument("tier", choices=TIERS)
     unit.add_argument("--write", action="store_true")
+    unit.add_argument("--boot", action="store_true", help="that of a launch daemon (macOS)")
     status = verbs.add_parser("status")
     status.add_argument("--json", action="store_true")
     doctor = verbs.add_parser("doctor")
@@ -128,6 +149,11 @@ _CHANGES = ("install", "uninstall", "upgrade", "start", "stop", "restart")
 
 
 def _change(host: Host, args: argparse.Namespace) -> int:
+    if host.system == "Darwin" and host.place.uid == 0:
+        raise StepFailed(
+            "the services belong to a user and not to root; give the command without sudo "
+            "(BOOT=1 asks for the password where it needs root)"
+        )
     if args.verb == "upgrade":
         again = (sys.executable, "-m", "hostctl", "install")
         host.do(plans.upgrade_plan(host.place, is_checkout=(ROOT / ".git").exists(), install=again))
@@ -136,9 +162,10 @@ def _change(host: Host, args: argparse.Namespace) -> int:
     if args.verb == "install":
         return _install(host, machine)
     if args.verb == "uninstall":
-        host.do(
-            plans.uninstall_plan(machine, host.place, host.services, purge=host.wants("PURGE")), machine
-        )
+        other = host.other_kind(host.services)
+        purge = host.wants("PURGE")
+        plan = plans.uninstall_plan(machine, host.place, host.services, purge=purge, leaving=other)
+        host.do(plan, machine)
     elif args.verb == "restart":
         host.do(plans.restart_plan(machine, host.place, host.services), machine)
     else:
@@ -147,7 +174,15 @@ def _change(host: Host, args: argparse.Namespace) -> int:
 
 
 def _install(host: Host, machine: machines.Machine) -> int:
+    services = host.services_to_install()
     native = host.native(machine)
+    if services.kind == "daemon":
+        if host.refuses("NATIVE"):
+            raise StepFailed(
+                "launch daemons start without a login, and Docker Desktop doesn't: leave out NATIVE=0, "
+                "or install agents with BOOT=0"
+            )
+        native = True
     if found := problems(machine, host.place, native=native):
         _say("install: nothing was changed, because\n", sys.stderr)
         for problem in found:
@@ -155,7 +190,14 @@ def _install(host: Host, machine: machines.Machine) -> int:
         return 1
     file = ROOT / env_file.NAME
     text = file.read_text(encoding="utf-8") if file.exists() else None
-    steps = plans.install_plan(machine, host.place, host.services, native=native, env_text=text)
+    steps = plans.install_plan(
+        machine,
+        host.place,
+        services,
+        native=native,
+        env_text=text,
+        leaving=host.other_kind(services),
+    )
     host.do(steps, machine)
     return 0
 
@@ -176,7 +218,7 @@ def _ask(host: Host, args: argparse.Namespace) -> int:
 
 
 def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str]) -> int:
-    from hostctl import facts, health, smoke, status, weights
+    from hostctl import health, reboot, smoke, status, weights
 
     settings = host.settings(shell)
     hub = weights.hub_folder({**host.environ, **env_file.read(ROOT / env_file.NAME)})
@@ -186,12 +228,15 @@ def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str
             _say(line, sys.stderr)
         return 1 if missing else 0
     if args.verb == "next":
-        at_boot = host.services.name == "systemd" and facts.lingers(host.place.user, host.environ)
-        _say(health.what_next(settings, machines.lan_address(), hub, at_boot=at_boot))
+        outlook = reboot.read(host.place, host.services, host.environ)
+        found = reboot.advice(outlook, native="gateway" in machines.installed(host.services))
+        words = health.what_next(settings, machines.lan_address(), hub, at_boot=outlook.starts_alone)
+        _say(f"{words}{reboot.told(found)}")
     elif args.verb == "unit":
         from hostctl import units  # which imports both tiers
 
-        step = units.definition(host.services, args.tier, host.place, settings)
+        services = machines.service_manager(host.place, host.environ, host.system, boot=args.boot)
+        step = units.definition(services, args.tier, host.place, settings)
         if not args.write:
             _say(step.text)
         else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from contracts.settings import Settings
 from contracts.settings.base import GIB
 from hostctl import facts as reading
+from hostctl import reboot
 from hostctl.facts import Facts
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def _service(facts: Facts) -> Iterator[Finding]:
     if facts.native and "gateway" in machine.installed and "gateway" not in machine.running:
         what = "the gateway's service is not running"
         yield Finding("service", "broken", what, "make logs tells why; then make start")
+    for advice in reboot.service_advice(facts.outlook):
+        yield Finding("service", "broken", advice.what, advice.cure)
     for name in machine.older:
         what = f"{name} is an older service of the same purpose"
         yield Finding("service", "broken", what, "make install puts it aside")
@@ -235,21 +238,8 @@ def _disk(facts: Facts) -> Iterator[Finding]:
 
 
 def _reboot(facts: Facts) -> Iterator[Finding]:
-    if not facts.linger:
-        what = "services of yours run only while you are logged in"
-        yield Finding("reboot", "warning", what, "sudo loginctl enable-linger $USER")
-    if not facts.auto_login:
-        what = "nobody is logged in after a reboot, and launch agents start at login"
-        yield Finding(
-            "reboot", "warning", what, "System Settings > Users & Groups > Automatically log in as"
-        )
-    if facts.sleeps:
-        what = "this Mac goes to sleep by itself, and answers nobody then"
-        yield Finding("reboot", "warning", what, "sudo pmset -c sleep 0")
-    if not facts.native and not facts.docker_at_login:
-        what = "Docker Desktop does not start at login"
-        cure = "Docker Desktop > Settings > General > Start Docker Desktop when you sign in"
-        yield Finding("reboot", "warning", what, cure)
+    for found in reboot.advice(facts.outlook, native=facts.native):
+        yield Finding("reboot", "warning", found.what, found.cure)
 
 
 def _hub(hub: Mapping[str, str]) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,10 @@ from contracts.settings import Settings
 from contracts.settings.file import SettingsError, environment, load
 from contracts.settings.models import is_folder
 from hostctl import machine as machines
+from hostctl import reboot
 from hostctl.health import gateway_url, manager_url
 from hostctl.machine import Machine
+from hostctl.reboot import Outlook
 from hostctl.services import Place, Services
 from hostctl.weights import hub_folder, repositories
 
@@ -53,10 +54,7 @@ class Facts:
     changed_after_start: bool = False  # a settings file is younger than the manager
     swap_percent: float = 0.0
     weights: tuple[Weights, ...] = ()
-    linger: bool = True
-    auto_login: bool = True
-    sleeps: bool = False
-    docker_at_login: bool = True
+    outlook: Outlook = field(default_factory=Outlook)
     hub: Mapping[str, str] = field(default_factory=dict)  # repository -> what is wrong, "" if nothing
 
 
@@ -86,7 +84,6 @@ def read(
     files = [Path(values["VISION_CONFIG"]), env]
     changed = max(f.stat().st_mtime for f in files if f.exists())
     started = time.time() - status["uptime_seconds"] if status else changed
-    mac = machine.system == "Darwin"
     return Facts(
         machine,
         native=is_native(machine, wish),
@@ -100,10 +97,7 @@ def read(
         changed_after_start=changed > started,
         swap_percent=psutil.swap_memory().percent,
         weights=tuple(_weights(settings, hub_folder({**environ, **values}))),
-        linger=mac or lingers(place.user, environ),
-        auto_login=not mac or _auto_login(environ),
-        sleeps=mac and _sleeps(_said(["pmset", "-g", "custom"], environ)),
-        docker_at_login=not mac or _docker_at_login(place.home),
+        outlook=reboot.read(place, services, environ),
         hub=_hub(settings, values) if online else {},
     )
 
@@ -176,46 +170,3 @@ def _hub(settings: Settings, values: Mapping[str, str]) -> dict[str, str]:
         except (OSError, httpx.HTTPError, ValueError) as exc:  # the hub's own errors are OSErrors
             found[name] = f"can't be asked for: {(str(exc) or type(exc).__name__).splitlines()[0]}"
     return found
-
-
-def _said(argv: list[str], environ: Mapping[str, str]) -> str:
-    try:
-        return subprocess.run(
-            argv, env=dict(environ), capture_output=True, text=True, timeout=20
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def lingers(user: str, environ: Mapping[str, str]) -> bool:
-    """Whether systemd runs the services of *user* without a login."""
-    told = _said(["loginctl", "show-user", user, "--property=Linger", "--value"], environ)
-    return told.strip() == "yes" or Path("/var/lib/systemd/linger", user).exists()
-
-
-def _auto_login(environ: Mapping[str, str]) -> bool:
-    argv = ["defaults", "read", "/Library/Preferences/com.apple.loginwindow", "autoLoginUser"]
-    return bool(_said(argv, environ).strip())
-
-
-def _sleeps(pmset: str) -> bool:
-    """Whether the computer sleeps by itself on mains power: `` sleep  1`` below ``AC Power:``."""
-    section = ""
-    for line in pmset.splitlines():
-        if line.endswith(":"):
-            section = line
-        words = line.split()
-        if section.startswith("AC") and len(words) >= 2 and words[0] == "sleep":
-            return words[1] != "0"
-    return False
-
-
-def _docker_at_login(home: Path) -> bool:
-    """By Docker Desktop's own settings file, where there is one."""
-    folder = home / "Library" / "Group Containers" / "group.com.docker"
-    for name in ("settings-store.json", "settings.json"):
-        file = folder / name
-        if file.exists():
-            text = file.read_text(errors="replace").replace(" ", "").lower()
-            return '"autostart":true' in text
-    return True  # not Docker Desktop: nothing is known

@@ -1,98 +1,235 @@
-"""launchd: agents in ~/Library/LaunchAgents, which run while their owner is logged in. Pure.
+"""launchd: the steps that load, start and end our services on a Mac. Pure.
 
-Tested by simulation (a ``launchctl`` that records what it is asked); docs/macos-checklist.md is what a
-Mac's owner runs. Only the modern subcommands are used: bootstrap, bootout, enable, kickstart, print.
+Two kinds. An *agent* lies in ~/Library/LaunchAgents and starts when its owner logs in: at the screen
+(domain gui/UID), or over SSH where nobody is logged in at the screen (user/UID). A *daemon* lies in
+/Library/LaunchDaemons and starts at boot without a login, as its owner (domain system): what changes it
+goes through sudo. Which kind is installed is found by hostctl/domains.py.
+
+Rules: ``bootout`` returns before the job has ended, and until then ``bootstrap`` refuses; so each
+``bootout`` is followed by a wait until launchd no longer knows the job. ``kickstart`` follows each
+``bootstrap``, as macOS 26 may hold back what RunAtLoad asks for; for a job that runs already it ends
+with 37 or 0, and both are success. Only the modern subcommands are used: bootstrap, bootout, enable,
+kickstart, print. Tested against a stand-in with state (tests/tools/mac/launchctl.py);
+docs/macos-checklist.md is what a Mac's owner looks at.
 """
 
 from __future__ import annotations
 
 import plistlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from hostctl.services import TIERS, Place, Tier, is_older, put_aside
-from hostctl.steps import Run, Step
+from hostctl.services import TIERS, Kind, Place, Tier, is_older, put_aside
+from hostctl.steps import Await, Remove, Run, Step
 
+DAEMONS = Path("/Library/LaunchDaemons")
+SYSTEM = "system"
+# How long a job may take to end where its definition doesn't say, and launchd's own time to forget it.
+STOP_S, LET_GO_S = 60.0, 10.0
 _LABEL = "com.vision-insight.{}"
+_DRAFTS = (
+    "state/launchd"  # where the definition of a daemon is written before root copies it, below the root
+)
+
+# Exit statuses of launchctl. A domain that is not there (112, 125) holds no job either.
+_NOT_LOADED = (3, 112, 113, 125)
+_ENDS_ALREADY = (36, 37)
+_LOADED_ALREADY = (5, 37)
+_NOT_YET = (5, 36, 37)
+_RUNS_ALREADY = 37
+_LOG_IN = (  # there is no gui/UID
+    125,
+    "log in at the Mac's screen once, then give the command again; "
+    "`make install BOOT=1` needs no login",
+)
+# What `launchctl print` says of a job between bootout and its end.
+_ENDING = ("state = SIGTERMed", "state = SIGKILLed")
+
+
+def label(tier: Tier) -> str:
+    return _LABEL.format(tier)
 
 
 class Launchd:
+    """*domain*: where services are loaded, by default gui/UID. *elsewhere*: other domains that hold one
+    of them, too. *stop_s*: by label, how long launchd lets a job take to end."""
+
     name = "launchd"
 
-    def __init__(self, place: Place) -> None:
+    def __init__(
+        self,
+        place: Place,
+        domain: str = "",
+        *,
+        elsewhere: tuple[str, ...] = (),
+        stop_s: Mapping[str, float] = MappingProxyType({}),
+        daemons: Path = DAEMONS,
+    ) -> None:
         self._place = place
-        self._folder = place.home / "Library" / "LaunchAgents"
-        self._domain = f"gui/{place.uid}"
+        self.domain = domain or f"gui/{place.uid}"
+        self.elsewhere = elsewhere
+        self.kind: Kind = "daemon" if domain == SYSTEM else "agent"
+        self.older_folder = place.home / "Library" / "LaunchAgents"
+        self._folder = daemons if self.kind == "daemon" else self.older_folder
+        self._stop_s = stop_s
 
     def template(self, tier: Tier) -> str:
-        return f"launchd/{_LABEL.format(tier)}.plist"
+        return f"launchd/{label(tier)}.plist"
 
     def file(self, tier: Tier) -> Path:
-        return self._folder / f"{_LABEL.format(tier)}.plist"
+        return self._folder / f"{label(tier)}.plist"
+
+    def draft(self, tier: Tier) -> Path:
+        if self.kind == "agent":
+            return self.file(tier)
+        return self._place.root / _DRAFTS / self.file(tier).name
 
     def render(self, template: str, place: Place, stop_s: float) -> str:
-        agent = plistlib.loads(template.encode())
-        agent["ExitTimeOut"] = round(stop_s)
-        return plistlib.dumps(_filled(agent, {"@ROOT@": str(place.root)})).decode()
+        job = plistlib.loads(template.encode())
+        job["ExitTimeOut"] = round(stop_s)
+        if self.kind == "daemon":
+            del job["LimitLoadToSessionType"]
+            job["UserName"] = place.user
+            job["EnvironmentVariables"]["HOME"] = str(place.home)
+        return plistlib.dumps(_filled(job, {"@ROOT@": str(place.root)})).decode()
+
+    def prepare(self) -> list[Step]:
+        if self.kind == "agent":
+            return []
+        cure = "an administrator of this Mac has to give the command; BOOT=0 installs without"
+        return [Run("ask for the administrator's password (sudo)", ("sudo", "-v"), cure)]
 
     def activate(self, tier: Tier) -> list[Step]:
-        # launchd lets go of a service some time after bootout has returned, and refuses until then.
-        label = _LABEL.format(tier)
+        steps = self.deactivate(tier)
+        if self.kind == "daemon":
+            copy = ("sudo", "install", "-m", "0644", str(self.draft(tier)), str(self.file(tier)))
+            steps.append(Run(f"copy {self.file(tier).name} to {self._folder}", copy))
         return [
-            *self._bootout(label),
-            Run(f"enable {label}", ("launchctl", "enable", f"{self._domain}/{label}")),
-            Run(
-                f"load {label}",
-                ("launchctl", "bootstrap", self._domain, str(self.file(tier))),
-                cure="log in at the Mac's screen once, then give the command again",
-                tries=30,
-            ),
-            *self._kickstart(label),
+            *steps,
+            self._change(f"enable {label(tier)}", "enable", self._target(tier)),
+            self._bootstrap(tier, fine=(0,), tries=10),
+            self._kickstart(tier),
         ]
 
     def deactivate(self, tier: Tier) -> list[Step]:
-        return self._bootout(_LABEL.format(tier))
+        return [
+            step
+            for domain in (self.domain, *self.elsewhere)
+            for step in self._leave(label(tier), domain)
+        ]
+
+    def forget(self, tier: Tier) -> list[Step]:
+        remove = f"remove {self.file(tier).name}"
+        if self.kind == "agent":
+            return [Remove(remove, self.file(tier))]
+        return [
+            Run(remove, ("sudo", "rm", "-f", str(self.file(tier)))),
+            Remove(f"{remove}, as it was written", self.draft(tier)),
+        ]
 
     def start(self, tier: Tier) -> list[Step]:
-        label = _LABEL.format(tier)
-        command = ("launchctl", "bootstrap", self._domain, str(self.file(tier)))
-        return [Run(f"load {label}", command, else_say=""), *self._kickstart(label)]
+        # It may be loaded already, and run; or an interrupted `make stop` has left it ending.
+        return [
+            self._wait(label(tier), self.domain, busy=_ENDING),
+            self._bootstrap(tier, fine=(0, *_LOADED_ALREADY), tries=1),
+            self._kickstart(tier),
+        ]
 
     def stop(self, tier: Tier) -> list[Step]:
-        return self._bootout(_LABEL.format(tier))
+        return self.deactivate(tier)
 
     def restart(self, tier: Tier) -> list[Step]:
         # Not kickstart -k, which would give it no time to drain.
         return self.activate(tier)
 
     def state_command(self, tier: Tier) -> tuple[str, ...]:
-        return ("launchctl", "print", f"{self._domain}/{_LABEL.format(tier)}")
+        return print_command(self.domain, tier)
 
     def is_running(self, status: int, output: str) -> bool:
         return status == 0 and any(line.strip() == "state = running" for line in output.splitlines())
 
     def older(self, names: Iterable[str]) -> list[str]:
-        ours = [_LABEL.format(tier) for tier in TIERS]
+        ours = [label(tier) for tier in TIERS]
         stems = [n.removesuffix(".plist") for n in names if n.endswith(".plist")]
         return [f"{stem}.plist" for stem in stems if is_older(stem, ours)]
 
     def retire(self, name: str) -> list[Step]:
+        older = name.removesuffix(".plist")
         return [
-            *self._bootout(name.removesuffix(".plist")),
-            put_aside(self._folder / name, self._place.root),
+            *self._leave(older, self.domain if self.kind == "agent" else f"gui/{self._place.uid}"),
+            put_aside(self.older_folder / name, self._place.root),
         ]
 
     def outlives_login(self, user: str) -> list[Step]:
-        return []  # agents need a login: `make doctor` tells how to have it happen by itself
+        return []  # a daemon does, and an agent can't: `make doctor` says how a login comes by itself
 
-    def _bootout(self, label: str) -> list[Step]:
-        return [
-            Run(f"unload {label}", ("launchctl", "bootout", f"{self._domain}/{label}"), else_say="")
-        ]
+    def wake(self, tier: Tier) -> str:
+        """The command that starts a job which launchd holds back."""
+        return str(self._kickstart(tier))
 
-    def _kickstart(self, label: str) -> list[Step]:
-        return [Run(f"start {label}", ("launchctl", "kickstart", f"{self._domain}/{label}"))]
+    def _target(self, tier: Tier) -> str:
+        return f"{self.domain}/{label(tier)}"
+
+    def _leave(self, name: str, domain: str) -> list[Step]:
+        argv = ("launchctl", "bootout", f"{domain}/{name}")
+        fine = (0, 5, *_NOT_LOADED, *_ENDS_ALREADY)  # the wait finds out what has come of it
+        unload = Run(f"unload {name}", _as_root(argv, domain), fine=fine, quiet=True)
+        return [unload, self._wait(name, domain)]
+
+    def _wait(self, name: str, domain: str, busy: tuple[str, ...] = ()) -> Await:
+        timeout_s = self._stop_s.get(name, STOP_S) + LET_GO_S
+        target = f"{domain}/{name}"
+        kill = " ".join(_as_root(("launchctl", "kill", "SIGKILL", target), domain))
+        return Await(
+            f"wait until {name} has ended",
+            ("launchctl", "print", target),
+            f"  waiting for open requests to end ({name}, at most {timeout_s:.0f} s)",
+            timeout_s,
+            f"end it with `{kill}`, then give the command again",
+            busy,
+        )
+
+    def _bootstrap(self, tier: Tier, *, fine: tuple[int, ...], tries: int) -> Run:
+        return Run(
+            f"load {label(tier)}",
+            _as_root(("launchctl", "bootstrap", self.domain, str(self.file(tier))), self.domain),
+            cure=f"`plutil -lint '{self.file(tier)}'` and `make doctor` find out why",
+            tries=tries,
+            fine=fine,
+            again=_NOT_YET,
+            cures=(_LOG_IN,),
+            quiet=True,
+        )
+
+    def _kickstart(self, tier: Tier) -> Run:
+        return self._change(
+            f"start {label(tier)}",
+            "kickstart",
+            self._target(tier),
+            fine=(0, _RUNS_ALREADY),
+            cures=((113, "launchd does not know it: `make restart` loads it again"),),
+        )
+
+    def _change(
+        self,
+        title: str,
+        *words: str,
+        fine: tuple[int, ...] = (0,),
+        cures: tuple[tuple[int, str], ...] = (),
+    ) -> Run:
+        argv = _as_root(("launchctl", *words), self.domain)
+        cure, by_status = "`make doctor` finds out why", (_LOG_IN, *cures)
+        return Run(title, argv, cure, fine=fine, cures=by_status, quiet=True)
+
+
+def print_command(domain: str, tier: Tier) -> tuple[str, ...]:
+    return ("launchctl", "print", f"{domain}/{label(tier)}")
+
+
+def _as_root(argv: tuple[str, ...], domain: str) -> tuple[str, ...]:
+    return ("sudo", *argv) if domain == SYSTEM else argv
 
 
 def _filled(value: Any, values: dict[str, str]) -> Any:

@@ -8,7 +8,6 @@ import platform
 import shutil
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from contracts import env_file
-from hostctl import ports
-from hostctl.launchd import Launchd
+from hostctl import domains, ports
+from hostctl.ask import output as _output
 from hostctl.services import TIERS, Place, Services, Tier
 from hostctl.systemd import Systemd
 
@@ -47,6 +46,7 @@ class Machine:
     restarts: int = 0  # of the container, by itself, since it was started
     private: frozenset[str] = frozenset()  # settings files that only their owner may read
     session: bool = True  # of the service manager
+    at_boot: bool = False  # services are launch daemons
     installed: frozenset[Tier] = frozenset()  # services
     running: frozenset[Tier] = frozenset()
     older: tuple[str, ...] = ()  # files of older services of the same purpose
@@ -63,9 +63,12 @@ class Machine:
         return self.variables.get("VISION_CONFIG") or CONFIG
 
 
-def service_manager(place: Place, environ: Mapping[str, str], system: str) -> Services:
+def service_manager(
+    place: Place, environ: Mapping[str, str], system: str, *, boot: bool | None = None
+) -> Services:
+    """*boot*: on a Mac, launch daemons (True) or agents (False), and not what is installed."""
     if system == "Darwin":
-        return Launchd(place)
+        return domains.find(place, environ, boot=boot)
     config_home = environ.get("XDG_CONFIG_HOME")
     return Systemd(place, Path(config_home) if config_home else None)
 
@@ -98,12 +101,12 @@ def read(
     system = platform.system()
     variables = env_file.under(shell, ports.service_environ(place.root))
     there = installed(services)
-    running = frozenset(tier for tier in there if _is_running(services, tier, environ))
+    running = frozenset(tier for tier in TIERS if _is_running(services, tier, environ))
     docker = _docker(environ)
     compose = docker != "absent" and _succeeds(["docker", "compose", "version"], environ)
     listing = ["docker", "compose", "ps", "-aq", "gateway"]
     container = _output(listing, environ, place.root)[1].strip() if docker == "running" else ""
-    folder = services.file("manager").parent
+    folder = services.older_folder
     older = services.older(sorted(f.name for f in folder.iterdir()) if folder.is_dir() else [])
     config = ports.config_path(place.root, variables)
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
@@ -124,6 +127,7 @@ def read(
             if _is_private(ports.config_path(place.root, {"VISION_CONFIG": name}))
         ),
         session=system == "Darwin" or _succeeds(["systemctl", "--user", "show-environment"], environ),
+        at_boot=services.kind == "daemon",
         installed=there,
         running=running,
         older=tuple(older),
@@ -167,18 +171,6 @@ def _docker(environ: Mapping[str, str]) -> str:
     if shutil.which("docker", path=environ.get("PATH")) is None:
         return "absent"
     return "running" if _succeeds(["docker", "info"], environ) else "stopped"
-
-
-def _output(
-    argv: list[str] | tuple[str, ...], environ: Mapping[str, str], cwd: Path | None = None
-) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            argv, cwd=cwd, env=dict(environ), capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return 127, ""
-    return done.returncode, done.stdout
 
 
 def _succeeds(argv: list[str], environ: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from contracts import env_file
@@ -19,17 +20,29 @@ def is_native(machine: Machine, wish: str) -> bool:
     return wish != "0" if wish else "gateway" in machine.installed
 
 
+def boot_wish(word: str) -> bool | None:
+    """BOOT of the caller: 1 launch daemons, 0 agents, "" as it is."""
+    return word != "0" if word else None
+
+
 def shell_counts(verb: str, installed: frozenset[Tier]) -> bool:
     """Whether *verb* takes the settings of the shell: to look at a stack of `make up`, that did."""
     return verb in ("doctor", "status", "smoke", "logs") and not installed
 
 
 def install_plan(
-    machine: Machine, place: Place, services: Services, *, native: bool, env_text: str | None
+    machine: Machine,
+    place: Place,
+    services: Services,
+    *,
+    native: bool,
+    env_text: str | None,
+    leaving: Services | None = None,
 ) -> list[Step]:
-    """*env_text*: of ``.env``, None when there is none."""
+    """*env_text*: of ``.env``, None without one. *leaving*: installed services of another kind."""
     mine = place.python
     steps: list[Step] = [
+        *(services.prepare() or (leaving.prepare() if leaving else [])),
         Run(
             "install the packages into .venv",
             (sys.executable, "scripts/setup.py", "host"),
@@ -43,6 +56,8 @@ def install_plan(
     ]
     for name in machine.older:
         steps += services.retire(name)
+    if leaving:
+        steps += _end_and_forget(leaving, TIERS)
     steps += _service_steps(place, services, "manager")
     steps += services.outlives_login(place.user)
     if native:
@@ -51,7 +66,7 @@ def install_plan(
         steps += _service_steps(place, services, "gateway")
     else:
         if "gateway" in machine.installed:
-            steps += [*services.deactivate("gateway"), _without(services, "gateway")]
+            steps += _end_and_forget(services, ["gateway"])
         steps.append(
             Run(
                 "start the gateway in Docker",
@@ -94,23 +109,39 @@ def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Ste
 
 
 def _service_steps(place: Place, services: Services, tier: Tier) -> list[Step]:
-    write = (str(place.python), "-m", "hostctl", "unit", tier, "--write")
+    kind = ("--boot",) if services.kind == "daemon" else ()
+    write = (str(place.python), "-m", "hostctl", "unit", tier, "--write", *kind)
     return [
         Run(f"write the {services.name} definition {services.file(tier).name}", write),
         *services.activate(tier),
     ]
 
 
-def _without(services: Services, tier: Tier) -> Remove:
-    file = services.file(tier)
-    return Remove(f"remove {file.name}", file)
+def _end_and_forget(services: Services, tiers: Iterable[Tier]) -> list[Step]:
+    """End *tiers*, the gateway first; nothing is removed before all of them have ended."""
+    ordered = [tier for tier in reversed(TIERS) if tier in tiers]
+    return [
+        *(step for tier in ordered for step in services.deactivate(tier)),
+        *(step for tier in ordered for step in services.forget(tier)),
+    ]
 
 
-def uninstall_plan(machine: Machine, place: Place, services: Services, *, purge: bool) -> list[Step]:
+def uninstall_plan(
+    machine: Machine,
+    place: Place,
+    services: Services,
+    *,
+    purge: bool,
+    leaving: Services | None = None,
+) -> list[Step]:
+    """*leaving*: installed services of another kind, which go as well."""
+    # A service whose definition is gone may still run, on the .venv that is removed here.
+    there = machine.installed | machine.running
     steps: list[Step] = []
-    for tier in reversed(TIERS):
-        if tier in machine.installed:
-            steps += [*services.deactivate(tier), _without(services, tier)]
+    if there:
+        steps += [*services.prepare(), *_end_and_forget(services, there)]
+    if leaving:
+        steps += [*leaving.prepare(), *_end_and_forget(leaving, TIERS)]
     if machine.docker == "running" and machine.compose:
         remove = (*COMPOSE, "down", "--rmi", "all", "--remove-orphans")
         steps.append(
@@ -137,10 +168,14 @@ def gateway_plan(machine: Machine, place: Place, services: Services, verb: str) 
     """start or stop the gateway; the manager and its workers stay as they are."""
     if "gateway" in machine.installed:
         if verb == "stop":
-            return services.stop("gateway")
+            return [*services.prepare(), *services.stop("gateway")]
         wait = (str(place.python), "-m", "hostctl", "wait", "gateway")
         cure = "`make doctor` finds out why"
-        return [*services.start("gateway"), Run("wait until the gateway answers", wait, cure=cure)]
+        return [
+            *services.prepare(),
+            *services.start("gateway"),
+            Run("wait until the gateway answers", wait, cure=cure),
+        ]
     if verb == "start":
         up = (*COMPOSE, "up", "-d", "--wait", "--wait-timeout", "120")
         return [Run("start the gateway", up, cure="`make doctor` finds out why")]
@@ -150,7 +185,7 @@ def gateway_plan(machine: Machine, place: Place, services: Services, verb: str) 
 def restart_plan(machine: Machine, place: Place, services: Services) -> list[Step]:
     """Both begin anew, with the settings as they are now; definitions are rendered again."""
     check = Run("check the settings", (str(place.python), "-m", "hostctl", "check"))
-    steps: list[Step] = [check]
+    steps: list[Step] = [check, *(services.prepare() if machine.installed else [])]
     for tier in TIERS:
         if tier in machine.installed:
             steps += _service_steps(place, services, tier)

@@ -14,6 +14,7 @@ from hostctl.steps import Move, Step
 
 Tier = Literal["manager", "gateway"]
 TIERS: tuple[Tier, ...] = ("manager", "gateway")
+Kind = Literal["agent", "daemon", "unit"]  # of launchd, of launchd without a login, of systemd
 REPLACED = "state/replaced"  # where the definition of an older service goes, below the root
 _BAD = "'\"\\$:\n"  # no service file and no bind mount of Docker's can be trusted with these
 
@@ -41,6 +42,8 @@ class Services(Protocol):
     """One service manager. Every method answers with steps or commands; none does anything."""
 
     name: str
+    kind: Kind
+    older_folder: Path  # where the definitions of older services lie
 
     def template(self, tier: Tier) -> str:
         """The template's file below the root."""
@@ -48,14 +51,23 @@ class Services(Protocol):
     def file(self, tier: Tier) -> Path:
         """Where the rendered definition lies."""
 
+    def draft(self, tier: Tier) -> Path:
+        """Where the definition is written: there, or where root copies it from."""
+
     def render(self, template: str, place: Place, stop_s: float) -> str:
         """The definition; a process that is told to end has *stop_s* seconds."""
+
+    def prepare(self) -> list[Step]:
+        """What comes before any other step that changes a service."""
 
     def activate(self, tier: Tier) -> list[Step]:
         """Have it started now, and at each login or boot; with a new definition, if it ran already."""
 
     def deactivate(self, tier: Tier) -> list[Step]:
-        """End it now and for ever; nothing when it isn't there."""
+        """End it now and for ever, and wait until it has ended; nothing when it isn't there."""
+
+    def forget(self, tier: Tier) -> list[Step]:
+        """Remove its definition."""
 
     def start(self, tier: Tier) -> list[Step]: ...
 

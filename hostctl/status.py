@@ -83,6 +83,8 @@ def _gateway(settings: Settings, machine: Machine) -> Tier:
 
 
 def _service(machine: Machine, tier: str) -> str:
+    if tier in machine.running and machine.at_boot:
+        return "service, from boot on"
     if tier in machine.running:
         return "service"
     return "service, not running" if tier in machine.installed else "not installed"

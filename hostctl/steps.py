@@ -1,4 +1,4 @@
-"""Steps: what is going to be done, as values, and the one place where they are done.
+"""Steps: what is going to be done, as values, and the one place that does them.
 
 Rules: a step can be done twice; it says what it did; one that fails stops the rest with its cure, and
 the same command can be given again. A folder is removed only whole and never through a link.
@@ -15,19 +15,50 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# Between two looks at what is waited for: short at first, for most of it is over at once.
+_FIRST_LOOK_S, _LOOK_S = 0.1, 1.0
+
 
 @dataclass(frozen=True)
 class Run:
-    """A command. *else_say*: it may fail, and this is said when it does."""
+    """A command. *else_say*: it may fail, and this is said when it does.
+
+    Exit statuses in *fine* are success. With several *tries*, only statuses in *again* (all, when it is
+    empty) are tried again, a second apart. *cures* names the cure of single statuses; *cure* is that of
+    all others. The output of a *quiet* command, and of one with several tries, is not shown.
+    """
 
     title: str
     argv: tuple[str, ...]
     cure: str = ""
     else_say: str | None = None
     tries: int = 1
+    fine: tuple[int, ...] = (0,)
+    again: tuple[int, ...] = ()
+    cures: tuple[tuple[int, str], ...] = ()
+    quiet: bool = False
 
     def __str__(self) -> str:
         return shlex.join(self.argv)
+
+
+@dataclass(frozen=True)
+class Await:
+    """Waits until *argv* fails; with *busy*, also until no line of its output is one of *busy*.
+
+    It looks quietly. *notice* is said once, and only if there is something to wait for.
+    """
+
+    title: str
+    argv: tuple[str, ...]
+    notice: str
+    timeout_s: float
+    cure: str = ""
+    busy: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        over = f"no longer says {' or '.join(map(repr, self.busy))}" if self.busy else "fails"
+        return f"until `{shlex.join(self.argv)}` {over} (at most {self.timeout_s:.0f} s)"
 
 
 @dataclass(frozen=True)
@@ -69,7 +100,7 @@ class Say:
     title: str
 
 
-Step = Run | Write | Move | Remove | Say
+Step = Run | Await | Write | Move | Remove | Say
 
 
 class StepFailed(Exception):
@@ -84,8 +115,9 @@ def perform(
     dry_run: bool = False,
     say: Callable[[str], None] = print,
     pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Do *steps* in their order, or only tell them; raises ``StepFailed`` at the first that fails."""
+    """Do *steps* in their order, or only print them; raises ``StepFailed`` at the first that fails."""
     for step in steps:
         if isinstance(step, Say):
             say(step.title)
@@ -94,6 +126,8 @@ def perform(
         elif isinstance(step, Run):
             say(step.title)
             _run(step, cwd, environ, say, pause)
+        elif isinstance(step, Await):
+            _await(step, cwd, environ, say, pause, clock)
         else:
             say(step.title)
             try:
@@ -109,24 +143,70 @@ def _run(
     say: Callable[[str], None],
     pause: Callable[[float], None],
 ) -> None:
-    quiet = step.else_say is not None
+    hidden = step.quiet or step.tries > 1 or step.else_say is not None
+    problem, cure = "", step.cure
     for attempt in range(step.tries):
         if attempt:
             pause(1.0)
         try:
-            # What may fail has its own words; all else is heard.
-            done = subprocess.run(step.argv, cwd=cwd, env=dict(environ), capture_output=quiet)
+            done = subprocess.run(
+                step.argv,
+                cwd=cwd,
+                env=dict(environ),
+                capture_output=hidden,
+                text=True,
+                errors="replace",
+            )
         except OSError as exc:
             problem = f"{step.argv[0]}: {exc.strerror}"
-        else:
-            if done.returncode == 0:
-                return
-            problem = f"`{step}` ended with status {done.returncode}"
+            continue
+        if done.returncode in step.fine:
+            return
+        problem = f"`{step}` ended with status {done.returncode}"
+        if first := (done.stderr or "").split("\n", 1)[0].strip():
+            problem += f" ({first})"
+        cure = dict(step.cures).get(done.returncode, step.cure)
+        if step.again and done.returncode not in step.again:
+            break
     if step.else_say is not None:
         if step.else_say:
             say(step.else_say)
         return
-    raise StepFailed(f"could not {step.title}: {problem}" + (f"; {step.cure}" if step.cure else ""))
+    raise StepFailed(f"could not {step.title}: {problem}" + (f"; {cure}" if cure else ""))
+
+
+def _await(
+    step: Await,
+    cwd: Path,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+    pause: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    deadline, wait_s = clock() + step.timeout_s, _FIRST_LOOK_S
+    said = False
+    while not _is_over(step, cwd, environ):
+        if clock() >= deadline:
+            problem = f"could not {step.title}: it is not over after {step.timeout_s:.0f} s"
+            raise StepFailed(problem + (f"; {step.cure}" if step.cure else ""))
+        if not said:
+            say(step.notice)
+            said = True
+        pause(wait_s)
+        wait_s = min(_LOOK_S, 2 * wait_s)
+
+
+def _is_over(step: Await, cwd: Path, environ: Mapping[str, str]) -> bool:
+    try:
+        done = subprocess.run(
+            step.argv, cwd=cwd, env=dict(environ), capture_output=True, text=True, errors="replace"
+        )
+    except OSError as exc:
+        raise StepFailed(f"could not {step.title}: {step.argv[0]}: {exc.strerror}") from exc
+    if done.returncode != 0:
+        return True
+    lines = {line.strip() for line in done.stdout.splitlines()}
+    return bool(step.busy) and not lines.intersection(step.busy)
 
 
 def _change(step: Write | Move | Remove) -> None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hostctl.services import TIERS, Place, Tier, is_older, put_aside
-from hostctl.steps import Run, Step
+from hostctl.services import TIERS, Kind, Place, Tier, is_older, put_aside
+from hostctl.steps import Remove, Run, Step
 
 _UNIT = "vision-insight-{}"
 
 
 class Systemd:
     name = "systemd"
+    kind: Kind = "unit"
 
     def __init__(self, place: Place, config_home: Path | None = None) -> None:
         self._place = place
         self._folder = (config_home or place.home / ".config") / "systemd" / "user"
+        self.older_folder = self._folder
 
     def template(self, tier: Tier) -> str:
         return f"packaging/systemd/{_UNIT.format(tier)}.service"
@@ -27,12 +29,18 @@ class Systemd:
     def file(self, tier: Tier) -> Path:
         return self._folder / f"{_UNIT.format(tier)}.service"
 
+    def draft(self, tier: Tier) -> Path:
+        return self.file(tier)
+
     def render(self, template: str, place: Place, stop_s: float) -> str:
         root = str(place.root).replace("%", "%%")  # a specifier otherwise
         values = {"ROOT": root, "PYTHON": f"{root}/.venv/bin/python", "STOP_S": f"{stop_s:.0f}"}
         for name, value in values.items():
             template = template.replace(f"@{name}@", value)
         return template
+
+    def prepare(self) -> list[Step]:
+        return []
 
     def activate(self, tier: Tier) -> list[Step]:
         unit = _UNIT.format(tier)
@@ -50,6 +58,9 @@ class Systemd:
             _systemctl(f"stop and disable {unit}", "disable", "--quiet", "--now", unit, else_say=""),
             _systemctl(f"forget how {unit} ended", "reset-failed", unit, else_say=""),
         ]
+
+    def forget(self, tier: Tier) -> list[Step]:
+        return [Remove(f"remove {self.file(tier).name}", self.file(tier))]
 
     def start(self, tier: Tier) -> list[Step]:
         unit = _UNIT.format(tier)

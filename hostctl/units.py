@@ -19,4 +19,4 @@ def stop_s(tier: Tier, settings: Settings) -> float:
 def definition(services: Services, tier: Tier, place: Place, settings: Settings) -> Write:
     template = (place.root / services.template(tier)).read_text(encoding="utf-8")
     text = services.render(template, place, stop_s(tier, settings))
-    return Write(f"write {services.file(tier)}", services.file(tier), text)
+    return Write(f"write {services.draft(tier)}", services.draft(tier), text)

@@ -1,6 +1,7 @@
 """``python -m manager [--config FILE]``: run the manager until SIGTERM or SIGINT.
 
-Exit status: 0 after an orderly stop, 1 when it can't listen, 2 when the settings can't be used.
+Exit status: 0 after an orderly stop, 1 when it can't listen, 2 when the settings can't be used (0 under
+launchd, which would start it again for ever).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from web.log_file import log_to_file
 from web.logs import configure_logging
 from web.parent_pipe import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind
+from web.supervisor import wrong_settings
 from web.systemd_notify import Notifier
 
 log = logging.getLogger("manager")
@@ -54,8 +56,9 @@ def main(
             log_to_file(Path(settings.manager.log_dir) / "manager.log", settings.manager.log_max_mb)
         sock = bind(settings.manager.host, settings.manager.port)
     except SettingsError as exc:
-        sys.stderr.write(f"{exc}\n")
-        return 2
+        status, words = wrong_settings(str(exc), os.environ)
+        sys.stderr.write(f"{words}\n")
+        return status
     except PortTaken as exc:
         log.error("cannot listen: %s; set MANAGER_PORT or manager.port to a free port", exc)
         return 1

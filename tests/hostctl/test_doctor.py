@@ -17,6 +17,7 @@ from hostctl.doctor import findings
 from hostctl.facts import Facts, Weights, _hub, _hub_state
 from hostctl.local_stack import ROOT
 from hostctl.machine import TakenPort
+from hostctl.reboot import Job, Outlook
 from hostctl.services import Place
 from hostctl.systemd import Systemd
 from hostctl.weights import hub_folder, purge_steps
@@ -59,13 +60,21 @@ GOOD = Facts(
     control_status=200,
     weights=(Weights("vlm-fast", "vikhyatk/moondream2", "there"),),
 )
-MAC = replace(GOOD, machine=mac(installed=BOTH, running=BOTH, container=True))
+AT_LOGIN = Outlook(mac=True)
+HELD_BACK = Job(
+    "com.x.manager", "not running", pended="inefficient", wake="launchctl kickstart gui/501/x"
+)
+MAC = replace(GOOD, outlook=AT_LOGIN, machine=mac(installed=BOTH, running=BOTH, container=True))
 
 
 def without_gateway(**machine: Any) -> Facts:
     return replace(
         GOOD, machine=linux(installed=BOTH, running=BOTH, **machine), gateway_health="", key_status=0
     )
+
+
+def at_login(**outlook: Any) -> Facts:
+    return replace(MAC, outlook=replace(AT_LOGIN, **outlook))
 
 
 # facts -> level, topic, a word of what is wrong, a word of the cure
@@ -143,13 +152,25 @@ BROKEN: dict[str, tuple[Facts, str, str, str, str]] = {
         replace(GOOD, machine=replace(GOOD.machine, disk_free=2 * GIB)),
         "warning", "disk", "2.0 GB are free", "HF_HOME",
     ),
-    "no linger": (replace(GOOD, linger=False), "warning", "reboot", "logged in", "enable-linger"),
-    "no auto-login": (
-        replace(MAC, auto_login=False), "warning", "reboot", "logged in", "System Settings",
+    "no linger": (
+        replace(GOOD, outlook=Outlook(linger=False)), "warning", "reboot", "logged in", "enable-linger",
     ),
-    "a Mac that sleeps": (replace(MAC, sleeps=True), "warning", "reboot", "sleep", "pmset"),
+    "no auto-login": (
+        at_login(auto_login=False), "warning", "reboot", "logged in", "System Settings",
+    ),
+    "a Mac that sleeps": (
+        at_login(sleeps=True), "warning", "reboot", "sleep", "pmset",
+    ),
+    "FileVault": (
+        at_login(filevault=True),
+        "warning", "reboot", "no automatic login", "make install BOOT=1",
+    ),
+    "held back": (
+        at_login(jobs=(HELD_BACK,)),
+        "broken", "service", "pended nondemand spawn", "launchctl kickstart",
+    ),
     "docker not at login": (
-        replace(MAC, docker_at_login=False), "warning", "reboot", "Docker Desktop", "Settings",
+        at_login(docker_at_login=False), "warning", "reboot", "Docker Desktop", "Settings",
     ),
     "not on the hub": (
         replace(GOOD, hub={"x/y": "is not on the hub"}), "broken", "hub", "x/y", "HF_TOKEN",

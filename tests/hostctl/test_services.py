@@ -1,7 +1,7 @@
 """The definitions of the services, and what launchd and systemd are asked.
 
-launchd by simulation: a ``launchctl`` on PATH that records what it is asked. systemd as far as it goes
-without one running; the rest is test_live_systemd.py.
+launchd against a stand-in: more of it is in test_launchd.py. systemd as far as it goes without one
+running; the rest is tests/live/test_systemd.py.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import pytest
 
 from contracts.settings import Settings
 from contracts.settings.file import load
-from hostctl.facts import _sleeps
 from hostctl.launchd import Launchd
 from hostctl.local_stack import ROOT
 from hostctl.services import TIERS, Place, Services, Tier
-from hostctl.steps import Step, perform
 from hostctl.systemd import Systemd
 from hostctl.units import definition, stop_s
 from manager.server import shutdown_bound_s
 from testkit.needs import lacking
+from tests.hostctl.darwin import Mac
 from tests.hostctl.machines import LAUNCHD, SYSTEMD
 
 # Keys and types of launchd.plist(5) that are used here.
@@ -41,6 +40,7 @@ KNOWN: dict[str, type] = {
     "ProcessType": str,
     "StandardOutPath": str,
     "StandardErrorPath": str,
+    "LimitLoadToSessionType": list,
 }
 
 
@@ -102,33 +102,31 @@ class TestLaunchd:
         assert set(self.agent(tmp_path, settings, tier)["EnvironmentVariables"]) == {
             "PATH",
             "PYTHONUNBUFFERED",
+            "VISION_SUPERVISOR",
         }
 
     def test_the_modern_subcommands_are_used_in_an_order_that_reads_the_new_definition(
-        self, launchctl: Recorder
+        self, tmp_path: Path, settings: Settings
     ) -> None:
-        launchctl.do(LAUNCHD.activate("manager"))
+        mac = Mac(tmp_path)
+        services = Launchd(mac.place)
         target = "gui/501/com.vision-insight.manager"
-        assert launchctl.asked() == [
+        with mac.here():
+            mac.perform([definition(services, "manager", mac.place, settings)])
+            mac.perform(services.activate("manager"))
+        assert mac.calls() == [
             f"bootout {target}",
             f"enable {target}",
-            f"bootstrap gui/501 {LAUNCHD.file('manager')}",
+            f"bootstrap gui/501 {services.file('manager')}",
             f"kickstart {target}",
         ]
 
-    def test_a_service_that_launchd_has_not_let_go_of_yet_is_waited_for(
-        self, launchctl: Recorder
-    ) -> None:
-        launchctl.fail("bootstrap", times=3)
-        launchctl.do(LAUNCHD.activate("manager"))
-        assert [a.split()[0] for a in launchctl.asked()] == [
-            "bootout", "enable", *["bootstrap"] * 4, "kickstart",
-        ]  # fmt: skip
-
-    def test_what_is_not_loaded_is_no_failure_to_unload(self, launchctl: Recorder) -> None:
-        launchctl.fail("bootout", times=9)
-        launchctl.do(LAUNCHD.deactivate("manager"))
-        assert launchctl.asked() == ["bootout gui/501/com.vision-insight.manager"]
+    def test_what_is_not_loaded_is_no_failure_to_unload(self, tmp_path: Path) -> None:
+        mac = Mac(tmp_path)
+        with mac.here():
+            assert mac.perform(Launchd(mac.place).deactivate("manager")) == [
+                "unload com.vision-insight.manager"
+            ]
 
     def test_running_is_what_print_says(self) -> None:
         printed = (
@@ -205,40 +203,3 @@ class TestSystemd:
 @pytest.mark.parametrize("tier", TIERS)
 def test_every_service_has_its_template(services: Services, tier: Tier) -> None:
     assert (ROOT / services.template(tier)).is_file()
-
-
-class Recorder:
-    """A ``launchctl`` that writes down what it is asked, and fails as often as it is told to."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        tool = folder / "launchctl"
-        tool.write_text(
-            f'#!/bin/sh\ncd "{folder}"\necho "$@" >>asked\n'
-            'if [ -s "fail-$1" ]; then sed -i.bak 1d "fail-$1"; exit 5; fi\n'
-        )
-        tool.chmod(0o755)
-
-    def fail(self, subcommand: str, *, times: int) -> None:
-        (self._folder / f"fail-{subcommand}").write_text("x\n" * times)
-
-    def do(self, steps: list[Step]) -> None:
-        environ = {"PATH": f"{self._folder}:/usr/bin:/bin"}
-        perform(
-            steps, cwd=self._folder, environ=environ, say=lambda text: None, pause=lambda seconds: None
-        )
-
-    def asked(self) -> list[str]:
-        return (self._folder / "asked").read_text().splitlines()
-
-
-@pytest.fixture
-def launchctl(tmp_path: Path) -> Recorder:
-    return Recorder(tmp_path)
-
-
-def test_a_mac_that_goes_to_sleep_on_mains_power_is_known() -> None:
-    text = "Battery Power:\n sleep  1\n displaysleep 2\nAC Power:\n displaysleep 10\n sleep  {}\n"
-    assert _sleeps(text.format("1 (sleep prevented by sharingd)"))
-    assert not _sleeps(text.format("0"))
-    assert not _sleeps("")

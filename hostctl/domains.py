@@ -1,0 +1,63 @@
+"""Which launchd domain holds our services, or is going to: read from this Mac. Standard library only.
+
+Rules: the kind that is installed stays until the owner asks for the other one (``BOOT=1``, ``BOOT=0``).
+Agents are loaded where they are loaded already; else in gui/UID, and in user/UID only when nobody is
+logged in at the screen, where launchd refuses gui/UID with 125.
+"""
+
+from __future__ import annotations
+
+import plistlib
+from collections.abc import Mapping
+from pathlib import Path
+from xml.parsers.expat import ExpatError
+
+from hostctl import launchd
+from hostctl.ask import output
+from hostctl.launchd import SYSTEM, Launchd, label, print_command
+from hostctl.services import TIERS, Place
+
+_NOT_FOUND = 127  # launchctl itself
+
+
+def find(place: Place, environ: Mapping[str, str], *, boot: bool | None = None) -> Launchd:
+    """The services as they are installed; *boot*: as launch daemons (True) or as agents (False)."""
+    daemons = launchd.DAEMONS
+    if boot is None:
+        daemon = Launchd(place, SYSTEM, daemons=daemons)
+        boot = any(daemon.file(tier).exists() for tier in TIERS)
+    domain, elsewhere = (SYSTEM, ()) if boot else _agents_domain(place, environ)
+    files = Launchd(place, domain, daemons=daemons)
+    stop_s = {label(tier): _exit_timeout(files.file(tier)) for tier in TIERS}
+    return Launchd(place, domain, elsewhere=elsewhere, stop_s=stop_s, daemons=daemons)
+
+
+def other_kind(place: Place, environ: Mapping[str, str], services: Launchd) -> Launchd | None:
+    """The services of the other kind than *services*, if any is installed."""
+    other = find(place, environ, boot=services.kind == "agent")
+    return other if any(other.file(tier).exists() for tier in TIERS) else None
+
+
+def _agents_domain(place: Place, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Where agents are loaded or can be, and where else they are loaded."""
+    gui, user = f"gui/{place.uid}", f"user/{place.uid}"
+    loaded = [
+        domain
+        for domain in (gui, user)
+        if any(output(print_command(domain, tier), environ)[0] == 0 for tier in TIERS)
+    ]
+    if loaded:
+        return loaded[0], tuple(loaded[1:])
+    status, _ = output(("launchctl", "print", gui), environ)
+    if status in (0, _NOT_FOUND) or output(("launchctl", "print", user), environ)[0] != 0:
+        return gui, ()
+    return user, ()
+
+
+def _exit_timeout(file: Path) -> float:
+    """How long launchd lets the service of definition *file* take to end."""
+    try:
+        told = plistlib.loads(file.read_bytes()).get("ExitTimeOut")
+    except (OSError, ValueError, ExpatError, plistlib.InvalidFileException):
+        return launchd.STOP_S
+    return float(told) if isinstance(told, int) else launchd.STOP_S
