@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from contracts.env_file import EnvFileError
 from contracts.settings import Settings
 from contracts.settings.file import SettingsError, environment, load
 from contracts.settings.models import is_folder
+from hostctl import firewall as firewalls
 from hostctl import machine as machines
+from hostctl.firewall import Firewall
 from hostctl.health import gateway_url, manager_url
 from hostctl.machine import Machine
 from hostctl.services import Place, Services
@@ -52,6 +54,8 @@ class Facts:
     control_status: int = 0  # of GET /v1/system/status with it
     changed_after_start: bool = False  # a settings file is younger than the manager
     swap_percent: float = 0.0
+    swap_used: int = 0  # bytes
+    firewall: Firewall = field(default_factory=Firewall)
     weights: tuple[Weights, ...] = ()
     linger: bool = True
     auto_login: bool = True
@@ -87,6 +91,11 @@ def read(
     changed = max(f.stat().st_mtime for f in files if f.exists())
     started = time.time() - status["uptime_seconds"] if status else changed
     mac = machine.system == "Darwin"
+    swap = psutil.swap_memory()
+
+    def said(argv: Sequence[str]) -> str:
+        return _said(list(argv), environ)
+
     return Facts(
         machine,
         native=is_native(machine, wish),
@@ -98,7 +107,9 @@ def read(
         key_status=key_status,
         control_status=control_status,
         changed_after_start=changed > started,
-        swap_percent=psutil.swap_memory().percent,
+        swap_percent=swap.percent,
+        swap_used=swap.used,
+        firewall=firewalls.read(place.python, said) if mac else Firewall(),
         weights=tuple(_weights(settings, hub_folder({**environ, **values}))),
         linger=mac or lingers(place.user, environ),
         auto_login=not mac or _auto_login(environ),
