@@ -42,7 +42,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s --retries=3 \
-  CMD ["sh", "-c", "curl -fsS -o /dev/null http://127.0.0.1:${GATEWAY_PORT}/healthz"]
+  CMD ["sh", "-c", "curl -fsS --noproxy '*' -o /dev/null http://127.0.0.1:${GATEWAY_PORT}/healthz"]
 CMD ["python", "-m", "gateway"]
 ARG VERSION=0.1.0 REVISION=
 LABEL org.opencontainers.image.title="Vision Insight API gateway" \

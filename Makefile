@@ -19,7 +19,7 @@ LIVE = $(RUN) -m pytest -q --dist loadfile
 # With ARGS, all that was chosen may be in the other run; that is pytest's status 5.
 OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 # They mostly wait; a file goes to one process, and no long one shall be left over at the end.
-LONGEST_FIRST := tests/live/test_docker.py tests/live/test_systemd.py tests/live/containers
+LONGEST_FIRST := tests/live/test_docker.py tests/live/test_systemd.py tests/live/test_mac_service_check.py tests/live/containers
 COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers/homelab/docker-compose.yml
 .PHONY: install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
 .PHONY: help setup setup-dev demo up test test-live test-clients check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean

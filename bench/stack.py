@@ -35,6 +35,8 @@ _LITELLM_ENVIRON = {
     "LITELLM_LOG": "ERROR",
 }
 DIRECT, MANAGER, BOTH, LITELLM = "no proxy", "the manager alone", "both tiers", "LiteLLM"  # paths
+# The system's proxy is not for this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _START_S = 180.0  # LiteLLM: 20 s of work on an idle machine
 _STOP_S = 10.0
 
@@ -232,14 +234,14 @@ def serving(
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with _DIRECT.open(url, timeout=5):
             return True
     except (OSError, urllib.error.URLError):
         return False
 
 
 def _post(url: str) -> None:
-    with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=_START_S):
+    with _DIRECT.open(urllib.request.Request(url, method="POST"), timeout=_START_S):
         pass
 
 

@@ -15,7 +15,7 @@ from gateway.server import GatewayServer
 from web.log_file import log_to_file
 from web.logs import configure_logging
 from web.parent_pipe import leave_with_parent
-from web.serve import PortTaken, allow_many_connections, bind, spare_the_collector
+from web.serve import PortTaken, allow_many_connections, bind_all, spare_the_collector, urls
 from web.supervisor import wrong_settings
 
 GRACEFUL_S = 30
@@ -37,23 +37,23 @@ def main() -> int:
             log_to_file(Path(settings.manager.log_dir) / "gateway.log", settings.manager.log_max_mb)
         watchers = Watchers()
         app = create_app(settings, watchers=watchers)
-        sock = bind(settings.gateway.host, settings.gateway.port)
+        sockets = bind_all(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
         status, words = wrong_settings(str(exc), os.environ)
         print(words, file=sys.stderr)  # noqa: T201 - the settings' fault, as it is
         return status
     except PortTaken as exc:
-        log.error("cannot listen: %s; set GATEWAY_PORT or gateway.port to a free one", exc)
+        log.error("cannot listen: %s, or set GATEWAY_PORT or gateway.port to a free port", exc)
         return 1
     except OSError as exc:
         log.error("cannot write the log: %s: %s", exc.filename, exc.strerror)
         return 1
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)
-    log.info("listening on http://%s:%d", settings.gateway.host, settings.gateway.port)
+    log.info("listening on %s", urls(sockets))
     server = GatewayServer(app, watchers, graceful_s=GRACEFUL_S)
     spare_the_collector()
-    server.run(sockets=[sock])
+    server.run(sockets=sockets)
     return 0
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
+from gateway import container
 from gateway.api_keys import read_keyring
 from gateway.auth import RATE_HEADERS, Gate
 from gateway.exchange import SOURCE, Services
@@ -82,11 +84,13 @@ def create_app(
     watchers: Watchers | None = None,
     resolve: Resolve | None = None,
     tls: ssl.SSLContext | None = None,
+    container_marks: Sequence[Path] = container.MARKS,
 ) -> ASGIApp:
     """*clock*: monotonic seconds, by which the URLs of pictures expire and rates are counted.
 
     *wall_clock*: Unix time, of what people read. *watchers*: for whoever ends their streams.
     *resolve*, *tls*: how names in image URLs are looked up, and whose certificates are trusted.
+    *container_marks*: files that exist in a container alone.
     Raises ``SettingsError`` for a file of keys that can't be used.
     """
 
@@ -129,6 +133,9 @@ def create_app(
         log.info("keys: %r", keyring)
     else:
         log.warning("no API key is set: /v1/* is open to everybody who can reach this port")
+    contained = container.is_contained(container_marks)
+    if warning := container.shared_limits(limits, has_keys=bool(keyring), contained=contained):
+        log.warning("%s", warning)
     entry: ASGIApp = Gate(Front(app, inference.ROUTES), keyring, limits, clock=clock)
     if settings.gateway.cors_origins:
         entry = CORSMiddleware(

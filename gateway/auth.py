@@ -125,12 +125,14 @@ def is_protected(path: str) -> bool:
 
 
 def _address(scope: Scope) -> str:
-    """Whose request it is; a household has a whole /64 of IPv6 addresses."""
-    host = scope["client"][0] if scope.get("client") else ""
+    """The client, by its address. A household has a whole /64 of IPv6; a v4-mapped address is IPv4."""
+    host = scope["client"][0].partition("%")[0] if scope.get("client") else ""
     if ":" not in host:
         return f"address {host}"
-    network = ipaddress.ip_network((host.partition("%")[0], 64), strict=False)
-    return f"address {network}"
+    address = ipaddress.IPv6Address(host)
+    if address.ipv4_mapped is not None:
+        return f"address {address.ipv4_mapped}"
+    return f"address {ipaddress.IPv6Network((int(address), 64), strict=False)}"
 
 
 def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:

@@ -137,7 +137,7 @@ class Exchange(Response):
                     self._relay(await self._read(Headers(scope=scope), inbound), account, scope, send)
                 )
             except UpstreamUnreachable as exc:
-                raise manager_unreachable(self._settings) from exc
+                raise manager_unreachable(self._settings, exc) from exc
             except UpstreamBroke as exc:
                 raise ManagerUnreachable(
                     "the worker manager closed the connection; it may be restarting", retry_after=5

@@ -92,7 +92,7 @@ class Watch(Response):
         try:
             answer = await ask(self._services.session, self._outbound(scope))
         except UpstreamUnreachable as exc:
-            raise manager_unreachable(self._services.settings) from exc
+            raise manager_unreachable(self._services.settings, exc) from exc
         except UpstreamBroke as exc:
             raise _gone() from exc
         await pass_on(answer, send, cut_off=_gone, source=SOURCE, account=account)

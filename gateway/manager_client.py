@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import httpx
 from pydantic import ValidationError
 
 from contracts.control import ManagerStatus, ModelStatus
 from contracts.errors import ManagerUnreachable
 from contracts.settings import Settings
+from gateway import local_network
 
 _QUICK_S = 2.0
 _STOP_S = 60.0  # a drain and the stop ladder
@@ -68,13 +71,16 @@ class ManagerClient:
                 method, path, timeout=httpx.Timeout(timeout_s, connect=_QUICK_S)
             )
         except httpx.TransportError as exc:
-            raise manager_unreachable(self._settings) from exc
+            raise manager_unreachable(self._settings, exc) from exc
 
 
-def manager_unreachable(settings: Settings) -> ManagerUnreachable:
+def manager_unreachable(
+    settings: Settings, cause: BaseException, platform: str = sys.platform
+) -> ManagerUnreachable:
+    hint = local_network.hint(cause, platform)
     return ManagerUnreachable(
         f"the worker manager does not answer at {settings.manager_url}; is it running? "
         "(gateway.manager_host and gateway.manager_port, or WORKER_MANAGER_HOST and "
-        "WORKER_MANAGER_PORT, say where it is)",
+        "WORKER_MANAGER_PORT, say where it is)" + (f"; {hint}" if hint else ""),
         retry_after=5,
     )

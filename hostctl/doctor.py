@@ -17,12 +17,15 @@ from contracts.settings.base import GIB
 from hostctl import facts as reading
 from hostctl import reboot
 from hostctl.facts import Facts
+from hostctl.services import BACKGROUND_SETTING
+from web.ports import LOOPBACK
 
 if TYPE_CHECKING:
     from hostctl.__main__ import Host
 
 LOW_DISK_GB = 10
-SWAPPING_PERCENT = 50
+SWAPPING_PERCENT = 50  # of the swap space, where its size is fixed
+SWAPPING_GB = 2  # on macOS, which makes swap files as it needs them: a share says nothing there
 _MARKS = {"ok": "ok  ", "warning": "warn", "broken": "FAIL"}
 
 
@@ -66,6 +69,7 @@ def findings(facts: Facts) -> list[Finding]:
         ("ports", _ports(facts)),
         ("docker", _docker(facts)),
         ("gateway", _gateway(facts)),
+        ("network", _network(facts, facts.settings)),
         ("keys", _keys(facts)),
         ("memory", _memory(facts, facts.settings)),
         ("models", _models(facts)),
@@ -102,7 +106,10 @@ def _service(facts: Facts) -> Iterator[Finding]:
             yield Finding("service", "broken", "the manager is not installed", "make install")
     elif "manager" not in machine.running:
         what = "the manager's service is not loaded, or ends again and again"
-        yield Finding("service", "broken", what, "make logs-manager tells why; then make restart")
+        cure = "make logs-manager tells why; then make restart"
+        if machine.system == "Darwin":
+            cure += f"; is python3 switched off in {BACKGROUND_SETTING}?"
+        yield Finding("service", "broken", what, cure)
     elif not facts.manager_status:
         what = "the manager's service runs and does not answer"
         yield Finding("service", "broken", what, "make logs-manager; make restart")
@@ -177,6 +184,13 @@ def _gateway(facts: Facts) -> Iterator[Finding]:
         yield Finding("gateway", "warning", "degraded: the manager is away", "see service above")
 
 
+def _network(facts: Facts, settings: Settings) -> Iterator[Finding]:
+    """Whether other machines reach a gateway that is not in Docker."""
+    local = settings.gateway.host in (*LOOPBACK, "localhost")
+    if facts.native and not local and (problem := facts.firewall.problem):
+        yield Finding("network", "warning", problem, facts.firewall.cure)
+
+
 def _keys(facts: Facts) -> Iterator[Finding]:
     if facts.manager_status == 401:
         what = "the manager runs with another MANAGER_TOKEN than .env has"
@@ -206,11 +220,19 @@ def _memory(facts: Facts, settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "memory", "warning", what, "close other programs; memory.safety_margin_gb: 2 to 4"
         )
-    if facts.swap_percent > SWAPPING_PERCENT:
-        what = f"{facts.swap_percent:.0f} % of the swap space is in use"
+    if what := _swapping(facts):
         yield Finding(
             "memory", "warning", what, "memory.safety_margin_gb: 2 to 4; fewer models at once"
         )
+
+
+def _swapping(facts: Facts) -> str:
+    if facts.machine.system == "Darwin":
+        used = facts.swap_used / GIB
+        return f"{used:.1f} GB are swapped out" if used > SWAPPING_GB else ""
+    if facts.swap_percent > SWAPPING_PERCENT:
+        return f"{facts.swap_percent:.0f} % of the swap space is in use"
+    return ""
 
 
 def _models(facts: Facts) -> Iterator[Finding]:

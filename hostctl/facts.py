@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from contracts.env_file import EnvFileError
 from contracts.settings import Settings
 from contracts.settings.file import SettingsError, environment, load
 from contracts.settings.models import is_folder
+from hostctl import firewall as firewalls
 from hostctl import machine as machines
 from hostctl import reboot
+from hostctl.ask import output
+from hostctl.firewall import Firewall
 from hostctl.health import gateway_url, manager_url
 from hostctl.machine import Machine
 from hostctl.reboot import Outlook
@@ -53,6 +56,8 @@ class Facts:
     control_status: int = 0  # of GET /v1/system/status with it
     changed_after_start: bool = False  # a settings file is younger than the manager
     swap_percent: float = 0.0
+    swap_used: int = 0  # bytes
+    firewall: Firewall = field(default_factory=Firewall)
     weights: tuple[Weights, ...] = ()
     outlook: Outlook = field(default_factory=Outlook)
     hub: Mapping[str, str] = field(default_factory=dict)  # repository -> what is wrong, "" if nothing
@@ -84,6 +89,12 @@ def read(
     files = [Path(values["VISION_CONFIG"]), env]
     changed = max(f.stat().st_mtime for f in files if f.exists())
     started = time.time() - status["uptime_seconds"] if status else changed
+    mac = machine.system == "Darwin"
+    swap = psutil.swap_memory()
+
+    def said(argv: Sequence[str]) -> str:
+        return output(argv, environ)[1]
+
     return Facts(
         machine,
         native=is_native(machine, wish),
@@ -95,7 +106,9 @@ def read(
         key_status=key_status,
         control_status=control_status,
         changed_after_start=changed > started,
-        swap_percent=psutil.swap_memory().percent,
+        swap_percent=swap.percent,
+        swap_used=swap.used,
+        firewall=firewalls.read(place.python, said) if mac else Firewall(),
         weights=tuple(_weights(settings, hub_folder({**environ, **values}))),
         outlook=reboot.read(place, services, environ),
         hub=_hub(settings, values) if online else {},

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from contracts.settings import Settings
+from web.ports import authority, is_everywhere
 
 WAIT_S = 90.0
 _LOOK_S = 0.2
@@ -17,7 +18,7 @@ _LOOK_S = 0.2
 
 def local_url(host: str, port: int) -> str:
     """Where this machine reaches a server that listens on *host*."""
-    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared
+    return f"http://{authority('127.0.0.1' if is_everywhere(host) else host, port)}"
 
 
 def gateway_url(settings: Settings) -> str:

@@ -7,9 +7,7 @@ one, which stops them in order; a pipe to each tells them when this one dies wit
 
 from __future__ import annotations
 
-import errno
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +22,7 @@ import httpx
 
 from contracts.settings import Settings
 from contracts.settings.file import SettingsError, load
+from web.ports import authority, is_everywhere, taken
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_S = 30.0
@@ -57,7 +56,9 @@ class LocalStack:
     @property
     def url(self) -> str:
         """Where this machine reaches the gateway."""
-        return f"http://{_reachable(self.settings.gateway.host)}:{self.settings.gateway.port}"
+        gateway = self.settings.gateway
+        host = "127.0.0.1" if is_everywhere(gateway.host) else gateway.host
+        return f"http://{authority(host, gateway.port)}"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -87,13 +88,13 @@ class LocalStack:
             "manager": ("MANAGER_PORT", manager.host, manager.port),
         }
         for tier, (variable, host, port) in listeners.items():
-            if tier in self._tiers and _taken(host, port):
+            if tier in self._tiers and taken(port, host):
                 raise CannotStart(
                     f"port {port} is taken: stop what listens there (lsof -i :{port}), "
                     f"or choose another with {variable}=..."
                 )
         for alias, model in self.settings.models.items():
-            if _taken("127.0.0.1", model.port):
+            if taken(model.port):
                 raise CannotStart(
                     f"port {model.port} is taken: stop what listens there (lsof -i :{model.port}), "
                     f"or choose another with models.{alias}.port in {self.config}"
@@ -211,20 +212,6 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     if process.stdin is not None:
         process.stdin.close()
-
-
-def _reachable(host: str) -> str:
-    """Where this machine reaches a server that listens on *host*."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-
-
-def _taken(host: str, port: int) -> bool:
-    # Other errors (a privileged port, a foreign address) are told better by the tier itself.
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as exc:
-        return exc.errno == errno.EADDRINUSE
-    return False
 
 
 def interrupted_by_signals() -> None:

@@ -19,6 +19,7 @@ from hostctl import domains, ports
 from hostctl.ask import output as _output
 from hostctl.services import TIERS, Place, Services, Tier
 from hostctl.systemd import Systemd
+from web.ports import taken
 
 GIB = 1 << 30
 CONFIG, SMALL_CONFIG = "config.yaml", "./config.16gb.yaml"
@@ -151,7 +152,7 @@ def _is_private(file: Path) -> bool:
 def _taken(wanted: Mapping[str, int], up: frozenset[str] | set[str]) -> list[TakenPort]:
     found = []
     for name, port in wanted.items():
-        if not ports.taken(port):
+        if not taken(port):
             continue
         path, keys = {
             "gateway": ("/healthz", {"status"}),

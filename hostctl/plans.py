@@ -9,7 +9,7 @@ from pathlib import Path
 from contracts import env_file
 from hostctl.machine import GIB, SMALL_CONFIG, Machine
 from hostctl.preflight import SMALL_RAM
-from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.services import TIERS, Place, Services, Tier, background_items
 from hostctl.steps import Remove, Run, Say, Step, Write
 
 COMPOSE = ("docker", "compose")
@@ -56,6 +56,8 @@ def install_plan(
     ]
     for name in machine.older:
         steps += services.retire(name)
+    if notice := background_items(services.name):
+        steps.append(Say(notice))
     if leaving:
         steps += _end_and_forget(leaving, TIERS)
     steps += _service_steps(place, services, "manager")

@@ -1,16 +1,16 @@
-"""Which ports the stack wants, and who has them. Standard library only: .venv may not be there yet.
+"""Which ports the stack needs, and who has them. Standard library only: .venv may not be there yet.
 
-The settings file is read for its ports alone, line by line in the layout that all shipped files have;
-what is wrong with it is told when the settings proper are loaded.
+The settings file is read for its ports alone, line by line in the layout of the shipped files;
+errors in it are reported when the settings proper are loaded. Whether a port is taken:
+``web.ports``.
 """
 
 from __future__ import annotations
 
-import errno
+import http.client
 import json
 import re
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from contracts import env_file
+from web.ports import LOOPBACK, answering, authority
 
 _SECTION = re.compile(r"(\w+):")
 _KEY = re.compile(r"  ([\w.-]+):\s*(\d+)?")
@@ -54,28 +55,31 @@ def wanted_ports(config: str, values: Mapping[str, str]) -> dict[str, int]:
     return ports
 
 
-def taken(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as exc:
-        return exc.errno == errno.EADDRINUSE
-    return False
-
-
 def holder(port: int) -> str:
-    """Who listens on *port*, in words; "" when that can't be told."""
+    """Who listens on *port*, in words; "" when that can't be told. On macOS it can be several."""
     if lsof := shutil.which("lsof"):
         argv = [lsof, "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]
-        text = subprocess.run(argv, capture_output=True, text=True).stdout
-        fields = {line[0]: line[1:] for line in text.splitlines() if line}
-        if "p" in fields:
-            return f"{fields.get('c', 'a process')} (pid {fields['p']})"
+        if told := processes_of(subprocess.run(argv, capture_output=True, text=True).stdout):
+            return told
     if ss := shutil.which("ss"):
         argv = [ss, "-Hltnp", "sport", "=", f":{port}"]
         text = subprocess.run(argv, capture_output=True, text=True).stdout
         if found := re.search(r'\("([^"]+)",pid=(\d+)', text):
             return f"{found[1]} (pid {found[2]})"
     return _holder_in_proc(port, Path("/proc"))
+
+
+def processes_of(lsof: str) -> str:
+    """The processes in the output of ``lsof -Fpc``: a ``p`` line, then the ``c`` line of each."""
+    names: dict[str, str] = {}
+    pid = ""
+    for line in lsof.splitlines():
+        if line.startswith("p"):
+            pid = line[1:]
+            names[pid] = "a process"
+        elif line.startswith("c") and pid:
+            names[pid] = line[1:]
+    return " and ".join(f"{name} (pid {pid})" for pid, name in names.items())
 
 
 def _holder_in_proc(port: int, proc: Path) -> str:
@@ -101,15 +105,29 @@ def _holder_in_proc(port: int, proc: Path) -> str:
     return ""
 
 
+# The system's proxy is not for this machine, and macOS' settings do not always spare 127.0.0.1.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def speaks_ours(port: int, path: str, keys: set[str]) -> bool:
-    """Whether the JSON object at *path* has *keys*, whatever its status is."""
+    """Whether every loopback address that answers gives a JSON object with *keys* at *path*.
+
+    The status does not matter. A stranger on ``[::1]`` beside our own server on ``127.0.0.1`` is found.
+    """
+    answered = answering(port, LOOPBACK)
+    return bool(answered) and all(
+        _has_keys(f"http://{authority(address, port)}{path}", keys) for address in answered
+    )
+
+
+def _has_keys(url: str, keys: set[str]) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=3) as answer:
+        with _DIRECT.open(url, timeout=3) as answer:
             body = answer.read(10_000)
     except urllib.error.HTTPError as exc:
         with exc:
             body = exc.read(10_000)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     try:
         told = json.loads(body)

@@ -16,6 +16,7 @@ Tier = Literal["manager", "gateway"]
 TIERS: tuple[Tier, ...] = ("manager", "gateway")
 Kind = Literal["agent", "daemon", "unit"]  # of launchd, of launchd without a login, of systemd
 REPLACED = "state/replaced"  # where the definition of an older service goes, below the root
+BACKGROUND_SETTING = "System Settings > General > Login Items & Extensions"
 _BAD = "'\"\\$:\n"  # no service file and no bind mount of Docker's can be trusted with these
 
 
@@ -97,3 +98,17 @@ def is_older(stem: str, ours: Iterable[str]) -> bool:
 
 def put_aside(file: Path, root: Path) -> Move:
     return Move(f"put {file.name} aside", file, root / REPLACED / file.name)
+
+
+def background_items(services: str) -> str:
+    """What macOS will show when agents are installed, said before; "" under another service manager.
+
+    Since macOS 13 a notification names the program of each new agent, and a switch in System Settings
+    disables it: whoever takes it for something foreign there ends the service.
+    """
+    if services != "launchd":
+        return ""
+    return (
+        'macOS will say "Background Items Added" and name python3, perhaps as from an unidentified '
+        f"developer: that is this service. Leave it on in {BACKGROUND_SETTING}."
+    )

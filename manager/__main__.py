@@ -60,7 +60,7 @@ def main(
         sys.stderr.write(f"{words}\n")
         return status
     except PortTaken as exc:
-        log.error("cannot listen: %s; set MANAGER_PORT or manager.port to a free port", exc)
+        log.error("cannot listen: %s, or set MANAGER_PORT or manager.port to a free port", exc)
         return 1
     except OSError as exc:
         log.error("cannot write the log: %s: %s", exc.filename, exc.strerror)

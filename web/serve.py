@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import resource
 import socket
@@ -9,6 +10,7 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from web.ports import EVERYWHERE, authority, is_everywhere, taken_at
 from web.protocol import bounded
 from web.receive_timeouts import Limits
 
@@ -17,10 +19,16 @@ from web.receive_timeouts import Limits
 KEEP_ALIVE_S = 75
 DEFAULT_LIMITS = Limits()
 _OPEN_FILES = 8192  # each connection is one, and one more to the next tier
+# The kernel cuts it to its own limit: net.core.somaxconn on Linux, kern.ipc.somaxconn (128) on macOS.
+_BACKLOG = 2048
+# What a kernel without IPv6, or with IPv6 switched off, answers.
+_NO_IPV6 = frozenset(
+    {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.EPFNOSUPPORT}
+)
 
 
 class PortTaken(Exception):
-    """Another process listens on the port."""
+    """The port can't be had; the message says why."""
 
 
 def spare_the_collector() -> None:
@@ -35,17 +43,60 @@ def spare_the_collector() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens on *host*:*port*; raises ``PortTaken``."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """A socket that listens on *host*:*port*; raises ``PortTaken``, also beside a stranger there."""
+    _require_free(host, port)
+    return _listening(host, port)
+
+
+def bind_all(host: str, port: int) -> list[socket.socket]:
+    """As ``bind``; "all addresses" means IPv4 and IPv6, as far as this machine has IPv6.
+
+    Each family has its own socket, so that an IPv4 client has a plain address and no ``::ffff:``.
+    """
+    if not is_everywhere(host):
+        return [bind(host, port)]
+    _require_free(host, port)
+    ipv4, ipv6 = EVERYWHERE
+    first = _listening(ipv4, port)
     try:
+        return [first, _listening(ipv6, first.getsockname()[1], ipv6_only=True)]
+    except PortTaken as exc:
+        cause = exc.__cause__
+        if isinstance(cause, OSError) and cause.errno in _NO_IPV6:
+            return [first]
+        first.close()
+        raise
+
+
+def urls(sockets: list[socket.socket]) -> str:
+    """Where *sockets* listen, for the log."""
+    return ", ".join(f"http://{authority(*s.getsockname()[:2])}" for s in sockets)
+
+
+def _require_free(host: str, port: int) -> None:
+    if port and (address := taken_at(host, port)):
+        raise PortTaken(
+            f"{authority(host, port)}: another program has {authority(address, port)}; stop it "
+            f"(lsof -nP -iTCP:{port} -sTCP:LISTEN names it)"
+        )
+
+
+def _listening(host: str, port: int, *, ipv6_only: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise PortTaken(f"{authority(host, port)}: {exc.strerror}") from exc
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if ipv6_only:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
         # Bound is not enough: two binds can both succeed, two listens can't.
-        sock.listen(2048)
+        sock.listen(_BACKLOG)
     except OSError as exc:
         sock.close()
-        raise PortTaken(f"{host}:{port}: {exc.strerror}") from exc
+        raise PortTaken(f"{authority(host, port)}: {exc.strerror}") from exc
     return sock
 
 

@@ -1,10 +1,11 @@
 """Fetches the pictures that a request names by URL, from where the settings let it.
 
-Rules: a name is looked up once, every address that it has must be allowed, and the connection goes to
-one of those very addresses, while Host, SNI and the certificate stay the name's; a redirect is a new
-URL with all of that anew. Nothing of the client's request goes along, no proxy and no cookies are used,
-nothing is decompressed. What is refused, not there or silent is told in the same words, so that a
-client learns nothing of a network that it can't see; the log has the reason.
+Rules: a name is looked up once, every address that it has must be allowed, and the connection goes
+to one of those very addresses, while Host, SNI and the certificate stay the name's; a redirect is a
+new URL with all of that anew. Nothing of the client's request goes along, no proxy and no cookies
+are used, nothing is decompressed. A refused, absent or silent server gives the same error, so that
+a client learns nothing about a network that it can't see; the log has the reason. One exception:
+where macOS may block the local network for the whole gateway, the error says so.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ipaddress
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -25,6 +27,7 @@ import httpx
 from contracts.errors import PayloadTooLarge
 from contracts.media import image_too_large
 from contracts.settings import Settings
+from gateway import local_network
 from gateway.checks import Checked
 from gateway.images_in.addresses import Address, may_reach
 from gateway.images_in.fetch_url import BadUrl, Target
@@ -69,8 +72,10 @@ class Fetcher:
         *,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
+        platform: str = sys.platform,
     ) -> None:
         self._settings = settings.images
+        self._platform = platform
         self._max_body = settings.gateway.max_body_mb << 20
         self._slots = asyncio.Semaphore(SLOTS)
         # Look-ups can't be cancelled: slow ones must not take the threads in which bodies are checked.
@@ -128,9 +133,11 @@ class Fetcher:
                     " (images.fetch_timeout_s)",
                     link.param,
                 ) from exc
+            hint = local_network.hint(exc, self._platform)
             raise bad_url(
                 f"the image can't be fetched from {target.shown}: it does not answer, or is not where"
-                " images may be fetched from (images.fetch, images.fetch_allow)",
+                " images may be fetched from (images.fetch, images.fetch_allow)"
+                + (f"; {hint}" if hint else ""),
                 link.param,
             ) from exc
         await asyncio.to_thread(require_fetched, data, link.param)

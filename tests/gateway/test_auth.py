@@ -192,6 +192,8 @@ def _abandoned(url: str, body: object, headers: dict[str, str]) -> None:
         ("fd00::1", "fd00::2", True),
         ("fd00::1", "fd00:0:0:1::1", False),
         ("fe80::1%en0", "fe80::2", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
     ],
 )
 def test_a_household_s_addresses_are_one_client(one: str, other: str, same: bool) -> None:

@@ -16,6 +16,7 @@ from testkit.servers import served
 from testkit.stacks import demo_config, process_of
 from tests.gateway.conftest import CONFIG, make_settings
 from tests.gateway.stand_in import StandIn
+from web.ports import EVERYWHERE, is_everywhere
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 PNG = "iVBORw0KGgo="
@@ -80,4 +81,7 @@ def test_each_tier_listens_on_its_configured_address(tmp_path: Path, hosts: dict
         for tier, host in hosts.items():
             process = process_of(stack, tier)
             listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
-            assert listening == {(host, getattr(stack.settings, tier).port)}
+            # The gateway's "all addresses" means both families; the manager is asked by IPv4 alone.
+            both = tier == "gateway" and is_everywhere(host)
+            port = getattr(stack.settings, tier).port
+            assert listening == {(address, port) for address in (EVERYWHERE if both else (host,))}

@@ -15,6 +15,7 @@ from contracts.settings.file import load
 from hostctl import facts as reading
 from hostctl.doctor import findings
 from hostctl.facts import Facts, Weights, _hub, _hub_state
+from hostctl.firewall import Firewall
 from hostctl.local_stack import ROOT
 from hostctl.machine import TakenPort
 from hostctl.reboot import Job, Outlook
@@ -132,6 +133,21 @@ BROKEN: dict[str, tuple[Facts, str, str, str, str]] = {
         "warning", "memory", "critical", "safety_margin_gb",
     ),
     "swapping": (replace(GOOD, swap_percent=80), "warning", "memory", "80 %", "safety_margin_gb"),
+    "a Mac that swaps": (
+        replace(MAC, swap_used=3 * GIB), "warning", "memory", "3.0 GB are swapped", "safety_margin_gb",
+    ),
+    "a Mac's agent is off": (
+        replace(MAC, machine=mac(installed=BOTH, container=True), manager_status=0),
+        "broken", "service", "not loaded", "Login Items & Extensions",
+    ),
+    "a Mac's firewall asks": (
+        replace(MAC, native=True, firewall=Firewall(1, "/opt/py thon")),
+        "warning", "network", "no permission yet", "--unblockapp '/opt/py thon'",
+    ),
+    "a Mac's firewall lets nobody in": (
+        replace(MAC, native=True, firewall=Firewall(2, "/opt/python", permitted=True)),
+        "warning", "network", "only this Mac", "--setblockall off",
+    ),
     "folder missing": (
         replace(GOOD, weights=(Weights("a", "/nowhere", "no-folder"),)),
         "broken", "models", "/nowhere is not a folder", "models.a.path",
@@ -195,6 +211,29 @@ def test_what_is_broken_is_found_with_its_cure(name: str) -> None:
 @pytest.mark.parametrize("name", BROKEN)
 def test_whatever_is_not_well_has_a_cure(name: str) -> None:
     assert all(f.cure for f in findings(BROKEN[name][0]) if f.level != "ok")
+
+
+def test_a_mac_s_share_of_swap_means_nothing() -> None:
+    # macOS makes swap files as it needs them: most of what there is is always in use.
+    facts = replace(MAC, swap_percent=97, swap_used=GIB)
+    assert not [f for f in findings(facts) if f.level != "ok"]
+
+
+def test_a_firewall_that_concerns_nobody_is_no_finding() -> None:
+    asks = Firewall(1, "/opt/python")
+    local = SETTINGS.gateway.model_copy(update={"host": "127.0.0.1"})
+    for facts in (
+        replace(MAC, native=False, firewall=asks),  # Docker's backend is signed
+        replace(MAC, native=True, firewall=Firewall(1, "/opt/python", permitted=True)),
+        replace(MAC, native=True, firewall=Firewall()),
+        replace(
+            MAC,
+            native=True,
+            firewall=asks,
+            settings=SETTINGS.model_copy(update={"gateway": local}),
+        ),
+    ):
+        assert not [f for f in findings(facts) if f.topic == "network" and f.level != "ok"]
 
 
 @pytest.mark.parametrize("docker", ["running", "stopped", "absent"])

@@ -6,6 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from hostctl.systemd import Systemd
 from testkit.servers import free_port, served
 from tests.hostctl.machines import LINUX_PLACE, MAC_PLACE, linux, mac
 from tests.hostctl.tree import Tree
+from web.ports import taken
 
 BROKEN: dict[str, tuple[Machine, str, str]] = {
     "no docker": (mac(docker="absent"), "no docker command", "NATIVE=1"),
@@ -142,14 +146,39 @@ def test_the_ports_are_those_that_the_settings_have(name: str, values: dict[str,
 def test_who_holds_a_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        assert ports.taken(port)
+        assert taken(port)
         assert ports.holder(port).endswith(f"(pid {os.getpid()})")
         if sys.platform == "linux":  # where there is neither lsof nor ss
             assert ports._holder_in_proc(port, Path("/proc")).endswith(f"(pid {os.getpid()})")
-    assert not ports.taken(port)
+    assert not taken(port)
 
 
-def test_a_stranger_on_our_port_is_not_taken_for_ours() -> None:
+@contextmanager
+def hanging_up(address: str, port: int) -> Iterator[None]:
+    """A program that closes every connection."""
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    with socket.create_server((address, port), family=socket.AF_INET6) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_all_who_hold_a_port_are_named() -> None:
+    told = ports.processes_of("p7\ncnode\np9\nf12\ncpython3.12\n")
+    assert told == "node (pid 7) and python3.12 (pid 9)"
+    assert ports.processes_of("") == ""
+
+
+def test_a_stranger_on_our_port_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     async def stranger(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
@@ -162,8 +191,15 @@ def test_a_stranger_on_our_port_is_not_taken_for_ours() -> None:
 
     with served(stranger) as url:
         port = int(url.rpartition(":")[2])
+        # Neither a proxy of the environment nor one of macOS' settings stands before our own ports.
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        monkeypatch.delenv("no_proxy", raising=False)
         assert ports.speaks_ours(port, "/health", {"status"})
         assert not ports.speaks_ours(port, "/health", {"status", "uptime_seconds"})
+        # `localhost` names either address: a stranger on the other one is not ours.
+        with hanging_up("::1", port):
+            assert not ports.speaks_ours(port, "/health", {"status"})
     assert not ports.speaks_ours(free_port(), "/health", {"status"})
 
 

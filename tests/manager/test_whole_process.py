@@ -242,7 +242,7 @@ def test_a_port_of_the_environment_that_is_taken_is_one_line_with_the_cure_and_s
         status, text = outcome(cwd=bench.folder, VISION_CONFIG=str(file), MANAGER_PORT=str(port))
     assert status == 1
     (line,) = text.splitlines()
-    assert f":{port}: Address already in use" in line
+    assert f"another program has 127.0.0.1:{port}" in line
     assert "MANAGER_PORT or manager.port" in line
 
 

@@ -227,7 +227,8 @@ def test_a_port_that_is_taken_is_one_line(capfd: pytest.CaptureFixture[str]) -> 
         spec = vlm_settings(MODELS / "vlm-best").model_dump_json()
         assert main(["--alias", "x", "--spec", spec, "--port", str(port)]) == 3
     assert capfd.readouterr().err.splitlines() == [
-        f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        f"cannot listen on 127.0.0.1:{port}: another program has 127.0.0.1:{port}; stop it "
+        f"(lsof -nP -iTCP:{port} -sTCP:LISTEN names it)"
     ]
 
 

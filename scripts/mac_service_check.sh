@@ -1,0 +1,373 @@
+#!/bin/sh
+# Installs the demo stack as a service, hurts it, and removes it: what only a real service manager can show.
+# For a Mac (launchd), in CI or by hand; on Linux it does the same with `systemd --user`.
+#
+#   scripts/mac_service_check.sh
+#
+# It writes .env, so there must be none; at the end .venv, logs/ and .env are gone. Each step prints PASS or
+# FAIL; a FAIL says what a person must look at, and what the system says is in $CHECK_REPORT (a folder).
+# Status 0: all passed. Plain POSIX: macOS has bash 3.2 and no `timeout`.
+#
+#   CHECK_REPORT   folder for logs and diagnostics          (mac-service-report)
+#   CHECK_CONFIG   settings file of the stack               (./config.demo.yaml)
+#   CHECK_RETURN_S how long a killed manager may be away    (30)
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+report=${CHECK_REPORT:-mac-service-report}
+config=${CHECK_CONFIG:-./config.demo.yaml}
+return_s=${CHECK_RETURN_S:-30}
+root=$(pwd)
+system=$(uname)
+python=.venv/bin/python
+label=com.vision-insight.manager
+passed=0
+failed=0
+installed=no
+load_pids=""
+stranger=""
+
+say() { printf '%s\n' "$*"; }
+pass() { passed=$((passed + 1)); say "PASS  $1"; }
+fail() { # TITLE, WHAT TO LOOK AT
+  failed=$((failed + 1))
+  say "FAIL  $1"
+  say "      look at: $2"
+  diagnose "$failed" "$1"
+}
+check() { # TITLE, WHAT TO LOOK AT, COMMAND...: the command is true when all is well
+  _title=$1
+  _look=$2
+  shift 2
+  if "$@"; then pass "$_title"; else fail "$_title" "$_look"; fi
+}
+not() { ! "$@"; }
+
+# --- asking ---------------------------------------------------------------------------------------
+
+ask() { curl -sS --noproxy '*' --max-time 120 "$@"; }
+code() { ask -o /dev/null -w '%{http_code}' "$@" 2>/dev/null; } # 000: no answer
+setting() { # gateway.port and the like, as the services see it
+  "$python" -c 'import os, sys
+from hostctl.__main__ import Host
+value = Host(os.environ).settings({})
+for name in sys.argv[1].split("."):
+    value = getattr(value, name)
+print(value)' "$1"
+}
+worker_ports() {
+  "$python" -c 'import os
+from hostctl.__main__ import Host
+print(*(model.port for model in Host(os.environ).settings({}).models.values()))'
+}
+within() { # SECONDS COMMAND...: asks every half second until it is true
+  _left=$(($1 * 2))
+  shift
+  while [ "$_left" -gt 0 ]; do
+    "$@" && return 0
+    _left=$((_left - 1))
+    sleep 0.5
+  done
+  return 1
+}
+bounded() { # SECONDS COMMAND...: ends it when it takes longer
+  _limit=$1
+  shift
+  "$@" &
+  _command=$!
+  (
+    _seconds=0
+    while [ "$_seconds" -lt "$_limit" ]; do
+      sleep 1
+      kill -0 "$_command" 2>/dev/null || exit 0
+      _seconds=$((_seconds + 1))
+    done
+    say "      (ended after $_limit s)"
+    kill "$_command"
+  ) &
+  _watch=$!
+  wait "$_command"
+  _status=$?
+  kill "$_watch" 2>/dev/null
+  wait "$_watch" 2>/dev/null
+  return "$_status"
+}
+quietly() { # NAME COMMAND...: its output goes to the report, and its end to the screen when it fails
+  _file="$report/$1.txt"
+  shift
+  bounded 600 "$@" >"$_file" 2>&1
+  _ended=$?
+  [ "$_ended" = 0 ] || { say "      status $_ended of: $*"; tail -n 15 "$_file" | sed 's/^/      | /'; }
+  return "$_ended"
+}
+serves() { [ "$(code "$gateway/readyz")" = 200 ]; }
+closed() { ! listeners "$1" >/dev/null; }
+listeners() { # PORT: the pids that listen there; status 1 when there are none
+  if command -v lsof >/dev/null 2>&1; then
+    lsof -nP -iTCP:"$1" -sTCP:LISTEN -t
+  else
+    ss -Hltnp "sport = :$1" | sed -n 's/.*pid=\([0-9]*\).*/\1/p' | grep .
+  fi
+}
+addresses() { # PORT: where it is listened to
+  if command -v lsof >/dev/null 2>&1; then
+    lsof -nP -iTCP:"$1" -sTCP:LISTEN -Fn | sed -n 's/^n//p'
+  else
+    ss -Hltn "sport = :$1" | awk '{print $4}'
+  fi
+}
+ours() { # processes of the stack; a framework's Python shows itself and not .venv/bin/python
+  # shellcheck disable=SC2009  # pgrep -f of macOS cuts long command lines
+  ps axww -o pid=,command= | grep -E -- ' -m (manager|gateway|workers|web\.supervisor)( |$)' | grep -v grep
+}
+service_runs() {
+  if [ "$system" = Darwin ]; then
+    launchctl print "gui/$(id -u)/$label" 2>/dev/null | grep -q 'state = running'
+  else
+    systemctl --user is-active --quiet vision-insight-manager
+  fi
+}
+definitions() { # files of our services; status 1 when there are none
+  if [ "$system" = Darwin ]; then
+    find "$HOME/Library/LaunchAgents" -name 'com.vision-insight.*' 2>/dev/null | grep .
+  else
+    find "${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user" -name 'vision-insight-*' 2>/dev/null | grep .
+  fi
+}
+known_to_launchd() {
+  [ "$system" = Darwin ] && launchctl list | grep 'com.vision-insight'
+}
+
+# --- what the system says, when something failed --------------------------------------------------
+
+diagnose() { # NUMBER TITLE
+  _into="$report/failure-$1.txt"
+  {
+    say "== $2"
+    date
+    if [ "$system" = Darwin ]; then
+      sw_vers
+      for _tier in manager gateway; do
+        say "-- launchctl print ($_tier): state, last exit code, pended nondemand spawn"
+        launchctl print "gui/$(id -u)/com.vision-insight.$_tier"
+      done
+      say "-- launchctl print-disabled"
+      launchctl print-disabled "gui/$(id -u)" | grep vision
+      say "-- pmset"
+      pmset -g
+      pmset -g custom
+      say "-- firewall"
+      /usr/libexec/ApplicationFirewall/socketfilterfw --getglobalstate
+      say "-- launchd's own log"
+      log show --last 3m --style compact --predicate 'process == "launchd"' | grep vision | tail -n 40
+    else
+      systemctl --user status vision-insight-manager vision-insight-gateway --no-pager
+    fi
+    say "-- who listens"
+    for _port in ${ports:-}; do listeners "$_port" | sed "s/^/$_port: /"; done
+    say "-- processes of this folder"
+    ours
+    for _log in logs/*.log; do
+      say "-- $_log"
+      tail -n 40 "$_log"
+    done
+  } >"$_into" 2>&1
+  say "      all that was found out: $_into"
+  grep -E 'state =|last exit code|pended nondemand' "$_into" | sed 's/^[[:space:]]*/      | /' | head -n 8
+}
+
+# --- load -----------------------------------------------------------------------------------------
+
+start_load() { # captions one after another, in three rows; each line: status of curl, HTTP status
+  rm -f "$report"/load-*.txt "$report/load-off" "$report/errors-of-load.txt"
+  for _row in 1 2 3; do
+    (
+      while [ ! -e "$report/load-off" ]; do
+        _http=$(ask -o "$report/load-body-$_row" -w '%{http_code}' -H 'content-type: application/json' \
+          --data-binary @"$report/caption.json" "$gateway/v1/vision/analyze" 2>/dev/null)
+        say "$? $_http"
+        case $_http in
+          200) ;;
+          000) sleep 0.2 ;;
+          *) { cat "$report/load-body-$_row" && say; } >>"$report/errors-of-load.txt" && sleep 0.2 ;;
+        esac
+      done >>"$report/load-$_row.txt"
+    ) &
+    load_pids="$load_pids $!"
+  done
+}
+stop_load() {
+  : >"$report/load-off"
+  for _pid in $load_pids; do wait "$_pid"; done
+  load_pids=""
+}
+load_was_told() { # an answer, an error with a status, or no connection: nothing cut, nothing without end
+  cat "$report"/load-*.txt >"$report/load.txt"
+  sort "$report/load.txt" | uniq -c | sed 's/^/      | curl, HTTP:/'
+  grep -o '"code":"[a-z_]*"' "$report/errors-of-load.txt" 2>/dev/null | sort | uniq -c | sed 's/^/      | /'
+  grep -q '^0 200$' "$report/load.txt" || return 1
+  ! grep -vE '^(0 (200|429|5[0-9][0-9])|7 000)$' "$report/load.txt" >/dev/null
+}
+captions() {
+  ask -H 'content-type: application/json' --data-binary @"$report/caption.json" \
+    "$gateway/v1/vision/analyze" >"$report/caption-answer.txt" 2>&1 &&
+    grep -q '"result"' "$report/caption-answer.txt"
+}
+
+leave() { # whatever happened: nothing of it stays
+  trap - EXIT INT TERM
+  [ -z "$stranger" ] || kill "$stranger" 2>/dev/null
+  [ -z "$load_pids" ] || stop_load
+  mkdir -p "$report/logs"
+  cp logs/*.log "$report/logs/" 2>/dev/null
+  if [ "$installed" = yes ]; then
+    say "removing what is installed"
+    make uninstall PURGE=1 >"$report/last-uninstall.txt" 2>&1
+    rm -f .env
+  fi
+  say
+  say "$passed passed, $failed failed; report: $report"
+  [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+  exit $?
+}
+
+# --- the check --------------------------------------------------------------------------------------
+
+lists_models() { [ "$(ask "$gateway/v1/models" | grep -o '"object": *"model"' | grep -c .)" -ge 3 ]; }
+on_ipv6() { [ "$(code -g "http://[::1]:$gateway_port/readyz")" = 200 ]; }
+loopback_alone() { # PORT
+  addresses "$1" >"$report/addresses-$1.txt"
+  [ -s "$report/addresses-$1.txt" ] && not grep -v '^127\.0\.0\.1:' "$report/addresses-$1.txt"
+}
+stops() { quietly "$1" make stop && within 30 closed "$gateway_port"; }
+starts() { quietly "$1" make start && within 60 serves; }
+came_back() { _now=$(listeners "$manager_port" | head -n 1) && [ -n "$_now" ] && [ "$_now" != "$victim" ]; }
+serves_again() { within 60 serves && captions; }
+taken() { not closed "$gateway_port"; }
+refuses() {
+  bounded 60 "$python" -m gateway >"$report/beside-a-stranger.txt" 2>&1
+  [ $? = 1 ] && grep -q "another program has 127.0.0.1:$gateway_port" "$report/beside-a-stranger.txt"
+}
+names_the_stranger() {
+  make doctor >"$report/doctor-stranger.txt" 2>&1
+  grep -q "$gateway_port, which gateway needs, is taken by" "$report/doctor-stranger.txt"
+}
+all_closed() { for _port in $ports; do closed "$_port" || return 1; done; }
+nobody() { not ours; }
+only_settings_stay() { [ ! -e .venv ] && [ ! -e logs ] && [ -e .env ]; }
+
+if [ -e .env ]; then
+  say "mac_service_check: there is a .env here; this is for a fresh checkout, which it uninstalls"
+  exit 2
+fi
+if definitions; then
+  say "mac_service_check: these services are installed already: make uninstall"
+  exit 2
+fi
+mkdir -p "$report"
+report=$(cd "$report" && pwd)
+trap leave EXIT
+trap 'exit 130' INT TERM
+{
+  date
+  uname -a
+  [ "$system" != Darwin ] || { sw_vers; pmset -g; sysctl hw.memsize hw.model; }
+} >"$report/machine.txt" 2>&1
+
+# Services know .env alone. All addresses, as in config.yaml: IPv6 and the stranger below are about that.
+printf 'VISION_CONFIG=%s\nGATEWAY_HOST=0.0.0.0\n' "$config" >.env
+chmod 600 .env
+installed=yes
+
+check "install" "install.txt in the report; launchctl's status 37 or 5: docs/dev/macos.md, A2 and A3" \
+  quietly install make install NATIVE=1
+install_failed=$failed
+[ -x "$python" ] || exit 1
+gateway_port=$(setting gateway.port) && manager_port=$(setting manager.port) || exit 1
+gateway="http://127.0.0.1:$gateway_port"
+ports="$gateway_port $manager_port $(worker_ports)"
+"$python" -c 'import json, hostctl.smoke as smoke
+print(json.dumps({"image": smoke.PICTURE, "task": "caption"}))' >"$report/caption.json"
+
+if [ "$install_failed" != 0 ] && ! within 10 serves; then
+  say "nothing answers: the other steps are left out"
+  exit 1
+fi
+check "the service manager says that the manager runs" \
+  "state in launchctl print; 'pended nondemand spawn' (B2)" service_runs
+if [ "$system" = Darwin ]; then
+  launchctl kickstart "gui/$(id -u)/$label"
+  say "note: kickstart of a running job ends with status $? (A2: 37 or 0)"
+fi
+check "the gateway answers, and reaches the manager" \
+  "logs/manager.log, logs/gateway.log, logs/*.launchd.log" within 60 serves
+check "/v1/models lists the models" "$gateway/v1/models" lists_models
+check "a picture gets a caption" "caption-answer.txt; logs/vlm-*.log (Metal?)" captions
+check "every endpoint answers" "smoke.txt" quietly smoke ./scripts/test-local.sh
+check "the gateway answers on IPv6" "lsof -nP -iTCP:$gateway_port (C12)" on_ipv6
+check "the manager listens on loopback alone" "addresses-$manager_port.txt" loopback_alone "$manager_port"
+check "the doctor finds nothing broken" "doctor.txt" quietly doctor make doctor
+check "a second install" "install-again.txt; kickstart of a running job is status 37 (A2)" \
+  quietly install-again make install NATIVE=1
+check "the gateway answers after it" "logs/gateway.log" within 60 serves
+
+captions # so that there is a worker
+victim=$(listeners "$manager_port" | head -n 1)
+say "killing the manager (pid $victim) with signal 9"
+kill -9 "$victim"
+check "a killed manager is back within $return_s s" \
+  "'pended nondemand spawn' and 'last exit code' in launchctl print; powermode in pmset -g (B2)" \
+  within "$return_s" came_back
+if [ "$system" = Darwin ] && ! came_back; then
+  launchctl kickstart "gui/$(id -u)/$label"
+  check "launchctl kickstart brings it back, as the doctor says" "launchctl print" within 30 came_back
+fi
+check "it serves again" "logs/manager.log: did a worker of the killed one keep its port?" serves_again
+
+for turn in 1 2; do
+  start_load
+  sleep 3
+  check "restart $turn under load" "restart-$turn.txt; bootout returns before the job has ended (A3)" \
+    quietly "restart-$turn" make restart
+  check "the gateway answers after restart $turn" "logs/manager.log" within 60 serves
+  sleep 2
+  stop_load
+  check "every request of the load was answered or told" "load.txt: status of curl, HTTP status; errors-of-load.txt" \
+    load_was_told
+done
+
+for turn in 1 2; do
+  check "stop $turn ends the gateway" "stop-$turn.txt" stops "stop-$turn"
+  check "the manager stays at stop $turn" "logs/manager.log" service_runs
+  check "a stop of what is stopped" "stop-$turn-again.txt" stops "stop-$turn-again"
+  check "start $turn brings the gateway back" "start-$turn.txt; status 37 (A2)" starts "start-$turn"
+  check "a start of what runs" "start-$turn-again.txt; status 37 (A2)" starts "start-$turn-again"
+done
+
+# A stranger on 127.0.0.1 gets the local requests of a server on 0.0.0.0; only macOS lets both start.
+check "stop for a stranger" "stop-stranger.txt" stops stop-stranger
+python3 -m http.server --bind 127.0.0.1 "$gateway_port" >/dev/null 2>&1 &
+stranger=$!
+within 10 taken
+check "the gateway refuses to start beside a stranger" "beside-a-stranger.txt (B13)" refuses
+check "the doctor names the stranger" "doctor-stranger.txt (B13)" names_the_stranger
+kill "$stranger"
+wait "$stranger" 2>/dev/null
+stranger=""
+check "the gateway starts when the stranger is gone" "start-stranger.txt" starts start-stranger
+
+mkdir -p "$report/logs"
+cp logs/*.log "$report/logs/"
+start_load
+sleep 2
+check "uninstall under load" "uninstall.txt; nothing is deleted under a manager that drains (A3)" \
+  quietly uninstall make uninstall
+stop_load
+check "no port stays taken ($ports)" "lsof -nP -iTCP -sTCP:LISTEN" within 30 all_closed
+check "no process stays" "the processes above" within 10 nobody
+check "no definition of a service stays" "the files above" not definitions
+check "launchd knows nothing of it" "launchctl list | grep vision-insight" not known_to_launchd
+check ".venv and logs are gone, .env stays" "ls -la $root" only_settings_stay
+check "a second uninstall" "uninstall-again.txt" quietly uninstall-again make uninstall
+rm -f .env
+installed=no
