@@ -53,6 +53,7 @@ class DeviceMemory(_Wire):
     cache: int = 0  # freed, and kept for the next buffer
     peak: int = 0  # the most that was ever active in this process
     unified: bool = True  # False on CUDA
+    limit: int = 0  # that the GPU may hold in all, by Metal; 0: nobody says so
 
 
 class Download(_Wire):
@@ -90,6 +91,8 @@ class Work(_Wire):
     cached_tokens: int = 0
     pictures: int = 0  # that were looked at
     cached_pictures: int = 0
+    # Served or drawn at a size that shows what the model needs: see ``contracts.settings.models``.
+    large_pictures: int = 0
     steps: int = 0  # of drawings
     step_seconds: float = 0.0
 
@@ -156,9 +159,10 @@ class RunningWorker(_Wire):
 class ModelStatus(_Wire):
     """Every configured alias, running or not. ``status`` is its ``WorkerState``. GiB, 0: not known.
 
-    ``memory_gb`` is what it is charged while it is loaded, the larger of its estimate (``learned_gb``,
-    or ``declared_gb`` until a peak was learned) and its footprint; ``measured_gb`` is the footprint
-    now, ``peak_gb`` the most that this process was seen to need. ``idle_timeout_seconds``: how long it
+    ``memory_gb`` is what it is charged while it is loaded: the larger of its estimate and its
+    footprint. The estimate is the larger of ``declared_gb`` and ``learned_gb``; once the model has
+    served a large picture it is ``learned_gb`` alone. ``measured_gb`` is the footprint now,
+    ``peak_gb`` the most that this process was seen to need. ``idle_timeout_seconds``: how long it
     stays after its last request, which may have asked for that (``keep_alive``); -1: it has no end.
     """
 
@@ -186,7 +190,8 @@ class MemoryStatus(_Wire):
     """GiB. ``used``, ``available``: the system's; ``models_loaded_gb`` is charged to the budget.
 
     ``models_measured_gb`` is what the workers' footprints add up to, ``standby_gb`` that of processes
-    that wait for work; ``pressure`` is the system's: normal, warning or critical.
+    that wait for work; ``pressure`` is the system's: normal, warning or critical. ``budget_reason``:
+    the rule that the budget comes from, in words.
     """
 
     total_gb: float
@@ -195,6 +200,7 @@ class MemoryStatus(_Wire):
     used_percent: float
     usage_percent: float
     budget_gb: float
+    budget_reason: str = ""
     models_loaded_gb: float
     models_measured_gb: float = 0.0
     standby_gb: float = 0.0

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from contracts.settings.file import SettingsError, environment, load
 from manager.app import ManagerApp
+from manager.ceiling import ceiling_of, check_wired_limit, mac_of
 from manager.docker_bridge import BridgeListener, wanted
 from manager.launcher.standby import Parker
-from manager.memory import pressure
+from manager.memory import pressure, system
 from manager.memory.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
 from web.log_file import log_to_file
@@ -51,6 +52,7 @@ def main(
         # What .env holds is for the workers too: HF_HOME, HF_TOKEN.
         os.environ.update(environment(args.config, os.environ))
         settings = load(args.config, os.environ)
+        check_wired_limit(settings.workers, ceiling_of(mac_of(system.read().total)))
         configure_logging(settings.logs.format)
         if args.log_file:
             log_to_file(Path(settings.manager.log_dir) / "manager.log", settings.manager.log_max_mb)

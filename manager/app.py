@@ -21,8 +21,10 @@ from contracts.control import Download, ManagerStatus
 from contracts.settings import Settings
 from contracts.settings.base import GIB
 from manager.auth import TokenGuard
+from manager.awake import Awake
+from manager.ceiling import Budget, mac_of
 from manager.events import EventBus
-from manager.launcher.process import LocalLauncher
+from manager.launcher.process import LocalLauncher, worker_argv
 from manager.launcher.pulls import Pulls
 from manager.launcher.standby import TO_HAVE_FROM, Parker, Standbys
 from manager.memory import pressure, system
@@ -66,6 +68,7 @@ class ManagerApp:
         read_memory: Callable[[], MemoryReading] = system.read,
         read_pressure: Callable[[], Pressure | None] = pressure.read,
         timeouts: Timeouts | None = None,
+        awake: Awake | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -81,11 +84,14 @@ class ManagerApp:
         self.peaks = Peaks(Path(settings.manager.state_dir) / "peaks.json", wall_clock=wall_clock)
         self.pulls = Pulls(on_change=self._pull_changed)
         self.standbys = standbys(settings, launcher, total)
+        self._budget = Budget(
+            settings.memory, total, mac_of(total), Path(settings.manager.state_dir) / "gpu.json"
+        )
         self.pool = Pool(
             settings,
-            self.standbys or launcher or LocalLauncher(),
+            self.standbys or launcher or LocalLauncher(worker_argv(settings.workers)),
             self._probe,
-            budget=settings.memory.budget_bytes(total, system.wired_limit()),
+            budget=self._budget.bytes,
             clock=clock,
             timeouts=timeouts,
             peaks=self.peaks,
@@ -94,6 +100,7 @@ class ManagerApp:
             fetching=self.pulls.progress,
             publish=self._happened,
         )
+        self._awake = awake or Awake()
         self.keeper = Keeper(
             self.pool,
             peaks=self.peaks,
@@ -102,6 +109,9 @@ class ManagerApp:
             read_pressure=read_pressure,
             read_memory=read_memory,
             standbys=self.standbys,
+            budget=self._budget,
+            awake=self._awake,
+            pulling=self._pulling,
         )
         self._proxy = Proxy(self.pool, self._open_session)
         self._control = FastAPI(
@@ -132,7 +142,7 @@ class ManagerApp:
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         async with open_session() as self._session:
-            log.info("budget for all workers: %.1f GB", self.pool.budget / GIB)
+            log.info("budget for all workers: %.1f GB (%s)", self._budget.bytes / GIB, self._budget.why)
             self.pool.start()
             keeping = asyncio.create_task(self.keeper.run(), name="keeper")
             try:
@@ -152,6 +162,8 @@ class ManagerApp:
         await asyncio.gather(*closing)
         self.events.close()
         await asyncio.to_thread(self.peaks.save)
+        await asyncio.to_thread(self._budget.save)
+        await asyncio.to_thread(self._awake.close)
 
     @property
     def uptime_s(self) -> float:
@@ -160,6 +172,9 @@ class ManagerApp:
     def _happened(self, kind: str, data: Mapping[str, Any]) -> None:
         self.metrics.happened(kind, data)
         self.events.publish(kind, data)
+
+    def _pulling(self) -> bool:
+        return any(self.pulls.progress(alias) is not None for alias in self.pool.workers)
 
     def _pull_changed(self, alias: str, download: Download | None) -> None:
         phase, data = ("downloading", download.model_dump()) if download else ("", None)
@@ -184,6 +199,7 @@ class ManagerApp:
         count = standbys.count if standbys else 0
         return Room(
             budget=self.pool.budget,
+            budget_reason=self._budget.why,
             standbys=count,
             standbys_ready=standbys.ready if standbys else 0,
             standby_memory=count * standbys.memory_each if standbys else 0,
@@ -243,4 +259,5 @@ def standbys(settings: Settings, launcher: Parker | None, total: int) -> Standby
     if wanted is None:
         wanted = 1 if launcher is None and total >= TO_HAVE_FROM else 0
     kinds = sorted({model.kind for model in settings.models.values()})
-    return Standbys(launcher or LocalLauncher(), kinds, wanted) if wanted else None
+    local = launcher or LocalLauncher(worker_argv(settings.workers))
+    return Standbys(local, kinds, wanted) if wanted else None

@@ -184,6 +184,12 @@ class Pool:
         else:  # nobody waits for it: it only begins to idle
             self._arm_at(deadline, now)
 
+    @property
+    def busy(self) -> bool:
+        """A request is open or waits, or a model is being loaded."""
+        workers = self.workers.values()
+        return bool(self._queue) or any(w.leases or w.state is WorkerState.STARTING for w in workers)
+
     # --- people ----------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -233,14 +239,27 @@ class Pool:
         return [alias for alias, was_loaded in zip(self.workers, stopped, strict=True) if was_loaded]
 
     def set_pressure(self, level: Pressure) -> None:
-        """How short of memory the system is, from now on; when it is, an idle worker leaves."""
+        """How short of memory the system is, from now on."""
         self._pressure = level
-        if level >= Pressure.WARNING and not self._closing:
-            victim = least_recently_used(self._views())
-            if victim is not None:
-                why = f"idle, and the system is short of memory ({level.name})"
-                self.workers[victim].stop(why, Cause.PRESSURE)
         self._dispatch()
+
+    def set_budget(self, budget: int) -> None:
+        """All workers together may use *budget* bytes from now on."""
+        self.budget = budget
+        self._dispatch()
+
+    def relieve(self) -> bool:
+        """Stop the idle worker that was used longest ago, so that the system has memory again.
+
+        False: none is idle.
+        """
+        victim = None if self._closing else least_recently_used(self._views())
+        if victim is None:
+            return False
+        why = f"idle, and the system is short of memory ({self._pressure.name})"
+        self.workers[victim].stop(why, Cause.PRESSURE)
+        self._dispatch()
+        return True
 
     def touch(self, alias: str) -> bool:
         """Start the idle time of *alias* anew; False: it is not loaded."""

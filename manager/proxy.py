@@ -104,10 +104,15 @@ class Proxy:
             ended = await lease.broken(_NOTICED_WITHIN_S)
             why = lease.worker.last_ending if ended else str(exc)
             raise WorkerFailed(f"{alias} ended before it answered: {why}", retry_after=1) from exc
+
+        async def cut_off() -> WorkerFailed:
+            why = f": {lease.worker.last_ending}" if await lease.broken(_NOTICED_WITHIN_S) else ""
+            return WorkerFailed(f"{alias} ended while it was answering{why}")
+
         await pass_on(
             answer,
             send,
-            cut_off=lambda: WorkerFailed(f"{alias} ended while it was answering"),
+            cut_off=cut_off,
             source=SOURCE,
             account=account,
             extra_headers=[

@@ -67,6 +67,7 @@ class Room:
     standbys_ready: int = 0
     standby_memory: int = 0
     pressure: Pressure = Pressure.NORMAL
+    budget_reason: str = ""
 
 
 def manager_status(
@@ -91,6 +92,7 @@ def manager_status(
             used_percent=round(reading.used_percent, 1),
             usage_percent=round(reading.used_percent, 1),
             budget_gb=_gb(room.budget),
+            budget_reason=room.budget_reason,
             models_loaded_gb=_gb(sum(r.memory for r in reports if r.charged)),
             models_measured_gb=_gb(sum(r.footprint for r in reports)),
             standby_gb=_gb(room.standby_memory),

@@ -141,9 +141,15 @@ class Worker:
 
     @property
     def estimate(self) -> int:
-        """Bytes that it is expected to need."""
-        learned = self.learned
-        return self.model.memory_bytes if learned is None else learned.bytes
+        """Bytes that it is expected to need.
+
+        A learned peak takes the place of ``memory_gb`` once it includes a large picture. Until then it
+        can only raise the estimate: a short text needs far less than the next picture will.
+        """
+        declared, learned = self.model.memory_bytes, self.learned
+        if learned is None:
+            return declared
+        return learned.bytes if learned.large else max(declared, learned.bytes)
 
     @property
     def footprint(self) -> int:
@@ -330,7 +336,8 @@ class Worker:
 
     def measured(self) -> None:
         if self.request_count and self.peak:
-            self._around.peaks.learn(self._peak_key, self.peak)
+            large = self.process is not None and self.process.large
+            self._around.peaks.learn(self._peak_key, self.peak, large=large)
         self._around.changed(self)
 
     def drew(self) -> None:

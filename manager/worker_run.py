@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from contracts import metal
 from contracts.control import Caches, DeviceMemory, Download, Drawing, Work, WorkerHealth
 from contracts.settings import Settings
 from manager.launcher.process import Handle, Launcher, LaunchFailed, LaunchSpec, StopSignal, exit_text
@@ -127,6 +128,7 @@ class Incarnation:
         self.caches = Caches()
         self.footprint = 0  # bytes, when last measured
         self.peak = 0  # bytes; the most that it was seen to need
+        self.large = False  # ``peak`` includes a picture of substantial size
         self.serving = False
         self.drawing: Drawing | None = None
         self.wake = asyncio.Event()
@@ -305,6 +307,7 @@ class Incarnation:
             return
         if health is not None:
             self.device = health.device
+            self.large = health.work.large_pictures > 0
         footprint = true_footprint(process, self.device)
         self.footprint = footprint
         if self.serving:
@@ -362,7 +365,12 @@ def new_nonce() -> str:
 
 
 def ending(status: int, last_lines: Sequence[str]) -> str:
-    """Why a process ended, for people: its last line that is no routine, and how it ended."""
+    """Why a process ended, for people: its last line that is no routine, and how it ended.
+
+    A fault of the GPU is told by its cause and its cure first.
+    """
     telling = [line for line in last_lines if not _ROUTINE.match(line)]
     last = telling[-1].removeprefix(_FAILED_PREFIX).strip() if telling else ""
-    return f"{last or 'it ended without a word'} ({exit_text(status)})"
+    how = f"{last or 'it ended without a word'} ({exit_text(status)})"
+    fault = metal.fault_of(telling)
+    return how if fault is None else f"{fault}: {how}"

@@ -21,6 +21,7 @@ from contracts.settings.base import GIB
 from contracts.settings.file import load
 from contracts.settings.models import ImageSettings, VlmSettings
 from hostctl.local_stack import ROOT, LocalStack
+from manager.launcher.process import LaunchSpec, LocalLauncher, worker_argv
 from testkit.images import RED_CIRCLE, ask
 from testkit.stacks import MOST_TOKENS, demo_config
 
@@ -80,6 +81,7 @@ CHANGED_BY = {
     "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
     "memory.recycle_growth": (REPLACEMENT, "test_how_much_it_may_grow_is_configured"),
     "memory.recycle_after": (REPLACEMENT, "test_growth_of_the_first_requests_is_the_baseline"),
+    "workers.wired_limit": (HERE, "test_each_worker_is_told_what_it_may_keep_wired"),
     "logs.format": ("gateway/test_log_lines.py", "test_lines_are_for_people_or_for_machines_as_the_settings_say"),
     "logs.prompts": ("gateway/test_log_lines.py", "test_a_prompt_is_in_the_log_only_if_the_settings_want_it"),
     "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
@@ -177,6 +179,22 @@ def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> No
     peaks.save()
     assert (tmp_path / "elsewhere" / "peaks.json").exists()
     assert ManagerApp(settings).pool.workers["vlm-best"].estimate == 5 * GIB
+
+
+def test_each_worker_is_told_what_it_may_keep_wired(tmp_path: Path) -> None:
+    from workers.__main__ import parse_arguments, read_settings
+
+    model = load(demo_config(tmp_path, {}), {}).models["vlm-best"]
+    for size in (0.0, 1.5):
+        file = demo_config(tmp_path, {"workers.wired_limit": size or "off"})
+        argv = worker_argv(load(file, {}).workers)
+        assert ("--wired-limit-gb" in argv) is (size > 0)
+        spec = LaunchSpec("vlm-best", model.model_dump_json(), 1, "nonce")
+        command = LocalLauncher(argv).command(spec)
+        assert (parse_arguments(command[3:]).wired_limit_gb or 0) == size
+        args = parse_arguments(["--alias", "vlm-best", "--config", str(file)])
+        read_settings(args)  # by hand, from the file
+        assert args.wired_limit_gb == size
 
 
 @pytest.mark.process

@@ -12,7 +12,7 @@ aiohttp's client, because httpx's pool costs several times as much per request (
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
 from typing import Protocol
@@ -146,7 +146,7 @@ async def pass_on(
     answer: aiohttp.ClientResponse,
     send: Send,
     *,
-    cut_off: Callable[[], ApiError],
+    cut_off: Callable[[], ApiError | Awaitable[ApiError]],
     source: str,
     account: Account,
     extra_headers: Headers = (),
@@ -176,7 +176,8 @@ async def pass_on(
         except (aiohttp.ClientError, OSError) as exc:
             if not streamed:
                 raise StreamCut("the answer broke off") from exc
-            error = cut_off()
+            made = cut_off()
+            error = made if isinstance(made, ApiError) else await made
             account.error = error.message
             await end_with(send, error.body(source), rewrite)
         except asyncio.CancelledError:

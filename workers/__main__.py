@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.settings import file as config
+from contracts.settings.base import GIB
 from contracts.settings.file import SettingsError
 from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings
 from web.logs import configure_logging
@@ -36,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--host", default="127.0.0.1")
     parse.add_argument("--port", type=int, help="default: the port in the settings")
     parse.add_argument("--nonce", default="", help="comes back in /health")
+    parse.add_argument(
+        "--wired-limit-gb", type=float, help="workers.wired_limit of the settings; 0: off"
+    )
     parse.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
     parse.add_argument(
         "--standby",
@@ -70,7 +74,10 @@ def await_assignment(args: argparse.Namespace) -> None:
 
 
 def read_settings(args: argparse.Namespace) -> VlmSettings | ImageSettings:
-    """The settings of the model that *args* name; raises ``SettingsError``."""
+    """The settings of the model that *args* name; raises ``SettingsError``.
+
+    From a file it takes ``workers.wired_limit`` as well, unless *args* have it.
+    """
     if args.spec is not None:
         try:
             spec: VlmSettings | ImageSettings = TypeAdapter(ModelSettings).validate_json(args.spec)
@@ -79,7 +86,10 @@ def read_settings(args: argparse.Namespace) -> VlmSettings | ImageSettings:
             where = ".".join(str(part) for part in problem["loc"])
             raise SettingsError(f"--spec: {where}: {problem['msg']}") from exc
         return spec
-    models = config.load(args.config, os.environ).models
+    settings = config.load(args.config, os.environ)
+    models = settings.models
+    if args.wired_limit_gb is None:
+        args.wired_limit_gb = settings.workers.wired_limit
     if args.alias not in models:
         raise SettingsError(f"{args.alias!r} is not one of the models: {', '.join(models)}")
     return models[args.alias]
@@ -101,7 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PortTaken as exc:
         sys.stderr.write(f"cannot listen on {exc}\n")
         return EXIT_PORT
-    return server.serve(args.alias, settings, sock, nonce=args.nonce, parent_pipe=args.parent_pipe)
+    return server.serve(
+        args.alias,
+        settings,
+        sock,
+        nonce=args.nonce,
+        parent_pipe=args.parent_pipe,
+        wired_limit=int((args.wired_limit_gb or 0) * GIB),
+    )
 
 
 if __name__ == "__main__":

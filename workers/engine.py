@@ -265,6 +265,14 @@ class Telling(Protocol):
     def caches(self) -> Caches: ...
 
 
+@runtime_checkable
+class Resting(Protocol):
+    """An engine that gives memory back between jobs; called on the model thread."""
+
+    def rest(self) -> bool:
+        """Give a bounded amount back; True when there is more, and it is to be called again."""
+
+
 class Engine(Protocol[JobIn, EventOut]):
     """One model. All three methods are called on the same thread."""
 

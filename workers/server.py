@@ -49,15 +49,15 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_engine(alias: str, settings: VlmSettings | ImageSettings) -> AnyEngine:
+def make_engine(alias: str, settings: VlmSettings | ImageSettings, wired_limit: int = 0) -> AnyEngine:
     # Imported here for symmetry alone: neither imports its library before load.
     if isinstance(settings, VlmSettings):
         from workers.vlm.engine import VlmEngine
 
-        return VlmEngine(alias, settings)
+        return VlmEngine(alias, settings, wired_limit)
     from workers.image.engine import MfluxEngine
 
-    return MfluxEngine(alias, settings)
+    return MfluxEngine(alias, settings, wired_limit)
 
 
 def serve(
@@ -68,8 +68,12 @@ def serve(
     nonce: str = "",
     parent_pipe: bool = False,
     engine: AnyEngine | None = None,
+    wired_limit: int = 0,
 ) -> int:
-    """Serve until a signal, the end of the parent or a failed load; the exit status."""
+    """Serve until a signal, the end of the parent or a failed load; the exit status.
+
+    *wired_limit*: bytes, see ``runtime.limit_memory``; 0: nothing is wired.
+    """
     server: _Server | None = None
 
     def on_failed() -> None:
@@ -78,7 +82,11 @@ def serve(
             server.should_exit = True
 
     app: FastAPI = create_app(
-        alias, settings, engine or make_engine(alias, settings), nonce=nonce, on_failed=on_failed
+        alias,
+        settings,
+        engine or make_engine(alias, settings, wired_limit),
+        nonce=nonce,
+        on_failed=on_failed,
     )
     worker: Worker = app.state.worker
     server = _Server(config_for(app, source=SOURCE, graceful_s=GRACE_S + 1), worker)

@@ -7,11 +7,12 @@ restart.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from contracts.settings.base import GIB, Gigabytes, HostNames, IdleSeconds, Port, Seconds, Section
 from contracts.settings.gateway import GatewaySettings
@@ -43,7 +44,8 @@ class ManagerSettings(Section):
 
 
 class MemorySettings(Section):
-    max_unified_memory_gb: Gigabytes | None = None  # None: 75 % of the machine's memory
+    # None: 75 % of the machine's memory. On a Mac never more than its GPU may hold (manager.ceiling).
+    max_unified_memory_gb: Gigabytes | None = None
     safety_margin_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     # A worker whose footprint outgrew what it was after ``recycle_after`` requests by this share is
     # replaced; 0: never.
@@ -53,13 +55,46 @@ class MemorySettings(Section):
     def budget_bytes(self, total_bytes: int, ceiling: int | None = None) -> int:
         """What all workers together may use on a machine with *total_bytes* of memory.
 
-        *ceiling*: what the GPU may hold of it, when the system says so.
+        *ceiling*: what the GPU may hold of it. The margin is for the rest of the system, which shares
+        the memory but hardly the GPU: it is not taken off the ceiling.
         """
         limit = self.max_unified_memory_gb
         whole = 0.75 * total_bytes if limit is None else limit * GIB
-        if ceiling is not None:
-            whole = min(whole, ceiling)
-        return max(0, int(whole - self.safety_margin_gb * GIB))
+        budget = whole - self.safety_margin_gb * GIB
+        return max(0, int(budget if ceiling is None else min(budget, ceiling)))
+
+
+WIRED_SHARE = 0.5  # of what the GPU may hold, at most, for one worker
+
+
+def _wired_limit(value: Any) -> Any:
+    if value is False or value == "off":  # YAML 1.1 reads a bare `off` as false
+        return 0.0
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise ValueError("expected `off`, or the GB that each worker may keep wired, such as 2")
+    return float(value)
+
+
+class WorkerSettings(Section):
+    # GB that MLX keeps wired in each worker on a Mac (``mx.set_wired_limit``); 0: `off`, none. A wired
+    # limit beside concurrent requests makes macOS panic: https://github.com/ml-explore/mlx/issues/3186
+    wired_limit: Annotated[float, BeforeValidator(_wired_limit)] = 0.0
+
+    @property
+    def wired_bytes(self) -> int:
+        return int(self.wired_limit * GIB)
+
+
+def wired_limit_problem(wired: int, most: int) -> str:
+    """Why a worker may not keep *wired* bytes wired where the GPU may hold *most*; "": it may."""
+    bound = WIRED_SHARE * most
+    if wired <= bound:
+        return ""
+    return (
+        f"workers.wired_limit: {wired / GIB:.1f} GB is too much: the GPU may hold {most / GIB:.1f} GB,"
+        f" and a worker may keep at most {bound / GIB:.1f} GB of it wired; set a smaller size, or `off`"
+    )
 
 
 class LogSettings(Section):
@@ -83,6 +118,7 @@ class Settings(Section):
     images: ImageInputSettings = ImageInputSettings()
     manager: ManagerSettings = ManagerSettings()
     memory: MemorySettings = MemorySettings()
+    workers: WorkerSettings = WorkerSettings()
     logs: LogSettings = LogSettings()
     defaults: DefaultSettings
     models: dict[str, ModelSettings]

@@ -25,6 +25,15 @@ class _ModelSettings(Section):
     def memory_bytes(self) -> int:
         return int(self.memory_gb * GIB)
 
+    @property
+    def large_picture(self) -> int:
+        """Pixels of a picture whose peak stands for what the model needs.
+
+        Until a picture of this size has been served, a measured peak can raise the charge of the model
+        above ``memory_gb``, but never lower it: a text or a thumbnail needs far less than a picture.
+        """
+        raise NotImplementedError
+
 
 class VlmSettings(_ModelSettings):
     kind: Literal["vlm"]
@@ -36,6 +45,10 @@ class VlmSettings(_ModelSettings):
     prefill_tokens: Annotated[int, Field(ge=32)] = 512  # of a prompt that are read in one go, at most
     image_prefix: Literal["causal", "bidirectional"] | None = None  # Moondream2; None: by its tokenizer
     max_pixels: Annotated[int, Field(ge=784)] = 4096 * 784  # of an image; 28 x 28 are one token of Qwen
+
+    @property
+    def large_picture(self) -> int:
+        return self.max_pixels // 4
 
 
 class LoraSettings(Section):
@@ -75,6 +88,11 @@ class ImageSettings(_ModelSettings):
     def traits(self) -> Family:
         """What the model's family can do."""
         return FAMILIES[self.family]
+
+    @property
+    def large_picture(self) -> int:
+        size = parse_size(self.size, max_pixels=self.max_pixels)
+        return size.width * size.height // 2
 
     @property
     def default_guidance(self) -> float:

@@ -25,6 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
+from contracts.settings import WorkerSettings
 from contracts.settings.models import ImageSettings, VlmSettings, is_folder
 from manager.memory.footprint import footprint
 
@@ -37,6 +38,13 @@ _READ = 1 << 16  # bytes
 _LAST_WORDS_S = 1.0
 # No business of a process that runs model code.
 _SECRETS = ("MANAGER_TOKEN", "GATEWAY_API_KEY", "GATEWAY_API_KEYS")
+
+
+def worker_argv(settings: WorkerSettings) -> tuple[str, ...]:
+    """How a worker is started, with what holds for all workers."""
+    argv = (sys.executable, "-m", "workers")
+    limit = settings.wired_limit
+    return (*argv, "--wired-limit-gb", f"{limit:g}") if limit else argv
 
 
 class Address(NamedTuple):

@@ -35,6 +35,7 @@ _FILE_LIMIT = 1 << 20  # bytes; thousands of models
 class Peak:
     bytes: int
     learned_at: float  # Unix seconds
+    large: bool = False  # it includes a picture of substantial size (``large_picture`` of the settings)
 
 
 class Damaged(ValueError):
@@ -74,12 +75,20 @@ class Peaks:
     def get(self, key: str) -> Peak | None:
         return self._peaks.get(key)
 
-    def learn(self, key: str, bytes_: int) -> bool:
-        """Take in a measurement; True when it changed what is known of *key*: it only ever grows."""
-        known = self._peaks.get(key)
-        if not 0 < bytes_ <= LARGEST or (known and bytes_ < known.bytes * WORTH_LEARNING):
+    def learn(self, key: str, bytes_: int, *, large: bool = False) -> bool:
+        """Take in a measurement; True when it changed what is known of *key*. A peak only grows.
+
+        *large*: the process that was measured has served a large picture.
+        """
+        if not 0 < bytes_ <= LARGEST:
             return False
-        self._peaks[key] = Peak(bytes_, self._wall_clock())
+        known = self._peaks.get(key)
+        if known is not None:
+            grew = bytes_ >= known.bytes * WORTH_LEARNING
+            if not grew and (known.large or not large):
+                return False
+            bytes_, large = max(bytes_, known.bytes), large or known.large
+        self._peaks[key] = Peak(bytes_, self._wall_clock(), large)
         self._changed = True
         return True
 
@@ -90,7 +99,7 @@ class Peaks:
                 return
             self._changed = False  # before the copy: what is learned from here on is saved next time
             try:
-                _replace(self._file, render(dict(self._peaks)))
+                replace_file(self._file, render(dict(self._peaks)))
             except (OSError, ValueError) as exc:
                 self._changed = True
                 if not self._warned:
@@ -112,7 +121,10 @@ class Peaks:
 
 def render(peaks: dict[str, Peak]) -> bytes:
     """The content of the file."""
-    entries = {key: {"bytes": peak.bytes, "learned_at": peak.learned_at} for key, peak in peaks.items()}
+    entries = {
+        key: {"bytes": peak.bytes, "learned_at": peak.learned_at, "large": peak.large}
+        for key, peak in peaks.items()
+    }
     whole = {"version": VERSION, "checksum": _checksum(entries), "peaks": entries}
     return json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -133,14 +145,18 @@ def parse(content: bytes) -> dict[str, Peak]:
 
 
 def _peak(entry: Any) -> Peak | None:
-    if not isinstance(entry, dict) or set(entry) != {"bytes", "learned_at"}:
+    if not isinstance(entry, dict):
+        return None
+    # A file of an earlier version does not say which work its peaks are of: then a text, for safety.
+    entry = {"large": False, **entry}
+    if set(entry) != {"bytes", "learned_at", "large"} or type(entry["large"]) is not bool:
         return None
     size, learned_at = entry["bytes"], entry["learned_at"]
     if type(size) is not int or not 0 < size <= LARGEST:
         return None
     if type(learned_at) not in (int, float) or not 0 <= learned_at <= LARGEST:
         return None
-    return Peak(size, float(learned_at))
+    return Peak(size, float(learned_at), entry["large"])
 
 
 def _checksum(entries: dict[str, Any]) -> str:
@@ -173,7 +189,8 @@ def _put_aside(file: Path, aside: Path) -> None:
             os.replace(file, aside)
 
 
-def _replace(file: Path, content: bytes) -> None:
+def replace_file(file: Path, content: bytes) -> None:
+    """Write *content* so that a crash leaves the old file or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.tmp")
     try:

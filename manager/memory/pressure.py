@@ -1,8 +1,9 @@
-"""How hard it has become to get memory, in three levels, and how long a level is believed.
+"""How hard it has become to get memory, in three levels, how long a level is believed, when it acts.
 
 Rules: ``read`` reads, ``judge`` and ``macos_level`` say what a reading means, ``PressureGauge`` holds a
-level long enough that nothing flaps. None is "can't be known" (no PSI in the kernel or container,
-another platform), which is evidence of nothing. What is done about a level is decided elsewhere.
+level long enough that nothing flaps, ``Relief`` says when an idle worker must leave. None is "can't be
+known" (no PSI in the kernel or container, another platform), which is evidence of nothing. Which worker
+leaves is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -82,6 +83,86 @@ def macos_level(value: int | None) -> Pressure | None:
     """What ``kern.memorystatus_vm_pressure_level`` means. Untested on macOS."""
     levels = {1: Pressure.NORMAL, 2: Pressure.WARNING, 4: Pressure.CRITICAL}
     return None if value is None else levels.get(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ReliefRule:
+    """When idle workers leave. Seconds.
+
+    ``warning_after_s``: how long the system must have said WARNING without a pause before it acts.
+    ``between_s``: from one worker to the next at WARNING. ``held``: act on the level that the gauge
+    holds, else only while the system itself says so.
+    """
+
+    warning_after_s: float = 0.0
+    between_s: float = 0.0
+    held: bool = True
+
+
+# PSI is a mean of ten seconds: it has waited already, and falls as soon as memory is there.
+LINUX_RULE = ReliefRule()
+# macOS says WARNING once the compressor holds half of the memory that is not wired. With models and
+# Docker in memory that is soon and often harmless, and the level trails what a worker gives back by
+# seconds: a worker each second would empty the machine before the first one shows.
+MACOS_RULE = ReliefRule(warning_after_s=30.0, between_s=30.0, held=False)
+
+
+def rule_of(platform: str = sys.platform) -> ReliefRule:
+    return MACOS_RULE if platform == "darwin" else LINUX_RULE
+
+
+def relief_is_due(
+    rule: ReliefRule,
+    level: Pressure,
+    now: float,
+    *,
+    warned_since: float | None,
+    relieved_at: float | None,
+) -> bool:
+    """Whether one idle worker must leave now because of *level*.
+
+    *warned_since*: since when the system has said WARNING or more, None: it does not. *relieved_at*:
+    when a worker last left for this reason, None: never.
+    """
+    if level is Pressure.CRITICAL:
+        return True
+    if level is Pressure.NORMAL:
+        return False
+    if rule.warning_after_s and (warned_since is None or now - warned_since < rule.warning_after_s):
+        return False
+    return relieved_at is None or now - relieved_at >= rule.between_s
+
+
+class Relief:
+    """Asked at each reading; remembers what ``relief_is_due`` needs."""
+
+    def __init__(self, rule: ReliefRule) -> None:
+        self._rule = rule
+        self._warned_since: float | None = None
+        self._relieved_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Relief warned since {self._warned_since} relieved at {self._relieved_at}>"
+
+    def due(self, heard: Pressure | None, held: Pressure, now: float) -> bool:
+        """*heard*: the reading, *held*: the level of the gauge after it."""
+        if heard is Pressure.NORMAL:
+            self._warned_since = None
+        elif heard is not None and self._warned_since is None:
+            self._warned_since = now
+        level = held if self._rule.held else heard
+        if level is None:
+            return False
+        # A clock that was set back must not hold relief up for ever.
+        since, relieved = (
+            None if at is None else min(at, now) for at in (self._warned_since, self._relieved_at)
+        )
+        self._warned_since, self._relieved_at = since, relieved
+        return relief_is_due(self._rule, level, now, warned_since=since, relieved_at=relieved)
+
+    def relieved(self, now: float) -> None:
+        """A worker leaves."""
+        self._relieved_at = now
 
 
 class PressureGauge:

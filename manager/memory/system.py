@@ -54,12 +54,3 @@ def sysctl(name: str, platform: str = sys.platform) -> int | None:
     if function(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0) != 0:
         return None
     return int(value.value)
-
-
-def wired_limit(sysctl: Sysctl = sysctl) -> int | None:
-    """Bytes that the GPU of a Mac may hold, when somebody has set that; else None.
-
-    0 stands for macOS's own limit, about 75 % of the memory, which the default budget observes.
-    """
-    mebibytes = sysctl(WIRED_LIMIT)
-    return mebibytes * MIB if mebibytes is not None and mebibytes > 0 else None

@@ -12,7 +12,7 @@ what it shall do stands, as a JSON object, where the path of a model would:
     nonce        a wrong nonce to show
     exit         status to leave with while loading, after the phases
     exit_times   only at the first so many launches (needs the journal)
-    last_words   said before that exit
+    last_words   said before any exit of its own
     says_failed  reports the phase "failed" and stays
     stubborn     ignores SIGTERM
     child        has a child process of its own
@@ -45,7 +45,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 POLL_S = 0.01
@@ -85,6 +85,11 @@ class FakeWorker:
         if journal := self.knobs.get("journal"):
             with Path(journal).open("a") as file:
                 file.write(f"{event} {self.arguments.alias} {os.getpid()} {detail}\n")
+
+    def leave(self, status: int) -> NoReturn:
+        sys.stdout.write(self.knobs.get("last_words", ""))
+        sys.stdout.flush()
+        os._exit(status)
 
     async def run(self) -> None:
         threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -127,9 +132,7 @@ class FakeWorker:
         if self.knobs.get("stuck"):
             await asyncio.Event().wait()
         if "exit" in self.knobs and self._launches() <= self.knobs.get("exit_times", 1 << 30):
-            sys.stdout.write(self.knobs.get("last_words", ""))
-            sys.stdout.flush()
-            os._exit(self.knobs["exit"])
+            self.leave(self.knobs["exit"])
         if self.knobs.get("says_failed"):
             self.phase, self.detail = "failed", "weights are missing"
             await asyncio.Event().wait()
@@ -212,7 +215,7 @@ class FakeWorker:
         self, path: str, query: dict[str, str], request: Request, writer: asyncio.StreamWriter
     ) -> None:
         known: dict[str, Callable[[], Any]] = {
-            "/die": lambda: os._exit(7),
+            "/die": lambda: self.leave(7),
             "/hang-up": writer.close,
             "/wait": lambda: self._wait(query, writer),
             "/sse": lambda: self._sse(query, writer),
@@ -233,7 +236,7 @@ class FakeWorker:
         self.requests += 1
         self.take(knobs.get("grow_mb", 0))
         if "request_exit" in knobs and self.misbehaves:
-            os._exit(knobs["request_exit"])
+            self.leave(knobs["request_exit"])
         self.jobs += 1
         ticking = asyncio.create_task(self._tick())
         try:
@@ -283,7 +286,7 @@ class FakeWorker:
             await writer.drain()
         if "die" in query:
             await asyncio.sleep(0.05)  # for the events to leave
-            os._exit(7)
+            self.leave(7)
         if "until" in query:
             await _exists(query["until"])
         _chunk(writer, b"data: [DONE]\n\n")
@@ -298,7 +301,7 @@ class FakeWorker:
             await writer.drain()
         if "die" in query:
             await asyncio.sleep(0.05)
-            os._exit(7)
+            self.leave(7)
 
 
 async def _read(reader: asyncio.StreamReader) -> Request | None:

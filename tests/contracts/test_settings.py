@@ -257,10 +257,10 @@ def test_the_budget_is_three_quarters_of_the_machine_less_the_margin(tmp_path: P
 
 def test_the_budget_is_bounded_by_what_the_gpu_may_hold() -> None:
     memory = MemorySettings()
-    assert memory.budget_bytes(16 * GIB, ceiling=8 * GIB) == 7 * GIB
+    assert memory.budget_bytes(16 * GIB, ceiling=8 * GIB) == 8 * GIB
     assert memory.budget_bytes(16 * GIB, ceiling=15 * GIB) == 11 * GIB
     capped = MemorySettings(max_unified_memory_gb=6.0)
-    assert capped.budget_bytes(16 * GIB, ceiling=4 * GIB) == 3 * GIB
+    assert capped.budget_bytes(16 * GIB, ceiling=4 * GIB) == 4 * GIB
 
 
 @pytest.mark.parametrize(
@@ -291,3 +291,21 @@ def test_aliases_within_aliases_are_read_at_once(tmp_path: Path) -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 30)]
     with pytest.raises(SettingsError, match="a29: is not a key that there is"):
         load(write(tmp_path, "\n".join(lines)), {})
+
+
+def test_nothing_is_wired_unless_a_size_in_gb_asks_for_it(tmp_path: Path) -> None:
+    for text, size in (
+        ("off", 0.0),
+        ("'off'", 0.0),
+        ("false", 0.0),
+        ("0", 0.0),
+        ("2", 2.0),
+        ("1.5", 1.5),
+    ):
+        settings = load(write(tmp_path, MINIMAL + f"workers: {{wired_limit: {text}}}\n"), {})
+        assert settings.workers.wired_limit == size, text
+        assert settings.workers.wired_bytes == int(size * GIB)
+    assert load(write(tmp_path, MINIMAL), {}).workers.wired_limit == 0.0
+    for text in ("on", "true", "-1", ".nan", ".inf", "'2'", "2 GB", "[2]", "null"):
+        with pytest.raises(SettingsError, match=r"workers\.wired_limit: expected `off`, or the GB"):
+            load(write(tmp_path, MINIMAL + f"workers: {{wired_limit: {text}}}\n"), {})

@@ -68,6 +68,21 @@ def test_growth_below_one_percent_is_not_written_and_adds_up() -> None:
     assert peaks.learn("a", 1010)
 
 
+def test_a_large_picture_marks_the_peak_and_a_later_text_does_not_unmark_it() -> None:
+    peaks = Peaks(None, wall_clock=clock)
+    peaks.learn("a", 1000)
+    assert peaks.learn("a", 1000, large=True), "news, though no byte more"
+    assert peaks.get("a") == Peak(1000, clock(), large=True)
+    assert not peaks.learn("a", 1000, large=True)
+    assert peaks.learn("a", 2000)
+    assert peaks.get("a") == Peak(2000, clock(), large=True)
+
+
+def test_a_file_of_an_earlier_version_is_of_unknown_work() -> None:
+    entries = {"a": {"bytes": 5, "learned_at": 1.0}}
+    assert parse(sealed(entries)) == {"a": Peak(5, 1.0, large=False)}
+
+
 @pytest.mark.parametrize("size", [0, -1, LARGEST + 1])
 def test_what_is_no_measurement_is_not_learned(size: int) -> None:
     peaks = Peaks(None)
@@ -291,7 +306,7 @@ def test_one_changed_byte_is_never_believed_as_another_peak(at: int, byte: int) 
     assert found == {"a": Peak(5 * GIB, 1.5)}
 
 
-PEAK = st.builds(Peak, st.integers(1, LARGEST), st.floats(0, 1e12))
+PEAK = st.builds(Peak, st.integers(1, LARGEST), st.floats(0, 1e12), st.booleans())
 
 
 @given(st.dictionaries(st.text(), PEAK))

@@ -10,8 +10,11 @@ import pytest
 from contracts.control import Download
 from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
 from contracts.settings.base import GIB
+from manager.events import EventBus
 from manager.housekeeping import SETTLE_S
-from manager.memory.pressure import Pressure
+from manager.memory.pressure import MACOS_LEVEL, Pressure, read_on, rule_of
+from manager.memory.system import MemoryReading
+from manager.ticker import Keeper
 from tests.manager.virtual import Scene, story
 
 # --- the charge ------------------------------------------------------------------------------------
@@ -39,6 +42,32 @@ async def test_what_a_model_was_seen_to_need_takes_the_place_of_what_was_declare
     await scene.served("b")
     await scene.served("a")  # now both fit
     assert (scene.state("a"), scene.state("b")) == ("ready", "ready")
+
+
+@story({"a": 5, "b": 8})
+async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene) -> None:
+    behaviour = scene.host.behaviours["a"]
+    behaviour.footprint, behaviour.large_pictures = int(3.7 * GIB), 0
+    worker = scene.pool.worker("a")
+    await scene.served("a")
+    await asyncio.sleep(2)
+    assert (worker.memory, worker.footprint) == (5 * GIB, int(3.7 * GIB))
+    await scene.served("b")  # 8 beside 3.7 would fit, beside 5 it does not
+    assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
+    await scene.served("a")
+    behaviour.large_pictures = 1
+    await asyncio.sleep(2)
+    assert worker.memory == int(3.7 * GIB), "a picture was served: the peak stands for the model"
+
+
+@story({"a": 5})
+async def test_a_text_that_needs_more_than_memory_gb_raises_the_charge(scene: Scene) -> None:
+    behaviour = scene.host.behaviours["a"]
+    behaviour.footprint, behaviour.large_pictures = 6 * GIB, 0
+    await scene.served("a")
+    await asyncio.sleep(2)
+    await scene.pool.stop("a")
+    assert scene.pool.worker("a").memory == 6 * GIB
 
 
 @story({"a": 4})
@@ -174,10 +203,78 @@ async def test_under_pressure_idle_workers_go_one_at_a_time_least_recently_used_
     seen = []
     for _ in range(4):
         scene.pool.set_pressure(Pressure.WARNING)
+        scene.pool.relieve()
         await asyncio.sleep(1)
         seen.append("".join(a for a in "abcd" if scene.state(a) == "ready"))
     assert seen == ["bcd", "cd", "cd", "cd"]
     await busy.finish()
+
+
+def keeper(scene: Scene, platform: str, levels: dict[str, int]) -> Keeper:
+    """A keeper as on *platform*, whose sysctl answers from *levels*."""
+    return Keeper(
+        scene.pool,
+        peaks=scene.peaks,
+        events=EventBus(),
+        clock=scene.now,
+        read_pressure=lambda: read_on(platform, sysctl=levels.get),
+        read_memory=lambda: MemoryReading(1 << 40, 1 << 40),
+        relief_rule=rule_of(platform),
+    )
+
+
+async def left_over(scene: Scene, kept: Keeper, seconds: int) -> list[float]:
+    """When, of the next *seconds* in which the keeper looks, a worker left."""
+    began, left = scene.now(), []
+    before = sum(scene.state(alias) == "ready" for alias in "abcd")
+    for _ in range(seconds):
+        kept.look_at_pressure()
+        await scene.settle()
+        loaded = sum(scene.state(alias) == "ready" for alias in "abcd")
+        left += [scene.now() - began] * (before - loaded)
+        before = loaded
+        await asyncio.sleep(1)
+    return left
+
+
+FOUR = {"a": 3, "b": 3, "c": 3, "d": 3}
+
+
+@story(FOUR)
+async def test_on_macos_a_warning_acts_after_30_s_and_takes_one_worker_each_30_s(scene: Scene) -> None:
+    for alias in "abcd":
+        await scene.served(alias)
+    levels = {MACOS_LEVEL: 2}
+    kept = keeper(scene, "darwin", levels)
+    assert await left_over(scene, kept, 95) == pytest.approx([30, 60, 90], abs=1)
+    levels[MACOS_LEVEL] = 1
+    assert await left_over(scene, kept, 60) == []
+
+
+@story(FOUR)
+async def test_on_macos_warnings_that_end_within_30_s_cost_no_worker(scene: Scene) -> None:
+    for alias in "abcd":
+        await scene.served(alias)
+    levels = {MACOS_LEVEL: 2}
+    kept = keeper(scene, "darwin", levels)
+    for _ in range(5):
+        levels[MACOS_LEVEL] = 2
+        assert await left_over(scene, kept, 25) == []
+        levels[MACOS_LEVEL] = 1
+        assert await left_over(scene, kept, 3) == []
+
+
+@story(FOUR)
+async def test_on_macos_critical_acts_at_once_and_only_as_long_as_the_system_says_so(
+    scene: Scene,
+) -> None:
+    for alias in "abcd":
+        await scene.served(alias)
+    levels = {MACOS_LEVEL: 4}
+    kept = keeper(scene, "darwin", levels)
+    assert await left_over(scene, kept, 2) == pytest.approx([0, 1], abs=0.5)
+    levels[MACOS_LEVEL] = 1
+    assert await left_over(scene, kept, 40) == [], "the gauge still holds CRITICAL for a while"
 
 
 @story({"a": 4, "b": 4})

@@ -150,6 +150,8 @@ class PoolMachine(RuleBasedStateMachine):
     def the_system_has_more_or_less_memory(self, level: Pressure) -> None:
         async def tell() -> None:
             self.pool.set_pressure(level)
+            if level is not Pressure.NORMAL:
+                self.pool.relieve()
             await self.scene.settle()
 
         self.runner.run(tell())

@@ -1,8 +1,7 @@
-"""Memory pressure: what readings mean, and a gauge that never flaps; the Mac's limit for its GPU."""
+"""Memory pressure: what readings mean, and a gauge that never flaps."""
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,15 +12,17 @@ from hypothesis import strategies as st
 from manager.memory import pressure
 from manager.memory.pressure import (
     MACOS_LEVEL,
+    MACOS_RULE,
     Pressure,
     PressureGauge,
     Psi,
+    Relief,
     judge,
     macos_level,
     parse_psi,
     read_on,
+    rule_of,
 )
-from manager.memory.system import WIRED_LIMIT, sysctl, wired_limit
 
 NORMAL, WARNING, CRITICAL = Pressure
 PSI = """\
@@ -165,14 +166,53 @@ def test_a_clock_that_jumps_keeps_the_gauge_within_one_level_a_reading(clock: li
     assert all(0 <= before - after <= 1 for before, after in pairwise(levels))
 
 
-@pytest.mark.parametrize(
-    ("mebibytes", "limit"), [(None, None), (0, None), (-1, None), (20480, 20 << 30)]
-)
-def test_the_gpu_limit_of_a_mac_counts_when_it_is_set(mebibytes: int | None, limit: int | None) -> None:
-    assert wired_limit({WIRED_LIMIT: mebibytes}.get) == limit
+def test_linux_acts_on_each_tick_of_a_level_and_macos_waits() -> None:
+    """How many of many idle workers leave in five minutes of WARNING, looked at once a second."""
+    counts = {}
+    for platform in ("linux", "darwin"):
+        gauge, relief, left = PressureGauge(), Relief(rule_of(platform)), 0
+        for now in range(300):
+            if relief.due(WARNING, gauge.heard(WARNING, now), now):
+                relief.relieved(now)
+                left += 1
+        counts[platform] = left
+    assert counts == {"linux": 300, "darwin": 9}
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has these names")
-def test_elsewhere_there_is_no_gpu_limit() -> None:
-    assert sysctl(WIRED_LIMIT) is None
-    assert wired_limit() is None
+def test_a_tick_without_an_idle_worker_does_not_put_the_next_one_off() -> None:
+    relief = Relief(MACOS_RULE)
+    due = [relief.due(WARNING, WARNING, now) for now in (0.0, 30.0, 31.0)]
+    assert due == [False, True, True]
+
+
+@given(READINGS)
+def test_on_macos_a_warning_never_takes_two_workers_within_30_s_nor_one_before(
+    readings: list[tuple[Pressure | None, float]],
+) -> None:
+    gauge, relief, now = PressureGauge(), Relief(MACOS_RULE), 100.0
+    warned_at, warnings = None, []
+    for heard, step in readings:
+        now += step
+        if heard is NORMAL:
+            warned_at = None
+        elif heard is not None and warned_at is None:
+            warned_at = now
+        due = relief.due(heard, gauge.heard(heard, now), now)
+        assert not due or heard in (WARNING, CRITICAL)
+        assert due or heard is not CRITICAL
+        if due:
+            relief.relieved(now)
+            if heard is WARNING:
+                assert warned_at is not None
+                assert now - warned_at >= 30
+                warnings.append(now)
+    assert all(later - earlier >= 30 for earlier, later in pairwise(warnings))
+
+
+def test_a_clock_that_is_set_back_puts_relief_off_by_no_more_than_30_s() -> None:
+    relief = Relief(MACOS_RULE)
+    for now in (0.0, 5000.0):
+        relief.due(WARNING, WARNING, now)
+    relief.relieved(5000.0)
+    assert not relief.due(WARNING, WARNING, 10.0)
+    assert relief.due(WARNING, WARNING, 40.0)

@@ -229,6 +229,20 @@ def test_a_handle_shows_what_it_is() -> None:
             ["2026-11-23 11:40:01,123 INFO workers: listening"],
             "it ended without a word (exit status 3)",
         ),
+        (
+            -6,
+            [
+                "2026-11-23 11:40:01,123 INFO workers: listening",
+                "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL]"
+                " Command buffer execution failed: Impacting Interactivity"
+                " (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)",
+            ],
+            "macOS stopped the GPU's work because it held up the display; let the display sleep"
+            " (System Settings > Lock Screen) or ask for a smaller size: libc++abi: terminating due to"
+            " uncaught exception of type std::runtime_error: [METAL] Command buffer execution failed:"
+            " Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+            " (killed by SIGABRT)",
+        ),
         (3, ["out of memory", "2026-11-23 11:40:01,123 INFO x: y"], "out of memory (exit status 3)"),
     ],
 )

@@ -213,6 +213,26 @@ def test_a_worker_that_dies_in_the_middle_of_a_stream_ends_it_with_an_error_even
         assert "[DONE]" not in answer.text
 
 
+def test_a_worker_that_metal_aborts_is_told_with_the_cure_to_the_client_the_status_and_the_events(
+    bench: Bench,
+) -> None:
+    words = (
+        "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command"
+        " buffer execution failed: Impacting Interactivity"
+        " (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)\n"
+    )
+    cure = "let the display sleep"
+    with bench.manager({"a": bench.model(last_words=words)}) as manager:
+        assert cure in error_of(manager.ask(path="die"))["message"]
+        assert cure in manager.model()["last_error"]
+        eventually(lambda: manager.ask().status_code == 200)
+        assert cure in manager.ask(path="sse?n=1&die=1").text, "in the event that ends the stream"
+        manager.in_state("failed")
+        with manager.http.stream("GET", "/events", headers={"last-event-id": "0"}) as events:
+            text = next(line for line in events.iter_lines() if '"failed"' in line)
+        assert cure in text
+
+
 def test_a_worker_that_dies_in_the_middle_of_another_answer_cuts_it_visibly(bench: Bench) -> None:
     with bench.manager() as manager, pytest.raises(httpx.RemoteProtocolError):
         manager.ask(path="blob?bytes=1000000&die=1")

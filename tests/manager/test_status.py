@@ -50,7 +50,7 @@ READY = WorkerReport(
 
 NO_DOWNLOAD = {"done_bytes": 0, "total_bytes": 0, "bytes_per_second": 0.0, "eta_seconds": 0.0}
 NO_DRAWING = {"kind": "", "step": 0, "steps": 0, "picture": 0, "pictures": 0, "eta_seconds": 0.0}
-ROOM = Room(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING)
+ROOM = Room(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING, "a rule")
 
 
 def status(*reports: WorkerReport) -> dict[str, Any]:
@@ -129,6 +129,7 @@ def test_the_memory_is_the_system_s_and_the_budget_s() -> None:
         "used_percent": 75.0,
         "usage_percent": 75.0,
         "budget_gb": 10.0,
+        "budget_reason": "a rule",
         "models_loaded_gb": 4.5,
         "models_measured_gb": 3.0,
         "standby_gb": 0.5,

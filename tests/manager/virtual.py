@@ -73,6 +73,7 @@ class Behaviour:
     stubborn: bool = False  # ignores TERMINATE
     leaves_s: float = 0.0  # from TERMINATE to its end
     footprint: int | None = None  # bytes; None: what it is declared to need
+    large_pictures: int = 1  # that it says it has served, once it is ready
     stalls: bool = False  # has a job in hand and does not get on
     deaf: bool = False  # /health does not answer once it is ready
     launch_error: Exception | None = None
@@ -162,6 +163,7 @@ class FakeProcess:
             "detail": f"{age:.1f} s" if self.behaviour.progress and age < self.behaviour.load_s else "",
             "nonce": self.spec.nonce,
             "pid": self._pid,
+            "work": {"large_pictures": self.behaviour.large_pictures if ready else 0},
         }
         return Answer(200 if ready else 503, json.dumps(body).encode())
 
@@ -281,7 +283,7 @@ class Scene:
 
     def learn(self, alias: str, gib: float) -> None:
         """As if an earlier run of *alias* had been seen to need so much."""
-        self.peaks.learn(peak_key(self.pool.worker(alias).model), int(gib * GIB))
+        self.peaks.learn(peak_key(self.pool.worker(alias).model), int(gib * GIB), large=True)
 
     def state(self, alias: str = "a") -> str:
         return self.pool.worker(alias).state

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,32 @@ def test_the_versions_are_those_that_were_read(package: str, version: str) -> No
 
 
 class TestMlxVlm:
+    def test_its_own_wired_limit_is_not_on_our_path(self) -> None:
+        """workers.backend.runtime wires nothing (mlx#3186); ``BatchGenerator`` would, its two halves
+        don't.
+        """
+        from mlx_vlm.generate import ar, common  # noqa: TID251
+
+        assert "mx.set_wired_limit(" in inspect.getsource(common.wired_limit)
+        assert "wired_limit(" in inspect.getsource(ar.BatchGenerator)
+        for ours in (ar.PromptProcessingBatch, ar.GenerationBatch):
+            assert "wired" not in inspect.getsource(ours)
+        used = {
+            name
+            for file in Path("workers").rglob("*.py")
+            for name in ("BatchGenerator(", "stream_generate(", "batch_generate(", "wired_limit(model")
+            if name in file.read_text()
+        }
+        assert used == set()
+
+    def test_a_prompt_clears_the_cache_after_each_chunk_by_the_name_mx_of_its_module(self) -> None:
+        """workers.vlm.batch puts another ``mx`` there; once the library stops that, ours can go."""
+        from mlx_vlm.generate import ar  # noqa: TID251
+
+        assert "mx.clear_cache()" in inspect.getsource(ar.PromptProcessingBatch.prompt_step)
+        assert "clear_cache" not in inspect.getsource(ar.GenerationBatch)
+        assert hasattr(ar, "mx")
+
     def test_moondreams_processor_reads_the_place_of_its_tokenizer_from_its_module(self) -> None:
         """workers.vlm.engine sets ``TOKENIZER_REPO``; a class attribute instead: set it there."""
         import mlx_vlm.models.moondream2.processing_moondream2 as processing  # noqa: TID251
@@ -257,6 +284,18 @@ class TestMlxVlm:
 
 
 class TestMflux:
+    def test_it_wires_nothing_and_clears_no_cache_in_the_families_that_are_used(self) -> None:
+        """workers.buffers gives freed buffers back in steps; a saver of memory is never registered."""
+        import mflux  # noqa: TID251
+
+        root = Path(mflux.__file__).parent
+        texts = {file.relative_to(root): file.read_text() for file in root.rglob("*.py")}
+        assert not [name for name, text in texts.items() if "set_wired_limit" in text]
+        clearing = {name for name, text in texts.items() if "mx.clear_cache()" in text}
+        ours = {Path("models") / family for family in ("flux", "flux2", "z_image")}
+        assert not [name for name in clearing if any(family in name.parents for family in ours)]
+        assert Path("callbacks/instances/memory_saver.py") in clearing
+
     def test_a_model_is_made_in_the_steps_that_we_take_one_by_one(self) -> None:
         """``FluxInitializer.init``; workers.image.families does the same, with a check before the
         weights.

@@ -7,6 +7,7 @@ thread, and the one function that must not be what imports MLX.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -15,7 +16,9 @@ import warnings
 from typing import Any
 
 from contracts.control import DeviceMemory
+from contracts.settings import wired_limit_problem
 from workers.backend import blas
+from workers.engine import LoadError
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,9 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+# Private, and best effort: macOS 26 ends long work of the GPU while a display is on ("Impacting
+# Interactivity"); this makes it wait longer (https://github.com/ml-explore/mlx/issues/3267).
+_ON_MACOS = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"}
 # (message, category): DeprecationWarnings of the libraries among themselves.
 _HARMLESS_WARNINGS = (
     # sentencepiece, on Python 3.12 and later
@@ -34,11 +40,18 @@ _HARMLESS_WARNINGS = (
 )
 WIDEN_LIMIT_BYTES = 1 << 30  # of weights as float32; a larger model keeps the width it was saved in
 CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; it grows to the largest transient else
+_CACHE_SHARE = 1 / 8  # of what a model is declared to need
+_ROOM_TO_WORK = 0.9
+
+
+def environment(platform: str = sys.platform) -> dict[str, str]:
+    """The variables that are set unless somebody has set them."""
+    return _ENVIRONMENT | (_ON_MACOS if platform == "darwin" else {})
 
 
 def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
     """Set the environment, find a BLAS, import MLX and bound what it keeps of freed buffers."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in environment().items():
         os.environ.setdefault(name, value)
     silence_harmless_warnings()
     blas.enable()
@@ -48,6 +61,11 @@ def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
         log.warning("no g++ on PATH: MLX runs uncompiled, a little more slowly")
         mx.disable_compile()
     mx.set_cache_limit(cache_limit)
+
+
+def cache_limit(declared: int) -> int:
+    """Bytes of freed buffers that MLX keeps for a model declared to need *declared*."""
+    return min(CACHE_LIMIT_BYTES, int(_CACHE_SHARE * declared))
 
 
 def silence_harmless_warnings() -> None:
@@ -85,17 +103,35 @@ def widen(model: Any, limit_bytes: int = WIDEN_LIMIT_BYTES) -> bool:
     return True
 
 
-def wire() -> bool:
-    """Let macOS keep what MLX holds in memory, weights among it, as long as this process lives. Did it?
+def limit_memory(declared: int, wired: int = 0) -> None:
+    """On Metal, keep this process within *declared* bytes; wire *wired* of them, 0: none.
 
-    Without, an idle model is paged out, and its first answer takes as long as a load.
+    Call it once the model is loaded. Nothing is wired unless the settings ask for it: with a wired
+    limit, concurrent requests and buffers that come and go make macOS panic
+    (https://github.com/ml-explore/mlx/issues/3186). The price: after minutes without requests macOS may
+    have compressed the model, and the first answer takes longer. Raises ``LoadError`` for a wired limit
+    that is too large.
     """
     import mlx.core as mx  # noqa: TID251
 
     if not mx.metal.is_available():
-        return False
-    mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
-    return True
+        return
+    most = _gpu_limit()
+    if most:
+        mx.set_memory_limit(memory_limit(declared, mx.get_active_memory(), most))
+    if wired:
+        if problem := wired_limit_problem(wired, most):
+            raise LoadError(problem)
+        mx.set_wired_limit(wired)
+
+
+def memory_limit(declared: int, held: int, most: int) -> int:
+    """The bytes from which MLX frees its cache and waits for running work before it takes more.
+
+    That is what the model is *declared* to need, unless the loaded model already holds nearly all of
+    it (*held*): then every buffer would be freed and made anew. *most*: what the GPU may hold.
+    """
+    return most if held > _ROOM_TO_WORK * declared else min(declared, most)
 
 
 def device_memory() -> DeviceMemory:
@@ -108,4 +144,14 @@ def device_memory() -> DeviceMemory:
         cache=mx.get_cache_memory(),
         peak=mx.get_peak_memory(),
         unified=mx.default_device().type == mx.cpu or mx.metal.is_available(),
+        limit=_gpu_limit(),
     )
+
+
+@functools.cache
+def _gpu_limit() -> int:
+    """Bytes that Metal says the GPU may hold; 0 without Metal."""
+    mx = sys.modules["mlx.core"]
+    if not mx.metal.is_available():
+        return 0
+    return int(mx.device_info().get("max_recommended_working_set_size", 0))

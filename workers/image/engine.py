@@ -17,6 +17,7 @@ from PIL import Image
 
 from contracts.control import Caches, Phase, Work
 from contracts.settings.models import ImageSettings
+from workers import buffers
 from workers.backend import runtime
 from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Report
 from workers.hub import model_files
@@ -52,12 +53,15 @@ def locate(alias: str, settings: ImageSettings, report: Report) -> Path:
 
 
 class MfluxEngine:
-    def __init__(self, alias: str, settings: ImageSettings) -> None:
+    def __init__(self, alias: str, settings: ImageSettings, wired_limit: int = 0) -> None:
+        """*wired_limit*: bytes; 0: nothing is wired."""
+        self._wired_limit = wired_limit
         self._key = f"models.{alias}.path"
         self._alias = alias
         self._settings = settings
         self._adapter: Any = None
         self._watch: Any = None
+        self._large = 0  # pictures that show what the model needs
 
     # --- loading -----------------------------------------------------------------------------------
 
@@ -76,6 +80,7 @@ class MfluxEngine:
         except Exception as exc:
             log.warning("mflux failed to load the model", exc_info=True)
             raise self._unfit(exc) from exc
+        runtime.limit_memory(self._settings.memory_bytes, self._wired_limit)
         self._watch = steps.Watch(self._adapter)
         # One for the life of the model: mflux can't take a callback back.
         self._adapter.callbacks.register(self._watch)
@@ -85,7 +90,7 @@ class MfluxEngine:
         except Exception as exc:
             log.warning("the first picture failed", exc_info=True)
             raise self._unfit(exc) from exc
-        self._watch.steps, self._watch.step_seconds = 0, 0.0
+        self._watch.steps, self._watch.step_seconds, self._large = 0, 0.0, 0
 
     def _unfit(self, exc: Exception) -> LoadError:
         return LoadError(
@@ -108,8 +113,6 @@ class MfluxEngine:
     # --- running -----------------------------------------------------------------------------------
 
     def run(self, job: ImageJob, emit: Emit) -> None:
-        import mlx.core as mx
-
         cancelled = False
         try:
             emit(Encoded(self._adapter.tokens(job.prompt)))
@@ -120,7 +123,6 @@ class MfluxEngine:
         finally:
             self._watch.end()
             self._adapter.prompts.trim()
-            mx.clear_cache()
         if cancelled:
             raise Cancelled
 
@@ -135,11 +137,17 @@ class MfluxEngine:
             image = adapter.draw(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
             if job.mask is not None:
                 image = Image.composite(image, job.source, job.mask)
+            self._large += job.width * job.height >= self._settings.large_picture
             emit(Drawn(index, image.width, image.height, image.tobytes()))
+
+    def rest(self) -> bool:
+        return buffers.give_back(0)
 
     def work(self) -> Work:
         watch = self._watch
-        return Work() if watch is None else Work(steps=watch.steps, step_seconds=watch.step_seconds)
+        if watch is None:
+            return Work()
+        return Work(steps=watch.steps, step_seconds=watch.step_seconds, large_pictures=self._large)
 
     def caches(self) -> Caches:
         adapter = self._adapter

@@ -17,18 +17,21 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from contracts import metal
 from contracts.control import Download, Phase
 from contracts.errors import Unavailable
 from workers.batch_engine import BatchEngine, does_many
-from workers.engine import Engine, Event, Job, LoadError
+from workers.buffers import REST_S
+from workers.engine import Engine, Event, Job, LoadError, Resting
 from workers.serving.ticket import Ticket, as_told
 from workers.serving.ticket import Timing as Timing  # for workers.serving.endpoint
 
 log = logging.getLogger(__name__)
 
 
+_T = TypeVar("_T")
 _SPARE_S = 0.5  # seconds without a new job, after which the reader has time for something else
 
 
@@ -165,11 +168,16 @@ class ModelThread(Generic[Job, Event]):
         """The error for a request that comes before the model is ready."""
         return self._unavailable()
 
+    def _loss(self) -> Unavailable:
+        lost = "the model has lost its jobs and is started anew"
+        fault = metal.fault_of([self.detail])
+        return Unavailable(f"{fault}; {lost}" if fault else lost, retry_after=5)
+
     def _unavailable(self) -> Unavailable:
         if self._closing:
             return Unavailable("the worker is stopping")
         if self._lost:
-            return _loss()
+            return self._loss()
         if self.phase is Phase.FAILED:
             return Unavailable(f"the model could not be loaded: {self.detail}")
         return Unavailable(f"the model is not ready yet ({self.phase})", retry_after=2)
@@ -195,7 +203,7 @@ class ModelThread(Generic[Job, Event]):
                 ).start()
                 self._do_many(engine)
             else:
-                while (ticket := self._tickets.get()) is not None:
+                while (ticket := self._awaited(self._tickets)) is not None:
                     self._do(ticket)
         finally:
             self._engine.close()
@@ -212,6 +220,21 @@ class ModelThread(Generic[Job, Event]):
             return
         self._state = _State(Phase.FAILED, reason)
         self._on_failed()
+
+    def _awaited(self, waiting: queue.SimpleQueue[_T]) -> _T:
+        """The next of *waiting*; until it comes, the engine gives back what it does not need."""
+        engine: Any = self._engine
+        more = isinstance(engine, Resting)
+        while more:
+            try:
+                return waiting.get(timeout=REST_S)
+            except queue.Empty:
+                try:
+                    more = engine.rest()
+                except Exception:
+                    log.exception("freed buffers could not be given back")
+                    more = False
+        return waiting.get()
 
     # One job at a time.
 
@@ -283,7 +306,7 @@ class ModelThread(Generic[Job, Event]):
         """Admit what was read; waits when there is nothing else to do. False at the end."""
         while True:
             try:
-                came = self._readings.get(block=not engine.busy)
+                came = self._readings.get_nowait() if engine.busy else self._awaited(self._readings)
             except queue.Empty:
                 return True
             if came is None:
@@ -300,15 +323,11 @@ class ModelThread(Generic[Job, Event]):
         self._lost = True
         self._state = _State(Phase.FAILED, reason)
         for ticket in [*self._running]:
-            self._end(ticket, _loss())
+            self._end(ticket, self._loss())
         self._tickets.put(None)
         while (came := self._readings.get()) is not None:
-            self._end(came[0], _loss())
+            self._end(came[0], self._loss())
         self._on_failed()
-
-
-def _loss() -> Unavailable:
-    return Unavailable("the model has lost its jobs and is started anew", retry_after=5)
 
 
 def first_line(exc: BaseException) -> str:

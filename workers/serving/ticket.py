@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import Generic
 
+from contracts import metal
 from contracts.errors import ApiError, GenerationFailed
 from workers.engine import Cancelled, Event, Job
 
@@ -60,4 +61,6 @@ def as_told(error: BaseException | None) -> BaseException | None:
         log.debug("job cancelled")
         return None
     log.error("generation failed", exc_info=error)
+    if fault := metal.fault_of([str(error)]):
+        return GenerationFailed(f"{fault} ({type(error).__name__})")
     return GenerationFailed(f"the model failed at this request ({type(error).__name__})")

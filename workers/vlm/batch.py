@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx  # noqa: TID251 - a part of the VLM engine
 
+from workers.buffers import without_clear_cache
 from workers.vlm.architectures.moondream import PREFIX, prefix_mask
 from workers.vlm.kv_cache import Layers
 from workers.vlm.sampler import Chooser, RowSampler
@@ -96,11 +97,14 @@ class Batch:
 
     def begin(self, row: Row, ids: list[int], inputs: dict[str, Any], known: Layers | None) -> None:
         """Begin to read *ids* (``inputs_embeds`` and more in *inputs*) after what is *known*."""
-        from mlx_vlm.generate.ar import PromptProcessingBatch  # noqa: TID251
+        from mlx_vlm.generate import ar  # noqa: TID251
 
+        if ar.mx is mx:
+            # mlx-vlm frees all cached buffers after each chunk of a prompt, beside running streams.
+            ar.mx = without_clear_cache(mx)
         inputs = dict(inputs)
         self._uids += 1
-        self._prompt = PromptProcessingBatch(
+        self._prompt = ar.PromptProcessingBatch(
             model=self._model,
             uids=[self._uids],
             input_ids=[ids],

@@ -20,6 +20,7 @@ from PIL import Image
 from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
 from contracts.settings.models import VlmSettings
+from workers import buffers
 from workers.backend import runtime
 from workers.batch_engine import Sink
 from workers.engine import ChatEvent, ChatJob, LoadError, Report, Sampling, Turn
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # these import MLX
 log = logging.getLogger(__name__)
 
 _STARMIE = "moondream/starmie-v1"  # the tokenizer of every Moondream2
+KEPT_BYTES = 64 << 20  # of freed buffers, between requests: giving back less costs more than it frees
 _TOWERS = ("vision_tower", "vision", "vision_model")
 # What loading and answering import; a standby does it ahead.
 LIBRARIES = (
@@ -53,7 +55,9 @@ Emit = Callable[[ChatEvent | None], None]
 class VlmEngine:
     """Runs one checkpoint: Moondream2, or any model that mlx-vlm knows by its chat template."""
 
-    def __init__(self, alias: str, settings: VlmSettings) -> None:
+    def __init__(self, alias: str, settings: VlmSettings, wired_limit: int = 0) -> None:
+        """*wired_limit*: bytes; 0: nothing is wired."""
+        self._wired_limit = wired_limit
         self._key = f"models.{alias}.path"
         self._alias = alias
         self._settings = settings
@@ -72,7 +76,7 @@ class VlmEngine:
 
     def load(self, report: Report) -> None:
         report(Phase.IMPORTING, "")
-        runtime.prepare()
+        runtime.prepare(runtime.cache_limit(self._settings.memory_bytes))
         # Before the library, which takes seconds: most failed loads are a wrong path.
         folder = locate(self._alias, self._settings, report)
         import mlx_vlm  # noqa: TID251 - this is the VLM engine
@@ -90,7 +94,7 @@ class VlmEngine:
             raise self._unfit(exc) from exc
         self._check(moondream)
         runtime.widen(self._model)
-        runtime.wire()
+        runtime.limit_memory(self._settings.memory_bytes, self._wired_limit)
         self._context = context_length(config)
         self._make_schedule(moondream)
         report(Phase.WARMING_UP, "")
@@ -233,6 +237,9 @@ class VlmEngine:
 
     def step(self) -> None:
         self._scheduled.step()
+
+    def rest(self) -> bool:
+        return buffers.give_back(KEPT_BYTES)
 
     def work(self) -> Work:
         schedule = self.schedule

@@ -28,7 +28,6 @@ from workers.vlm.sequence import AnswerRow, Words
 
 log = logging.getLogger(__name__)
 MIB = 1 << 20
-KEPT_BYTES = 64 * MIB  # of freed buffers, between requests: giving back little costs more than it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,7 @@ class BatchOptions:
     model computes. ``prefix_cache_mb``, ``vision_cache_mb``: MiB of prompts and of pictures that are
     kept; 0: none. ``prefill_tokens``: of a prompt that are read in one go, at most. ``image_prefix``:
     whether Moondream2 sees a picture as a whole; None: as its tokenizer tells.
+    ``large_picture``: pixels from which a picture shows what the model needs.
     """
 
     max_concurrency: int = 8
@@ -47,6 +47,7 @@ class BatchOptions:
     vision_cache_mb: int = 128
     prefill_tokens: int = 512
     image_prefix: Literal["causal", "bidirectional"] | None = None
+    large_picture: int = 1 << 60
 
     @classmethod
     def of(cls, settings: Any) -> BatchOptions:
@@ -117,8 +118,6 @@ class Schedule:
         if not self.busy:
             self._seen.clear()
             self._looking = None
-            if mx.get_cache_memory() > KEPT_BYTES:
-                mx.clear_cache()
 
     # --- answers -----------------------------------------------------------------------------------
 
@@ -141,6 +140,9 @@ class Schedule:
             self._keep(row, task.reading, row.tokens)
             task.rows.remove(row)
             if not task.rows:
+                large = self._options.large_picture
+                pictures = task.reading.job.images
+                self.done["large_pictures"] += sum(p.width * p.height >= large for p in pictures)
                 task.sink.end(None)
         self._batch.leave(whole)
 

@@ -7,17 +7,20 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
+from contracts import metal
 from contracts.control import Phase
 from contracts.errors import GenerationFailed, InvalidRequest, Unavailable
 from tests.workers.serving.threads import run, until
 from workers.batch_engine import Sink
+from workers.buffers import REST_S
 from workers.engine import ChatEvent, Delta
 from workers.serving.model_thread import ModelThread
-from workers.serving.ticket import Timing
+from workers.serving.ticket import Timing, as_told
 
 
 @dataclass
@@ -27,6 +30,8 @@ class ManyEngine:
     A text with ``!`` is refused by the reader, one with ``?`` fails at its first letter, one with ``#``
     costs all jobs.
     """
+
+    fault: str = "secret inside"
 
     turnstile: threading.Event = field(default_factory=threading.Event)
     jobs: list[tuple[str, Sink, int]] = field(default_factory=list)
@@ -71,7 +76,7 @@ class ManyEngine:
             elif not self.turnstile.is_set():
                 going.append((text, sink, at))
             elif text[at] == "#":
-                raise MemoryError("secret inside")
+                raise MemoryError(self.fault)
             elif text[at] == "?":
                 sink.end(RuntimeError("secret inside"))
             else:
@@ -234,6 +239,30 @@ def test_a_step_that_raises_tells_all_jobs_and_ends_the_work() -> None:
     run(work)
 
 
+def test_jobs_that_the_gpu_has_lost_are_told_the_cure() -> None:
+    engine = ManyEngine(
+        fault="[METAL] Command buffer execution failed: Insufficient Memory"
+        " (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+    )
+
+    async def work() -> None:
+        async with many(engine) as thread:
+            engine.turnstile.set()
+            with pytest.raises(Unavailable, match=r"fewer models loaded.*started anew"):
+                await said(thread, "d#")
+            assert metal.fault_of([thread.detail]), "the manager finds it in the last line"
+
+    run(work)
+
+
+def test_a_job_that_the_gpu_failed_at_is_told_the_cure() -> None:
+    error = as_told(RuntimeError("[METAL] Command buffer execution failed: Caused GPU Timeout Error"))
+    assert isinstance(error, GenerationFailed)
+    assert "let the display sleep" in error.message
+    other = as_told(RuntimeError("Insufficient Memory of another kind"))
+    assert str(other) == "the model failed at this request (RuntimeError)"
+
+
 def test_jobs_that_wait_when_the_others_are_lost_are_told_too() -> None:
     engine = ManyEngine()
 
@@ -299,5 +328,62 @@ def test_timing_of_one_of_many_begins_when_the_model_begins_with_it() -> None:
         assert timing.began == 107.0
         assert timing.ended == 107.0
         assert thread.close(5)
+
+    run(work)
+
+
+@dataclass
+class RestingEngine(ManyEngine):
+    """Has ``steps`` to give back; notes whether jobs were there when it was asked to."""
+
+    steps: int = 5
+    rested: list[bool] = field(default_factory=list)
+
+    def rest(self) -> bool:
+        self.rested.append(self.busy)
+        return len(self.rested) < self.steps
+
+
+def test_buffers_are_given_back_step_by_step_while_nobody_waits_and_never_beside_a_job() -> None:
+    engine = RestingEngine(steps=5)
+
+    async def work() -> None:
+        async with many(engine) as thread:
+            await until(lambda: len(engine.rested) == 5)
+            await asyncio.sleep(3 * REST_S)
+            assert len(engine.rested) == 5, "there was no more to do"
+            engine.rested.clear()
+            engine.steps = 1 << 30
+            for _ in range(3):
+                engine.turnstile.clear()
+                said_by = asyncio.create_task(said(thread, "abc"))
+                await until(lambda: engine.busy)
+                before = len(engine.rested)
+                await asyncio.sleep(2 * REST_S)
+                assert len(engine.rested) == before
+                engine.turnstile.set()
+                assert await said_by == "abc"
+                await until(partial(lambda at: len(engine.rested) > at + 1, before))
+            assert not any(engine.rested)
+
+    run(work)
+
+
+def test_an_engine_that_can_t_give_back_goes_on_with_its_jobs() -> None:
+    engine = RestingEngine()
+
+    def broken() -> bool:
+        engine.rested.append(False)
+        raise MemoryError("no room for it")
+
+    engine.rest = broken  # type: ignore[method-assign]
+
+    async def work() -> None:
+        async with many(engine) as thread:
+            await until(lambda: bool(engine.rested))
+            engine.turnstile.set()
+            assert await said(thread, "abc") == "abc"
+            await asyncio.sleep(3 * REST_S)
+            assert len(engine.rested) <= 2, "once after each time of work"
 
     run(work)

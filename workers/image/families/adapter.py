@@ -170,7 +170,6 @@ class Adapter(ABC):
             if self._lean:
                 for part in texts:
                     setattr(self.model, part.attribute, None)
-                mx.clear_cache()
 
     def decode(self, spatial: Latents) -> Image:
         """A picture of *spatial* latents, small enough to be decoded whole."""

@@ -1,0 +1,187 @@
+"""The budget never exceeds what the GPU of a Mac may hold, and says which rule it comes from."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts.control import DeviceMemory
+from contracts.settings import MemorySettings, WorkerSettings
+from contracts.settings.base import GIB
+from contracts.settings.file import SettingsError
+from manager.ceiling import Bound, Budget, Mac, budget_of, ceiling_of, check_wired_limit, mac_of
+from manager.events import EventBus
+from manager.memory.system import WIRED_LIMIT, MemoryReading, sysctl
+from manager.ticker import Keeper
+from tests.manager.virtual import Scene, story
+
+SETTINGS = MemorySettings()
+MINI = Mac(16 * GIB, (15, 6, 1))
+
+
+def ceiling_gb(mac: Mac, told: int = 0) -> float:
+    bound = ceiling_of(mac, told)
+    assert bound is not None
+    return round(bound.bytes / GIB, 2)
+
+
+SEQUOIA: tuple[tuple[int, ...], ...] = ((14, 7), (15, 6, 1), ())  # (): not known
+TAHOE: tuple[tuple[int, ...], ...] = ((26, 0), (27,))
+
+
+def test_the_share_of_the_gpu_is_that_of_the_version_of_macos() -> None:
+    """As ``recommendedMaxWorkingSetSize`` was logged on Macs of these sizes."""
+    found = {
+        (memory, version): ceiling_gb(Mac(memory * GIB, version))
+        for memory in (16, 24, 64)
+        for version in SEQUOIA + TAHOE
+    }
+    assert found == {
+        **{(16, version): 10.67 for version in SEQUOIA},
+        **{(16, version): 11.84 for version in TAHOE},
+        **{(24, version): 16.0 for version in SEQUOIA},
+        **{(24, version): 17.76 for version in TAHOE},
+        **{(64, version): 48.0 for version in SEQUOIA},
+        **{(64, version): 47.36 for version in TAHOE},
+    }
+
+
+def test_the_sysctl_decides_once_it_is_set() -> None:
+    assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=14 * GIB)) == 14
+    assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=99 * GIB)) == 16
+
+
+def test_what_metal_tells_wins_where_it_is_lower() -> None:
+    assert ceiling_gb(MINI, told=9 * GIB) == 9
+    assert ceiling_gb(MINI, told=12 * GIB) == 10.67
+    assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=14 * GIB), told=13 * GIB) == 13
+
+
+def test_elsewhere_than_on_a_mac_there_is_no_ceiling() -> None:
+    assert mac_of(16 * GIB, name="linux") is None
+    assert ceiling_of(None, told=GIB) is None
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has the name")
+def test_elsewhere_there_is_no_sysctl() -> None:
+    assert sysctl(WIRED_LIMIT) is None
+
+
+def test_a_mac_is_read_from_its_version_and_its_sysctl() -> None:
+    def read(version: str, mebibytes: int | None) -> Mac | None:
+        values = {} if mebibytes is None else {WIRED_LIMIT: mebibytes}
+        return mac_of(GIB, name="darwin", version=lambda: version, sysctl=values.get)
+
+    assert read("26.1", 20480) == Mac(GIB, (26, 1), 20 * GIB)
+    assert read("15.6.1", 0) == Mac(GIB, (15, 6, 1), 0)
+    assert read("", None) == Mac(GIB, (), 0)
+    assert read("15.6", -1) == Mac(GIB, (15, 6), 0)
+
+
+def test_the_budget_says_which_rule_it_comes_from() -> None:
+    capped = MemorySettings(max_unified_memory_gb=6.0)
+    margin = MemorySettings(safety_margin_gb=4.0)
+    tahoe = Mac(16 * GIB, (26, 0))
+    assert budget_of(SETTINGS, 16 * GIB, None).bytes == 11 * GIB
+    assert [
+        budget_of(settings, 16 * GIB, ceiling_of(mac)).why
+        for settings, mac in ((SETTINGS, MINI), (SETTINGS, tahoe), (capped, MINI), (margin, MINI))
+    ] == [
+        "the GPU may hold it: 67 % of 16 GB on macOS 15.6.1",
+        "75 % of the machine's memory less memory.safety_margin_gb",
+        "memory.max_unified_memory_gb less memory.safety_margin_gb",
+        "75 % of the machine's memory less memory.safety_margin_gb",
+    ]
+    told = budget_of(SETTINGS, 16 * GIB, ceiling_of(MINI, 8 * GIB))
+    assert told == Bound(8 * GIB, "the GPU may hold it: told by Metal")
+
+
+def test_what_metal_told_is_remembered_under_the_same_conditions(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "gpu.json"
+    budget = Budget(SETTINGS, 16 * GIB, MINI, file)
+    assert not budget.heard(12 * GIB), "higher than what is known: no change"
+    assert budget.heard(9 * GIB)
+    assert not budget.heard(9 * GIB)
+    assert not budget.heard(0), "a worker without a GPU says nothing"
+    budget.save()
+    assert Budget(SETTINGS, 16 * GIB, MINI, file).bytes == 9 * GIB
+    for other in (
+        Mac(16 * GIB, (26, 0)),
+        Mac(24 * GIB, (15, 6, 1)),
+        Mac(16 * GIB, (15, 6, 1), wired_limit=10 * GIB),
+    ):
+        assert Budget(SETTINGS, 16 * GIB, other, file).bytes != 9 * GIB, other
+
+
+def test_a_damaged_file_is_ignored_and_written_anew(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    under = MINI.conditions
+    for content in (
+        b"",
+        b"\xff",
+        b"[]",
+        b"[" * 4000,
+        b'{"gpu_may_hold_bytes": 1}',
+        b'{"gpu_may_hold_bytes": true, "under": "%s"}' % under.encode(),
+        b'{"gpu_may_hold_bytes": -5, "under": "%s"}' % under.encode(),
+        b'{"gpu_may_hold_bytes": 99999999999999, "under": "%s"}' % under.encode(),
+    ):
+        file.write_bytes(content)
+        budget = Budget(SETTINGS, 16 * GIB, MINI, file)
+        assert round(budget.bytes / GIB, 2) == 10.67, content
+        budget.heard(9 * GIB)
+        budget.save()
+        assert Budget(SETTINGS, 16 * GIB, MINI, file).bytes == 9 * GIB
+
+
+def test_a_disk_that_takes_nothing_costs_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("a file where the folder should be")
+    budget = Budget(SETTINGS, 16 * GIB, MINI, tmp_path / "state" / "gpu.json")
+    budget.heard(9 * GIB)
+    budget.save()
+    budget.save()
+    assert budget.bytes == 9 * GIB
+    assert len(caplog.records) == 1
+
+
+def test_a_wired_limit_above_half_of_what_the_gpu_may_hold_is_refused_at_the_start() -> None:
+    ceiling = ceiling_of(MINI)
+    for size, cured in ((0.0, True), (5.3, True), (5.4, False), (99.0, False)):
+        settings = WorkerSettings(wired_limit=size)
+        if cured:
+            check_wired_limit(settings, ceiling)
+        else:
+            with pytest.raises(SettingsError, match=r"workers\.wired_limit: .* at most 5\.3 GB"):
+                check_wired_limit(settings, ceiling)
+        check_wired_limit(settings, None)
+
+
+@story({"a": 6, "b": 6})
+async def test_the_first_worker_lowers_the_budget_to_what_metal_tells_it(scene: Scene) -> None:
+    settings = MemorySettings(max_unified_memory_gb=12.0, safety_margin_gb=0.0)
+    budget = Budget(settings, 24 * GIB, Mac(24 * GIB, (15,)))
+    keeper = Keeper(
+        scene.pool,
+        peaks=scene.peaks,
+        events=EventBus(),
+        clock=scene.now,
+        read_pressure=lambda: None,
+        read_memory=lambda: MemoryReading(1 << 40, 1 << 40),
+        budget=budget,
+    )
+    await scene.served("a")
+    await scene.served("b")
+    keeper.look_at_budget()
+    assert scene.pool.budget == 12 * GIB
+    process = scene.pool.worker("b").process
+    assert process is not None
+    process.device = DeviceMemory(limit=8 * GIB)
+    keeper.look_at_budget()
+    await asyncio.sleep(1)
+    assert scene.pool.budget == 8 * GIB
+    assert [scene.state(alias) for alias in "ab"] == ["stopped", "ready"], "the idle one leaves"
