@@ -81,7 +81,7 @@ def model_row(model: ModelObject) -> tuple[str, ...]:
     kind = model.family or model.kind
     return (
         model.id, kind, model.state, f"{model.memory_gb:.1f} GB", can, ", ".join(model.names) or "-",
-        model.path,
+        model.path + (f"@{model.revision[:10]}" if model.revision else ""),
     )  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def waiting(status: ManagerStatus, name: str | None) -> Told | None:
 
 def loading(model: ModelStatus) -> Told:
     """How far the load of *model* is."""
-    if model.phase == "downloading" and model.download.total_bytes:
+    if model.phase.startswith("downloading") and model.download.total_bytes:
         return downloading(model.download)
     return Told(model.phase or "starting")
 

@@ -36,6 +36,7 @@ class Phase(StrEnum):
 
     IMPORTING = "importing"
     DOWNLOADING = "downloading"
+    VERIFYING = "verifying"  # all bytes are there; their hashes are compared
     LOADING = "loading"
     WARMING_UP = "warming up"
     READY = "ready"
@@ -57,12 +58,16 @@ class DeviceMemory(_Wire):
 
 
 class Download(_Wire):
-    """How far a download is. ``total_bytes`` 0: not known yet; ``eta_seconds`` likewise."""
+    """How far a download is. ``total_bytes`` 0: not known yet; ``eta_seconds`` likewise.
+
+    ``verified_bytes`` counts what of it was hashed so far, once all bytes are there.
+    """
 
     done_bytes: int = 0
     total_bytes: int = 0
     bytes_per_second: float = 0.0
     eta_seconds: float = 0.0
+    verified_bytes: int = 0
 
 
 class Drawing(_Wire):
@@ -137,8 +142,10 @@ class WorkerHealth(_Wire):
     device: DeviceMemory = DeviceMemory()
     work: Work = Work()
     caches: Caches = Caches()
-    download: Download | None = None  # while ``phase`` is downloading
+    download: Download | None = None  # while ``phase`` is downloading or verifying
     drawing: Drawing | None = None
+    revision: str = ""  # the commit of the Hub that is loaded; "": a folder, or not known yet
+    newer_revision: str = ""  # the commit that the Hub has now, when its files are not all here
 
 
 class RunningWorker(_Wire):
@@ -177,7 +184,8 @@ class ModelStatus(_Wire):
     measured_gb: float = 0.0
     peak_gb: float = 0.0
     phase: str = ""
-    download: Download = Download()  # in the phase downloading
+    download: Download = Download()  # in the phases downloading and verifying
+    revision: str = ""  # the commit that is loaded, else the revision that will be; "": main, a folder
     drawing: Drawing = Drawing()
     queued: int = 0
     last_error: str = ""

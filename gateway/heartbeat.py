@@ -69,7 +69,7 @@ def progress_of(model: ModelStatus | None) -> str:
     if model.status is not WorkerState.STARTING:
         return "waiting for memory"
     download = model.download
-    if model.phase != "downloading" or not download.total_bytes:
+    if not model.phase.startswith("downloading") or not download.total_bytes:
         return model.phase or "starting"
     share = f"downloading {100 * download.done_bytes // download.total_bytes} %"
     return f"{share}, about {download.eta_seconds:.0f} s" if download.eta_seconds >= 1 else share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contracts.capabilities import ROUTES, capabilities
 from contracts.errors import InvalidRequest, ModelNotFound
-from contracts.settings import Settings
+from contracts.settings import DEFAULT_KINDS, Settings
 from contracts.settings.models import ModelSettings
 
 
@@ -24,7 +24,12 @@ def choose_model(settings: Settings, route: str, name: str | None) -> tuple[str,
 
     Raises ``ModelNotFound``, or ``InvalidRequest`` when the model can't do what the route asks for.
     """
-    alias = find_alias(settings, name) if name else getattr(settings.defaults, route)
+    alias = find_alias(settings, name) if name else settings.default_for(route)
+    if alias is None:
+        raise ModelNotFound(
+            f"no model here can {route}: add one of kind {DEFAULT_KINDS[route]} to the settings",
+            param="model",
+        )
     model = settings.models[alias]
     able = capabilities(model)
     if route not in able:

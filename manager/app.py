@@ -82,7 +82,7 @@ class ManagerApp:
         self.events = EventBus(first_id=int(wall_clock() * 1000))
         self.metrics = ManagerMetrics(settings, clock=clock)
         self.peaks = Peaks(Path(settings.manager.state_dir) / "peaks.json", wall_clock=wall_clock)
-        self.pulls = Pulls(on_change=self._pull_changed)
+        self.pulls = Pulls(on_change=self._pull_changed, clock=clock)
         self.standbys = standbys(settings, launcher, total)
         self._budget = Budget(
             settings.memory, total, mac_of(total), Path(settings.manager.state_dir) / "gpu.json"
@@ -98,6 +98,8 @@ class ManagerApp:
             read_memory=read_memory,
             standbys=self.standbys,
             fetching=self.pulls.progress,
+            pulled_at=self.pulls.fetched_at,
+            outdated=lambda alias: self.pulls.update(alias, settings.models[alias]),
             publish=self._happened,
         )
         self._awake = awake or Awake()
@@ -178,6 +180,8 @@ class ManagerApp:
 
     def _pull_changed(self, alias: str, download: Download | None) -> None:
         phase, data = ("downloading", download.model_dump()) if download else ("", None)
+        if download and 0 < download.total_bytes <= download.done_bytes:
+            phase = "verifying"
         self.events.publish("progress", {"alias": alias, "phase": phase, "download": data})
 
     def status(self) -> ManagerStatus:
@@ -232,6 +236,7 @@ class ManagerApp:
             idle_timeout_s=worker.idle_timeout_s,
             phase=worker.phase,
             download=worker.download,
+            revision=worker.revision,
             drawing=worker.drawing,
             last_error=worker.last_error,
             work=worker.work,

@@ -71,6 +71,8 @@ class Pool:
         read_memory: Callable[[], MemoryReading] = system.read,
         standbys: Standbys | None = None,
         fetching: Callable[[str], Download | None] = lambda alias: None,
+        pulled_at: Callable[[str], float] = lambda alias: float("-inf"),
+        outdated: Callable[[str], None] = lambda alias: None,
         publish: Publish = lambda kind, data: None,
     ) -> None:
         self.budget = budget
@@ -97,6 +99,8 @@ class Pool:
             self._has_room,
             self._changed,
             fetching,
+            pulled_at,
+            outdated,
             publish,
         )
         log_bytes = int(settings.manager.log_max_mb * (1 << 20))
@@ -153,19 +157,24 @@ class Pool:
             return ticket.answer.result()
         if self.queued(alias) > self._queue_limit:
             self._give_up(ticket)
-            raise refusal.queue_full(alias, self._queue_limit)
+            raise refusal.queue_full(alias, self._queue_limit, worker.download)
         if ticket.pressure:
             self._give_up(ticket)
             raise refusal.under_pressure(alias)
         try:
-            await asyncio.wait({ticket.answer}, timeout=self._queue_timeout_s)
+            while not ticket.answer.done() and (left := self._patience(ticket, worker)) > 0:
+                await asyncio.wait({ticket.answer}, timeout=left)
         except asyncio.CancelledError:
             self._give_up(ticket)
             raise
         if ticket.answer.done():
             return ticket.answer.result()
         self._give_up(ticket)
-        raise refusal.queue_timeout(alias, self._queue_timeout_s, f"it is {worker.state}")
+        raise refusal.queue_timeout(alias, self._queue_timeout_s, worker.state, worker.download)
+
+    def _patience(self, ticket: Ticket, worker: Worker) -> float:
+        """Seconds that *ticket* still waits. While bytes of its model come, its time does not run."""
+        return max(ticket.asked_at, worker.fetched_at) + self._queue_timeout_s - self._clock()
 
     def _give_up(self, ticket: Ticket) -> None:
         if not ticket.answer.done():

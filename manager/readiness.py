@@ -44,6 +44,7 @@ class Readiness:
     phase: str = "starting"
     detail: str = ""
     done_bytes: int = 0  # of a download
+    fetched_at: float = float("-inf")  # when bytes of a download last came, or were verified
     stranger: bool = False
     health: WorkerHealth | None = None  # the last of its own
     polled_at: float = 0.0  # 0: not yet
@@ -62,8 +63,10 @@ class Readiness:
             return False
         self.stranger = False
         self.health = health
-        done = health.download.done_bytes if health.download else 0
+        done = moved(health.download) if health.download else 0
         if (health.phase, health.detail, done) != (self.phase, self.detail, self.done_bytes):
+            if done > self.done_bytes:
+                self.fetched_at = now
             self.phase, self.detail, self.done_bytes = health.phase, health.detail, done
             self.progressed_at = now
         return answer.status == 200
@@ -96,6 +99,11 @@ class Readiness:
 
     def __str__(self) -> str:
         return f"{self.phase} ({self.detail})" if self.detail else self.phase
+
+
+def moved(download: Download) -> int:
+    """A number that grows with each byte of *download* that came or was verified."""
+    return download.done_bytes + download.verified_bytes
 
 
 def parse_health(answer: Answer | None) -> WorkerHealth | None:

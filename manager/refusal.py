@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contracts.amounts import left_text
+from contracts.control import Download
 from contracts.errors import (
     ApiError,
     InsufficientMemory,
@@ -61,14 +63,30 @@ def unknown(alias: str, known: list[str]) -> ApiError:
     return ModelNotFound(f"no model {alias!r}; there are: {', '.join(known)}", param="model")
 
 
-def queue_full(alias: str, limit: int) -> ApiError:
-    return QueueFull(f"{limit} requests wait for {alias} already", retry_after=BUSY_RETRY_S)
+def queue_full(alias: str, limit: int, download: Download | None = None) -> ApiError:
+    what = f"{limit} requests wait for {alias} already"
+    if download is not None:
+        what += f"; it is being downloaded, {left_text(download)}"
+    return QueueFull(what, retry_after=_retry_s(download))
 
 
-def queue_timeout(alias: str, timeout_s: float, why: str) -> ApiError:
-    return QueueTimeout(
-        f"{alias} could not serve this within {timeout_s:g} s ({why})", retry_after=BUSY_RETRY_S
-    )
+def queue_timeout(
+    alias: str, timeout_s: float, state: str, download: Download | None = None
+) -> ApiError:
+    """*download*: how far it is, when the model is being downloaded; nothing of it came for so long."""
+    if download is None:
+        what = f"{alias} could not serve this within {timeout_s:g} s (it is {state})"
+    else:
+        what = (
+            f"{alias} is being downloaded, {left_text(download)};"
+            f" nothing of it came within {timeout_s:g} s"
+        )
+    return QueueTimeout(what, retry_after=_retry_s(download))
+
+
+def _retry_s(download: Download | None) -> float:
+    """Seconds after which asking again is worth it (``ApiError`` keeps them within 1-59)."""
+    return (download.eta_seconds if download else 0.0) or BUSY_RETRY_S
 
 
 def stopped_while_loading(alias: str) -> ApiError:

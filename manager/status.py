@@ -20,6 +20,7 @@ from contracts.control import (
     Work,
     WorkerState,
 )
+from contracts.revisions import CHECKED
 from contracts.settings import Settings
 from contracts.settings.base import GIB
 from contracts.settings.models import ImageSettings, VlmSettings
@@ -52,6 +53,7 @@ class WorkerReport:
     idle_timeout_s: float = -1.0  # -1: never
     phase: str = ""
     download: Download | None = None
+    revision: str = ""
     drawing: Drawing | None = None
     last_error: str = ""
     work: Work = field(default_factory=Work)
@@ -137,6 +139,7 @@ def _model(report: WorkerReport, now: float) -> ModelStatus:
         peak_gb=_gb(report.peak),
         phase=report.phase,
         download=report.download or Download(),
+        revision=report.revision or report.model.revision or CHECKED.get(report.model.path, ""),
         drawing=report.drawing or Drawing(),
         queued=report.queued,
         last_error=report.last_error,

@@ -45,6 +45,8 @@ class Surroundings:
     has_room: Callable[[Worker], bool]
     changed: Callable[[Worker], None]
     fetching: Callable[[str], Download | None] = lambda alias: None  # how far a pull of it is
+    pulled_at: Callable[[str], float] = lambda alias: float("-inf")  # when it last moved
+    outdated: Callable[[str], None] = lambda alias: None  # the Hub has newer files than it loaded
     publish: Publish = lambda kind, data: None
 
 
@@ -171,8 +173,10 @@ class Worker:
         """What it is doing on its way to ready; "" otherwise."""
         if self.state is not WorkerState.STARTING:
             return ""
-        if self.fetching():
-            return Phase.DOWNLOADING
+        pull = self._around.fetching(self.alias)
+        if pull is not None:
+            whole = 0 < pull.total_bytes <= pull.done_bytes
+            return Phase.VERIFYING if whole else Phase.DOWNLOADING
         if not self.charged:
             return "waiting for memory"
         readiness = self.process.readiness if self.process else None
@@ -186,6 +190,20 @@ class Worker:
             return pull
         starting = self.state is WorkerState.STARTING and self.process is not None
         return self.process.download if starting and self.process else None
+
+    @property
+    def fetched_at(self) -> float:
+        """When bytes of its download last came; -inf: there is, and was, none for this process."""
+        readiness = self.process.readiness if self.process else None
+        own = readiness.fetched_at if readiness else float("-inf")
+        return max(own, self._around.pulled_at(self.alias))
+
+    @property
+    def revision(self) -> str:
+        """The commit of the Hub that it loaded; "": a folder, or it is not loaded."""
+        readiness = self.process.readiness if self.process else None
+        health = readiness.health if readiness else None
+        return health.revision if health else ""
 
     @property
     def drawing(self) -> Drawing | None:
@@ -318,6 +336,9 @@ class Worker:
     def became_ready(self, reason: str) -> None:
         self.last_error = ""
         self._fire(Event.BECAME_READY, reason)
+        readiness = self.process.readiness if self.process else None
+        if readiness and readiness.health and readiness.health.newer_revision:
+            self._around.outdated(self.alias)
         self._around.changed(self)
 
     def drained(self, reason: str) -> None:

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
@@ -49,6 +49,11 @@ class HubServer:
     cut_after: int | None = None  # bytes of a large file; then the connection breaks, once
     ignores_ranges: bool = False
     damages: bool = False  # large files, by one byte
+    silent: bool = False  # takes connections and answers nothing
+    stumbles: dict[str, list[int]] = field(default_factory=dict)  # statuses of the next answers
+    older: dict[str, Path] = field(default_factory=dict)  # folders of commits that are not main
+    mains: dict[str, str] = field(default_factory=dict)  # commits of main, once it has moved
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)  # (repository, tag) to commit
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
 
@@ -57,10 +62,29 @@ class HubServer:
         return f"http://127.0.0.1:{self.port}"
 
     def commit(self, repository: str) -> str:
-        return hashlib.sha1(repository.encode()).hexdigest()
+        """The one that main names now."""
+        first = hashlib.sha1(repository.encode()).hexdigest()
+        return self.mains.get(repository, first)
 
-    def files(self, repository: str) -> dict[str, Path]:
+    def move(self, repository: str, folder: Path) -> str:
+        """Give main a new commit with the files of *folder*; returns it."""
+        old = self.commit(repository)
+        self.older[old] = self.repositories[repository]
+        self.mains[repository] = hashlib.sha1(old.encode()).hexdigest()
+        self.repositories[repository] = folder
+        return self.mains[repository]
+
+    def resolved(self, repository: str, revision: str) -> str | None:
+        """The commit that *revision* names."""
+        commit = self.tags.get((repository, revision), revision)
+        if commit == "main":
+            return self.commit(repository)
+        return commit if commit == self.commit(repository) or commit in self.older else None
+
+    def files(self, repository: str, commit: str | None = None) -> dict[str, Path]:
         folder = self.repositories[repository]
+        if commit is not None and commit != self.commit(repository):
+            folder = self.older[commit]
         return {
             file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
         }
@@ -117,14 +141,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     served: HubServer
 
     def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        # A revision may have slashes, which come quoted.
+        path = urlsplit(self.path).path
+        while self.served.silent:
+            time.sleep(0.02)
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
-            self._api(*found.groups())
+            self._api(*map(unquote, found.groups()))
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(found[1], found[3])
+            self._resolve(*map(unquote, found.groups()))
         elif path.startswith("/cdn/"):
             files = (file for name in self.served.repositories for file in self._files(name))
-            self._file(next(file for file in files if self.served.cdn(file) == path), {})
+            self._file(next(file for file in files if self.served.cdn(file) == unquote(path)), {})
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"")
 
@@ -133,10 +160,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None: ...
 
     def _files(self, repository: str) -> list[Path]:
-        return list(self.served.files(repository).values())
+        served = self.served
+        folders = [served.repositories[repository], *served.older.values()]
+        return [file for folder in folders for file in folder.rglob("*") if file.is_file()]
 
     def _refused(self, repository: str) -> bool:
         status, code = self.served.refusals.get(repository, (0, ""))
+        if stumbles := self.served.stumbles.get(repository):
+            status = stumbles.pop(0)
         if repository not in self.served.repositories and not status:
             status, code = 404, "RepoNotFound"
         if status:
@@ -146,19 +177,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _api(self, repository: str, what: str, revision: str) -> None:
         if self._refused(repository):
             return
-        commit = self.served.commit(repository)
-        if revision not in ("main", commit):
+        commit = self.served.resolved(repository, revision)
+        if commit is None:
             self._answer(HTTPStatus.NOT_FOUND, b"", {"x-error-code": "RevisionNotFound"})
         elif what == "revision":
             self._json({"id": repository, "sha": commit, "siblings": []})
         else:
-            self._json([_entry(name, file) for name, file in self.served.files(repository).items()])
+            self._json(
+                [_entry(name, file) for name, file in self.served.files(repository, commit).items()]
+            )
 
-    def _resolve(self, repository: str, name: str) -> None:
+    def _resolve(self, repository: str, revision: str, name: str) -> None:
         if self._refused(repository):
             return
-        commit = {"x-repo-commit": self.served.commit(repository)}
-        file = self.served.files(repository).get(name)
+        resolved = self.served.resolved(repository, revision) or self.served.commit(repository)
+        commit = {"x-repo-commit": resolved}
+        file = self.served.files(repository, resolved).get(name)
         if file is None:
             self._answer(HTTPStatus.NOT_FOUND, b"", {**commit, "x-error-code": "EntryNotFound"})
         elif file.stat().st_size < LARGE:
@@ -177,9 +211,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(HTTPStatus.OK, json.dumps(value).encode(), {"content-type": "application/json"})
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        self._begin(status, len(body), headers or {})
-        if self.command == "GET":
-            self.wfile.write(body)
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client gave up
+            self._begin(status, len(body), headers or {})
+            if self.command == "GET":
+                self.wfile.write(body)
         self._note(status, 0)
 
     def _begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:

@@ -61,7 +61,9 @@ def test_the_vlm_and_the_image_model_of_16_gb_stay_loaded_side_by_side() -> None
     ceiling = ceiling_of(Mac(16 * GIB, (15, 6)))
     assert ceiling is not None
     budget = settings.memory.budget_bytes(16 * GIB, ceiling.bytes)
-    both = {settings.defaults.chat, settings.defaults.generate}
-    assert sum(settings.models[alias].memory_bytes for alias in both) <= budget
+    chat, generate, edit = (
+        settings.models[settings.default_for(route) or ""] for route in ("chat", "generate", "edit")
+    )
+    assert chat.memory_bytes + generate.memory_bytes <= budget
     assert all(model.memory_bytes <= budget for model in settings.models.values())
-    assert settings.models[settings.defaults.edit].traits.instruction_edit  # type: ignore[union-attr]
+    assert edit.traits.instruction_edit  # type: ignore[union-attr]

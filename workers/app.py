@@ -18,7 +18,7 @@ from contracts.settings.models import ImageSettings, VlmSettings
 from web.access_log import Access
 from web.errors import error_response, install_error_handlers
 from web.origin_guard import Door, DoorGuard
-from workers.engine import AnyEngine, Telling
+from workers.engine import AnyEngine, Hosted, Telling
 from workers.image.routes import ImageRoutes
 from workers.serving.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
 from workers.serving.model_thread import ModelThread
@@ -50,6 +50,7 @@ def create_app(
     worker = Worker(
         alias, settings, thread, nonce, os.getpid(), telling=telling, prepared=prepared(settings)
     )
+    worker.hosted = engine if isinstance(engine, Hosted) else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

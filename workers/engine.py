@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from PIL.Image import Image
@@ -271,6 +272,23 @@ class Resting(Protocol):
 
     def rest(self) -> bool:
         """Give a bounded amount back; True when there is more, and it is to be called again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a model is. *commit*: of the Hub, "" for a folder; *newer*: what the Hub has now, when its
+    files are not all here."""
+
+    folder: Path
+    commit: str = ""
+    newer: str = ""
+
+
+@runtime_checkable
+class Hosted(Protocol):
+    """An engine whose model may come from the Hub; asked from another thread than the model's."""
+
+    located: Located
 
 
 class Engine(Protocol[JobIn, EventOut]):

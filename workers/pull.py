@@ -71,9 +71,9 @@ def pull(alias: str, settings: VlmSettings | ImageSettings, progress: Progress) 
     """Fetch what the engine of *settings* would fetch. Raises ``LoadError``."""
     report: Report = progress.report
     if isinstance(settings, ImageSettings):
-        image_engine.locate(alias, settings, report)
+        image_engine.locate(alias, settings, report, newest=True)
         return
-    folder = vlm_engine.locate(alias, settings, report)
+    folder = vlm_engine.locate(alias, settings, report, newest=True).folder
     if model_files.is_folder(settings.path) and not (folder / "config.json").is_file():
         return  # no model; to say so is the load's part
     if vlm_engine.is_moondream(_config(alias, folder)):

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from contracts.settings.base import GIB, Gigabytes, HostNames, IdleSeconds, Port, Seconds, Section
 from contracts.settings.gateway import GatewaySettings
 from contracts.settings.images import ImageInputSettings
-from contracts.settings.models import ImageSettings, ModelSettings
+from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -105,12 +105,12 @@ class LogSettings(Section):
 
 
 class DefaultSettings(Section):
-    """The alias that serves a route when the request names no model."""
+    """The alias that serves a route when the request names no model; None: the first that can."""
 
-    chat: str
-    analyze: str
-    generate: str
-    edit: str
+    chat: str | None = None
+    analyze: str | None = None
+    generate: str | None = None
+    edit: str | None = None
 
 
 class Settings(Section):
@@ -120,8 +120,8 @@ class Settings(Section):
     memory: MemorySettings = MemorySettings()
     workers: WorkerSettings = WorkerSettings()
     logs: LogSettings = LogSettings()
-    defaults: DefaultSettings
-    models: dict[str, ModelSettings]
+    defaults: DefaultSettings = DefaultSettings()
+    models: Annotated[dict[str, ModelSettings], Field(min_length=1)]
 
     @field_validator("models")
     @classmethod
@@ -153,16 +153,23 @@ class Settings(Section):
     def _defaults_are_models_of_the_right_kind(self) -> Self:
         for route, kind in DEFAULT_KINDS.items():
             alias = getattr(self.defaults, route)
+            if alias is None:
+                continue
             model = self.models.get(alias)
             if model is None:
                 raise ValueError(f"defaults.{route}: {alias!r} is not one of the models")
             if model.kind != kind:
                 raise ValueError(f"defaults.{route}: {alias!r} is of kind {model.kind}, not {kind}")
-            if isinstance(model, ImageSettings):
-                does = {"generate": model.traits.generates, "edit": model.traits.edits}
-                if not does[route]:
-                    raise ValueError(f"defaults.{route}: {model.family} models can't {route}")
+            if not _can(model, route):
+                family = model.family if isinstance(model, ImageSettings) else model.kind
+                raise ValueError(f"defaults.{route}: {family} models can't {route}")
         return self
+
+    def default_for(self, route: str) -> str | None:
+        """The alias that serves *route* when no model is named; None: no model can."""
+        configured: str | None = getattr(self.defaults, route)
+        able = (alias for alias, model in self.models.items() if _can(model, route))
+        return configured or next(able, None)
 
     @property
     def manager_url(self) -> str:
@@ -174,6 +181,12 @@ class Settings(Section):
         """Seconds without a request after which *alias* is stopped; -1: never."""
         own = self.models[alias].idle_timeout_s
         return self.manager.idle_timeout_s if own is None else own
+
+
+def _can(model: VlmSettings | ImageSettings, route: str) -> bool:
+    if isinstance(model, ImageSettings):
+        return {"generate": model.traits.generates, "edit": model.traits.edits}.get(route, False)
+    return DEFAULT_KINDS[route] == model.kind
 
 
 DEFAULT_KINDS: Mapping[str, str] = {

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from contracts.errors import InvalidRequest
 from contracts.families import FAMILIES, Family, Quality
 from contracts.media import parse_size
+from contracts.revisions import NAME
 from contracts.settings.base import GIB, Gigabytes, IdleSeconds, Name, Port, Section
+
+
+def _date_as_text(value: object) -> object:
+    """A tag such as 2025-06-21 is a date to YAML."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+RevisionName = Annotated[str, Field(pattern=rf"^{NAME.pattern}$"), BeforeValidator(_date_as_text)]
 
 
 class _ModelSettings(Section):
     path: Annotated[str, Field(min_length=1)]  # a Hugging Face id, or a folder (./, ../, / or ~)
+    revision: RevisionName | None = None  # a commit, tag or branch; None: as contracts.revisions says
     port: Port
     memory_gb: Gigabytes
     names: list[Name] = Field(default_factory=list)
     idle_timeout_s: IdleSeconds | None = None  # None: manager.idle_timeout_s
     pinned: bool = False
     preload: bool = False
+
+    @model_validator(mode="after")
+    def _only_a_repository_has_revisions(self) -> Self:
+        if self.revision is not None and is_folder(self.path):
+            raise ValueError(f"revision: {self.path} is a folder; only Hugging Face ids have revisions")
+        return self
 
     @property
     def memory_bytes(self) -> int:
@@ -45,6 +62,7 @@ class VlmSettings(_ModelSettings):
     prefill_tokens: Annotated[int, Field(ge=32)] = 512  # of a prompt that are read in one go, at most
     image_prefix: Literal["causal", "bidirectional"] | None = None  # Moondream2; None: by its tokenizer
     max_pixels: Annotated[int, Field(ge=784)] = 4096 * 784  # of an image; 28 x 28 are one token of Qwen
+    trust_remote_code: bool = False  # run the Python files that come with the checkpoint
 
     @property
     def large_picture(self) -> int:

@@ -134,7 +134,7 @@ class ModelObject(BaseModel):
     """``created`` is when the gateway's model list was made, and stable while it runs.
 
     ``capabilities``: see ``contracts.capabilities``; ``default_for``: the routes that it serves when no
-    model is asked for; the last three are for image models.
+    model is asked for; ``revision``: of a Hugging Face repository; the last three are for image models.
     """
 
     id: str
@@ -143,6 +143,7 @@ class ModelObject(BaseModel):
     owned_by: str = "vision-insight"
     kind: str
     path: str
+    revision: str | None = None  # the commit that is loaded, else the one that is asked for
     names: list[str]
     capabilities: list[str]
     default_for: list[str] = []  # what an older gateway does not tell

@@ -110,7 +110,7 @@ class Live extends EventTarget {
     const model = this.status?.models[alias];
     if (!model || model.status === "ready") return "";
     if (model.status === "starting") {
-      return `${model.phase === "downloading" ? "downloading" : "loading"} ${alias}${this.howFar(alias)}`;
+      return `${model.phase.startsWith("downloading") ? "downloading" : "loading"} ${alias}${this.howFar(alias)}`;
     }
     if (model.status === "failed") return `${alias} did not start: ${model.last_error}`;
     return `waiting for memory for ${alias}`;

@@ -33,12 +33,14 @@ from manager.launcher.process import (
     StopSignal,
     exit_text,
 )
+from manager.readiness import moved
 
 log = logging.getLogger(__name__)
 
 LOG_S = 10.0
 TERM_GRACE_S = 2.0  # from SIGTERM to SIGKILL
 _KEPT_LINES = 20
+NEVER = float("-inf")
 _REASON = "load failed: "  # how the last line of a failed pull begins
 
 OnChange = Callable[[str, Download | None], None]  # None: the pull has ended
@@ -120,16 +122,30 @@ class Pulls:
         if self._closing.is_set():
             raise refusal.shutting_down()
         if alias not in self._pulls:
-            pull = _Pull(alias, self._clock, self._on_change)
-            task = asyncio.create_task(self._run(pull, model.model_dump_json()), name=f"pull-{alias}")
-            self._pulls[alias] = (pull, task)
-            task.add_done_callback(lambda task: self._ended(alias, task))
+            self._begin(alias, model)
+        self._pulls[alias][0].beside = False  # somebody waits for it now
         return await asyncio.shield(self._pulls[alias][1])
 
+    def _begin(self, alias: str, model: VlmSettings | ImageSettings, *, beside: bool = False) -> None:
+        pull = _Pull(alias, self._clock, self._on_change, beside=beside)
+        task = asyncio.create_task(self._run(pull, model.model_dump_json()), name=f"pull-{alias}")
+        self._pulls[alias] = (pull, task)
+        task.add_done_callback(lambda task: self._ended(alias, task))
+
     def progress(self, alias: str) -> Download | None:
-        """How far the pull of *alias* is; None when there is none."""
+        """How far the pull that loads of *alias* wait for is; None when there is none."""
         pull = self._pulls.get(alias)
-        return None if pull is None else pull[0].download or Download()
+        return None if pull is None or pull[0].beside else pull[0].download or Download()
+
+    def fetched_at(self, alias: str) -> float:
+        """When bytes of it last came or were verified; -inf when there is none."""
+        pull = self._pulls.get(alias)
+        return NEVER if pull is None or pull[0].beside else pull[0].fetched_at
+
+    def update(self, alias: str, model: VlmSettings | ImageSettings) -> None:
+        """Fetch what the Hub has now beside the copy that serves. Loads don't wait for it."""
+        if not self._closing.is_set() and alias not in self._pulls:
+            self._begin(alias, model, beside=True)
 
     async def close(self) -> None:
         """End all pulls; what they fetched stays and is gone on with next time."""
@@ -172,9 +188,11 @@ class Pulls:
 class _Pull:
     """One running pull: what its process has said so far."""
 
-    def __init__(self, alias: str, clock: Clock, on_change: OnChange) -> None:
+    def __init__(self, alias: str, clock: Clock, on_change: OnChange, *, beside: bool = False) -> None:
         self.alias = alias
+        self.beside = beside  # a copy that serves: nobody waits for it
         self.download: Download | None = None
+        self.fetched_at = NEVER
         self._clock = clock
         self._on_change = on_change
         self._begun = self._logged = clock()
@@ -201,9 +219,13 @@ class _Pull:
             return
         self._fetched = report.fetched_bytes
         if report.download is not None:
+            first = self.download is None
+            if first or moved(report.download) > moved(self.download or Download()):
+                self.fetched_at = self._clock()
             self.download = report.download
-            self._on_change(self.alias, report.download)
-            if self._clock() - self._logged >= LOG_S:
+            if not self.beside:
+                self._on_change(self.alias, report.download)
+            if first or self._clock() - self._logged >= LOG_S:
                 self._logged = self._clock()
                 log.info("alias=%s pull: %s", self.alias, report.detail)
 

@@ -309,3 +309,39 @@ def test_nothing_is_wired_unless_a_size_in_gb_asks_for_it(tmp_path: Path) -> Non
     for text in ("on", "true", "-1", ".nan", ".inf", "'2'", "2 GB", "[2]", "null"):
         with pytest.raises(SettingsError, match=r"workers\.wired_limit: expected `off`, or the GB"):
             load(write(tmp_path, MINIMAL + f"workers: {{wired_limit: {text}}}\n"), {})
+
+
+VLM_ONLY = """
+models:
+  a: {kind: vlm, path: org/a, port: 8001, memory_gb: 1}
+  b: {kind: vlm, path: org/b, port: 8002, memory_gb: 1}
+"""
+
+
+def test_a_route_without_a_default_is_served_by_the_first_model_that_can(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, VLM_ONLY), {})
+    assert [settings.default_for(route) for route in ("chat", "analyze")] == ["a", "a"]
+    # A configuration without image models starts, and says so when one is asked for.
+    assert [settings.default_for(route) for route in ("generate", "edit")] == [None, None]
+    named = load(write(tmp_path, VLM_ONLY + "defaults: {chat: b}\n"), {})
+    assert [named.default_for(route) for route in ("chat", "analyze")] == ["b", "a"]
+    fill = "  fill: {kind: image, family: flux1-fill, path: x/y, port: 8003, memory_gb: 1}\n"
+    filling = load(write(tmp_path, VLM_ONLY + fill), {})
+    assert [filling.default_for(route) for route in ("generate", "edit")] == [None, "fill"]
+
+
+def test_a_configuration_without_any_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="models"):
+        load(write(tmp_path, "models: {}\n"), {})
+
+
+def test_a_revision_belongs_to_a_repository(tmp_path: Path) -> None:
+    with_revision = VLM_ONLY.replace(
+        "path: org/a", "path: org/a, revision: 2025-06-21"
+    )  # a date to YAML
+    assert load(write(tmp_path, with_revision), {}).models["a"].revision == "2025-06-21"
+    folder = VLM_ONLY.replace("path: org/a", "path: ./a, revision: v1")
+    with pytest.raises(SettingsError, match=r"revision: \./a is a folder|revision: .*/a is a folder"):
+        load(write(tmp_path, folder), {})
+    with pytest.raises(SettingsError, match=r"models\.a\.revision"):
+        load(write(tmp_path, VLM_ONLY.replace("path: org/a", "path: org/a, revision: a b")), {})

@@ -56,6 +56,14 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterato
             ),
             "downloading 42 %, about 20 s",
         ),
+        (  # a worker's own words, which may name folders, are not for clients
+            status(
+                WorkerState.STARTING,
+                phase="downloading (9 GB into /home/me/models, 40 GB free)",
+                download=Download(done_bytes=1, total_bytes=100),
+            ),
+            "downloading 1 %",
+        ),
         (
             status(
                 WorkerState.STARTING,

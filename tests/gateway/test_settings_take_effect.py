@@ -45,6 +45,26 @@ def test_the_default_of_a_route_is_the_configured_alias(
     assert manager.received[0].path.startswith(f"/workers/{data['defaults'][route]}/")
 
 
+def test_a_configuration_without_image_models_serves_and_says_that_it_draws_nothing(
+    tmp_path: Path, manager: StandIn, manager_url: str
+) -> None:
+    data = yaml.safe_load(CONFIG)
+    data["models"] = {a: m for a, m in data["models"].items() if m["kind"] == "vlm"}
+    del data["defaults"]
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    settings = load(file, {"WORKER_MANAGER_PORT": manager_url.rpartition(":")[2]})
+    with served(create_app(settings)) as url:
+        answers = {route: plain.post(url + path, json=body) for route, (path, body) in ROUTES.items()}
+        models = plain.get(f"{url}/v1/models").json()["data"]
+    assert [answers[route].status_code for route in ("generate", "edit")] == [404, 404]
+    error = answers["generate"].json()["error"]
+    assert error["message"] == "no model here can generate: add one of kind image to the settings"
+    assert error["param"] == "model"
+    assert {seen.path.split("/")[2] for seen in manager.received if "/v1/" in seen.path} == {"a"}
+    assert models[0]["default_for"] == ["chat", "analyze"]
+
+
 def test_the_manager_is_looked_for_on_the_configured_host(tmp_path: Path, manager_url: str) -> None:
     # Nobody listens there; what is seen is where the gateway looked.
     settings = make_settings(tmp_path, manager_url, "gateway: {manager_host: nowhere.invalid}\n")

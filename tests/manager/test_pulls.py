@@ -104,6 +104,49 @@ def test_who_asks_later_joins_the_pull(tmp_path: Path) -> None:
     played(lambda: Pulls(script.launch), play)
 
 
+def test_an_update_keeps_no_load_waiting_and_who_asks_for_it_joins_it(tmp_path: Path) -> None:
+    script = Script(tmp_path, HALF + UNTIL_TOLD + READY)
+    changes: list[Download | None] = []
+
+    async def play(pulls: Pulls) -> None:
+        pulls.update("a", MODEL)
+        pulls.update("a", MODEL)
+        await until(lambda: bool(script.pids))
+        await asyncio.sleep(0.1)
+        assert pulls.progress("a") is None
+        assert pulls.fetched_at("a") == float("-inf")
+        assert changes == []
+        task = asyncio.create_task(pulls.pull("a", MODEL))
+        await until(lambda: pulls.progress("a") == Download(done_bytes=1, total_bytes=2))
+        assert pulls.fetched_at("a") > 0
+        script.go()
+        assert (await task).fetched_bytes == 7
+        assert len(script.pids) == 1
+
+    played(lambda: Pulls(script.launch, on_change=lambda _, download: changes.append(download)), play)
+
+
+def test_a_pull_knows_when_bytes_last_came(tmp_path: Path) -> None:
+    script = Script(tmp_path, HALF * 5 + UNTIL_TOLD + READY)
+    now = 100.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 1
+        return now
+
+    async def play(pulls: Pulls) -> None:
+        assert pulls.fetched_at("a") == float("-inf")
+        task = asyncio.create_task(pulls.pull("a", MODEL))
+        await until(lambda: pulls.progress("a") == Download(done_bytes=1, total_bytes=2))
+        await asyncio.sleep(0.1)
+        assert pulls.fetched_at("a") == 102  # at the first of the five lines that say the same
+        script.go()
+        await task
+
+    played(lambda: Pulls(script.launch, clock=clock), play)
+
+
 def test_aliases_are_pulled_at_the_same_time(tmp_path: Path) -> None:
     script = Script(tmp_path, UNTIL_TOLD + READY)
 
@@ -235,7 +278,8 @@ def test_the_log_tells_the_beginning_the_end_and_every_ten_seconds(
     assert lines[0] == "alias=a pull begins"
     assert lines[1] == "alias=a pull: 1 of 2 GB"
     assert lines[-1].startswith("alias=a pulled: 7 bytes in ")
-    assert len(lines) == 3
+    assert lines[2] == "alias=a pull: 1 of 2 GB"
+    assert len(lines) == 4
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,13 @@ READY = WorkerReport(
 )
 
 
-NO_DOWNLOAD = {"done_bytes": 0, "total_bytes": 0, "bytes_per_second": 0.0, "eta_seconds": 0.0}
+NO_DOWNLOAD = {
+    "done_bytes": 0,
+    "total_bytes": 0,
+    "bytes_per_second": 0.0,
+    "eta_seconds": 0.0,
+    "verified_bytes": 0,
+}
 NO_DRAWING = {"kind": "", "step": 0, "steps": 0, "picture": 0, "pictures": 0, "eta_seconds": 0.0}
 ROOM = Room(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING, "a rule")
 
@@ -105,6 +111,7 @@ def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
         "peak_gb": 3.0,
         "phase": "",
         "download": NO_DOWNLOAD,
+        "revision": "",
         "drawing": NO_DRAWING,
         "queued": 2,
         "last_error": "no weights",

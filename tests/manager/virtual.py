@@ -66,7 +66,10 @@ def virtual_time() -> Iterator[asyncio.Runner]:
 class Behaviour:
     """How the next processes of an alias behave."""
 
-    load_s: float = 1.0
+    load_s: float = 1.0  # the download included
+    download_s: float = 0.0  # of it, a byte a second, until ``cut_s``
+    cut_s: float = FOREVER_S  # when no byte comes any more
+    newer: str = ""  # the commit that the Hub has, when it loads an older one
     progress: bool = True  # while it loads
     fails_with: str | None = None  # its last words, at the end of the load
     hangs: bool = False  # for ever, in its last phase
@@ -155,17 +158,31 @@ class FakeProcess:
         if self.frozen or (ready and self.behaviour.deaf):
             return None
         self.probes += 1
-        body = {
+        fetching = age < self.behaviour.download_s
+        body: dict[str, Any] = {
             "jobs": int(self.behaviour.stalls),
             "progress": 0 if self.behaviour.stalls else self.probes,
             "alias": self.alias,
-            "phase": "ready" if ready else "loading",
-            "detail": f"{age:.1f} s" if self.behaviour.progress and age < self.behaviour.load_s else "",
+            "phase": "ready" if ready else "downloading" if fetching else "loading",
+            "detail": f"{age:.1f} s" if self._gets_on(age) else "",
+            "revision": "old" if self.behaviour.newer else "",
+            "newer_revision": self.behaviour.newer,
             "nonce": self.spec.nonce,
             "pid": self._pid,
             "work": {"large_pictures": self.behaviour.large_pictures if ready else 0},
         }
+        if fetching:
+            done, total = int(min(age, self.behaviour.cut_s)), int(self.behaviour.download_s)
+            body["download"] = Download(
+                done_bytes=done, total_bytes=total, bytes_per_second=1, eta_seconds=total - done
+            ).model_dump()
         return Answer(200 if ready else 503, json.dumps(body).encode())
+
+    def _gets_on(self, age: float) -> bool:
+        behaviour = self.behaviour
+        if age < behaviour.download_s:
+            return age < behaviour.cut_s
+        return behaviour.progress and age < behaviour.load_s
 
 
 @dataclass
@@ -259,6 +276,8 @@ class Scene:
         timeouts = replace(Timeouts.of(settings), poll_s=poll_s)
         self.peaks = Peaks(None, wall_clock=clock)
         self.pulls: dict[str, Download] = {}
+        self.pulled_at: dict[str, float] = {}
+        self.outdated: list[str] = []
         self.available = 1 << 40  # bytes that the system has left
         self.happenings: list[tuple[str, dict[str, Any]]] = []
         kept = standbys(self.host) if standbys else None
@@ -273,6 +292,8 @@ class Scene:
             read_memory=lambda: MemoryReading(1 << 40, self.available),
             standbys=kept,
             fetching=lambda alias: self.pulls.get(alias),
+            pulled_at=lambda alias: self.pulled_at.get(alias, float("-inf")),
+            outdated=self.outdated.append,
             publish=lambda kind, data: self.happenings.append((kind, data)),
         )
 

@@ -31,6 +31,30 @@ def test_the_versions_are_those_that_were_read(package: str, version: str) -> No
     assert importlib.metadata.version(package) == version
 
 
+class TestHuggingfaceHub:
+    def test_the_cache_is_read_and_written_by_these_private_names(self) -> None:
+        """workers.hub_copies and hub_remote use them, so that the cache stays the library's own."""
+        from huggingface_hub import _tree_cache, file_download
+
+        assert parameters(_tree_cache.read_tree_cache) == ["tree_cache_folder", "commit_hash"]
+        assert parameters(_tree_cache.write_tree_cache) == [
+            "tree_cache_folder",
+            "commit_hash",
+            "entries",
+        ]
+        fields = ["size", "blob_id", "lfs_sha256", "lfs_size", "xet_hash"]
+        assert parameters(_tree_cache.TreeCacheEntry) == fields
+        assert parameters(file_download._create_symlink) == ["src", "dst", "new_blob"]
+        settle = file_download._cache_commit_hash_for_specific_revision
+        assert parameters(settle) == ["storage_folder", "revision", "commit_hash"]
+
+    def test_a_question_has_no_time_limit_of_its_own(self) -> None:
+        """workers.hub_remote sets one from outside; once the library has one, ours may go."""
+        from huggingface_hub.utils import _http
+
+        assert "timeout=None" in inspect.getsource(_http.default_client_factory)
+
+
 class TestMlxVlm:
     def test_its_own_wired_limit_is_not_on_our_path(self) -> None:
         """workers.backend.runtime wires nothing (mlx#3186); ``BatchGenerator`` would, its two halves

@@ -1,42 +1,35 @@
 """Where a model's files are: a folder, or a repository of the Hugging Face Hub (downloaded once).
 
 Rules: a path that starts like one (./, ../, / or ~) is a folder and nothing else; whatever goes wrong
-is a ``LoadError`` of one line that names the configuration key, the model and the remedy; an answer of
-the Hub that will not change (401, 403, 404) and a Hub that can't be reached fail at once; no byte of a
-model is fetched that the disk has no room for. The cache is huggingface_hub's own, with its names and
-locks: processes that want the same file wait for the one that fetches it.
+is a ``LoadError`` of one line that names the configuration key, the model and the remedy. A whole copy
+on the disk serves whatever the Hub says or fails to say, and stays in use until a newer one is whole.
+A revision that is a commit needs no question once its files are there.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import httpx
-
-from contracts.control import Download, Phase
-from workers.engine import LoadError, Report
-from workers.hub.download_meter import DownloadMeter, progress_text, size_text
-from workers.hub.resume import Blob, Damaged, Stopped, fetch
-from workers.serving.model_thread import first_line
+from contracts.revisions import DEFAULT, Revision
+from workers import hub_remote
+from workers.engine import LoadError, Located, Report
+from workers.hub_copies import Copies, Wanted, lacking
+from workers.hub_fetch import Fetch, NoRoom
+from workers.hub_remote import Remote, files_of, no_help
 
 log = logging.getLogger(__name__)
 
-VLM_FILES = ("*.json", "*.jsonl", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
-KEPT_FREE_BYTES = 1 << 30  # of the disk, after the download
-REPORT_S = 0.25
-LOG_S = 10.0
-_AT_ONCE = 4  # files
-_LOCK_S = 0.5  # between looks at whether somebody else's download has ended, or ours is not wanted
-_TOKEN_HELP = "set HF_TOKEN (or run `hf auth login`)"
+VLM_FILES = Wanted(
+    ("*.json", "*.jsonl", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja"),
+    # The same weights once more: as their maker keeps them, or in other formats.
+    ignored=("consolidated*.safetensors", "*/*.safetensors"),
+    needed=("config.json", "*.safetensors"),
+)
+TOKENIZER_FILES = replace(VLM_FILES, needed=("tokenizer.json",))
 
 
 def free_bytes(folder: Path) -> int:
@@ -54,16 +47,17 @@ def locate(
     path: str,
     alias: str,
     *,
-    patterns: tuple[str, ...],
+    wanted: Wanted,
     report: Report,
-    revision: str | None = None,
+    revision: Revision = DEFAULT,
+    newest: bool = False,
     free: Callable[[Path], int] = free_bytes,
-) -> Path:
-    """The folder that holds the model *path* of *alias*, after downloading what *patterns* name.
+) -> Located:
+    """The folder that holds the model *path* of *alias*, after downloading what is *wanted* of it.
 
-    Raises ``LoadError``. Without a connection a complete earlier download serves. *report* is called
-    only when there is something to fetch, at most four times a second, last when all is there; what it
-    raises ends the download.
+    Raises ``LoadError``. *newest*: fetch what the Hub has now even where an older copy could serve.
+    *report* is called only when there is something to fetch, at most four times a second, last when all
+    is there; what it raises ends the download.
     """
     key = f"models.{alias}.path"
     if is_folder(path):
@@ -71,191 +65,158 @@ def locate(
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise LoadError(f"{key}: {folder} {what}")
-        return folder
+        return Located(folder)
     try:
-        return _downloaded(path, revision, patterns, report, free)
-    except _NoRoom as exc:
+        return _Search(path, alias, wanted, revision, report, free).found(newest)
+    except NoRoom as exc:
+        raise LoadError(f"{key}: {path} {exc}") from exc
+    except _Unfit as exc:
         raise LoadError(f"{key}: {path} {exc}") from exc
     except LoadError:
         raise
     except Exception as exc:  # the Hub's, httpx's, the file system's
-        raise LoadError(f"{key}: {_reason(exc, path)}") from exc
+        raise hub_remote.failed(key, exc, path) from exc
 
 
-class _NoRoom(Exception):
-    """The disk has no room for the rest; the message says how much is missing."""
+class _Unfit(Exception):
+    """The repository holds no model that can be loaded; the message says what is missing."""
 
 
-def _downloaded(
-    path: str,
-    revision: str | None,
-    patterns: tuple[str, ...],
-    report: Report,
-    free: Callable[[Path], int],
-) -> Path:
-    from huggingface_hub import constants, snapshot_download
+class _Search:
+    """One search for the files of repository *path*."""
 
-    wanted: dict[str, Any] = {"allow_patterns": list(patterns), "tqdm_class": _silent_bar()}
-    try:
-        files = snapshot_download(path, revision=revision, dry_run=True, **wanted)
-    except Exception:
-        with suppress(Exception):
-            return Path(snapshot_download(path, revision=revision, local_files_only=True, **wanted))
-        raise  # why the Hub is of no help, not that it is needed
-    missing = [file for file in files if file.will_download]
-    if missing:
-        blobs = _blobs(path, missing)
-        cache = Path(constants.HF_HUB_CACHE)
-        needed = sum(blob.size - blob.held() for blob in blobs)
-        if needed + KEPT_FREE_BYTES > (there := free(cache)):
-            raise _NoRoom(
-                f"needs {size_text(needed)} more; only {size_text(there)} are free in {cache}"
-                f" ({size_text(KEPT_FREE_BYTES)} are kept free)"
-            )
-        present = sum(file.file_size or 0 for file in files if not file.will_download)
-        _fetch_all(path, blobs, present, report)
-    # Links what has been fetched; what is no ``Blob`` (larger than HTTP gives at once), it fetches.
-    commit = files[0].commit_hash if files else revision
-    return Path(snapshot_download(path, revision=commit, **wanted))
+    def __init__(
+        self,
+        path: str,
+        alias: str,
+        wanted: Wanted,
+        revision: Revision,
+        report: Report,
+        free: Callable[[Path], int],
+    ) -> None:
+        self._path, self._alias = path, alias
+        self._wanted, self._revision = wanted, revision
+        self._report, self._free = report, free
+        self._copies = Copies(path)
 
-
-def _blobs(path: str, missing: Sequence[Any]) -> list[Blob]:
-    """What must be fetched for the files *missing* (``DryRunFileInfo``); equal files are one."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="model") / "blobs"
-    urls = [hf_hub_url(path, file.filename, revision=file.commit_hash) for file in missing]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        facts = list(pool.map(get_hf_file_metadata, urls))
-    found = {
-        fact.etag: Blob(f"{path}/{file.filename}", url, folder / fact.etag, fact.size)
-        for file, url, fact in zip(missing, urls, facts, strict=True)
-        if fact.etag and fact.size is not None and fact.size <= constants.MAX_HTTP_DOWNLOAD_SIZE
-    }
-    return list(found.values())
-
-
-def _fetch_all(path: str, blobs: list[Blob], present: int, report: Report) -> None:
-    """Fetch *blobs*, several at once; *present* bytes of the model are no concern."""
-    total = present + sum(blob.size for blob in blobs)
-    meter = DownloadMeter(total)
-    begun = logged = time.monotonic()
-
-    def tell() -> Download:
-        download = meter.advanced(present + sum(blob.held() for blob in blobs), time.monotonic())
-        # Moves while bytes come, and only then: a manager takes a standstill for the end of the load.
-        report(Phase.DOWNLOADING, progress_text(download), download)
-        return download
-
-    first = download = tell()
-    log.info("downloading %s: %s", path, progress_text(first))
-    stopped = threading.Event()
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="download") as pool:
-        tasks = {pool.submit(_fetch, blob, stopped) for blob in blobs}
+    def found(self, newest: bool) -> Located:
+        revision, copies = self._revision, self._copies
+        if revision.is_commit and copies.surely_whole(revision.name, self._wanted):
+            return self._at(revision.name)
+        usable, lacks = copies.usable(revision, self._wanted)
+        remote = Remote(self._path, patient=not usable or newest)
         try:
-            while tasks:
-                done, tasks = wait(tasks, REPORT_S, FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
-                download = tell()
-                if time.monotonic() - logged >= LOG_S:
-                    logged = time.monotonic()
-                    log.info("downloading %s: %s", path, progress_text(download))
-        except BaseException:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            revision, commit = self._commit(remote)
+            tree = copies.tree(commit) or remote.tree(commit)
+        except Exception as exc:
+            if usable:
+                log.warning(
+                    "%s: the Hub is of no help (%s); the copy on the disk is used (%s)",
+                    self._path,
+                    no_help(exc),
+                    usable[:8],
+                )
+                return self._at(usable)
+            if lacks and not _final(exc):
+                raise _Unfit(
+                    f"is downloaded in part only ({lacks} is missing), and the Hugging Face Hub is of"
+                    f" no help ({no_help(exc)})"
+                ) from exc
             raise
-    came = size_text(download.done_bytes - first.done_bytes)
-    log.info("downloaded %s: %s in %.0f s", path, came, time.monotonic() - begun)
+        return self._of(revision, commit, tree, remote, "" if newest else usable)
 
+    def _commit(self, remote: Remote) -> tuple[Revision, str]:
+        """What the revision names now; a preference that the repository does not have is ``main``."""
+        from huggingface_hub.errors import RevisionNotFoundError
 
-def _fetch(blob: Blob, stopped: threading.Event) -> None:
-    blob.path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(blob, stopped):
-        if not blob.path.exists():
-            fetch(blob, _open, stopped)
-
-
-@contextmanager
-def _locked(blob: Blob, stopped: threading.Event) -> Iterator[None]:
-    """Hold the lock that huggingface_hub takes for *blob*. Raises ``Stopped``."""
-    from filelock import Timeout
-    from huggingface_hub.utils import WeakFileLock
-
-    repository = blob.path.parents[1]
-    lock = repository.parent / ".locks" / repository.name / f"{blob.path.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while not stopped.is_set():
-        held = WeakFileLock(lock, timeout=_LOCK_S)
+        revision = self._revision
+        if revision.is_commit:
+            return revision, revision.name
         try:
-            held.__enter__()
-        except Timeout:
-            continue
-        try:
-            yield
-        finally:
-            held.__exit__(None, None, None)
-        return
-    raise Stopped
+            return revision, remote.commit(revision.name)
+        except RevisionNotFoundError:
+            if revision.required or revision == DEFAULT:
+                raise
+            log.warning("%s has no revision %s; main is used", self._path, revision.name)
+            return DEFAULT, remote.commit(DEFAULT.name)
+
+    def _of(
+        self, revision: Revision, commit: str, tree: dict[str, object], remote: Remote, usable: str
+    ) -> Located:
+        copies, files = self._copies, self._wanted.of(files_of(tree))
+        self._require_fit([file.name for file in files], list(tree))
+        missing = [file for file in files if not copies.has(commit, file)]
+        if missing and usable not in ("", commit) and self._is_whole(usable, remote):
+            log.warning(
+                "%s: %s is at commit %s now; commit %s on the disk serves until that is here",
+                self._path,
+                revision.name,
+                commit[:8],
+                usable[:8],
+            )
+            return self._at(usable, newer=commit)
+        copies.keep_tree(commit, tree)
+        if missing:
+            present = sum(file.size for file in files if copies.has(commit, file))
+            Fetch(self._path, self._alias, commit, missing, present, copies).run(
+                self._report, self._free
+            )
+            for file in missing:
+                copies.link(commit, file)
+        if not revision.is_commit:
+            copies.settle(revision, commit)
+        return self._at(commit)
+
+    def _is_whole(self, commit: str, remote: Remote) -> bool:
+        """Asks the Hub about a copy whose list of files was not kept."""
+        copies = self._copies
+        if copies.tree(commit) is None:
+            try:
+                copies.keep_tree(commit, remote.tree(commit))
+            except Exception as exc:
+                log.warning("%s: commit %s can't be checked: %s", self._path, commit[:8], no_help(exc))
+                return False
+        return copies.surely_whole(commit, self._wanted)
+
+    def _require_fit(self, names: list[str], all_names: list[str]) -> None:
+        absent = self._wanted.absent(names)
+        if not absent:
+            return
+        others = [
+            name for name in all_names if name.endswith((".bin", ".gguf", ".pt", ".pth", ".onnx"))
+        ]
+        raise _Unfit(no_file(absent, others))
+
+    def _at(self, commit: str, newer: str = "") -> Located:
+        return Located(self._copies.snapshot(commit), commit, newer)
 
 
-@contextmanager
-def _open(url: str, start: int) -> Iterator[httpx.Response]:
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
-    headers = {**build_hf_headers(), "accept-encoding": "identity"}
-    if start:
-        headers["range"] = f"bytes={start}-"
-    # By the Hub's own URL each time: the one that it redirects to is signed, and only for a while.
-    with get_session().stream(
-        "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-    ) as response:
-        hf_raise_for_status(response)
-        yield response
+def _final(exc: Exception) -> bool:
+    """Is *exc* an answer that says what to do, and not only that the Hub can't be asked?"""
+    status = getattr(getattr(exc, "response", None), "status_code", None)
+    return status in (401, 403, 404)
 
 
-def _silent_bar() -> type[Any]:
-    """A tqdm that shows nothing, whatever the environment says."""
-    from tqdm.auto import tqdm
+def no_file(pattern: str, others: list[str]) -> str:
+    """Words for a model without any file like *pattern*, which has *others* instead."""
+    text = f"has no {pattern}"
+    if pattern.endswith(".safetensors"):
+        text = "has no weights in the safetensors format"
+        text += f" ({pattern})" if "/" in pattern else ""
+        if others:
+            text += f", only {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")
+        text += "; choose a repository that has them, such as one of mlx-community"
+    return text
 
-    class Silent(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
 
-    return Silent
-
-
-def _reason(exc: Exception, path: str) -> str:
-    from huggingface_hub import constants, errors
-
-    if isinstance(exc, errors.HFValidationError):
-        return (
-            f"{path!r} is neither a Hugging Face id (organisation/name) nor a folder"
-            " (those start with ./, ../, / or ~)"
+def lacking_in_folder(folder: Path, wanted: Wanted) -> str:
+    """What the model in *folder* lacks, in words that follow its name; "": nothing that is seen."""
+    lack = lacking(folder, wanted)
+    if not lack:
+        return ""
+    if lack in wanted.needed:
+        names = sorted(
+            file.name for file in folder.iterdir() if file.suffix in (".bin", ".gguf", ".pt")
         )
-    if isinstance(exc, Damaged):
-        return str(exc)
-    if isinstance(exc, OSError) and exc.strerror:  # the Hub's errors are OSErrors without one
-        where = constants.HF_HUB_CACHE if exc.filename is None else exc.filename
-        return f"{path} can't be stored: {where}: {exc.strerror}"
-    # "Not found locally" hides why the Hub was of no help: its cause tells.
-    chain = [exc, exc.__cause__] if isinstance(exc.__cause__, Exception) else [exc]
-    cause = chain[-1]
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if any(isinstance(error, errors.GatedRepoError) for error in chain):
-        return f"{path} is gated: accept its licence at https://huggingface.co/{path} and {_TOKEN_HELP}"
-    if any(isinstance(error, errors.RepositoryNotFoundError) for error in chain) or status == 404:
-        # The Hub tells nobody whether a private repository exists.
-        return f"{path} is not on the Hugging Face Hub, or is private; check the name, or {_TOKEN_HELP}"
-    if status in (401, 403):
-        return (
-            f"the Hugging Face Hub refuses {path} (status {status}):"
-            f" {_TOKEN_HELP} with a token that may read it"
-        )
-    why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else first_line(cause)
-    return (
-        f"{path} is not downloaded yet and the Hugging Face Hub is of no help ({why});"
-        " a private or gated model also needs HF_TOKEN"
-    )
+        return no_file(lack, names)
+    return f"lacks {lack}"

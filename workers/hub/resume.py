@@ -18,13 +18,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import httpx
 
 log = logging.getLogger(__name__)
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # before another attempt, after one that gave no new byte
-_WORTH_ANOTHER = frozenset({408, 429, 500, 502, 503, 504})
+WORTH_ANOTHER = frozenset({408, 429, 500, 502, 503, 504})
+_HASHED_AT_ONCE = 1 << 22  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # the etag of a large file
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")  # of any other: that of a git blob
 
@@ -69,9 +71,11 @@ def fetch(
     stopped: threading.Event,
     *,
     pauses_s: tuple[float, ...] = PAUSES_S,
+    hashed: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Fetch what is missing of *blob*. The caller holds its lock.
+    """Fetch what is missing of *blob*, then compare its hash. The caller holds its lock.
 
+    *hashed* is called with each number of bytes that were hashed.
     Raises ``httpx.HTTPError``, ``OSError``, ``Damaged``, and ``Stopped`` once *stopped* is set.
     """
     idle = 0  # attempts in a row without a new byte
@@ -87,7 +91,7 @@ def fetch(
                 raise Stopped from exc
     if not blob.size:
         blob.partial.touch()
-    _check(blob)
+    _check(blob, stopped, hashed)
     blob.partial.replace(blob.path)
 
 
@@ -116,15 +120,15 @@ def _append(blob: Blob, open_url: Open, start: int, stopped: threading.Event) ->
         raise httpx.RemoteProtocolError("the answer ended early")
 
 
-def _check(blob: Blob) -> None:
+def _check(blob: Blob, stopped: threading.Event, hashed: Callable[[int], None]) -> None:
     etag = blob.path.name
     with blob.partial.open("rb") as file:
         os.fsync(file.fileno())
         if _SHA256.fullmatch(etag):
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = _digest(hashlib.sha256(), file, stopped, hashed)
         elif _GIT_SHA1.fullmatch(etag):
             begun = hashlib.sha1(b"blob %d\0" % blob.size, usedforsecurity=False)
-            found = hashlib.file_digest(file, begun.copy).hexdigest()
+            found = _digest(begun, file, stopped, hashed)
         else:  # a mirror with etags of its own
             found = etag
     if found != etag or blob.partial.stat().st_size != blob.size:
@@ -132,6 +136,18 @@ def _check(blob: Blob) -> None:
         raise Damaged(f"{blob.name} arrived damaged (its hash is another); it will be fetched again")
 
 
+def _digest(
+    digest: Any, file: BinaryIO, stopped: threading.Event, hashed: Callable[[int], None]
+) -> str:
+    """The hash of *file*, in pieces, so that a stop and the progress are seen. Raises ``Stopped``."""
+    while piece := file.read(_HASHED_AT_ONCE):
+        if stopped.is_set():
+            raise Stopped
+        digest.update(piece)
+        hashed(len(piece))
+    return str(digest.hexdigest())
+
+
 def _worth_another(exc: httpx.HTTPError) -> bool:
     response: httpx.Response | None = getattr(exc, "response", None)
-    return response is None or response.status_code in _WORTH_ANOTHER
+    return response is None or response.status_code in WORTH_ANOTHER

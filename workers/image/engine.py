@@ -16,11 +16,13 @@ from typing import Any
 from PIL import Image
 
 from contracts.control import Caches, Phase, Work
+from contracts.revisions import chosen
 from contracts.settings.models import ImageSettings
-from workers import buffers
+from workers import buffers, remote_code
 from workers.backend import runtime
-from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Report
+from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Located, Report
 from workers.hub import model_files
+from workers.hub_copies import Wanted
 from workers.image import families
 from workers.serving.model_thread import first_line
 
@@ -42,14 +44,20 @@ LIBRARIES = (
 Emit = Callable[[ImageEvent | None], None]
 
 
-def locate(alias: str, settings: ImageSettings, report: Report) -> Path:
-    """The folder of the checkpoint, after downloading it; raises ``LoadError``."""
+def locate(alias: str, settings: ImageSettings, report: Report, *, newest: bool = False) -> Located:
+    """Where the checkpoint is, after downloading it; raises ``LoadError``."""
     # The one part of mflux that brings no network along.
     from mflux.models.common.resolution.model_revisions import ModelRevisions
 
-    revision = ModelRevisions.get(settings.path)
     files = families.SOURCES[settings.family].files
-    return model_files.locate(settings.path, alias, patterns=files, report=report, revision=revision)
+    return model_files.locate(
+        settings.path,
+        alias,
+        wanted=Wanted(files, needed=tuple(name for name in files if name.endswith(".safetensors"))),
+        report=report,
+        revision=chosen(settings.path, settings.revision, ModelRevisions.get(settings.path)),
+        newest=newest,
+    )
 
 
 class MfluxEngine:
@@ -62,6 +70,7 @@ class MfluxEngine:
         self._adapter: Any = None
         self._watch: Any = None
         self._large = 0  # pictures that show what the model needs
+        self.located = Located(Path())
 
     # --- loading -----------------------------------------------------------------------------------
 
@@ -69,7 +78,9 @@ class MfluxEngine:
         report(Phase.IMPORTING, "")
         runtime.prepare(self._settings.cache_limit_mb * MIB)
         # Before the networks, which take seconds to import: most failed loads are a wrong path.
-        folder = locate(self._alias, self._settings, report)
+        self.located = locate(self._alias, self._settings, report)
+        folder = self.located.folder
+        remote_code.forbid(folder)
         from workers.image import steps
 
         report(Phase.LOADING, "")

@@ -27,7 +27,7 @@ from web.access_log import HEADER
 from web.errors import error_response, sse_error
 from web.request_body import ClientGone, Inbound
 from workers.backend import runtime
-from workers.engine import Job, Telling
+from workers.engine import Hosted, Job, Telling
 from workers.image.progress import Progress
 from workers.serving.answers import Identity
 from workers.serving.model_thread import ModelThread, Timing
@@ -56,6 +56,7 @@ class Worker:
     count: int = 0
     progress: Progress | None = None  # of the drawing that the model is at
     telling: Telling | None = None  # the engine, if it counts what it does
+    hosted: Hosted | None = None  # the engine, if its model may be on the Hub
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:
@@ -75,6 +76,8 @@ class Worker:
             caches=self.telling.caches() if self.telling else Caches(),
             download=self.thread.download,
             drawing=None if self.progress is None else self.progress.drawing,
+            revision=self.hosted.located.commit if self.hosted else "",
+            newer_revision=self.hosted.located.newer if self.hosted else "",
         )
 
     def identity(self, prefix: str, request_id: str) -> Identity:

@@ -105,7 +105,7 @@ class ModelThread(Generic[Job, Event]):
     def download(self) -> Download | None:
         """How far the download is, while there is one."""
         phase, _, download = self._state
-        return download if phase is Phase.DOWNLOADING else None
+        return download if phase in (Phase.DOWNLOADING, Phase.VERIFYING) else None
 
     @property
     def jobs(self) -> int:

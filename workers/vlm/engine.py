@@ -19,11 +19,12 @@ from PIL import Image
 
 from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
+from contracts.revisions import chosen
 from contracts.settings.models import VlmSettings
-from workers import buffers
+from workers import buffers, remote_code
 from workers.backend import runtime
 from workers.batch_engine import Sink
-from workers.engine import ChatEvent, ChatJob, LoadError, Report, Sampling, Turn
+from workers.engine import ChatEvent, ChatJob, LoadError, Located, Report, Sampling, Turn
 from workers.hub import model_files
 from workers.serving.model_thread import first_line
 from workers.vlm.chat_template import require_known
@@ -71,6 +72,7 @@ class VlmEngine:
         )
         self._context: int | None = None
         self.schedule: Schedule | None = None
+        self.located = Located(Path())
 
     # --- loading -----------------------------------------------------------------------------------
 
@@ -78,17 +80,29 @@ class VlmEngine:
         report(Phase.IMPORTING, "")
         runtime.prepare(runtime.cache_limit(self._settings.memory_bytes))
         # Before the library, which takes seconds: most failed loads are a wrong path.
-        folder = locate(self._alias, self._settings, report)
+        self.located = locate(self._alias, self._settings, report)
+        folder = self.located.folder
         import mlx_vlm  # noqa: TID251 - this is the VLM engine
 
         report(Phase.LOADING, "")
         config = self._read_config(folder)
+        if lack := model_files.lacking_in_folder(folder, model_files.VLM_FILES):
+            raise LoadError(f"{self._key}: {folder} {lack}")
+        trusted = self._settings.trust_remote_code
+        if not trusted:
+            remote_code.forbid(folder)
         moondream = is_moondream(config)
         if moondream:
             self._point_to_tokenizer(folder, report)
         try:
-            self._model, self._processor = mlx_vlm.load(str(folder))
+            self._model, self._processor = mlx_vlm.load(str(folder), trust_remote_code=trusted)
         except Exception as exc:
+            if not trusted and (code := remote_code.refused()):
+                log.warning("mlx-vlm failed without the code of the checkpoint: %s", first_line(exc))
+                raise LoadError(
+                    f"{self._key}: {folder} can't be loaded without code of its own, which is not run"
+                    f" ({code}); if you trust it: models.{self._alias}.trust_remote_code: true"
+                ) from exc
             if not isinstance(exc, (ValueError, OSError)):
                 log.warning("mlx-vlm failed to load the model", exc_info=True)
             raise self._unfit(exc) from exc
@@ -117,7 +131,10 @@ class VlmEngine:
         """mlx-vlm fetches Moondream's tokenizer from the Hub, even for a model in a folder."""
         import mlx_vlm.models.moondream2.processing_moondream2 as processing  # noqa: TID251
 
-        processing.TOKENIZER_REPO = str(locate_tokenizer(self._alias, folder, report))
+        tokenizer = locate_tokenizer(self._alias, folder, report)
+        if not self._settings.trust_remote_code:
+            remote_code.forbid(tokenizer)
+        processing.TOKENIZER_REPO = str(tokenizer)
 
     def _check(self, moondream: bool) -> None:
         """What mlx-vlm passes over in silence, and images would be dropped for."""
@@ -304,9 +321,15 @@ class _Direct:
         self.error = self.error or error
 
 
-def locate(alias: str, settings: VlmSettings, report: Report) -> Path:
-    """The folder of the checkpoint, after downloading it; raises ``LoadError``."""
-    return model_files.locate(settings.path, alias, patterns=model_files.VLM_FILES, report=report)
+def locate(alias: str, settings: VlmSettings, report: Report, *, newest: bool = False) -> Located:
+    """Where the checkpoint is, after downloading it; raises ``LoadError``."""
+    wanted = model_files.VLM_FILES
+    if settings.trust_remote_code:
+        wanted = replace(wanted, patterns=(*wanted.patterns, "*.py"))
+    revision = chosen(settings.path, settings.revision)
+    return model_files.locate(
+        settings.path, alias, wanted=wanted, report=report, revision=revision, newest=newest
+    )
 
 
 def locate_tokenizer(alias: str, folder: Path, report: Report) -> Path:
@@ -314,7 +337,9 @@ def locate_tokenizer(alias: str, folder: Path, report: Report) -> Path:
     if has_moondream_vocabulary(folder):
         return folder
     try:
-        return model_files.locate(_STARMIE, alias, patterns=model_files.VLM_FILES, report=report)
+        return model_files.locate(
+            _STARMIE, alias, wanted=model_files.TOKENIZER_FILES, report=report
+        ).folder
     except LoadError as exc:
         raise LoadError(f"{exc} (the tokenizer of Moondream2)") from exc
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from contracts.amounts import left_text, progress_text, size_text
 from contracts.control import Download
-from workers.hub.download_meter import DownloadMeter, progress_text, size_text
+from workers.hub.download_meter import DownloadMeter
 
 MB = 1_000_000
 
@@ -73,3 +74,11 @@ def test_sizes_are_decimal() -> None:
         "6.2 GB",
         "1.1 GB",
     ]
+
+
+def test_what_is_left_is_told_without_the_rate() -> None:
+    assert left_text(Download()) == "its size is not known yet"
+    some = Download(done_bytes=93_000_000, total_bytes=177_000_000)
+    assert left_text(some) == "93 of 177 MB"
+    moving = some.model_copy(update={"bytes_per_second": 2e6, "eta_seconds": 42.0})
+    assert left_text(moving) == "93 of 177 MB, about 42 s left"

@@ -33,17 +33,23 @@ ALL = sum(file.stat().st_size for file in FAST.iterdir())
 CHILD = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
-from workers import pull
+from contracts.revisions import Revision
+from workers import hub_remote, pull
 from workers.hub import model_files
 from workers.engine import LoadError
-def locate(path, free, stop_at):
+def locate(path, free, stop_at, revision=("main", False), newest=False, answer_s=5.0, wanted=None):
+    hub_remote.ANSWER_S, hub_remote.PAUSES_S = answer_s, (0.01, 0.01)
     def report(phase, detail, download):
         if download.done_bytes > stop_at:
             raise LoadError("stopped while loading")
     try:
-        return str(model_files.locate(
-            path, "painter", patterns=("*",), report=report, free=lambda folder: free
-        ))
+        found = model_files.locate(
+            path, "painter",
+            wanted=model_files.Wanted(*wanted) if wanted else model_files.Wanted(("*",)),
+            report=report, free=lambda folder: free, revision=Revision(*revision), newest=newest,
+        )
+        print(found.newer, file=sys.stderr)
+        return str(found.folder)
     except LoadError as exc:
         return str(exc)
 for line in sys.stdin:
@@ -126,6 +132,7 @@ class Hub:
     def __init__(self, served: HubServer, home: Path) -> None:
         self.served = served
         self.home = home
+        self.said = ""
         self._names = map("maker/fast{}".format, itertools.count())
         self._child = subprocess.Popen(
             [sys.executable, "-c", CHILD],
@@ -142,7 +149,7 @@ class Hub:
         self.served.repositories[name] = folder
         self.served.seen.clear()
         self.served.bytes_per_second = self.served.cut_after = None
-        self.served.ignores_ranges = self.served.damages = False
+        self.served.ignores_ranges = self.served.damages = self.served.silent = False
         return name
 
     def pull(self, path: str, **fields: Any) -> Ended:
@@ -150,9 +157,10 @@ class Hub:
         status, out, err = self._ask(argv(path, **fields))
         return Ended(status, [json.loads(line) for line in out.splitlines()], err.splitlines())
 
-    def located(self, path: str, *, free: int = 1 << 40, stop_at: int = 1 << 40) -> str:
-        """Where the child finds *path*, or why it does not."""
-        found: str = self._ask({"path": path, "free": free, "stop_at": stop_at})[0]
+    def located(self, path: str, *, free: int = 1 << 40, stop_at: int = 1 << 40, **how: Any) -> str:
+        """Where the child finds *path*, or why it does not. ``said``: what it wrote meanwhile."""
+        found: str
+        found, _, self.said = self._ask({"path": path, "free": free, "stop_at": stop_at, **how})
         return found
 
     def process(self, path: str) -> Pull:
@@ -166,13 +174,13 @@ class Hub:
         self._child.stdin.flush()
         return json.loads(self._child.stdout.readline())
 
-    def snapshot(self, name: str) -> Path:
-        return self._folder(name) / "snapshots" / self.served.commit(name)
+    def snapshot(self, name: str, commit: str = "") -> Path:
+        return self.folder(name) / "snapshots" / (commit or self.served.commit(name))
 
     def partial(self, name: str, file: Path = WEIGHTS) -> Path:
-        return self._folder(name) / "blobs" / f"{sha256(file)}.incomplete"
+        return self.folder(name) / "blobs" / f"{sha256(file)}.incomplete"
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         return self.home / "hub" / f"models--{name.replace('/', '--')}"
 
     def close(self) -> None:
@@ -217,14 +225,16 @@ class TestAWholeModel:
         assert ready == {"phase": "ready", "detail": "nothing to fetch", "fetched_bytes": 0}
         assert served.downloads() == []
         # It serves without a connection as well.
-        (ready,) = Pull(NOBODY, shared.home, name).ended().succeeded()
-        assert ready["fetched_bytes"] == 0
+        ended = Pull(NOBODY, shared.home, name).ended()
+        assert (ended.status, [report["fetched_bytes"] for report in ended.reports]) == (0, [0])
+        assert "the copy on the disk is used" in ended.said[-1]
 
     def test_progress_grows_to_the_total(self, shared: Hub) -> None:
         name = shared.new()
         shared.served.bytes_per_second = 5e6
         *reports, _ = shared.pull(name).succeeded()
-        assert {report["phase"] for report in reports} == {"downloading"}
+        assert {report["phase"] for report in reports[:-1]} == {"downloading"}
+        assert reports[-1]["phase"] == "verifying"
         seen = [Download.model_validate(report["download"]) for report in reports]
         done = [download.done_bytes for download in seen]
         assert done == sorted(done)

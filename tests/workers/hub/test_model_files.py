@@ -14,15 +14,19 @@ from testkit.hub_server import hub as a_hub
 from testkit.servers import free_port
 from workers.engine import LoadError
 from workers.hub import model_files
+from workers.hub_copies import Wanted
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCATE = """
 import sys
+from workers import hub_remote
 from workers.hub import model_files
 from workers.engine import LoadError
+hub_remote.PAUSES_S = (0.01, 0.01)
 for name in sys.argv[1:]:
     try:
-        print(model_files.locate(name, "painter", patterns=("*.json",), report=lambda *_: None))
+        wanted = model_files.Wanted(("*.json",))
+        print(model_files.locate(name, "painter", wanted=wanted, report=print).folder)
     except LoadError as exc:
         print(exc)
 """
@@ -78,7 +82,7 @@ class TestTheHubRefuses:
 
 
 def locate(path: str) -> Path:
-    return model_files.locate(path, "painter", patterns=("*",), report=lambda *_: None)
+    return model_files.locate(path, "painter", wanted=Wanted(("*",)), report=lambda *_: None).folder
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_a_worker_downloads_its_model_and_answers(tmp_path: Path) -> None:
     assert seen[-1].download is None
     assert answer.status_code == 200
     assert "circle" in answer.json()["choices"][0]["message"]["content"]
-    assert "downloading maker/fast: 0 of 7.4 MB" in log
-    assert "downloaded maker/fast: 7.4 MB in " in log
+    assert "downloading a: 7.4 MB into " in log
+    assert "downloaded a: 7.4 MB in " in log
 
 
 def test_after_a_pull_a_worker_downloads_nothing(tmp_path: Path) -> None:
