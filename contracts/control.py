@@ -37,6 +37,7 @@ class Phase(StrEnum):
     IMPORTING = "importing"
     DOWNLOADING = "downloading"
     LOADING = "loading"
+    SAVING = "saving a quantized copy"
     WARMING_UP = "warming up"
     READY = "ready"
     FAILED = "failed"

@@ -22,11 +22,11 @@ from contracts.errors import InvalidRequest
 from contracts.settings.models import VlmSettings
 from workers.backend import runtime
 from workers.batch_engine import Sink
-from workers.engine import ChatEvent, ChatJob, LoadError, Report, Sampling, Turn
+from workers.engine import ChatEvent, ChatJob, LoadError, Report, Sampling, Turn, with_defaults
 from workers.hub import model_files
 from workers.serving.model_thread import first_line
 from workers.vlm.chat_template import require_known
-from workers.vlm.checkpoint import context_length, has_moondream_vocabulary
+from workers.vlm.checkpoint import context_length, has_moondream_vocabulary, read_sampling_defaults
 from workers.vlm.detokenizer import TokenizerWords
 from workers.vlm.prompt import Family, Reading
 
@@ -66,6 +66,7 @@ class VlmEngine:
             None  # made when there is time, or by the first job with a grammar
         )
         self._context: int | None = None
+        self._sampling: dict[str, float] = {}  # the checkpoint's defaults
         self.schedule: Schedule | None = None
 
     # --- loading -----------------------------------------------------------------------------------
@@ -92,6 +93,9 @@ class VlmEngine:
         runtime.widen(self._model)
         runtime.wire()
         self._context = context_length(config)
+        if moondream and self._context is None:  # the published config.json says nothing of sizes
+            self._context = self._model.config.text_config.max_position_embeddings
+        self._sampling = read_sampling_defaults(folder)
         self._make_schedule(moondream)
         report(Phase.WARMING_UP, "")
         try:
@@ -196,7 +200,8 @@ class VlmEngine:
 
             vocabulary = self._grammar_vocabulary(words)
             matchers = tuple(Matcher(vocabulary, job.grammar) for _ in range(job.n))
-        job = replace(job, max_tokens=min(job.max_tokens, room))
+        sampling = with_defaults(job.sampling, job.open, self._sampling)
+        job = replace(job, max_tokens=min(job.max_tokens, room), sampling=sampling)
         return replace(reading, job=job, matchers=matchers)
 
     def prepare(self) -> None:
