@@ -85,7 +85,7 @@ class MfluxEngine:
 
         report(Phase.LOADING, "")
         try:
-            self._adapter = families.load(folder, self._settings)
+            self._adapter = families.load(folder, self._settings, report)
         except LoadError as exc:
             raise LoadError(f"{self._key}: {folder}: {exc}") from exc
         except Exception as exc:
@@ -139,7 +139,7 @@ class MfluxEngine:
 
     def _draw(self, job: ImageJob, emit: Emit) -> None:
         adapter, watch = self._adapter, self._watch
-        adapter.tile(job.width * job.height)
+        adapter.tile(job.width, job.height)
         adapter.encode(job.prompt)
         watch.start(job, emit)
         strength = mflux_strength(job.steps, job.run_steps)
