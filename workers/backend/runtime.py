@@ -15,6 +15,7 @@ import warnings
 from typing import Any
 
 from contracts.control import DeviceMemory
+from workers import unwanted
 from workers.backend import blas
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     silence_harmless_warnings()
+    unwanted.hide()
     blas.enable()
     import mlx.core as mx  # noqa: TID251 - for the engines
 
