@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,47 @@ class TestInstall:
             (frozenset(), "1", True),
             (frozenset({"gateway"}), "", True),  # as it is
             (frozenset({"gateway"}), "0", False),
+            (frozenset({"gateway"}), "no", False),
         ],
     )
     def test_where_the_gateway_runs_is_kept_unless_asked_for(
         self, installed: frozenset[str], wish: str, native: bool
     ) -> None:
         assert plans.is_native(linux(installed=installed), wish) is native
+
+    def test_on_a_small_mac_the_gateway_runs_without_docker_unless_it_already_does_or_shall(
+        self,
+    ) -> None:
+        small = mac(ram_bytes=16 * GIB)
+        for machine, wish, native in (
+            (small, "", True),
+            (small, "0", False),
+            (
+                replace(small, installed=frozenset({"manager"})),
+                "",
+                False,
+            ),  # in Docker; that may be down
+            (replace(small, container=True), "", False),
+            (mac(ram_bytes=24 * GIB), "", False),
+            (linux(ram_bytes=16 * GIB), "", False),
+        ):
+            assert plans.is_native(machine, wish) is native, (machine, wish)
+
+    def test_a_small_mac_is_told_in_one_line_what_docker_would_take(self, tmp_path: Path) -> None:
+        place = place_in(tmp_path)
+        for native, says in ((True, "NATIVE=0 uses Docker"), (False, "half of it")):
+            steps = install(mac(ram_bytes=16 * GIB), place, native=native)
+            (line,) = [line for line in words(steps).splitlines() if "16 GB of memory: " in line][:1]
+            assert says in line
+            assert "Settings > Resources > Memory: 2 GB" in line
+        assert "Docker Desktop" not in words(install(mac(), place, native=False))
+        assert "Docker Desktop" not in words(install(linux(ram_bytes=GIB), place, native=True))
+
+    def test_an_external_disk_is_told_before_anything_is_done(self) -> None:
+        place = Place(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
+        steps = install(mac(), place, native=True, env_text="")
+        assert isinstance(steps[0], Say)
+        assert "external disk" in steps[0].title
 
 
 class TestUninstall:
@@ -123,7 +159,7 @@ class TestUninstall:
         )
         gone = {s.path for s in steps if isinstance(s, Remove)}
         root = LINUX_PLACE.root
-        assert gone == {SYSTEMD.file("manager"), root / ".venv", root / "logs"}
+        assert gone == {SYSTEMD.file("manager"), root / ".venv", root / ".python", root / "logs"}
         assert "kept: config.yaml, .env, state/" in words(steps)
 
     def test_purge_takes_them_too_and_weights_before_the_python_that_finds_them(self) -> None:

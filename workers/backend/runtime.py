@@ -17,6 +17,7 @@ from typing import Any
 
 from contracts.control import DeviceMemory
 from contracts.settings import wired_limit_problem
+from workers import unwanted
 from workers.backend import blas
 from workers.engine import LoadError
 
@@ -54,6 +55,7 @@ def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
     for name, value in environment().items():
         os.environ.setdefault(name, value)
     silence_harmless_warnings()
+    unwanted.hide()
     blas.enable()
     import mlx.core as mx  # noqa: TID251 - for the engines
 
