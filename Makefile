@@ -22,7 +22,7 @@ OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 LONGEST_FIRST := tests/live/test_docker.py tests/live/test_systemd.py tests/live/test_mac_service_check.py tests/live/containers
 COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers/homelab/docker-compose.yml
 .PHONY: a-venv install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
-.PHONY: help setup setup-dev demo up test test-live test-clients check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean
+.PHONY: help setup setup-dev demo up test test-live test-clients check lint format grade faults rehearsal soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -114,6 +114,9 @@ test-live: setup-dev  ## containers and services, with a real engine and a real 
 faults: setup-dev  ## break things under load, and check that nothing is lost
 	@$(RUN) -m pytest -q tests/faults $(ARGS)
 
+rehearsal: setup-dev  ## the shipped settings on checkpoints of the real layouts; half an hour; ARGS=--list
+	@$(RUN) -m tests.rehearsal $(ARGS)
+
 soak: setup-dev  ## mixed load with random faults for MINUTES=60; prints a report
 	@$(RUN) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
@@ -150,4 +153,4 @@ lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
 	@sh scripts/lock.sh
 
 clean:  ## remove .venv, .python, logs and what the demo wrote
-	rm -rf .venv .python tests/clients/node_modules logs demo/out bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .python tests/clients/node_modules logs demo/out bench/out .rehearsal .pytest_cache .mypy_cache .ruff_cache .hypothesis
