@@ -1,6 +1,6 @@
 """launchd: agents in ~/Library/LaunchAgents, which run while their owner is logged in. Pure.
 
-Tested by simulation (a ``launchctl`` that records what it is asked); docs/macos-checklist.md is what a
+Tested by simulation (a ``launchctl`` that records its calls); docs/dev/macos-checklist.md is what a
 Mac's owner runs. Only the modern subcommands are used: bootstrap, bootout, enable, kickstart, print.
 """
 

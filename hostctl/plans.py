@@ -81,7 +81,7 @@ def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Ste
         steps.append(
             Say(
                 f"{machine.ram_bytes / GIB:.0f} GB of memory: {SMALL_CONFIG} it is, with smaller "
-                "models (VISION_CONFIG in .env; docs/images.md tells what is given up)"
+                "models (VISION_CONFIG in .env; docs/models.md tells what is given up)"
             )
         )
     lost = sorted(machine.shell_variables - set(machine.variables))
