@@ -82,7 +82,7 @@ up: setup  ## the whole stack on the models of config.yaml, without Docker
 test: setup-dev  ## the tests that need nothing but this folder, on two cores
 	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs Node; ARGS=--write for docs/clients.md
+test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs Node; ARGS=--write for docs/dev/clients.md
 	@$(RUN) -m tests.clients.environments
 	@$(RUN) -m pytest -q tests/clients $(ARGS)
 
@@ -127,10 +127,10 @@ fuzz: setup-dev  ## feed what reads others' bytes with wrong ones for MINUTES=10
 audit: setup-dev  ## licences, known faults and Mac wheels of all locked packages; ARGS=--offline-ok without network
 	@$(RUN) -m scripts.audit $(ARGS)
 
-bench: setup-dev  ## all beside peers, then docs/performance.md anew; ARGS=--quick leaves it as it is
+bench: setup-dev  ## all beside peers, then docs/dev/performance.md anew; ARGS=--quick leaves it as it is
 	@$(RUN) -m bench $(ARGS)
 
-bench-gpu: setup  ## the real sizes with random weights, on a GPU (docs/gpu.md)
+bench-gpu: setup  ## the real sizes with random weights, on a GPU (docs/dev/gpu.md)
 	@$(RUN) -m bench.gpu_vlm $(ARGS)
 	@$(RUN) -m bench.gpu_image
 
@@ -143,7 +143,7 @@ train-demo: setup  ## train the demo models again: wants a GPU (demo/models/READ
 	@$(RUN) -m demo.train_vlm vlm-fast --out demo/out/trained/vlm-fast $(ARGS)
 	@$(RUN) -m demo.train_flux --out demo/out/trained/image-gen $(ARGS)
 
-page-shots: setup-dev  ## write the pictures of the page in docs/ anew (wants Chromium)
+page-shots: setup-dev  ## write the screenshots of the page in docs/assets/ (wants Chromium)
 	@$(RUN) -m tests.live.page.shots
 
 openapi: setup-dev  ## write openapi.yaml from the routes and models

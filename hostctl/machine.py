@@ -40,7 +40,7 @@ def why_small(ram_bytes: int) -> str:
     """What install and `make up` say when they choose the small settings."""
     return (
         f"{ram_bytes / GIB:.0f} GB of memory: {SMALL_CONFIG} is used, with smaller models "
-        "(VISION_CONFIG in .env names another file; docs/images.md says what is given up)"
+        "(VISION_CONFIG in .env names another file; docs/models.md has the trade-offs)"
     )
 
 
