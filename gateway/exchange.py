@@ -43,7 +43,6 @@ from gateway.response_rewrite import Rewrite
 from gateway.unknown import UnknownFields
 from web.errors import error_response
 from web.relay import (
-    EVENT_STREAM,
     EventRewrite,
     Outbound,
     StreamCut,
@@ -58,6 +57,7 @@ from web.relay import (
 )
 from web.request_body import ClientGone, Inbound
 from web.request_record import CLIENT_GONE, Account, account_of
+from web.sse import MEDIA_TYPE
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Exchange(Response):
         else:
             answer = await self._asked(checked, scope)
         del checked  # the body: a stream may last for minutes
-        if answer.content_type == EVENT_STREAM or (rewrite is None and not self._begun):
+        if answer.content_type == MEDIA_TYPE or (rewrite is None and not self._begun):
             await pass_on(
                 answer,
                 send,

@@ -13,11 +13,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import Send
 
 from contracts.control import ModelStatus, WorkerState
-
-EVENTS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-]
+from web import sse
 
 
 class Heartbeat:
@@ -51,9 +47,9 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         while True:
-            comment = f": {await self._tell()}\n\n".encode()
+            comment = sse.comment(await self._tell())
             if not self.begun:
-                await self._send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+                await self._send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
                 self.begun = True
             with contextlib.suppress(OSError):  # who has left is noticed elsewhere
                 await self._send({"type": "http.response.body", "body": comment, "more_body": True})

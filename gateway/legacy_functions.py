@@ -17,8 +17,7 @@ from contracts.settings import Settings
 from gateway.checks import Checked, check_chat
 from gateway.param_names import Names
 from gateway.response_rewrite import ChatRewrite
-from gateway.sse import Comment, EventReader, comment
-from web.errors import error_event
+from web.sse import Comment, EventReader, comment, error_event
 
 _OLD = re.compile(rb'"function(s|_call)"')
 _FIXED = {"tools": "functions", "tool_choice": "function_call", "tool_choice.function": "function_call"}

@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 
 from contracts.errors import (
     ApiError,
-    ErrorBody,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
 )
 from contracts.wire.openai import param_name
+from web.sse import error_event
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,6 @@ def raw_error(error: ApiError, source: str) -> bytes:
 
 def sse_error(error: ApiError, source: str) -> bytes:
     return error_event(error.body(source))
-
-
-def error_event(body: ErrorBody) -> bytes:
-    """The event with which a stream tells that it failed; OpenAI's SDKs raise it as an APIError."""
-    # The blank line first ends an event that was cut in the middle.
-    return b"\n\nevent: error\ndata: " + json.dumps(body).encode() + b"\n\n"
 
 
 def install_error_handlers(app: FastAPI, source: str) -> None:

@@ -24,8 +24,9 @@ from yarl import URL
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, ErrorBody, Unavailable
 from web.access_log import HEADER as REQUEST_ID
-from web.errors import error_event
 from web.request_record import Account
+from web.sse import MEDIA_TYPE as EVENT_STREAM
+from web.sse import error_event
 
 # RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
@@ -39,7 +40,6 @@ _REQUEST_DROPPED = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"accept-e
 _ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server", RETRYABLE_HEADER}
 _TIMINGS = {QUEUE_HEADER: "queue_ms", LOAD_HEADER: "load_ms", MODEL_HEADER: "model_ms"}
 _SLICE = 1 << 18  # bytes
-EVENT_STREAM = "text/event-stream"
 
 Headers = Iterable[tuple[bytes, bytes]]
 

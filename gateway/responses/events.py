@@ -35,7 +35,7 @@ from contracts.wire.response_object import (
 )
 from gateway.param_names import Names
 from gateway.responses.answer import NewId, Now, ended, failed, logprobs_of
-from gateway.sse import Comment, EventReader, comment, event
+from web.sse import Comment, EventReader, comment, event
 
 SOURCE = "gateway"
 
@@ -260,7 +260,8 @@ class ResponseEvents:
         self._tell_of_item(kind, content_index=0, **fields)
 
     def _tell(self, kind: str, **fields: Any) -> None:
-        self._told.append(event({"type": kind, "sequence_number": self._events, **fields}))
+        data = {"type": kind, "sequence_number": self._events, **fields}
+        self._told.append(event(data, name=kind))
         self._events += 1
 
 

@@ -23,6 +23,7 @@ from contracts.control import MODEL_HEADER, Caches, Phase, Work, WorkerHealth
 from contracts.errors import ApiError, InternalError
 from contracts.settings.models import ImageSettings, VlmSettings
 from contracts.wire.openai import parse_json
+from web import sse
 from web.access_log import HEADER
 from web.errors import error_response, sse_error
 from web.request_body import ClientGone, Inbound
@@ -195,11 +196,7 @@ class Endpoint:
     async def _stream(self, chunks: AsyncGenerator[bytes, None], send: Send) -> int:
         async with aclosing(chunks):
             first = await anext(chunks)  # what fails before it, fails with a status of its own
-            headers = [
-                (b"content-type", b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-cache"),
-            ]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
             await _send_chunk(send, first)
             try:
                 async for chunk in chunks:

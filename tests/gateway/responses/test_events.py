@@ -8,7 +8,7 @@ import pytest
 
 from contracts.errors import Unavailable
 from tests.gateway.responses.given import OPENAI, USAGE, chunk, read, rewriting, sse
-from web.errors import error_event
+from web.sse import error_event
 
 ERROR = {"message": "the worker ended", "type": "server_error", "param": None, "code": "worker_failed"}
 TOKEN = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
