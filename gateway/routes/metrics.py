@@ -1,8 +1,8 @@
-"""``/metrics`` for Prometheus: the gateway's own figures, and the manager's, which it passes on.
+"""``/metrics`` for Prometheus: the gateway's own metrics, and the manager's, which it forwards.
 
-The manager listens where only this machine reaches it; a Prometheus elsewhere finds all that there is
-here. Who may read them: ``gateway.metrics``. They are no part of the API that clients program against:
-docs/metrics.md describes them, and not openapi.yaml.
+The manager is reachable from this machine only; here a Prometheus elsewhere finds both.
+``gateway.metrics`` decides who may read them. They are not part of the client API: docs/metrics.md
+describes them, openapi.yaml does not.
 """
 
 from __future__ import annotations

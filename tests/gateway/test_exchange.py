@@ -19,7 +19,7 @@ from gateway.app import create_app
 from gateway.checks import check_chat
 from gateway.exchange import Exchange, Services
 from gateway.images_in.fetching import Fetcher
-from gateway.images_out.store import Pictures
+from gateway.images_out.store import ImageStore
 from gateway.manager_client import ManagerClient
 from testkit import plain
 from testkit.servers import served
@@ -27,7 +27,7 @@ from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
 from web.relay import open_session
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 CHAT = "/v1/chat/completions"
 
@@ -151,7 +151,7 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
         async with server, open_session() as session:
             settings = make_settings(tmp_path, url)
             fetcher = Fetcher(settings)
-            services = Services(settings, session, ManagerClient(settings), fetcher, Pictures(1, 1))
+            services = Services(settings, session, ManagerClient(settings), fetcher, ImageStore(1, 1))
             exchange = Exchange(services, CHAT, check_chat)
             base = tracemalloc.get_traced_memory()[0]
             serving = asyncio.create_task(exchange(SCOPE, large_body(), send))
@@ -170,7 +170,13 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
     assert held["after"] < PIECE
 
 
-SCOPE: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "account": Account(0)}
+SCOPE: Scope = {
+    "type": "http",
+    "method": "POST",
+    "path": CHAT,
+    "headers": [],
+    "record": RequestRecord(0),
+}
 
 
 def large_body() -> Any:
@@ -306,7 +312,7 @@ def test_a_fault_of_the_gateway_is_an_error_in_openais_shape_that_tells_nothing_
     def broken(self: object, checked: object, scope: Scope) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Exchange, "_outbound", broken)
+    monkeypatch.setattr(Exchange, "_upstream_request", broken)
     answer = client.post(CHAT, json=HELLO)
     assert (answer.status_code, answer.json()["error"]["source"]) == (500, "gateway")
     assert "secret" not in answer.text

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from contracts.errors import InvalidRequest
 from contracts.settings import Settings
 from gateway.checks import check_chat
-from gateway.legacy_functions import FunctionEvents, check_chat_of_any_age
-from gateway.param_names import Names
+from gateway.legacy_functions import LegacyEvents, check_chat_or_legacy
+from gateway.param_names import ParamNames
 from tests.gateway.conftest import make_settings
 from tests.gateway.responses import given as responses
 from tests.gateway.responses.given import USAGE, sse
@@ -59,7 +59,7 @@ def chunk(*delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
 def asked(settings: Settings, **fields: Any) -> dict[str, Any]:
     """What goes on of a request of *fields*."""
     body = json.dumps({"messages": [HI], **fields}).encode()
-    sent: dict[str, Any] = json.loads(check_chat_of_any_age(settings, body).body)
+    sent: dict[str, Any] = json.loads(check_chat_or_legacy(settings, body).body)
     return sent
 
 
@@ -102,7 +102,7 @@ def test_a_result_belongs_to_the_last_call_of_its_function(settings: Settings) -
 def test_a_chat_in_todays_form_goes_on_byte_for_byte(settings: Settings) -> None:
     for text in ("hi", 'the word "functions" and "function_call"'):
         body = json.dumps({"messages": [{"role": "user", "content": text}], "functions": []}).encode()
-        assert check_chat_of_any_age(settings, body) == check_chat(settings, body)
+        assert check_chat_or_legacy(settings, body) == check_chat(settings, body)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_named_as_the_client_named_it(
 def test_what_is_no_json_elsewhere_is_refused(settings: Settings, odd: str) -> None:
     body = f'{{"messages": [], "functions": [{{"name": "f", "parameters": {odd}}}]}}'.encode()
     with pytest.raises(InvalidRequest, match="the body is not valid JSON"):
-        check_chat_of_any_age(settings, body)
+        check_chat_or_legacy(settings, body)
 
 
 _JSON = st.recursive(
@@ -159,7 +159,7 @@ def test_whatever_stands_there_is_taken_or_refused(
     message = {"role": role, "content": "x", "name": said, "function_call": said}
     body = {"messages": [HI, message], "functions": functions, "function_call": call}
     with suppress(InvalidRequest):
-        check_chat_of_any_age(settings, json.dumps(body).encode())
+        check_chat_or_legacy(settings, json.dumps(body).encode())
 
 
 # --- what is answered ----------------------------------------------------------------------------
@@ -213,9 +213,9 @@ def test_a_stream_that_is_cut_raises(sdk: Any, manager: StandIn) -> None:
 
 
 def test_an_error_in_a_stream_names_what_the_client_sent() -> None:
-    names = Names({"tools": "functions"})
+    names = ParamNames({"tools": "functions"})
     told = {"error": {"message": "tools: no", "param": "tools", "code": None, "type": "t"}}
-    event, _, data = FunctionEvents(names).feed(sse(told)).partition(b"\n")
+    event, _, data = LegacyEvents(names).feed(sse(told)).partition(b"\n")
     assert event == b"event: error"
     assert json.loads(data.removeprefix(b"data: "))["error"]["message"] == "functions: no"
 
@@ -225,7 +225,7 @@ def test_a_stream_reads_the_same_however_it_is_cut(cut: int) -> None:
     stream = b": loading\n\n" + sse(
         chunk({"content": "한"}), chunk({}, finish_reason="tool_calls"), "[DONE]"
     )
-    whole, cutted = FunctionEvents(Names({})), FunctionEvents(Names({}))
+    whole, cutted = LegacyEvents(ParamNames({})), LegacyEvents(ParamNames({}))
     pieces = [stream[at : at + cut] for at in range(0, len(stream), cut)]
     assert b"".join(map(cutted.feed, pieces)) == whole.feed(stream)
 

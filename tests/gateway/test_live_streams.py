@@ -15,13 +15,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.app import create_app
-from gateway.live_streams import Watchers
-from gateway.recent_requests import KEPT, Recent
-from gateway.server import GatewayServer
+from gateway.live_streams import GatewayServer, OpenStreams
+from gateway.recent_requests import KEPT, RequestHistory
 from testkit import plain
 from testkit.servers import free_port, served
 from tests.gateway.conftest import make_settings
-from web.request_record import Account
+from web.request_record import RequestRecord
 from web.serve import bind
 
 
@@ -104,10 +103,10 @@ def test_a_manager_that_is_away_is_a_503(tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_stops_ends_the_streams_and_says_why(tmp_path: Path) -> None:
-    watchers = Watchers()
+    open_streams = OpenStreams()
     with served(Manager().app()) as manager_url:
-        app = create_app(make_settings(tmp_path, manager_url), watchers=watchers)
-        server = GatewayServer(app, watchers, graceful_s=30)
+        app = create_app(make_settings(tmp_path, manager_url), open_streams=open_streams)
+        server = GatewayServer(app, open_streams, graceful_s=30)
         sock = bind("127.0.0.1", 0)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         serving.start()
@@ -115,20 +114,22 @@ def test_a_gateway_that_stops_ends_the_streams_and_says_why(tmp_path: Path) -> N
         with plain.stream("GET", f"{url}/v1/system/events") as answer:
             lines = answer.iter_lines()
             assert next(lines) == "id: 7"
-            assert len(watchers) == 1
+            assert len(open_streams) == 1
             server.should_exit = True
             assert "the gateway is stopping" in "".join(lines)
         serving.join(10)
         sock.close()
     assert not serving.is_alive()
-    assert len(watchers) == 0
+    assert len(open_streams) == 0
 
 
 def test_the_last_requests_tell_what_they_cost_and_not_what_they_said() -> None:
-    recent = Recent({"/v1/chat/completions"}, clock=lambda: 1000.0)
-    account = Account(0.0, "POST", "/v1/chat/completions", "req_1", key="anna", alias="a", status=200)
-    account.queue_ms, account.load_ms, account.total_ms, account.prompt = 5, 4, 20.04, "a secret"
-    recent.ended(account)
+    recent = RequestHistory({"/v1/chat/completions"}, clock=lambda: 1000.0)
+    record = RequestRecord(
+        0.0, "POST", "/v1/chat/completions", "req_1", key="anna", alias="a", status=200
+    )
+    record.queue_ms, record.load_ms, record.total_ms, record.prompt = 5, 4, 20.04, "a secret"
+    recent.ended(record)
     (told,) = recent.newest_first().data
     assert told.model_dump(exclude_none=True) == {
         "at": 1000.0,
@@ -143,12 +144,12 @@ def test_the_last_requests_tell_what_they_cost_and_not_what_they_said() -> None:
 
 
 def test_only_requests_to_models_are_told_and_only_the_last() -> None:
-    recent = Recent({"/v1/chat/completions"}, clock=lambda: 0.0)
-    recent.ended(Account(0.0, "GET", "/v1/chat/completions"))
-    recent.ended(Account(0.0, "POST", "/v1/system/warm/a"))
+    recent = RequestHistory({"/v1/chat/completions"}, clock=lambda: 0.0)
+    recent.ended(RequestRecord(0.0, "GET", "/v1/chat/completions"))
+    recent.ended(RequestRecord(0.0, "POST", "/v1/system/warm/a"))
     assert recent.newest_first().data == []
     for number in range(KEPT + 5):
-        recent.ended(Account(0.0, "POST", "/v1/chat/completions", f"r{number}"))
+        recent.ended(RequestRecord(0.0, "POST", "/v1/chat/completions", f"r{number}"))
     told = [one.request_id for one in recent.newest_first().data]
     assert (told[0], told[-1], len(told)) == (f"r{KEPT + 4}", "r5", KEPT)
 

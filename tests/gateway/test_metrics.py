@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import create_app
-from gateway.images_out.store import Pictures
+from gateway.images_out.store import ImageStore
 from gateway.metrics import GatewayMetrics
 from testkit import plain
 from testkit.servers import served
@@ -18,7 +18,7 @@ from testkit.stacks import wait_for
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from web.metrics import OTHER, RouteNames
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
@@ -113,11 +113,11 @@ def test_what_is_open_is_in_flight_until_it_is_over(client: httpx.Client, manage
 @pytest.fixture
 def metrics(tmp_path: Path) -> GatewayMetrics:
     settings = make_settings(tmp_path, "http://127.0.0.1:1")
-    return GatewayMetrics(settings, [CHAT, "/v1/images/generations"], Pictures(1, 1))
+    return GatewayMetrics(settings, [CHAT, "/v1/images/generations"], ImageStore(1, 1))
 
 
-def account(body: bytes, **known: object) -> Account:
-    made = Account(0.0, "POST", CHAT, alias="a", status=200, total_ms=3000.0)
+def record(body: bytes, **known: object) -> RequestRecord:
+    made = RequestRecord(0.0, "POST", CHAT, alias="a", status=200, total_ms=3000.0)
     for name, known_value in known.items():
         setattr(made, name, known_value)
     made.note(body)
@@ -136,7 +136,7 @@ def counted(metrics: GatewayMetrics, name: str, **labels: str) -> float | None:
 
 def test_tokens_are_counted_and_their_rate_is_that_of_the_model(metrics: GatewayMetrics) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, model_ms=2000, queue_ms=700, load_ms=500))
+    metrics.ended(record(USAGE, model_ms=2000, queue_ms=700, load_ms=500))
     for kind, tokens in (("prompt", 100), ("cached", 64), ("completion", 40)):
         assert counted(metrics, "vision_gateway_tokens_total", alias="a", kind=kind) == tokens
     rate = {"alias": "a", "streamed": "false"}
@@ -147,7 +147,7 @@ def test_tokens_are_counted_and_their_rate_is_that_of_the_model(metrics: Gateway
 
 def test_the_rate_of_a_stream_is_counted_from_its_first_event(metrics: GatewayMetrics) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, streamed=True, first_output_ms=1000.0))
+    metrics.ended(record(USAGE, streamed=True, first_output_ms=1000.0))
     rate = {"alias": "a", "streamed": "true"}
     assert counted(metrics, "vision_gateway_tokens_per_second_sum", **rate) == 20
     assert counted(metrics, "vision_gateway_first_output_seconds_sum", alias="a") == 1
@@ -155,14 +155,14 @@ def test_the_rate_of_a_stream_is_counted_from_its_first_event(metrics: GatewayMe
 
 def test_a_request_that_waited_for_no_load_is_not_among_those_that_did(metrics: GatewayMetrics) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, queue_ms=0, load_ms=0))
+    metrics.ended(record(USAGE, queue_ms=0, load_ms=0))
     assert counted(metrics, "vision_gateway_load_wait_seconds_count", alias="a") == 0
     assert counted(metrics, "vision_gateway_queue_seconds_count", alias="a") == 1
 
 
 def test_the_tokens_of_pictures_are_none_of_a_rate(metrics: GatewayMetrics) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, alias="b", model_ms=2000))
+    metrics.ended(record(USAGE, alias="b", model_ms=2000))
     rate = {"alias": "b", "streamed": "false"}
     assert counted(metrics, "vision_gateway_tokens_per_second_count", **rate) is None
 
@@ -213,7 +213,7 @@ def test_counting_costs_a_request_some_microseconds(metrics: GatewayMetrics) -> 
     rounds = 2000
     best_count = best_line = float("inf")
     for _ in range(5):
-        accounts = [account(USAGE, model_ms=2000, queue_ms=1, load_ms=0) for _ in range(rounds)]
+        accounts = [record(USAGE, model_ms=2000, queue_ms=1, load_ms=0) for _ in range(rounds)]
         began = time.perf_counter()
         for each in accounts:
             str(each)  # reads the usage, which counting takes from there

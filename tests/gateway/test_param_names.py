@@ -1,4 +1,4 @@
-"""Names of fields, from the chat's to the client's."""
+"""ParamNames of fields, from the chat's to the client's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
-from gateway.param_names import Names
+from gateway.param_names import ParamNames
 from gateway.responses.chat import NAMES
 
 
 @pytest.fixture
-def names() -> Names:
-    names = Names(NAMES)
+def names() -> ParamNames:
+    names = ParamNames(NAMES)
     names.note("messages[0]", "instructions", leaf=True)
     names.note("messages[1]", "input[0]")
     names.note("messages[1].content[2].image_url", "input[0].content[2].image_url", leaf=True)
@@ -42,23 +42,23 @@ def names() -> Names:
         ("messages_of_mine", "messages_of_mine"),
     ],
 )
-def test_a_name_is_told_by_the_nearest_that_is_known(names: Names, chat: str, told: str) -> None:
-    assert names.told(chat) == told
+def test_a_name_is_told_by_the_nearest_that_is_known(names: ParamNames, chat: str, told: str) -> None:
+    assert names.translated(chat) == told
 
 
-def test_an_error_keeps_its_kind_and_its_words(names: Names) -> None:
+def test_an_error_keeps_its_kind_and_its_words(names: ParamNames) -> None:
     error = UnsupportedParameter("messages[1].content: no", param="messages[1].content", code="x")
     told = names.error(error)
     assert type(told) is UnsupportedParameter
     assert (told.param, told.message, told.code) == ("input[0].content", "input[0].content: no", "x")
 
 
-def test_an_error_without_a_field_is_left_as_it_is(names: Names) -> None:
+def test_an_error_without_a_field_is_left_as_it_is(names: ParamNames) -> None:
     told = names.error(InvalidRequest("the body is no JSON"))
     assert (told.param, told.message) == (None, "the body is no JSON")
 
 
-def test_the_body_of_an_error_is_told_likewise(names: Names) -> None:
+def test_the_body_of_an_error_is_told_likewise(names: ParamNames) -> None:
     error = {
         "message": "세 messages",
         "type": "t",
@@ -73,5 +73,5 @@ def test_the_body_of_an_error_is_told_likewise(names: Names) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"error": "x"}', b'{"error": {}}', b'"x"', b"\xff"]
 )
-def test_a_body_that_is_no_error_is_left_as_it_is(names: Names, body: bytes) -> None:
+def test_a_body_that_is_no_error_is_left_as_it_is(names: ParamNames, body: bytes) -> None:
     assert names.error_body(body) == body

@@ -17,8 +17,7 @@ from manager.logs import WorkerLog
 from testkit import plain
 from testkit.stacks import wait_for
 from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, under_attack
-from web.logs import LineFormatter
-from web.printable import printable
+from web.logs import LineFormatter, printable
 
 FORGED = "2026-11-26 10:00:00,123 INFO gateway: forged"
 # What ends a line or moves a cursor somewhere: C0, DEL, C1, Unicode's line ends, direction of writing.

@@ -1,4 +1,4 @@
-"""Around each request: its id, its account, one line in the log, the time it took."""
+"""Around each request: its id, its record, one line in the log, the time it took."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import re
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from web.access_log import Access
-from web.request_record import Account, account_of
+from web.access_log import AccessLog
+from web.request_record import RequestRecord, record_of
 
 BODY = b'{"usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
 
@@ -23,7 +23,7 @@ class Clock:
 
 
 def asked(
-    app: Access, path: str = "/x", headers: list[tuple[bytes, bytes]] | None = None, raw: bytes = b""
+    app: AccessLog, path: str = "/x", headers: list[tuple[bytes, bytes]] | None = None, raw: bytes = b""
 ) -> list[Message]:
     sent: list[Message] = []
 
@@ -44,18 +44,18 @@ def asked(
     return sent
 
 
-def answering(status: int = 200, body: bytes = BODY, alias: str = "a", took: float = 0.0) -> Access:
+def answering(status: int = 200, body: bytes = BODY, alias: str = "a", took: float = 0.0) -> AccessLog:
     clock = Clock()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        account_of(scope).alias = alias
+        record_of(scope).alias = alias
         clock.now += took
         head = [(b"x-request-id", b"inner"), (b"openai-processing-ms", b"7")]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": body[:20], "more_body": True})
         await send({"type": "http.response.body", "body": body[20:]})
 
-    return Access(app, "t", quiet=["/well"], make=lambda: b"made", clock=clock)
+    return AccessLog(app, "t", quiet=["/well"], make=lambda: b"made", clock=clock)
 
 
 def test_a_plain_id_is_kept_and_another_is_replaced_and_it_stands_once() -> None:
@@ -79,12 +79,12 @@ def test_a_request_is_one_line_with_what_its_answer_told(caplog: pytest.LogCaptu
 
 
 def test_the_last_usage_of_an_answer_counts_and_text_that_looks_like_one_does_not() -> None:
-    account = Account(0, alias="a")
-    account.note(b'data: {"usage":{"input_tokens": 1,"output_tokens": 2}}\n\n')
-    account.note(rb'data: {"usage":{"input_tokens":3,"output_tokens":4},"said":"\"output_tokens\":9"}')
-    assert list(account.usage) == [3, 4, None]
-    account.note(b"x" * 1000)
-    assert list(account.usage) == [None, None, None]
+    record = RequestRecord(0, alias="a")
+    record.note(b'data: {"usage":{"input_tokens": 1,"output_tokens": 2}}\n\n')
+    record.note(rb'data: {"usage":{"input_tokens":3,"output_tokens":4},"said":"\"output_tokens\":9"}')
+    assert list(record.usage) == [3, 4, None]
+    record.note(b"x" * 1000)
+    assert list(record.usage) == [None, None, None]
 
 
 def test_what_is_asked_all_the_time_is_told_only_when_it_is_not_well(
@@ -103,7 +103,7 @@ def test_a_fault_that_comes_through_is_told_and_goes_on(caplog: pytest.LogCaptur
 
     caplog.set_level(logging.INFO, "t.access")
     with pytest.raises(RuntimeError):
-        asked(Access(app, "t", make=lambda: b"made"))
+        asked(AccessLog(app, "t", make=lambda: b"made"))
     assert re.search(r"GET /x \[made\] alias=- status=0 ", caplog.messages[0])
 
 

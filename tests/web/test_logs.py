@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.logs import JsonFormatter, LineFormatter
-from web.printable import printable
-from web.request_record import Account
+from web.logs import JsonFormatter, LineFormatter, printable
+from web.request_record import RequestRecord
 
 NASTY = "ok\n2026-01-01 00:00:00,000 INFO gateway: forged\r\x1b[31m\x85\u2028\u202e\x00"
 
@@ -54,7 +53,7 @@ def test_a_traceback_can_not_pass_for_a_record(formatter: logging.Formatter) -> 
 
 
 def test_json_has_the_fields_of_an_account_and_the_time_in_utc() -> None:
-    said = record(Account(0, "GET", "/x", "r", status=200))  # type: ignore[arg-type]
+    said = record(RequestRecord(0, "GET", "/x", "r", status=200))  # type: ignore[arg-type]
     said.created, said.msecs = 0.25, 250.0
     assert json.loads(JsonFormatter().format(said)) == {
         "time": "1970-01-01T00:00:00.250Z",

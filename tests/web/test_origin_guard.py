@@ -1,4 +1,4 @@
-"""The door: what a browser can be made to send is told from what people and programs send."""
+"""The policy: what a browser can be made to send is told from what people and programs send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import ApiError
-from web.origin_guard import Door, is_own_host, is_same_site
+from web.origin_guard import OriginPolicy, is_own_host, is_same_site
 
 OWN = [
     "127.0.0.1",
@@ -142,7 +142,7 @@ def scope(headers: Any, method: str = "POST", path: str = "/v1/x") -> dict[str, 
 
 
 def refusal(request: dict[str, Any], **rules: Any) -> ApiError | None:
-    return Door("gateway", **rules).refusal(request)
+    return OriginPolicy("gateway", **rules).refusal(request)
 
 
 def code(request: dict[str, Any], **rules: Any) -> str | None:
@@ -238,8 +238,8 @@ def test_a_refusal_names_what_to_change_and_repeats_little_of_what_was_sent() ->
 
 
 def test_invented_names_take_no_memory_and_ours_goes_on_being_known() -> None:
-    door = Door("gateway")
+    policy = OriginPolicy("gateway")
     for number in range(1000):
-        assert door.refusal(scope({"host": f"h{number}.evil.com"})) is not None
-        assert door.refusal(scope([MAC])) is None
-    assert len(door._known) <= 256
+        assert policy.refusal(scope({"host": f"h{number}.evil.com"})) is not None
+        assert policy.refusal(scope([MAC])) is None
+    assert len(policy._known) <= 256

@@ -5,54 +5,54 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.receive_timeouts import Intake, Limits, Stage
+from web.receive_timeouts import Limits, ReceiveTimer, Stage
 
 LIMITS = Limits(head_s=20, silence_s=30, body_s=30, body_rate=1024)
 
 
-def intake(stage: Stage) -> Intake:
-    new = Intake(LIMITS)
+def timer(stage: Stage) -> ReceiveTimer:
+    new = ReceiveTimer(LIMITS)
     new.enter(stage)
     return new
 
 
-def ticks_until_late(of: Intake, bytes_each: int = 0, most: int = 1000) -> int | None:
+def ticks_until_late(of: ReceiveTimer, bytes_each: int = 0, most: int = 1000) -> int | None:
     for number in range(1, most + 1):
         if bytes_each:
-            of.took(bytes_each)
+            of.received(bytes_each)
         if of.tick(1):
             return number
     return None
 
 
 def test_a_new_connection_is_expected_to_say_something() -> None:
-    assert ticks_until_late(Intake(LIMITS)) == 20
+    assert ticks_until_late(ReceiveTimer(LIMITS)) == 20
 
 
 def test_a_head_has_its_time_however_busily_it_drips() -> None:
-    assert ticks_until_late(intake(Stage.HEAD), bytes_each=1) == 20
-    assert ticks_until_late(intake(Stage.HEAD), bytes_each=3000) == 20
+    assert ticks_until_late(timer(Stage.HEAD), bytes_each=1) == 20
+    assert ticks_until_late(timer(Stage.HEAD), bytes_each=3000) == 20
 
 
 def test_from_a_whole_request_to_the_next_nobody_is_late() -> None:
-    assert ticks_until_late(intake(Stage.DONE)) is None
-    assert ticks_until_late(intake(Stage.DONE), bytes_each=1) is None
+    assert ticks_until_late(timer(Stage.DONE)) is None
+    assert ticks_until_late(timer(Stage.DONE), bytes_each=1) is None
 
 
 def test_a_body_that_stops_coming_is_late() -> None:
-    of = intake(Stage.BODY)
-    of.took(1 << 20)  # fast so far: that is no credit for silence
+    of = timer(Stage.BODY)
+    of.received(1 << 20)  # fast so far: that is no credit for silence
     assert ticks_until_late(of) == 30
 
 
 def test_a_body_that_drips_is_late_and_a_slow_upload_that_gets_on_is_not() -> None:
-    assert ticks_until_late(intake(Stage.BODY), bytes_each=1) == 31
-    assert ticks_until_late(intake(Stage.BODY), bytes_each=512) == 60
-    assert ticks_until_late(intake(Stage.BODY), bytes_each=10_000) is None
+    assert ticks_until_late(timer(Stage.BODY), bytes_each=1) == 31
+    assert ticks_until_late(timer(Stage.BODY), bytes_each=512) == 60
+    assert ticks_until_late(timer(Stage.BODY), bytes_each=10_000) is None
 
 
 def test_the_rest_of_a_body_that_was_answered_has_a_fixed_time() -> None:
-    assert ticks_until_late(intake(Stage.LEFTOVER), bytes_each=1 << 20) == 30
+    assert ticks_until_late(timer(Stage.LEFTOVER), bytes_each=1 << 20) == 30
 
 
 @given(
@@ -60,10 +60,10 @@ def test_the_rest_of_a_body_that_was_answered_has_a_fixed_time() -> None:
     st.sampled_from([Stage.HEAD, Stage.BODY, Stage.LEFTOVER]),
 )
 def test_nobody_is_late_before_the_shortest_time_there_is(sizes: list[int], stage: Stage) -> None:
-    of = intake(stage)
+    of = timer(stage)
     for number, size in enumerate(sizes, 1):
         if size:
-            of.took(size)
+            of.received(size)
         if of.tick(1):
             assert number >= LIMITS.head_s
             return
@@ -72,14 +72,14 @@ def test_nobody_is_late_before_the_shortest_time_there_is(sizes: list[int], stag
 
 
 def test_it_says_in_a_failing_test_where_it_is() -> None:
-    assert repr(intake(Stage.BODY)) == "<Intake BODY [0 bytes, waited 0.0 s]>"
+    assert repr(timer(Stage.BODY)) == "<ReceiveTimer BODY [0 bytes, waited 0.0 s]>"
 
 
 def test_a_body_in_the_smallest_chunks_that_there_are_is_no_excess_of_framing() -> None:
-    of = intake(Stage.BODY)
+    of = timer(Stage.BODY)
     for _ in range(10_000):
-        of.took(20)
-        of.passed(1)
-    assert of.framing <= 0
-    of.took(100)
-    assert 0 < of.framing + 10_000 * 1 <= 10_100
+        of.received(20)
+        of.received_body(1)
+    assert of.framing_bytes <= 0
+    of.received(100)
+    assert 0 < of.framing_bytes + 10_000 * 1 <= 10_100

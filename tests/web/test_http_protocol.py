@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from web.protocol import GatheredTransport
+from web.http_protocol import CoalescingTransport
 
 
 class Recorder:
@@ -36,7 +36,7 @@ def recorded(use: Callable[[Any], Any]) -> Recorder:
 
     async def run() -> None:
         transport: Any = recorder
-        use(GatheredTransport(transport, asyncio.get_running_loop()))
+        use(CoalescingTransport(transport, asyncio.get_running_loop()))
         await asyncio.sleep(0)
 
     asyncio.run(run())
@@ -44,7 +44,7 @@ def recorded(use: Callable[[Any], Any]) -> Recorder:
 
 
 def test_what_one_turn_writes_leaves_in_one_call_in_its_order() -> None:
-    def use(transport: GatheredTransport) -> None:
+    def use(transport: CoalescingTransport) -> None:
         for part in (b"head", b"body", b"end"):
             transport.write(part)
 
@@ -56,7 +56,7 @@ def test_what_is_gathered_when_the_client_goes_is_dropped() -> None:
 
     async def run() -> None:
         inner: Any = recorder
-        GatheredTransport(inner, asyncio.get_running_loop()).write(b"too late")
+        CoalescingTransport(inner, asyncio.get_running_loop()).write(b"too late")
         recorder.closed = True  # by the other side
         await asyncio.sleep(0)
 
@@ -69,7 +69,7 @@ def test_what_the_next_turn_writes_leaves_by_itself() -> None:
 
     async def run() -> None:
         inner: Any = recorder
-        transport = GatheredTransport(inner, asyncio.get_running_loop())
+        transport = CoalescingTransport(inner, asyncio.get_running_loop())
         for part in (b"one", b"two"):
             transport.write(part)
             await asyncio.sleep(0)
@@ -79,7 +79,7 @@ def test_what_the_next_turn_writes_leaves_by_itself() -> None:
 
 
 def test_closing_sends_first_what_was_gathered() -> None:
-    def use(transport: GatheredTransport) -> None:
+    def use(transport: CoalescingTransport) -> None:
         transport.write(b"last words")
         transport.close()
 
@@ -90,12 +90,12 @@ def test_closing_sends_first_what_was_gathered() -> None:
 def test_much_is_not_gathered_so_that_flow_control_sees_it() -> None:
     seen: list[int] = []
 
-    def use(transport: GatheredTransport) -> None:
+    def use(transport: CoalescingTransport) -> None:
         for _ in range(64):
             transport.write(bytes(1 << 14))
         seen.append(len(recorder_of(transport).calls))
 
-    def recorder_of(transport: GatheredTransport) -> Any:
+    def recorder_of(transport: CoalescingTransport) -> Any:
         return transport._transport
 
     assert sum(len(call) for call in recorded(use).calls) == 64 << 14
@@ -106,6 +106,6 @@ def test_everything_else_is_the_transport_s() -> None:
     recorder: Any = Recorder()
 
     async def run() -> Any:
-        return GatheredTransport(recorder, asyncio.get_running_loop()).get_extra_info("socket")
+        return CoalescingTransport(recorder, asyncio.get_running_loop()).get_extra_info("socket")
 
     assert asyncio.run(run()) == "the socket"
