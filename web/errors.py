@@ -82,7 +82,7 @@ async def answer_errors(record: RequestRecord, source: str, refuse: Refuse) -> A
     except ClientGone:
         record.status = CLIENT_GONE
     except Exception:
-        log.exception("[%s] internal error in the %s", record.request_id, source)
+        logging.getLogger(f"{source}.errors").exception("[%s] internal error", record.request_id)
         await refuse(internal_error())
 
 

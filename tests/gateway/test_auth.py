@@ -97,7 +97,7 @@ def test_an_open_gateway_says_so_loudly_at_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     create_app(make_settings(tmp_path, "http://127.0.0.1:1"))
-    assert "open to everybody" in caplog.text
+    assert "open to everyone" in caplog.text
 
 
 def test_the_bearer_token_wins_over_the_other_header() -> None:

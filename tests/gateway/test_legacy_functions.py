@@ -208,7 +208,7 @@ def test_a_streamed_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> 
 
 def test_a_stream_that_is_cut_raises(sdk: Any, manager: StandIn) -> None:
     manager.answer(sse(chunk({"content": "a"}), chunk({"content": "b"}))[:-20], cut=True)
-    with pytest.raises(openai.APIError, match="the answer broke off"):
+    with pytest.raises(openai.APIError, match="the response broke off"):
         list(sdk.chat.completions.create(model="a", messages=[HI], functions=[LOOK], stream=True))
 
 

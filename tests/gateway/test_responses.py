@@ -111,7 +111,7 @@ def test_what_goes_wrong_after_a_comment_is_a_failed_response(
 def test_a_stream_that_is_cut_raises_in_openai_s_sdk(sdk: openai.OpenAI, manager: StandIn) -> None:
     manager.answer(STREAM[:200], cut=True)
     seen: list[str] = []
-    with pytest.raises(openai.APIError, match="the answer broke off") as caught:
+    with pytest.raises(openai.APIError, match="the response broke off") as caught:
         seen.extend(event.type for event in sdk.responses.create(input="hi", stream=True))
     assert caught.value.code == "worker_failed"
     assert seen[0] == "response.created"
@@ -175,7 +175,7 @@ def test_no_response_is_kept(sdk: openai.OpenAI) -> None:
         lambda: sdk.responses.input_items.list("resp_1"),
     )
     for ask in asked:
-        with pytest.raises(openai.NotFoundError, match="responses are not kept") as caught:
+        with pytest.raises(openai.NotFoundError, match="responses are not stored") as caught:
             ask()
         assert caught.value.param == "response_id"
 
