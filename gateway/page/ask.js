@@ -42,7 +42,7 @@ export function startAsk(panel) {
     return words;
   }
 
-  /** Run *work* as the only one, note and stoppable. */
+  /** Run *work* unless another is running; shows the time and can be stopped. */
   async function runAlone(work) {
     if (running) return;
     running = new AbortController();

@@ -73,7 +73,7 @@ class Live extends EventTarget {
   }
 
   async #load() {
-    if (this.locked) return; // somebody was note, and may want to look around without a key
+    if (this.locked) return; // the user was asked for a key and may look around without one
     this.#askedAt = Date.now();
     try {
       const [status, models] = await Promise.all([getJson("v1/system/status"), getJson("v1/models")]);

@@ -1,10 +1,15 @@
-"""Gathering writes: nothing is lost, nothing changes its order, nothing is held back for long."""
+"""Coalesced writes: nothing is lost, reordered or delayed for long. And what uvicorn must provide."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from web.http_protocol import CoalescingTransport
 
@@ -109,3 +114,33 @@ def test_everything_else_is_the_transport_s() -> None:
         return CoalescingTransport(recorder, asyncio.get_running_loop()).get_extra_info("socket")
 
     assert asyncio.run(run()) == "the socket"
+
+
+def test_uvicorn_has_the_undocumented_names_that_the_protocol_uses() -> None:
+    """After an upgrade, compare uvicorn's ``httptools_impl.py`` with ``web/http_protocol.py``; then
+    update the version here.
+    """
+    assert uvicorn.__version__ == "0.54.0"
+    config = uvicorn.Config(HttpToolsProtocol, log_config=None, lifespan="off")
+    config.load()
+
+    async def made() -> HttpToolsProtocol:
+        return HttpToolsProtocol(config, ServerState(), {})
+
+    protocol = asyncio.run(made())
+    for method in (
+        "_unset_keepalive_if_required",
+        "connection_made",
+        "connection_lost",
+        "data_received",
+        "on_body",
+        "on_headers_complete",
+        "on_message_complete",
+        "send_400_response",
+    ):
+        assert callable(getattr(protocol, method)), method
+    for attribute in ("connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope"):
+        assert hasattr(protocol, attribute), attribute
+    source = inspect.getsource(RequestResponseCycle.__init__)
+    for attribute in ("disconnected", "message_event", "response_complete", "response_started"):
+        assert f"self.{attribute} =" in source, attribute
