@@ -157,7 +157,7 @@ class GatewayMetrics:
         self._images.sweep()
         yield gauge(
             "vision_gateway_pictures_bytes",
-            "ImageStore that are kept because they were asked for as URLs.",
+            "Stored images that were requested as URLs.",
             self._images.nbytes,
         )
         yield gauge(

@@ -94,13 +94,13 @@ def test_another_error_is_not_repeated(client: httpx.Client, manager: StandIn) -
     assert len(manager.received) == 1
 
 
-def test_whatever_the_second_answer_is_it_is_passed_on(client: httpx.Client, manager: StandIn) -> None:
+def test_the_second_response_is_forwarded_in_any_case(client: httpx.Client, manager: StandIn) -> None:
     manager.deaths, manager.mode = 1, "fail"
     answer = client.post(CHAT, json=HELLO)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
 
 
-def test_a_client_that_leaves_while_its_request_is_repeated_ends_it(
+def test_a_client_that_disconnects_during_the_retry_ends_the_request(
     client: httpx.Client, manager: StandIn
 ) -> None:
     manager.deaths, manager.mode = 1, "hang"
@@ -118,9 +118,7 @@ DIED = b"HTTP/1.1 503 X\r\nx-vision-retryable: 1\r\ncontent-length: 0\r\nconnect
 
 
 @pytest.mark.parametrize("heads", [[STREAM], [DIED, STREAM]], ids=["at once", "second time"])
-def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
-    tmp_path: Path, heads: list[bytes]
-) -> None:
+def test_a_body_is_freed_when_the_response_begins(tmp_path: Path, heads: list[bytes]) -> None:
     """Bytes are traced here in whatever object they hide; the manager reads and forgets them."""
     held: dict[str, int] = {}
 
@@ -292,7 +290,7 @@ def test_a_refused_request_is_one_line_too(client: httpx.Client, lines: list[str
     assert " alias=- status=400 total_ms=" in line
 
 
-def test_a_client_that_left_is_one_line_too(
+def test_a_client_that_disconnected_is_one_line_too(
     client: httpx.Client, manager: StandIn, lines: list[str]
 ) -> None:
     manager.mode = "stream"
@@ -306,7 +304,7 @@ def test_a_client_that_left_is_one_line_too(
 # --- faults of our own ----------------------------------------------------------------------------
 
 
-def test_a_fault_of_the_gateway_is_an_error_in_openais_shape_that_tells_nothing_of_the_inside(
+def test_an_internal_error_has_openais_shape_and_reveals_nothing(
     client: httpx.Client, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: object, checked: object, scope: Scope) -> None:

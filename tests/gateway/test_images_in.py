@@ -24,7 +24,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_everything_else_is_left_as_it_is(other: Any) -> None:
+def test_everything_else_is_unchanged(other: Any) -> None:
     link = LinkedImage(URL, "a.b[1]", ("a", "b", 1))
     body = json.dumps({"other": other, "a": {"b": [URL, URL, other]}}).encode()
     sent = json.loads(with_fetched(body, (link,), {URL: PNG}))

@@ -72,7 +72,7 @@ def refused(settings: Settings, **fields: Any) -> InvalidRequest:
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def test_functions_are_offered_as_tools_of_which_one_is_called_at_a_time(settings: Settings) -> None:
+def test_functions_become_tools_without_parallel_calls(settings: Settings) -> None:
     sent = asked(settings, functions=[LOOK], function_call="auto", temperature=0)
     assert sent == {
         "messages": [HI],
@@ -83,7 +83,7 @@ def test_functions_are_offered_as_tools_of_which_one_is_called_at_a_time(setting
     }
 
 
-def test_a_function_may_be_wanted_by_its_name(settings: Settings) -> None:
+def test_a_function_can_be_required_by_name(settings: Settings) -> None:
     sent = asked(settings, functions=[LOOK], function_call={"name": "look"})
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "look"}}
 
@@ -99,7 +99,7 @@ def test_a_result_belongs_to_the_last_call_of_its_function(settings: Settings) -
     assert [message["role"] for message in messages] == ["user", *("assistant", "tool") * 2]
 
 
-def test_a_chat_in_todays_form_goes_on_byte_for_byte(settings: Settings) -> None:
+def test_a_chat_in_todays_form_is_forwarded_byte_for_byte(settings: Settings) -> None:
     for text in ("hi", 'the word "functions" and "function_call"'):
         body = json.dumps({"messages": [{"role": "user", "content": text}], "functions": []}).encode()
         assert check_chat_or_legacy(settings, body) == check_chat(settings, body)
@@ -130,7 +130,7 @@ def test_a_chat_in_todays_form_goes_on_byte_for_byte(settings: Settings) -> None
         ),
     ],
 )
-def test_what_is_wrong_is_named_as_the_client_named_it(
+def test_errors_name_the_client_s_fields(
     settings: Settings, fields: dict[str, Any], param: str
 ) -> None:
     told = refused(settings, **fields)
@@ -139,7 +139,7 @@ def test_what_is_wrong_is_named_as_the_client_named_it(
 
 
 @pytest.mark.parametrize("odd", ["NaN", r'"\ud800"', '{"a": ' * 5000 + "1" + "}" * 5000])
-def test_what_is_no_json_elsewhere_is_refused(settings: Settings, odd: str) -> None:
+def test_non_standard_json_is_refused(settings: Settings, odd: str) -> None:
     body = f'{{"messages": [], "functions": [{{"name": "f", "parameters": {odd}}}]}}'.encode()
     with pytest.raises(InvalidRequest, match="the body is not valid JSON"):
         check_chat_or_legacy(settings, body)
@@ -153,7 +153,7 @@ _JSON = st.recursive(
 
 
 @given(functions=_JSON, call=_JSON, said=_JSON, role=st.sampled_from(["assistant", "function", "user"]))
-def test_whatever_stands_there_is_taken_or_refused(
+def test_any_input_is_accepted_or_refused(
     settings: Settings, functions: Any, call: Any, said: Any, role: str
 ) -> None:
     message = {"role": role, "content": "x", "name": said, "function_call": said}
@@ -165,7 +165,7 @@ def test_whatever_stands_there_is_taken_or_refused(
 # --- what is answered ----------------------------------------------------------------------------
 
 
-def test_a_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> None:
+def test_a_call_is_reported_in_the_legacy_form(sdk: Any, manager: StandIn) -> None:
     manager.answer(completion(CALL, {"name": "other", "arguments": "{}"}))
     made = sdk.chat.completions.create(model="a", messages=[HI], functions=[LOOK])
     (choice,) = made.choices
@@ -175,14 +175,14 @@ def test_a_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> None:
     assert made.usage.total_tokens == USAGE["total_tokens"]
 
 
-def test_an_answer_in_words_is_left_as_it_is(client: httpx.Client, manager: StandIn) -> None:
+def test_a_text_completion_is_unchanged(client: httpx.Client, manager: StandIn) -> None:
     given = completion(finish="stop")
     given["choices"][0]["message"] = {"role": "assistant", "content": "한글"}
     manager.answer(given)
     assert client.post(ROUTE, json={"messages": [HI], "functions": [LOOK]}).json() == given
 
 
-def test_a_streamed_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> None:
+def test_a_streamed_call_is_reported_in_the_legacy_form(sdk: Any, manager: StandIn) -> None:
     call = {"index": 0, "id": "c0", "type": "function", "function": {"name": "look", "arguments": ""}}
     more = [{"index": 0, "function": {"arguments": piece}} for piece in ('{"a":', " 1}")]
     manager.answer(
@@ -239,7 +239,7 @@ def test_an_error_of_the_worker_names_the_function(client: httpx.Client, manager
     assert error(answer)["param"] == "functions[0].parameters"
 
 
-def test_an_answer_that_is_no_chat_is_the_worker_s_fault(
+def test_an_invalid_chat_completion_is_an_upstream_error(
     client: httpx.Client, manager: StandIn
 ) -> None:
     manager.answer({"choices": "none"})

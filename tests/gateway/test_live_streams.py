@@ -61,7 +61,7 @@ def first_event(lines: httpx.Response) -> list[str]:
     return told
 
 
-def test_events_are_passed_on_as_they_come_with_what_was_seen_last(tmp_path: Path) -> None:
+def test_events_are_forwarded_as_they_arrive_and_last_event_id_is_sent_on(tmp_path: Path) -> None:
     manager = Manager()
     with served(manager.app()) as manager_url:
         settings = make_settings(tmp_path, manager_url, "manager: {token: t}\ngateway: {api_key: k}\n")
@@ -77,13 +77,13 @@ def test_events_are_passed_on_as_they_come_with_what_was_seen_last(tmp_path: Pat
 
 
 @pytest.mark.parametrize("path", ["events", "logs/a", "requests"])
-def test_looking_on_needs_the_key(tmp_path: Path, path: str) -> None:
+def test_live_streams_need_a_key(tmp_path: Path, path: str) -> None:
     settings = make_settings(tmp_path, f"http://127.0.0.1:{free_port()}", "gateway: {api_key: k}\n")
     with served(create_app(settings)) as url:
         assert plain.get(f"{url}/v1/system/{path}").status_code == 401
 
 
-def test_a_log_is_asked_for_by_any_name_of_the_model(tmp_path: Path) -> None:
+def test_a_log_is_found_by_any_name_of_the_model(tmp_path: Path) -> None:
     with (
         served(Manager().app()) as manager_url,
         served(create_app(make_settings(tmp_path, manager_url))) as url,
@@ -102,7 +102,7 @@ def test_a_manager_that_is_away_is_a_503(tmp_path: Path) -> None:
     assert answer.json()["error"]["code"] == "manager_unreachable"
 
 
-def test_a_gateway_that_stops_ends_the_streams_and_says_why(tmp_path: Path) -> None:
+def test_a_stopping_gateway_ends_open_streams_with_a_reason(tmp_path: Path) -> None:
     open_streams = OpenStreams()
     with served(Manager().app()) as manager_url:
         app = create_app(make_settings(tmp_path, manager_url), open_streams=open_streams)
@@ -123,7 +123,7 @@ def test_a_gateway_that_stops_ends_the_streams_and_says_why(tmp_path: Path) -> N
     assert len(open_streams) == 0
 
 
-def test_the_last_requests_tell_what_they_cost_and_not_what_they_said() -> None:
+def test_recent_requests_report_their_cost_and_not_their_content() -> None:
     recent = RequestHistory({"/v1/chat/completions"}, clock=lambda: 1000.0)
     record = RequestRecord(
         0.0, "POST", "/v1/chat/completions", "req_1", key="anna", alias="a", status=200
@@ -143,7 +143,7 @@ def test_the_last_requests_tell_what_they_cost_and_not_what_they_said() -> None:
     }
 
 
-def test_only_requests_to_models_are_told_and_only_the_last() -> None:
+def test_only_the_latest_requests_to_models_are_listed() -> None:
     recent = RequestHistory({"/v1/chat/completions"}, clock=lambda: 0.0)
     recent.ended(RequestRecord(0.0, "GET", "/v1/chat/completions"))
     recent.ended(RequestRecord(0.0, "POST", "/v1/system/warm/a"))
@@ -154,7 +154,7 @@ def test_only_requests_to_models_are_told_and_only_the_last() -> None:
     assert (told[0], told[-1], len(told)) == (f"r{KEPT + 4}", "r5", KEPT)
 
 
-def test_a_request_is_in_the_list_once_it_is_over(client: httpx.Client) -> None:
+def test_a_request_is_listed_when_it_is_finished(client: httpx.Client) -> None:
     client.post("/v1/chat/completions", json={"messages": []}, headers={"x-request-id": "of-the-list"})
     newest = client.get("/v1/system/requests").json()["data"][0]
     assert (newest["request_id"], newest["status"]) == ("of-the-list", 400)

@@ -1,4 +1,4 @@
-"""ParamNames of fields, from the chat's to the client's."""
+"""Field names translate from the chat's to the client's."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_the_default_of_a_route_is_the_configured_alias(
     assert manager.received[0].path.startswith(f"/workers/{data['defaults'][route]}/")
 
 
-def test_the_manager_is_looked_for_on_the_configured_host(tmp_path: Path, manager_url: str) -> None:
+def test_the_manager_is_contacted_on_the_configured_host(tmp_path: Path, manager_url: str) -> None:
     # Nobody listens there; what is seen is where the gateway looked.
     settings = make_settings(tmp_path, manager_url, "gateway: {manager_host: nowhere.invalid}\n")
     with served(create_app(settings)) as url:

@@ -110,9 +110,7 @@ def test_a_hostile_server_costs_a_clear_error_and_nothing_else(
     assert manager.received == []
 
 
-def test_a_server_that_takes_its_time_has_two_seconds(
-    client: httpx.Client, manager: StandIn, there: Elsewhere
-) -> None:
+def test_a_slow_server_times_out(client: httpx.Client, manager: StandIn, there: Elsewhere) -> None:
     slow = {"/drip": drip, "/silence": silent, "/hints": endless_hints}
     there.pages |= slow
     begun = time.monotonic()
@@ -125,7 +123,7 @@ def test_a_server_that_takes_its_time_has_two_seconds(
     assert manager.received == []
 
 
-def test_a_body_longer_than_told_ends_where_it_was_told(
+def test_a_body_longer_than_content_length_is_cut_there(
     client: httpx.Client, manager: StandIn, there: Elsewhere
 ) -> None:
     there.pages["/x"] = answer(STAR + b"GET /admin HTTP/1.1\r\n\r\n", length=len(STAR))
@@ -133,12 +131,12 @@ def test_a_body_longer_than_told_ends_where_it_was_told(
     assert STAR_URI in manager.received[0].body.decode()
 
 
-def test_an_image_need_not_say_what_it_is(client: httpx.Client, there: Elsewhere) -> None:
+def test_an_image_needs_no_content_type(client: httpx.Client, there: Elsewhere) -> None:
     there.pages["/x"] = answer(STAR, "Content-Type: application/octet-stream")
     assert client.post(CHAT, json=chat(there.url("/x"))).status_code == 200
 
 
-def test_few_are_fetched_at_a_time(client: httpx.Client, there: Elsewhere) -> None:
+def test_concurrent_fetches_are_limited(client: httpx.Client, there: Elsewhere) -> None:
     def slowly(connection: socket.socket) -> None:
         time.sleep(0.1)
         connection.sendall(answer(STAR))
@@ -160,7 +158,7 @@ def test_few_are_fetched_at_a_time(client: httpx.Client, there: Elsewhere) -> No
     assert there.connections == 60
 
 
-def test_the_first_that_fails_ends_the_others(client: httpx.Client, there: Elsewhere) -> None:
+def test_the_first_failure_cancels_the_other_fetches(client: httpx.Client, there: Elsewhere) -> None:
     there.pages["/drip"] = drip
     begun = time.monotonic()
     error = problem(client.post(CHAT, json=chat(there.url("/drip"), there.url("/none"))))
@@ -169,7 +167,7 @@ def test_the_first_that_fails_ends_the_others(client: httpx.Client, there: Elsew
     assert there.gone.wait(5)
 
 
-def test_a_client_that_leaves_ends_what_is_fetched_for_it(
+def test_a_disconnect_cancels_the_fetches(
     client: httpx.Client, manager: StandIn, there: Elsewhere
 ) -> None:
     there.pages["/drip"] = drip
@@ -179,7 +177,7 @@ def test_a_client_that_leaves_ends_what_is_fetched_for_it(
     assert manager.received == []
 
 
-def test_names_that_are_looked_up_slowly_hold_up_nobody_else(
+def test_slow_name_lookups_do_not_block_other_requests(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     class Slow(Names):
@@ -197,9 +195,7 @@ def test_names_that_are_looked_up_slowly_hold_up_nobody_else(
         assert not any(request.done() for request in waiting)
 
 
-def test_memory_of_the_gateway_is_not_spent_on_what_is_refused(
-    tmp_path: Path, manager_url: str
-) -> None:
+def test_refused_images_cost_no_memory(tmp_path: Path, manager_url: str) -> None:
     """Counted where it would be spent: in this process, which the gateway of the test shares."""
     bomb = answer(gzip.compress(bytes(64 << 20)), "Content-Encoding: gzip")
     assert len(bomb) < 1 << 20

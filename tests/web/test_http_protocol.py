@@ -48,7 +48,7 @@ def recorded(use: Callable[[Any], Any]) -> Recorder:
     return recorder
 
 
-def test_what_one_turn_writes_leaves_in_one_call_in_its_order() -> None:
+def test_writes_of_one_turn_are_sent_together_in_order() -> None:
     def use(transport: CoalescingTransport) -> None:
         for part in (b"head", b"body", b"end"):
             transport.write(part)
@@ -56,7 +56,7 @@ def test_what_one_turn_writes_leaves_in_one_call_in_its_order() -> None:
     assert recorded(use).calls == [b"headbodyend"]
 
 
-def test_what_is_gathered_when_the_client_goes_is_dropped() -> None:
+def test_coalesced_data_is_dropped_when_the_client_disconnects() -> None:
     recorder = Recorder()
 
     async def run() -> None:
@@ -69,7 +69,7 @@ def test_what_is_gathered_when_the_client_goes_is_dropped() -> None:
     assert recorder.calls == []
 
 
-def test_what_the_next_turn_writes_leaves_by_itself() -> None:
+def test_writes_of_the_next_turn_are_sent_separately() -> None:
     recorder = Recorder()
 
     async def run() -> None:
@@ -83,7 +83,7 @@ def test_what_the_next_turn_writes_leaves_by_itself() -> None:
     assert recorder.calls == [b"one", b"two"]
 
 
-def test_closing_sends_first_what_was_gathered() -> None:
+def test_closing_flushes_coalesced_data() -> None:
     def use(transport: CoalescingTransport) -> None:
         transport.write(b"last words")
         transport.close()
@@ -92,7 +92,7 @@ def test_closing_sends_first_what_was_gathered() -> None:
     assert (recorder.calls, recorder.closed) == ([b"last words"], True)
 
 
-def test_much_is_not_gathered_so_that_flow_control_sees_it() -> None:
+def test_large_writes_are_not_coalesced() -> None:
     seen: list[int] = []
 
     def use(transport: CoalescingTransport) -> None:
@@ -107,7 +107,7 @@ def test_much_is_not_gathered_so_that_flow_control_sees_it() -> None:
     assert seen == [16]
 
 
-def test_everything_else_is_the_transport_s() -> None:
+def test_other_calls_are_delegated_to_the_transport() -> None:
     recorder: Any = Recorder()
 
     async def run() -> Any:

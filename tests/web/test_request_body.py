@@ -67,7 +67,7 @@ def test_a_body_that_ends_early_means_the_client_is_gone() -> None:
         asyncio.run(read(Source([*body(b"a", whole=False), GONE]).receive))
 
 
-def test_no_more_is_read_ahead_than_allowed_until_somebody_takes_it() -> None:
+def test_read_ahead_is_bounded() -> None:
     async def run() -> None:
         source = Source(body(*[b"x" * 10] * 50))
 
@@ -86,7 +86,7 @@ def test_no_more_is_read_ahead_than_allowed_until_somebody_takes_it() -> None:
     asyncio.run(run())
 
 
-def test_leaving_cancels_the_work_in_hand() -> None:
+def test_a_disconnect_cancels_the_work() -> None:
     async def run() -> None:
         cancelled = asyncio.Event()
 
@@ -106,7 +106,7 @@ def test_leaving_cancels_the_work_in_hand() -> None:
     asyncio.run(run())
 
 
-def test_work_that_ends_gives_its_result_and_its_error() -> None:
+def test_the_result_or_error_of_work_is_returned() -> None:
     async def run() -> None:
         async def fails() -> None:
             raise LookupError("x")
@@ -128,7 +128,7 @@ def test_nothing_is_left_running_after_the_block() -> None:
     asyncio.run(run())
 
 
-def test_a_body_is_read_further_while_work_runs_and_the_client_is_watched() -> None:
+def test_the_body_is_read_while_work_runs() -> None:
     async def run() -> None:
         async with RequestBody(Source([*body(b"a", b"b"), GONE]).receive) as request_body:
 
@@ -143,7 +143,7 @@ def test_a_body_is_read_further_while_work_runs_and_the_client_is_watched() -> N
     asyncio.run(run())
 
 
-def test_work_is_not_begun_for_a_client_that_has_left() -> None:
+def test_work_is_not_started_for_a_disconnected_client() -> None:
     async def run() -> None:
         async def work() -> None:
             raise AssertionError("begun")
@@ -157,7 +157,7 @@ def test_work_is_not_begun_for_a_client_that_has_left() -> None:
     asyncio.run(run())
 
 
-def test_a_cancellation_by_somebody_else_stays_one() -> None:
+def test_an_outside_cancellation_is_kept() -> None:
     async def run() -> None:
         async with RequestBody(Source(body()).receive) as request_body:
             serving = asyncio.ensure_future(request_body.while_connected(asyncio.Event().wait()))
@@ -169,7 +169,7 @@ def test_a_cancellation_by_somebody_else_stays_one() -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_while_somebody_else_cancels_hides_no_cancellation() -> None:
+def test_a_disconnect_does_not_hide_an_outside_cancellation() -> None:
     async def run() -> None:
         leave = asyncio.Event()
 
@@ -188,7 +188,7 @@ def test_a_client_that_leaves_while_somebody_else_cancels_hides_no_cancellation(
     asyncio.run(run())
 
 
-def test_after_a_client_that_left_the_task_counts_as_not_cancelled() -> None:
+def test_after_a_disconnect_the_task_is_not_cancelled() -> None:
     async def run() -> None:
         async with RequestBody(Source([GONE]).receive) as request_body:
             with pytest.raises(ClientGone):

@@ -65,6 +65,6 @@ def test_the_fields_of_an_event_are_in_order() -> None:
     assert event("line") == b'data: "line"\n\n'
 
 
-def test_a_number_that_json_lacks_is_a_fault_of_the_writer() -> None:
+def test_writing_nan_raises() -> None:
     with pytest.raises(ValueError, match="JSON"):
         event({"a": float("nan")})
