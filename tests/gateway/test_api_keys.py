@@ -52,7 +52,7 @@ def test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_n
     assert ring.name_of(b"k-tv") is None, "the environment wins over the file"
 
 
-def test_what_is_no_key_opens_nothing(tmp_path: Path) -> None:
+def test_invalid_keys_are_refused(tmp_path: Path) -> None:
     ring = keyring(tmp_path, "{keys: {tv: k-tv}}")
     assert [ring.name_of(key) for key in (b"", b"k-t", b"k-tv ", b"K-TV", b"\xff", b"tv")] == [None] * 6
 
@@ -98,7 +98,7 @@ def test_a_key_is_compared_with_all_in_constant_time_and_never_looked_up() -> No
         ("{keys: {a: CANARY-1}, keys_file: keys}", "a: CANARY-2", "a key named 'a' exists already"),
     ],
 )
-def test_what_is_wrong_with_keys_is_told_with_its_place_and_without_a_key(
+def test_key_errors_name_the_place_and_never_a_key(
     tmp_path: Path, gateway: str, text: str, says: str
 ) -> None:
     keys_file(tmp_path, text)
@@ -117,13 +117,15 @@ def test_what_is_wrong_with_keys_is_told_with_its_place_and_without_a_key(
 @pytest.mark.parametrize(
     "text", ["CANARY-1", "a=CANARY-1,CANARY-2", "a=CANARY-1,a=CANARY-2", "a=", ","]
 )
-def test_a_broken_variable_is_told_without_a_key(tmp_path: Path, text: str) -> None:
+def test_a_broken_variable_is_reported_without_a_key(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         keyring(tmp_path, "{}", {"GATEWAY_API_KEYS": text})
     assert "CANARY" not in str(caught.value)
 
 
-def test_a_file_that_others_can_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_world_readable_key_file_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     keys_file(tmp_path, "a: k", 0o644)
     keyring(tmp_path, "{keys_file: keys}")
     assert "chmod 600" in caplog.text
@@ -136,7 +138,7 @@ def test_a_file_that_others_can_read_is_told(tmp_path: Path, caplog: pytest.LogC
 # --- nothing shows a key --------------------------------------------------------------------------
 
 
-def test_a_key_is_in_no_answer_no_log_line_and_no_repr(
+def test_a_key_is_never_in_a_response_a_log_or_a_repr(
     tmp_path: Path, manager: StandIn, manager_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -53,7 +53,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("path", VALID)
-def test_a_request_whose_worker_ended_before_it_answered_is_sent_once_more(
+def test_a_request_is_sent_again_when_its_worker_ended_before_answering(
     client: httpx.Client, manager: StandIn, lines: list[str], path: str
 ) -> None:
     manager.deaths = 1
@@ -207,7 +207,7 @@ def test_keep_alive_goes_to_the_manager_in_a_header_and_stays_in_the_body(
 
 
 @pytest.mark.parametrize("given", [{}, {"keep_alive": None}])
-def test_without_keep_alive_the_manager_is_told_nothing_whatever_the_client_s_header_says(
+def test_a_client_s_keep_alive_header_is_not_forwarded(
     client: httpx.Client, manager: StandIn, given: dict[str, Any]
 ) -> None:
     client.post(CHAT, json={**HELLO, **given}, headers={"x-vision-keep-alive": "-1"})
@@ -225,7 +225,7 @@ def test_keep_alive_of_the_body_wins_over_a_client_s_header(
 @pytest.mark.parametrize(
     "wrong", ['"5m"', '"5"', "NaN", "Infinity", "-2", "-1.001", "true", "[1]", "1e999"]
 )
-def test_a_keep_alive_that_is_no_number_of_seconds_is_a_400_that_names_it(
+def test_an_invalid_keep_alive_is_a_400_that_names_the_field(
     client: httpx.Client, manager: StandIn, path: str, wrong: str
 ) -> None:
     body = json.dumps({**VALID[path], "keep_alive": "?"}).replace('"?"', wrong)

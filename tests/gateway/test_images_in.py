@@ -43,7 +43,7 @@ def test_everything_else_is_unchanged(other: Any) -> None:
         ({"messages": [5]}, ("messages", 0, "content", 1)),
     ],
 )
-def test_a_body_that_is_not_what_was_checked_is_refused(body: Any, at: At) -> None:
+def test_a_body_that_differs_from_the_checked_one_is_refused(body: Any, at: At) -> None:
     with pytest.raises(InvalidRequest) as caught:
         with_fetched(json.dumps(body).encode(), (LinkedImage(URL, "image", at),), {URL: PNG})
     assert caught.value.param == "image"

@@ -42,7 +42,9 @@ def names() -> ParamNames:
         ("messages_of_mine", "messages_of_mine"),
     ],
 )
-def test_a_name_is_told_by_the_nearest_that_is_known(names: ParamNames, chat: str, told: str) -> None:
+def test_a_name_is_translated_by_its_nearest_known_parent(
+    names: ParamNames, chat: str, told: str
+) -> None:
     assert names.translated(chat) == told
 
 
@@ -53,12 +55,12 @@ def test_an_error_keeps_its_kind_and_its_words(names: ParamNames) -> None:
     assert (told.param, told.message, told.code) == ("input[0].content", "input[0].content: no", "x")
 
 
-def test_an_error_without_a_field_is_left_as_it_is(names: ParamNames) -> None:
+def test_an_error_without_a_field_is_unchanged(names: ParamNames) -> None:
     told = names.error(InvalidRequest("the body is no JSON"))
     assert (told.param, told.message) == (None, "the body is no JSON")
 
 
-def test_the_body_of_an_error_is_told_likewise(names: ParamNames) -> None:
+def test_an_error_body_is_translated(names: ParamNames) -> None:
     error = {
         "message": "세 messages",
         "type": "t",
@@ -73,5 +75,5 @@ def test_the_body_of_an_error_is_told_likewise(names: ParamNames) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"error": "x"}', b'{"error": {}}', b'"x"', b"\xff"]
 )
-def test_a_body_that_is_no_error_is_left_as_it_is(names: ParamNames, body: bytes) -> None:
+def test_other_bodies_are_unchanged(names: ParamNames, body: bytes) -> None:
     assert names.error_body(body) == body

@@ -135,7 +135,7 @@ def test_a_body_that_is_not_a_json_object_is_a_400(
     error(answer)
 
 
-def test_a_form_becomes_json_whatever_its_order_and_part_types(
+def test_a_form_becomes_json_in_any_order_and_with_any_part_types(
     client: httpx.Client, manager: StandIn
 ) -> None:
     files = [("image", ("사진.png", PNG, "application/octet-stream"))]
@@ -279,7 +279,7 @@ def test_the_manager_s_own_status_and_headers_pass_through(
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
 
 
-def test_keys_and_cookies_end_at_the_gateway_and_the_request_id_goes_on(
+def test_keys_and_cookies_are_not_forwarded_and_the_request_id_is(
     client: httpx.Client, manager: StandIn
 ) -> None:
     headers = {"authorization": "Bearer s", "x-api-key": "s", "cookie": "s=1", "x-request-id": "r-1"}
@@ -347,7 +347,7 @@ def test_evict_and_warm_steer_the_manager(
     assert client.post(f"/v1/system/{verb}/nope").status_code == 404
 
 
-def test_an_error_of_the_manager_is_passed_on_with_its_retry_after_and_no_more(
+def test_a_manager_error_is_forwarded_with_its_retry_after(
     client: httpx.Client, manager: StandIn
 ) -> None:
     manager.mode = "fail"
@@ -371,7 +371,7 @@ def test_a_wrong_method_is_405_in_openai_s_shape(client: httpx.Client) -> None:
     error(answer)
 
 
-def test_without_a_manager_the_gateway_lives_and_says_so(lonely: httpx.Client) -> None:
+def test_without_a_manager_the_gateway_is_degraded(lonely: httpx.Client) -> None:
     assert lonely.get("/healthz").status_code == 200
     assert lonely.get("/healthz").json()["status"] == "degraded"
     assert lonely.get("/readyz").status_code == 503
@@ -379,9 +379,7 @@ def test_without_a_manager_the_gateway_lives_and_says_so(lonely: httpx.Client) -
 
 
 @pytest.mark.parametrize("path", VALID)
-def test_without_a_manager_a_request_is_a_503_that_says_when_to_ask_again(
-    lonely: httpx.Client, path: str
-) -> None:
+def test_without_a_manager_a_request_is_a_503_with_retry_after(lonely: httpx.Client, path: str) -> None:
     answer = lonely.post(path, json=VALID[path])
     assert answer.status_code == 503
     assert error(answer)["code"] == "manager_unreachable"

@@ -52,7 +52,7 @@ def reached(start: Any) -> set[str]:
 REQUESTS = sorted(reached(BODIES))
 
 
-def test_the_file_is_what_the_code_says() -> None:
+def test_the_file_matches_the_code() -> None:
     assert openapi.FILE.read_text(encoding="utf-8") == openapi.text(), "stale: make openapi"
 
 

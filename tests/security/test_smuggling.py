@@ -306,7 +306,7 @@ def test_an_unfinished_body_takes_nothing_of_the_next_client(
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_continue_is_given_once_and_the_answer_after_it(attacked: Attacked, tier: str) -> None:
+def test_a_continue_is_sent_once_before_the_response(attacked: Attacked, tier: str) -> None:
     user = f"continue-{next(_NUMBERS)}-"
     data = body(user)
     first = head(path_of(tier), b"expect: 100-continue", b"connection: close", LENGTH % len(data))
@@ -402,7 +402,7 @@ def test_each_client_gets_its_own_response_during_attacks(attacked: Attacked, ti
 @pytest.mark.parametrize(
     "given", [b"a b", b"a%0d%0ax-b: c", b'"><script>', b"\xc3\xa9", b"\xff", b"a" * 129, b"", b"a;b"]
 )
-def test_a_request_id_that_is_not_plain_goes_nowhere(
+def test_a_request_id_that_is_not_plain_is_not_forwarded(
     attacked: Attacked, tier: str, given: bytes
 ) -> None:
     user = f"id-{next(_NUMBERS)}-"

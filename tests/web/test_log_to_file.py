@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def test_it_goes_to_a_file_in_the_form_that_it_had_and_is_rotated(tmp_path: Path) -> None:
+def test_the_log_file_keeps_the_format_and_is_rotated(tmp_path: Path) -> None:
     """In a process of its own: there is one root logger."""
     code = (
         "import logging, sys; from pathlib import Path; from web.logs import log_to_file;"

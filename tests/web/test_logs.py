@@ -20,7 +20,7 @@ def record(message: str = "said", **fields: object) -> logging.LogRecord:
     return logging.makeLogRecord({"name": "n", "levelname": "INFO", "msg": message, **fields})
 
 
-def test_a_line_says_the_same_as_pythons_own_formatter() -> None:
+def test_a_line_equals_pythons_own_formatter() -> None:
     own = LineFormatter()
     pythons = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     for created in (1_764_150_000.0, 1_764_150_000.999, 1_764_150_001.5, 1_764_150_000.25):
@@ -30,7 +30,7 @@ def test_a_line_says_the_same_as_pythons_own_formatter() -> None:
 
 
 @given(st.text(st.characters()))
-def test_whatever_is_said_a_record_is_one_printable_line(text: str) -> None:
+def test_any_record_is_one_printable_line(text: str) -> None:
     line = LineFormatter().format(record("%s", args=(text,)))
     assert line.isprintable()
     assert JsonFormatter().format(record("%s", args=(text,))).isprintable()
@@ -42,7 +42,7 @@ def test_what_can_be_printed_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()])
-def test_a_traceback_can_not_pass_for_a_record(formatter: logging.Formatter) -> None:
+def test_a_traceback_can_not_imitate_a_record(formatter: logging.Formatter) -> None:
     try:
         raise ValueError(NASTY)
     except ValueError:
@@ -52,7 +52,7 @@ def test_a_traceback_can_not_pass_for_a_record(formatter: logging.Formatter) -> 
     assert all(line.startswith("  | ") and line.isprintable() for line in others)
 
 
-def test_json_has_the_fields_of_an_account_and_the_time_in_utc() -> None:
+def test_json_has_the_fields_of_a_request_record_and_utc_time() -> None:
     said = record(RequestRecord(0, "GET", "/x", "r", status=200))  # type: ignore[arg-type]
     said.created, said.msecs = 0.25, 250.0
     assert json.loads(JsonFormatter().format(said)) == {

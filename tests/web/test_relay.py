@@ -36,7 +36,7 @@ def test_hop_by_hop_headers_end_here(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [b"Origin", b"Referer", b"Sec-Fetch-Site", b"sec-fetch-mode"])
-def test_what_a_browser_says_of_its_page_ends_with_the_tier_that_was_asked(name: bytes) -> None:
+def test_browser_page_headers_are_not_forwarded(name: bytes) -> None:
     assert forwarded_headers([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
 
 
@@ -89,12 +89,12 @@ def relayed_from(answer: bytes, record: RequestRecord | None = None) -> list[Mes
     return asyncio.run(with_server(answer, lambda port: relayed(port, record)))
 
 
-def test_no_connection_is_told_as_unreachable() -> None:
+def test_no_connection_raises_upstream_unreachable() -> None:
     with pytest.raises(UpstreamUnreachable):
         asyncio.run(relayed(free_port(), RequestRecord(0)))
 
 
-def test_a_connection_that_ends_without_an_answer_is_told_as_broken() -> None:
+def test_a_connection_closed_before_the_response_raises_upstream_disconnected() -> None:
     with pytest.raises(UpstreamDisconnected):
         relayed_from(b"")
 
@@ -147,13 +147,13 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
     assert sent[-1]["more_body"] is False
 
 
-def test_another_answer_that_is_cut_is_cut_for_the_client_too() -> None:
+def test_any_other_cut_response_is_cut_for_the_client() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     with pytest.raises(Exception, match="broke off"):
         relayed_from(head)
 
 
-def test_an_answer_passes_with_its_status_and_its_own_headers() -> None:
+def test_a_response_keeps_its_status_and_its_own_headers() -> None:
     head = (
         b"HTTP/1.1 418 Teapot\r\nX-A: 1\r\nConnection: close\r\nServer: s\r\ncontent-length: 2\r\n\r\n"
     )
@@ -170,7 +170,7 @@ RETRYABLE = b"HTTP/1.1 %b X\r\nx-vision-retryable: 1\r\ncontent-length: 2\r\n\r\
 
 
 @pytest.mark.parametrize(("status", "repeated"), [(b"503", True), (b"200", False), (b"500", False)])
-def test_only_a_503_that_says_so_may_be_repeated(status: bytes, repeated: bool) -> None:
+def test_only_a_marked_503_is_retryable(status: bytes, repeated: bool) -> None:
     async def asked(port: int) -> bool:
         async with open_session() as session, await send_upstream(session, outbound_to(port)) as answer:
             return is_retryable(answer)
@@ -178,7 +178,7 @@ def test_only_a_503_that_says_so_may_be_repeated(status: bytes, repeated: bool) 
     assert asyncio.run(with_server(RETRYABLE % status, asked)) is repeated
 
 
-def test_a_503_without_the_mark_may_not_be_repeated() -> None:
+def test_an_unmarked_503_is_not_retryable() -> None:
     async def asked(port: int) -> bool:
         async with open_session() as session, await send_upstream(session, outbound_to(port)) as answer:
             return is_retryable(answer)
@@ -187,12 +187,12 @@ def test_a_503_without_the_mark_may_not_be_repeated() -> None:
     assert asyncio.run(with_server(plain, asked)) is False
 
 
-def test_the_mark_that_an_answer_may_be_repeated_is_never_passed_on() -> None:
+def test_the_retryable_mark_is_never_forwarded() -> None:
     sent = relayed_from(RETRYABLE % b"503")
     assert sent[0]["headers"] == [(b"content-length", b"2")]
 
 
-def test_the_account_is_told_the_timings() -> None:
+def test_the_record_gets_the_timings() -> None:
     record = RequestRecord(0)
     head = b"HTTP/1.1 201 X\r\nX-Vision-Model-Ms: 7\r\nx-vision-queue-ms: 3\r\n"
     relayed_from(head + b"x-vision-load-ms: soon\r\ncontent-length: 5\r\n\r\n12345", record)

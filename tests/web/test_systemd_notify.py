@@ -20,7 +20,7 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
         yield channel
 
 
-def test_systemd_is_told_what_happens_in_its_own_words(systemd: socket.socket) -> None:
+def test_systemd_receives_its_own_messages(systemd: socket.socket) -> None:
     notifier = Notifier(systemd.getsockname())
     notifier.ready("serving")
     asyncio.run(notifier.alive())

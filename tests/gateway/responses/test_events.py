@@ -45,7 +45,7 @@ TEXT_DONE = ["output_text.done", "content_part.done", "output_item.done"]
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def test_a_text_is_added_told_and_done() -> None:
+def test_a_text_is_added_streamed_and_done() -> None:
     events = told(START, said("한"), said("글"), *END)
     deltas = ["output_text.delta"] * 2
     assert kinds(events) == ["created", "in_progress", *TEXT_ADDED, *deltas, *TEXT_DONE, "completed"]
@@ -81,13 +81,13 @@ def test_the_response_begins_with_the_first_byte_and_comments_pass() -> None:
     assert rewrite.feed(b": loading 43 %\n\n") == b": loading 43 %\n\n"
 
 
-def test_nothing_said_is_a_message_without_words() -> None:
+def test_an_empty_completion_is_an_empty_message() -> None:
     events = told(START, *END)
     assert kinds(events)[2:-1] == [*TEXT_ADDED, *TEXT_DONE]
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == ""
 
 
-def test_the_limit_of_tokens_leaves_the_item_incomplete() -> None:
+def test_the_token_limit_leaves_the_item_incomplete() -> None:
     events = told(START, said("a"), chunk({}, finish_reason="length"), chunk(usage=USAGE), "[DONE]")
     assert kinds(events)[-2:] == ["output_item.done", "incomplete"]
     assert events[-2]["item"]["status"] == "incomplete"
@@ -96,7 +96,7 @@ def test_the_limit_of_tokens_leaves_the_item_incomplete() -> None:
     assert final["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
-def test_logprobs_come_with_their_delta_and_all_with_the_text() -> None:
+def test_logprobs_are_in_their_delta_and_in_the_final_text() -> None:
     logprobs = {"content": [TOKEN]}
     events = told(START, said("a", logprobs=logprobs), said("", logprobs=logprobs), *END)
     deltas = [event for event in events if event["type"] == "response.output_text.delta"]
@@ -176,7 +176,7 @@ def failure(events: list[dict[str, Any]]) -> dict[str, Any]:
     return error
 
 
-def test_an_error_of_the_worker_keeps_its_words_and_what_was_said() -> None:
+def test_a_worker_error_keeps_its_message_and_the_text_so_far() -> None:
     events = told(START, said("a"), {"error": ERROR}, said("b"), "[DONE]")
     assert kinds(events)[-3:] == ["output_text.delta", "failed", "error"]
     error = failure(events)
@@ -186,7 +186,7 @@ def test_an_error_of_the_worker_keeps_its_words_and_what_was_said() -> None:
     assert (item["status"], item["content"][0]["text"]) == ("incomplete", "a")
 
 
-def test_an_error_that_says_little_is_told_with_all_its_fields() -> None:
+def test_missing_error_fields_are_filled_in() -> None:
     error = failure(told({"error": {"message": "no"}}))["error"]
     assert set(error) == {"message", "type", "param", "code", "source"}
 
@@ -217,7 +217,7 @@ def test_a_stream_that_just_ends_has_failed() -> None:
     assert failure(told(START, said("a"), END[0]))["code"] == "worker_failed"
 
 
-def test_an_event_that_is_cut_in_the_middle_is_told_by_the_error_behind_it() -> None:
+def test_an_event_cut_in_the_middle_is_explained_by_the_error_after_it() -> None:
     rewrite = rewriting()
     half = sse(START, said("abc"))[:-20]
     end = error_event(Unavailable("the worker is stopping").body("worker"))
@@ -225,7 +225,7 @@ def test_an_event_that_is_cut_in_the_middle_is_told_by_the_error_behind_it() -> 
     assert rewrite.end() == b""
 
 
-def test_a_stream_that_broke_off_is_told_why() -> None:
+def test_a_broken_stream_ends_with_the_reason() -> None:
     rewrite = rewriting()
     begun = rewrite.feed(sse(START, said("a")))
     error = failure(read(begun + rewrite.broken(Unavailable("we are stopping").body("gateway"))))
@@ -233,7 +233,7 @@ def test_a_stream_that_broke_off_is_told_why() -> None:
     assert rewrite.end() == rewrite.broken(Unavailable("again").body("gateway")) == b""
 
 
-def test_a_stream_that_never_began_is_told_as_one_that_did() -> None:
+def test_a_stream_that_never_began_has_all_events() -> None:
     events = read(rewriting().broken(Unavailable("no").body("gateway")))
     assert kinds(events) == ["created", "in_progress", "failed", "error"]
 
