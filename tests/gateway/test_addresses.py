@@ -1,4 +1,4 @@
-"""Which addresses may be fetched from: the table, and what holds for every address."""
+"""Which addresses may be fetched from: a table, and properties of every address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named keys: from where they come, how they are compared, and that nothing ever shows one."""
+"""Named keys: their sources, their comparison, and that nothing ever shows one."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def test_key_errors_name_the_place_and_never_a_key(
     keys_file(tmp_path, text)
     with pytest.raises(SettingsError) as caught:
         keyring(tmp_path, gateway)
-    told = str(caught.value)
-    assert says in told
-    assert "CANARY" not in told
+    reported = str(caught.value)
+    assert says in reported
+    assert "CANARY" not in reported
     # What a traceback shows of the errors behind it, without the lines of this test.
     chain = "".join(
         line for line in traceback.format_exception(caught.value) if "CANARY-" in line and "E " in line
@@ -185,7 +185,7 @@ def test_a_key_is_never_in_a_response_a_log_or_a_repr(
                 note(http.get(path, headers=headers))
     seen.extend(caplog.text.splitlines())
     assert [text for text in seen if CANARY in text] == []
-    assert "key=phone" in caplog.text, "its name is what is told"
+    assert "key=phone" in caplog.text, "its name is what is reported"
     assert "key=laptop" in caplog.text
     forwarded = [str(received.headers) for received in manager.received]
     assert [text for text in forwarded if f"{CANARY}-token" not in text] == []

@@ -1,4 +1,4 @@
-"""Keys and shares: which routes want a key, how it may be sent, how much one client may ask for."""
+"""Keys and per-client limits: which routes need a key, how it is sent, how much one client may use."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def test_each_key_has_its_own_rate_limit_and_the_headers_report_it(
     rate = "rate_limit: {requests_per_minute: 12, burst: 2}"
     with limited(tmp_path, manager_url, rate, now) as http:
         first = http.get("/v1/models", headers=key("a"))
-        told = {k: v for k, v in first.headers.items() if k.startswith("x-ratelimit-")}
-        assert told == {
+        reported = {k: v for k, v in first.headers.items() if k.startswith("x-ratelimit-")}
+        assert reported == {
             "x-ratelimit-limit-requests": "2",
             "x-ratelimit-remaining-requests": "1",
             "x-ratelimit-reset-requests": "5s",
@@ -155,8 +155,8 @@ def test_each_key_has_its_own_rate_limit_and_the_headers_report_it(
 def test_guessing_keys_is_rate_limited(tmp_path: Path, manager_url: str) -> None:
     rate = "rate_limit: {requests_per_minute: 12, burst: 2}"
     with limited(tmp_path, manager_url, rate, [0.0]) as http:
-        told = [http.get("/v1/models", headers=key(f"guess{n}")).status_code for n in range(4)]
-        assert told == [401, 401, 429, 429]
+        reported = [http.get("/v1/models", headers=key(f"guess{n}")).status_code for n in range(4)]
+        assert reported == [401, 401, 429, 429]
         assert http.get("/v1/models", headers=key("a")).status_code == 200, "nobody else suffers"
 
 

@@ -1,4 +1,4 @@
-"""``/docs`` and the description that it reads: served, and without the internet."""
+"""``/docs`` and the description behind it: served, and offline."""
 
 from __future__ import annotations
 

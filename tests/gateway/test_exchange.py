@@ -1,4 +1,4 @@
-"""What the gateway adds to a proxied request: one repetition, keep_alive, timings, a log line."""
+"""What the gateway adds to a proxied request: one retry, keep_alive, timings, a log line."""
 
 from __future__ import annotations
 

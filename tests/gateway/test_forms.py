@@ -1,4 +1,4 @@
-"""Reading multipart forms: whole or not at all."""
+"""Multipart forms are read completely or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams that are slow to begin: comments meanwhile, and what goes wrong then is told by an event."""
+"""Streams that are slow to begin: comments first; a later error is an event."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterato
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (None, "waiting"),
         (status(WorkerState.READY), "waiting for its turn"),
@@ -66,8 +66,8 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterato
         ),
     ],
 )
-def test_progress_names_what_a_request_waits_for(model: ModelStatus | None, said: str) -> None:
-    assert progress_of(model) == said
+def test_progress_names_what_a_request_waits_for(model: ModelStatus | None, message: str) -> None:
+    assert progress_of(model) == message
 
 
 def test_a_stream_that_is_slow_to_begin_sends_progress_comments(

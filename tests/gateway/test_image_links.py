@@ -1,4 +1,4 @@
-"""``response_format: url``, over sockets: what is told, what is found there, and for how long."""
+"""``response_format: url`` over sockets: the URLs, their content and their expiry."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def status_of_raw(client: httpx.Client, target: str) -> int:
 
 
 def drawn(client: httpx.Client, manager: StandIn, *pictures: bytes, **fields: Any) -> list[str]:
-    """The URLs that are told."""
+    """The URLs that are reported."""
     manager.mode, manager.drawn = "draw", list(pictures)
     answer = client.post("/v1/images/generations", json={**DRAW, **fields})
     assert answer.status_code == 200, answer.text
@@ -125,13 +125,13 @@ def test_images_larger_than_the_store_are_refused(
 def test_a_url_has_the_host_of_the_request(client: httpx.Client, manager: StandIn) -> None:
     manager.mode, manager.drawn = "draw", [PNG]
 
-    def told(host: str) -> str:
+    def reported(host: str) -> str:
         answer = client.post("/v1/images/generations", json=DRAW, headers={"host": host})
         parts = urlsplit(answer.json()["data"][0]["url"])
         return f"{parts.scheme}://{parts.netloc}"
 
-    assert told("mac.local:8000") == "http://mac.local:8000"
-    assert told("[fd00::1]:8000") == "http://[fd00::1]:8000"
+    assert reported("mac.local:8000") == "http://mac.local:8000"
+    assert reported("[fd00::1]:8000") == "http://[fd00::1]:8000"
     strange = client.post("/v1/images/generations", json=DRAW, headers={"host": 'a"b/../c'})
     assert strange.status_code == 403, "a name that is none gets no picture to be linked to"
 

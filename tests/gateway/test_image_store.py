@@ -1,4 +1,4 @@
-"""How pictures are kept: for a while, in so many bytes, under names that can't be guessed."""
+"""The image store: bounded in time and bytes, with names that can't be guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was fetched stands where the URL stood, and the rest of the body is what it was."""
+"""A fetched image replaces its URL; the rest of the body is unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats in the form before tools: what the worker is asked, what the client is told."""
+"""Chats in the form before tools: what the worker receives and what the client gets."""
 
 from __future__ import annotations
 
@@ -133,9 +133,9 @@ def test_a_chat_in_todays_form_is_forwarded_byte_for_byte(settings: Settings) ->
 def test_errors_name_the_client_s_fields(
     settings: Settings, fields: dict[str, Any], param: str
 ) -> None:
-    told = refused(settings, **fields)
-    assert (told.status, told.param) == (400, param)
-    assert told.message.startswith(param)
+    reported = refused(settings, **fields)
+    assert (reported.status, reported.param) == (400, param)
+    assert reported.message.startswith(param)
 
 
 @pytest.mark.parametrize("odd", ["NaN", r'"\ud800"', '{"a": ' * 5000 + "1" + "}" * 5000])
@@ -198,9 +198,9 @@ def test_a_streamed_call_is_reported_in_the_legacy_form(sdk: Any, manager: Stand
     stream = sdk.chat.completions.create(model="a", messages=[HI], functions=[LOOK], stream=True)
     chunks = list(stream)
     deltas = [choice.delta.function_call for made in chunks for choice in made.choices]
-    told = [delta for delta in deltas if delta is not None]
-    assert told[0].name == "look"
-    assert "".join(delta.arguments for delta in told) == '{"a": 1}'
+    reported = [delta for delta in deltas if delta is not None]
+    assert reported[0].name == "look"
+    assert "".join(delta.arguments for delta in reported) == '{"a": 1}'
     assert all(choice.delta.tool_calls is None for made in chunks for choice in made.choices)
     assert [choice.finish_reason for choice in chunks[-2].choices] == ["function_call"]
     assert chunks[-1].usage.total_tokens == USAGE["total_tokens"]
@@ -214,8 +214,8 @@ def test_a_stream_that_is_cut_raises(sdk: Any, manager: StandIn) -> None:
 
 def test_an_error_in_a_stream_names_what_the_client_sent() -> None:
     names = ParamNames({"tools": "functions"})
-    told = {"error": {"message": "tools: no", "param": "tools", "code": None, "type": "t"}}
-    event, _, data = LegacyEvents(names).feed(sse(told)).partition(b"\n")
+    reported = {"error": {"message": "tools: no", "param": "tools", "code": None, "type": "t"}}
+    event, _, data = LegacyEvents(names).feed(sse(reported)).partition(b"\n")
     assert event == b"event: error"
     assert json.loads(data.removeprefix(b"data: "))["error"]["message"] == "functions: no"
 
@@ -232,8 +232,14 @@ def test_a_stream_reads_the_same_however_it_is_cut(cut: int) -> None:
 
 def test_an_error_of_the_worker_names_the_function(client: httpx.Client, manager: StandIn) -> None:
     param = "tools[0].function.parameters"
-    told = {"message": f"{param}: no grammar", "type": "t", "param": param, "code": None, "source": "w"}
-    manager.answer({"error": told}, status=400)
+    reported = {
+        "message": f"{param}: no grammar",
+        "type": "t",
+        "param": param,
+        "code": None,
+        "source": "w",
+    }
+    manager.answer({"error": reported}, status=400)
     answer = client.post(ROUTE, json={"messages": [HI], "functions": [LOOK]})
     assert answer.status_code == 400
     assert error(answer)["param"] == "functions[0].parameters"

@@ -1,4 +1,4 @@
-"""Events and logs of the manager through the gateway, and the list of the last requests."""
+"""The manager's events and logs through the gateway, and the list of recent requests."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Manager:
 
 
 def first_event(lines: httpx.Response) -> list[str]:
-    told: list[str] = []
+    reported: list[str] = []
     for line in lines.iter_lines():
         if not line:
             break
-        told.append(line)
-    return told
+        reported.append(line)
+    return reported
 
 
 def test_events_are_forwarded_as_they_arrive_and_last_event_id_is_sent_on(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_recent_requests_report_their_cost_and_not_their_content() -> None:
     )
     record.queue_ms, record.load_ms, record.total_ms, record.prompt = 5, 4, 20.04, "a secret"
     recent.ended(record)
-    (told,) = recent.newest_first().data
-    assert told.model_dump(exclude_none=True) == {
+    (reported,) = recent.newest_first().data
+    assert reported.model_dump(exclude_none=True) == {
         "at": 1000.0,
         "path": "/v1/chat/completions",
         "request_id": "req_1",
@@ -150,8 +150,8 @@ def test_only_the_latest_requests_to_models_are_listed() -> None:
     assert recent.newest_first().data == []
     for number in range(KEPT + 5):
         recent.ended(RequestRecord(0.0, "POST", "/v1/chat/completions", f"r{number}"))
-    told = [one.request_id for one in recent.newest_first().data]
-    assert (told[0], told[-1], len(told)) == (f"r{KEPT + 4}", "r5", KEPT)
+    reported = [one.request_id for one in recent.newest_first().data]
+    assert (reported[0], reported[-1], len(reported)) == (f"r{KEPT + 4}", "r5", KEPT)
 
 
 def test_a_request_is_listed_when_it_is_finished(client: httpx.Client) -> None:

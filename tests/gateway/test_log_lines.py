@@ -1,4 +1,4 @@
-"""What the gateway's log says of requests, and what it never says."""
+"""What the gateway logs about requests, and what it never logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's figures: what is counted, under which labels, for whom, and at what cost."""
+"""The gateway's metrics: what is counted, under which labels, who may read it, and its cost."""
 
 from __future__ import annotations
 

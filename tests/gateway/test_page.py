@@ -1,4 +1,4 @@
-"""The page's files: without a key, under a strict policy, and nothing but them."""
+"""The page's files: served without a key, under a strict policy, and no other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Field names translate from the chat's to the client's."""
+"""Field names are translated from the chat's to the client's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names() -> ParamNames:
 
 
 @pytest.mark.parametrize(
-    ("chat", "told"),
+    ("chat", "translated"),
     [
         ("messages", "input"),
         ("messages[0].content[0].text", "instructions"),
@@ -43,21 +43,25 @@ def names() -> ParamNames:
     ],
 )
 def test_a_name_is_translated_by_its_nearest_known_parent(
-    names: ParamNames, chat: str, told: str
+    names: ParamNames, chat: str, translated: str
 ) -> None:
-    assert names.translated(chat) == told
+    assert names.translated(chat) == translated
 
 
 def test_an_error_keeps_its_kind_and_its_words(names: ParamNames) -> None:
     error = UnsupportedParameter("messages[1].content: no", param="messages[1].content", code="x")
-    told = names.error(error)
-    assert type(told) is UnsupportedParameter
-    assert (told.param, told.message, told.code) == ("input[0].content", "input[0].content: no", "x")
+    translated = names.error(error)
+    assert type(translated) is UnsupportedParameter
+    assert (translated.param, translated.message, translated.code) == (
+        "input[0].content",
+        "input[0].content: no",
+        "x",
+    )
 
 
 def test_an_error_without_a_field_is_unchanged(names: ParamNames) -> None:
-    told = names.error(InvalidRequest("the body is no JSON"))
-    assert (told.param, told.message) == (None, "the body is no JSON")
+    translated = names.error(InvalidRequest("the body is no JSON"))
+    assert (translated.param, translated.message) == (None, "the body is no JSON")
 
 
 def test_an_error_body_is_translated(names: ParamNames) -> None:
@@ -68,8 +72,8 @@ def test_an_error_body_is_translated(names: ParamNames) -> None:
         "code": None,
         "source": "worker",
     }
-    told = json.loads(names.error_body(json.dumps({"error": error}).encode()))
-    assert told == {"error": {**error, "param": "input"}}
+    translated = json.loads(names.error_body(json.dumps({"error": error}).encode()))
+    assert translated == {"error": {**error, "param": "input"}}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Rates: nobody gets more than the bucket holds, whoever waits as told gets in, memory is bounded."""
+"""Rate limits: no client exceeds its bucket, a timely retry succeeds, memory is bounded."""
 
 from __future__ import annotations
 

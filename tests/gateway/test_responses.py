@@ -1,4 +1,4 @@
-"""``/v1/responses`` over sockets: what the manager is sent, what the client gets, what it is told."""
+"""``/v1/responses`` over sockets: the manager's request, the client's response, the errors."""
 
 from __future__ import annotations
 
@@ -136,13 +136,13 @@ def test_an_error_of_the_worker_keeps_its_status_and_names_the_client_s_field(
     client: httpx.Client, manager: StandIn, stream: bool
 ) -> None:
     param = "messages[0].content[0].image_url.url"
-    told = {"message": "it is broken", "type": "t", "param": param, "code": "c", "source": "worker"}
-    manager.answer({"error": told}, status=400)
+    reported = {"message": "it is broken", "type": "t", "param": param, "code": "c", "source": "worker"}
+    manager.answer({"error": reported}, status=400)
     image = {"type": "input_image", "image_url": f"data:image/png;base64,{B64}"}
     body = {"input": [{"role": "user", "content": [image]}], "stream": stream}
     answer = client.post(ROUTE, json=body)
     assert answer.status_code == 400
-    assert error(answer) == {**told, "param": "input[0].content[0].image_url"}
+    assert error(answer) == {**reported, "param": "input[0].content[0].image_url"}
 
 
 BAD: list[tuple[Any, str]] = [

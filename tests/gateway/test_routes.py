@@ -1,4 +1,4 @@
-"""The gateway's routes, over sockets: what is passed on, what is refused, what is said."""
+"""The gateway's routes over sockets: what is forwarded, refused and returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the gateway that no other test changes: each is changed, and something else is seen."""
+"""Gateway settings that no other test changes: each is changed and its effect observed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in that tests share: none of them sees what another has left behind."""
+"""The shared stand-in: no test sees the state of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``openapi.yaml`` is what the code says, is whole, and holds together."""
+"""``openapi.yaml`` matches the code, is complete and consistent."""
 
 from __future__ import annotations
 

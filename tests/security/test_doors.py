@@ -1,4 +1,4 @@
-"""Who may come in, over real sockets: strangers' pages, strangers' names, too much of anything."""
+"""Access control over real sockets: foreign pages, foreign host names, oversized input."""
 
 from __future__ import annotations
 

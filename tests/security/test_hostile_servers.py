@@ -1,4 +1,4 @@
-"""What a hostile server can do about an image that is fetched from it: nothing but be told of."""
+"""A hostile image server can cause an error, and nothing else."""
 
 from __future__ import annotations
 
@@ -69,22 +69,24 @@ GZIP_BOMB = gzip.compress(bytes(16 << 20))
 HOSTILE: dict[str, tuple[Any, int, str]] = {
     "endless body": (endless, 413, "1 MiB"),
     "endless chunks": (endless_chunks, 413, "1 MiB"),
-    "a body told to be large": (answer(STAR, length=10**12), 413, "1 MiB"),
-    "a length beyond all numbers": (answer(STAR, length=10**400), 400, "can't be fetched"),
-    "a body shorter than told": (answer(STAR, length=len(STAR) + 1), 400, "before the image was whole"),
-    "a length that is none": (answer(STAR).replace(b"th: ", b"th: x"), 400, "can't be fetched"),
-    "two lengths": (answer(STAR, "Content-Length: 5"), 400, "can't be fetched"),
-    "endless head": (endless_head, 400, "can't be fetched"),
-    "a closed connection": (b"", 400, "can't be fetched"),
-    "no HTTP": (b"\x89PNG\r\n\x1a\n" + STAR, 400, "can't be fetched"),
+    "a body with a large content-length": (answer(STAR, length=10**12), 413, "1 MiB"),
+    "a length beyond all numbers": (answer(STAR, length=10**400), 400, "can't fetch"),
+    "a body shorter than its length": (
+        answer(STAR, length=len(STAR) + 1), 400, "before the image was complete",
+    ),
+    "a length that is none": (answer(STAR).replace(b"th: ", b"th: x"), 400, "can't fetch"),
+    "two lengths": (answer(STAR, "Content-Length: 5"), 400, "can't fetch"),
+    "endless head": (endless_head, 400, "can't fetch"),
+    "a closed connection": (b"", 400, "can't fetch"),
+    "no HTTP": (b"\x89PNG\r\n\x1a\n" + STAR, 400, "can't fetch"),
     "a gzip bomb": (
         answer(GZIP_BOMB, "Content-Encoding: gzip"), 400, "compressed",
     ),
-    "a gzip bomb that does not say so": (answer(GZIP_BOMB), 400, "no image"),
+    "a gzip bomb that does not say so": (answer(GZIP_BOMB), 400, "not lead to an image"),
     "a brotli body": (answer(STAR, "Content-Encoding: br"), 400, "compressed"),
-    "a page": (answer(b"<html>", "Content-Type: image/png"), 400, "no image"),
-    "a drawing with scripts": (answer(b"<svg/>", "Content-Type: image/svg+xml"), 400, "no image"),
-    "nothing": (answer(b""), 400, "no image"),
+    "a page": (answer(b"<html>", "Content-Type: image/png"), 400, "not lead to an image"),
+    "a drawing with scripts": (answer(b"<svg/>", "Content-Type: image/svg+xml"), 400, "not lead to an image"),
+    "nothing": (answer(b""), 400, "not lead to an image"),
     "no content": (b"HTTP/1.1 204 No\r\n\r\n", 400, "204"),
     "a part": (answer(STAR, status="206 Partial"), 400, "206"),
     "an error": (answer(STAR, status="500 X"), 400, "500"),
@@ -119,7 +121,7 @@ def test_a_slow_server_times_out(client: httpx.Client, manager: StandIn, there: 
         drips, *others = [problem(asking.result()) for asking in asked]
     assert 1.9 < time.monotonic() - begun < 10
     assert "within 2 s" in drips["message"]
-    assert all("can't be fetched" in error["message"] for error in others)
+    assert all("can't fetch" in error["message"] for error in others)
     assert manager.received == []
 
 

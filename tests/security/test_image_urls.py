@@ -1,4 +1,4 @@
-"""Where an image URL may stand, what becomes of it, and what the settings say to it."""
+"""Where image URLs are accepted, what replaces them, and which settings apply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log says what happened, one line each: no client writes lines of its own, or to the terminal."""
+"""The log has one line per record: no client can add lines or terminal sequences."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def test_a_traceback_can_not_imitate_a_log_line() -> None:
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_printable_text_has_one_line_and_fits_into_utf_8(text: str) -> None:
-    told = printable(text)
-    assert told.isprintable()
-    assert told.encode().decode() == told
-    assert (told == text) == text.isprintable()
+    escaped = printable(text)
+    assert escaped.isprintable()
+    assert escaped.encode().decode() == escaped
+    assert (escaped == text) == text.isprintable()
 
 
 @pytest.mark.parametrize("text", ["a b", "한국어", "é", "😀", "'\"\\"])

@@ -1,4 +1,4 @@
-"""Paths that want to be elsewhere: each is refused as any unknown name is, and touches nothing."""
+"""Path traversal: each attempt is refused like any unknown name and touches nothing."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def test_the_path_after_an_alias_reaches_only_its_worker(
     raw = head(f"/workers/{ALIAS}/{path}?marked".encode(), b"connection: close", method=b"GET")
     (answer,) = attacked.send("manager", raw).answers
     assert answer.status == 200
-    told = json.loads(answer.body)  # by the fake worker, which tells what it was asked for
-    assert told["target"].startswith("/")
+    reported = json.loads(answer.body)  # by the fake worker, which tells what it was asked for
+    assert reported["target"].startswith("/")
     port = attacked.stack.settings.models[ALIAS].port
-    assert ["host", f"127.0.0.1:{port}"] in told["headers"]
+    assert ["host", f"127.0.0.1:{port}"] in reported["headers"]
     attacked.stack.control(f"/stop/{ALIAS}")

@@ -48,8 +48,8 @@ def fields(*lines: bytes, version: bytes = b"1.1") -> Build:
     """The body as it is, after these header lines (``%d``: its length), and the hidden request."""
 
     def build(path: bytes, data: bytes, hidden: bytes) -> bytes:
-        told = [line % len(data) if b"%" in line else line for line in lines]
-        return head(path, *told, version=version) + data + hidden
+        framing = [line % len(data) if b"%" in line else line for line in lines]
+        return head(path, *framing, version=version) + data + hidden
 
     return build
 
@@ -58,8 +58,8 @@ def coded(*lines: bytes) -> Build:
     """The body in one chunk, after these header lines, and the hidden request."""
 
     def build(path: bytes, data: bytes, hidden: bytes) -> bytes:
-        told = [line % len(data) if b"%" in line else line for line in lines]
-        return head(path, *told) + chunked(data) + hidden
+        framing = [line % len(data) if b"%" in line else line for line in lines]
+        return head(path, *framing) + chunked(data) + hidden
 
     return build
 
@@ -324,10 +324,10 @@ def test_a_continue_is_sent_once_before_the_response(attacked: Attacked, tier: s
 @pytest.mark.parametrize("frame", ["length", "chunks"])
 def test_an_unexpected_body_is_not_the_next_request(attacked: Attacked, tier: str, frame: str) -> None:
     hidden = request(path_of(tier), body(user := f"in-a-get-{next(_NUMBERS)}-"))
-    told = LENGTH % len(hidden) if frame == "length" else CHUNKED
+    framing = LENGTH % len(hidden) if frame == "length" else CHUNKED
     sent = hidden if frame == "length" else chunked(hidden)
     last = request(path_of(tier), body("next"), b"connection: close")
-    outcome = attacked.send(tier, head(b"/docs", told, method=b"GET") + sent + last)
+    outcome = attacked.send(tier, head(b"/docs", framing, method=b"GET") + sent + last)
     assert len(outcome.answers) == 2
     assert outcome.statuses[1] == 200
     assert attacked.arrived(user) == []

@@ -1,4 +1,4 @@
-"""Nobody uses the gateway to reach, or to explore, a network that they can't see themselves."""
+"""The gateway can't be used to reach or explore a network that the client can't see."""
 
 from __future__ import annotations
 
@@ -83,17 +83,17 @@ def test_blocked_closed_and_unknown_hosts_return_the_same_error(
     names.known["odd.test"] = [["127.0.0.1"]]
     there.pages["/ssh"] = b"SSH-2.0-OpenSSH_9.6\r\n"
 
-    def said(http: httpx.Client, host: str, rest: str) -> str:
+    def error_of(http: httpx.Client, host: str, rest: str) -> str:
         error = problem(http.post(CHAT, json=chat(f"http://{host}{rest}")))
         return str(error["message"]).replace(host, "HOST") + str(error["code"])
 
-    expected = said(public, "unknown.test", "/")
+    expected = error_of(public, "unknown.test", "/")
     assert "images.fetch_allow" in expected
-    assert said(public, "private.test", "/") == expected
-    assert said(public, "127.0.0.1", f":{there.port}/") == expected  # there is a server
-    assert said(public, "127.0.0.1", f":{free_port()}/") == expected  # there is none
-    assert said(client, "closed.test", f":{free_port()}/") == expected  # allowed, and not there
-    assert said(client, "odd.test", f":{there.port}/ssh") == expected  # there, and no web server
+    assert error_of(public, "private.test", "/") == expected
+    assert error_of(public, "127.0.0.1", f":{there.port}/") == expected  # there is a server
+    assert error_of(public, "127.0.0.1", f":{free_port()}/") == expected  # there is none
+    assert error_of(client, "closed.test", f":{free_port()}/") == expected  # allowed, and not there
+    assert error_of(client, "odd.test", f":{there.port}/ssh") == expected  # there, and no web server
 
 
 # --- names --------------------------------------------------------------------------------------------

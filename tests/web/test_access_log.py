@@ -1,4 +1,4 @@
-"""Around each request: its id, its record, one line in the log, the time it took."""
+"""Around each request: its id, its record, one log line, its time."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def answering(status: int = 200, body: bytes = BODY, alias: str = "a", took: flo
 
 
 def test_a_plain_request_id_is_kept_and_any_other_replaced() -> None:
-    for given, told in [(b"r-1", b"r-1"), (b"a b", b"made"), (b"", b"made"), (b"x" * 129, b"made")]:
+    for given, expected in [(b"r-1", b"r-1"), (b"a b", b"made"), (b"", b"made"), (b"x" * 129, b"made")]:
         sent = asked(answering(), headers=[(b"x-request-id", given)])
         ids = [value for key, value in sent[0]["headers"] if key == b"x-request-id"]
-        assert ids == [told]
+        assert ids == [expected]
 
 
 def test_a_response_has_one_processing_time_header() -> None:

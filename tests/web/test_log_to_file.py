@@ -1,4 +1,4 @@
-"""The log of a service."""
+"""The log file of a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of the log: whatever is said, a record can't pass for another."""
+"""Log lines: no content makes one record look like another."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_a_line_equals_pythons_own_formatter() -> None:
     own = LineFormatter()
     pythons = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     for created in (1_764_150_000.0, 1_764_150_000.999, 1_764_150_001.5, 1_764_150_000.25):
-        said = record()
-        said.created, said.msecs = created, created % 1 * 1000
-        assert own.format(said) == pythons.format(said)
+        entry = record()
+        entry.created, entry.msecs = created, created % 1 * 1000
+        assert own.format(entry) == pythons.format(entry)
 
 
 @given(st.text(st.characters()))
@@ -53,9 +53,9 @@ def test_a_traceback_can_not_imitate_a_record(formatter: logging.Formatter) -> N
 
 
 def test_json_has_the_fields_of_a_request_record_and_utc_time() -> None:
-    said = record(RequestRecord(0, "GET", "/x", "r", status=200))  # type: ignore[arg-type]
-    said.created, said.msecs = 0.25, 250.0
-    assert json.loads(JsonFormatter().format(said)) == {
+    entry = record(RequestRecord(0, "GET", "/x", "r", status=200))  # type: ignore[arg-type]
+    entry.created, entry.msecs = 0.25, 250.0
+    assert json.loads(JsonFormatter().format(entry)) == {
         "time": "1970-01-01T00:00:00.250Z",
         "level": "info",
         "logger": "n",

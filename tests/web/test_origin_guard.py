@@ -1,4 +1,4 @@
-"""The policy: what a browser can be made to send is told from what people and programs send."""
+"""The policy tells requests of foreign pages from those of people and programs."""
 
 from __future__ import annotations
 

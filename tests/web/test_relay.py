@@ -1,4 +1,4 @@
-"""Relaying: what ends at a hop, and how a failure of the upstream is told."""
+"""Forwarding: what ends at a hop, and how upstream failures are reported."""
 
 from __future__ import annotations
 

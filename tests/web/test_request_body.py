@@ -1,4 +1,4 @@
-"""Reading a request: bounded ahead, bounded in all, and never blind to a client that leaves."""
+"""Receiving a request: read-ahead and size are bounded, and a disconnect is always noticed."""
 
 from __future__ import annotations
 

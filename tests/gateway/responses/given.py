@@ -1,4 +1,4 @@
-"""What the tests of the translations have in common: requests, ids and times that repeat."""
+"""Shared by the translation tests: requests, and repeatable ids and times."""
 
 from __future__ import annotations
 

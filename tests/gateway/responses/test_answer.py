@@ -1,4 +1,4 @@
-"""What a chat answers, as a response that openai-python's own models accept."""
+"""A chat completion as a response that openai-python's models accept."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def tool_call(id: str) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}}
 
 
-def text(said: str, **fields: Any) -> dict[str, Any]:
-    part = {"type": "output_text", "text": said, "annotations": [], "logprobs": []}
+def text(value: str, **fields: Any) -> dict[str, Any]:
+    part = {"type": "output_text", "text": value, "annotations": [], "logprobs": []}
     return {
         "id": "msg_0",
         "type": "message",

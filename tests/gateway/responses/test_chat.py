@@ -1,4 +1,4 @@
-"""A request for a response becomes a chat that says the same."""
+"""A Responses API request becomes an equivalent chat completion request."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def chat(**fields: Any) -> dict[str, Any]:
     return made
 
 
-def text(said: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": said}]
+def text(value: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": value}]
 
 
 def called(call_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A request for a response is checked as the chat that it becomes, and errors find the way back."""
+"""A Responses API request is checked as its chat, and errors name the client's fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's own streams as responses: the same however they are cut, and as when answered whole."""
+"""The worker's own streams as responses: independent of cuts, equal to the unstreamed response."""
 
 from __future__ import annotations
 
