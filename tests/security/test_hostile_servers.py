@@ -85,7 +85,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "a gzip bomb that does not say so": (answer(GZIP_BOMB), 400, "not lead to an image"),
     "a brotli body": (answer(STAR, "Content-Encoding: br"), 400, "compressed"),
     "a page": (answer(b"<html>", "Content-Type: image/png"), 400, "not lead to an image"),
-    "a drawing with scripts": (answer(b"<svg/>", "Content-Type: image/svg+xml"), 400, "not lead to an image"),
+    "an SVG": (answer(b"<svg/>", "Content-Type: image/svg+xml"), 400, "not lead to an image"),
     "nothing": (answer(b""), 400, "not lead to an image"),
     "no content": (b"HTTP/1.1 204 No\r\n\r\n", 400, "204"),
     "a part": (answer(STAR, status="206 Partial"), 400, "206"),
