@@ -139,18 +139,18 @@ class Exchange(Response):
             self._heartbeat = self._heartbeat_of(checked.alias, send)
             try:
                 async with self._heartbeat:
-                    answer = await self._send(checked, scope)
+                    response = await self._send(checked, scope)
             except asyncio.CancelledError:
                 if self._begun:
                     stopping = Unavailable(f"the {SOURCE} is stopping")
                     await end_stream(send, stopping.body(SOURCE), self._events)
                 raise
         else:
-            answer = await self._send(checked, scope)
+            response = await self._send(checked, scope)
         del checked  # frees the body: a stream may last for minutes
-        if answer.content_type == MEDIA_TYPE or (rewrite is None and not self._begun):
+        if response.content_type == MEDIA_TYPE or (rewrite is None and not self._begun):
             await forward_response(
-                answer,
+                response,
                 send,
                 cut_off=lambda: WorkerFailed("the response broke off: the worker manager went away"),
                 source=SOURCE,
@@ -159,7 +159,7 @@ class Exchange(Response):
                 events=self._events,
             )
         else:
-            await self._send_rewritten(answer, rewrite, record, send)
+            await self._send_rewritten(response, rewrite, record, send)
 
     @property
     def _begun(self) -> bool:
@@ -180,29 +180,29 @@ class Exchange(Response):
         session = self._services.session
         if checked.linked_images:
             checked = await self._services.fetcher.fetch_all(checked)
-        answer = await send_upstream(session, self._upstream_request(checked, scope))
-        if is_retryable(answer):
-            answer.close()
+        response = await send_upstream(session, self._upstream_request(checked, scope))
+        if is_retryable(response):
+            response.close()
             record = record_of(scope)
             record.repeated += 1
             # No delay here: the manager queues it until the worker may start again.
             log.info("[%s] %s ended before it answered: sent again", record.request_id, checked.alias)
-            answer = await send_upstream(session, self._upstream_request(checked, scope))
-        return answer
+            response = await send_upstream(session, self._upstream_request(checked, scope))
+        return response
 
     async def _send_rewritten(
         self,
-        answer: aiohttp.ClientResponse,
+        response: aiohttp.ClientResponse,
         rewrite: Rewrite | None,
         record: RequestRecord,
         send: Send,
     ) -> None:
-        """Read *answer* whole, rewrite it and send it."""
-        status = answer.status
+        """Read *response* whole, rewrite it and send it."""
+        status = response.status
         rewritten = rewrite is not None and status == 200
         limit = rewrite.limit if rewrite is not None and rewritten else _ERROR_LIMIT
         try:
-            kept, body = await read_whole(answer, limit, record)
+            kept, body = await read_whole(response, limit, record)
         except UpstreamDisconnected as exc:
             raise WorkerFailed("the response broke off before it was complete", retry_after=1) from exc
         if body is None:

@@ -114,7 +114,7 @@ def _with_tool_calls(messages: list[Any], names: ParamNames) -> list[Any]:
     return made
 
 
-# --- the answer ----------------------------------------------------------------------------------
+# --- the response --------------------------------------------------------------------------------
 
 
 class LegacyRewrite(ChatRewrite):
@@ -157,13 +157,13 @@ class LegacyEvents:
         return error_event(error)
 
 
-def _as_legacy(answer: dict[str, Any], part: str) -> bytes:
-    """*answer*, or a chunk of one, with the first call of each choice as a ``function_call``."""
-    for choice in answer["choices"]:
+def _as_legacy(response: dict[str, Any], part: str) -> bytes:
+    """*response*, or a chunk of one, with the first call of each choice as a ``function_call``."""
+    for choice in response["choices"]:
         calls = choice[part].pop("tool_calls", None) or ()
         for call in calls:
             if call.get("index", 0) == 0:
                 choice[part].setdefault("function_call", call["function"])
         if choice.get("finish_reason") == "tool_calls":
             choice["finish_reason"] = "function_call"
-    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(response, ensure_ascii=False, separators=(",", ":")).encode()

@@ -95,8 +95,10 @@ class ManagerStream(Response):
         headers += authorization(settings)
         upstream_request = UpstreamRequest("GET", f"{settings.manager_url}{self._path}", headers)
         with manager_errors(settings):
-            answer = await send_upstream(self._services.session, upstream_request)
-        await forward_response(answer, send, cut_off=manager_disconnected, source=SOURCE, record=record)
+            response = await send_upstream(self._services.session, upstream_request)
+        await forward_response(
+            response, send, cut_off=manager_disconnected, source=SOURCE, record=record
+        )
 
 
 class GatewayServer(uvicorn.Server):

@@ -44,17 +44,17 @@ class ManagerClient:
     async def models(self) -> dict[str, ModelStatus]:
         """The status of each alias; empty while the manager is unreachable."""
         try:
-            answer = await self.status()
-            return ManagerStatus.model_validate_json(answer.content).models
+            response = await self.status()
+            return ManagerStatus.model_validate_json(response.content).models
         except (ManagerUnreachable, ValidationError):
             return {}
 
     async def is_up(self) -> bool:
         try:
-            answer = await self._call("GET", "/health", _QUICK_S)
+            response = await self._call("GET", "/health", _QUICK_S)
         except ManagerUnreachable:
             return False
-        return answer.status_code == 200
+        return response.status_code == 200
 
     async def spawn(self, alias: str, keep_alive: float | None) -> httpx.Response:
         """Load *alias*; *keep_alive* as ``contracts.wire.openai.KeepAlive``."""

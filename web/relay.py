@@ -144,13 +144,13 @@ async def send_upstream(
         raise UpstreamDisconnected(str(exc)) from exc
 
 
-def is_retryable(answer: aiohttp.ClientResponse) -> bool:
+def is_retryable(response: aiohttp.ClientResponse) -> bool:
     """Whether the next tier reports that nothing was answered, so the request may be sent again."""
-    return answer.status == 503 and RETRYABLE_HEADER.decode() in answer.headers
+    return response.status == 503 and RETRYABLE_HEADER.decode() in response.headers
 
 
 async def forward_response(
-    answer: aiohttp.ClientResponse,
+    response: aiohttp.ClientResponse,
     send: Send,
     *,
     cut_off: Callable[[], ApiError],
@@ -160,19 +160,19 @@ async def forward_response(
     begun: bool = False,
     events: EventRewrite | None = None,
 ) -> None:
-    """Forward *answer* to *send* and close it; *record* is filled in.
+    """Forward *response* to *send* and close it; *record* is filled in.
 
     *begun*: the head of an event stream has been sent already. *events* rewrites such a stream.
     *cut_off* makes the error that ends a stream that breaks off. Raises ``StreamCut``.
     """
-    async with answer:
-        streamed = answer.content_type == EVENT_STREAM
+    async with response:
+        streamed = response.content_type == EVENT_STREAM
         rewrite = events if streamed else None
-        kept = [*forwarded_headers(answer.raw_headers, _ANSWER_DROPPED), *extra_headers]
+        kept = [*forwarded_headers(response.raw_headers, _ANSWER_DROPPED), *extra_headers]
         _note_timings(record, kept)
         if not begun:
-            await send({"type": "http.response.start", "status": answer.status, "headers": kept})
-        content, ended = answer.content, False
+            await send({"type": "http.response.start", "status": response.status, "headers": kept})
+        content, ended = response.content, False
         try:
             while not ended:
                 chunk = await content.readany()
@@ -201,18 +201,18 @@ async def end_stream(send: Send, error: ErrorBody, rewrite: EventRewrite | None)
 
 
 async def read_whole(
-    answer: aiohttp.ClientResponse, limit: int, record: RequestRecord
+    response: aiohttp.ClientResponse, limit: int, record: RequestRecord
 ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """The headers of *answer* to forward, and its body; None if the body has more than *limit* bytes.
+    """The headers of *response* to forward, and its body; None if the body has more than *limit* bytes.
 
-    Closes *answer*. For the few responses that are rewritten. Raises ``UpstreamDisconnected``.
+    Closes *response*. For the few responses that are rewritten. Raises ``UpstreamDisconnected``.
     """
-    async with answer:
-        kept = [*forwarded_headers(answer.raw_headers, _ANSWER_DROPPED)]
+    async with response:
+        kept = [*forwarded_headers(response.raw_headers, _ANSWER_DROPPED)]
         _note_timings(record, kept)
         parts, size = [], 0
         try:
-            async for chunk in answer.content.iter_any():
+            async for chunk in response.content.iter_any():
                 size += len(chunk)
                 if size > limit:
                     return kept, None

@@ -141,13 +141,13 @@ class Fetcher:
     ) -> bytes:
         fetch_url = link.fetch_url
         for _ in range(1 + MAX_REDIRECTS):
-            answer = await self._get(fetch_url)
-            async with aclosing(answer):
-                if answer.status_code not in _REDIRECTS:
+            response = await self._get(fetch_url)
+            async with aclosing(response):
+                if response.status_code not in _REDIRECTS:
                     on_response()
-                    return await self._read(answer, link, budget)
+                    return await self._read(response, link, budget)
                 try:
-                    fetch_url = fetch_url.follow(answer.headers.get("location", ""))
+                    fetch_url = fetch_url.follow(response.headers.get("location", ""))
                 except BadUrl as exc:
                     raise bad_url(str(exc), link.param) from exc
         raise bad_url(f"the URL redirects more than {MAX_REDIRECTS} times", link.param)
@@ -198,18 +198,18 @@ class Fetcher:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
 
-    async def _read(self, answer: httpx.Response, link: LinkedImage, budget: _ByteBudget) -> bytes:
-        if answer.status_code != 200:
-            raise bad_url(f"the server returned {answer.status_code} for the image", link.param)
-        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+    async def _read(self, response: httpx.Response, link: LinkedImage, budget: _ByteBudget) -> bytes:
+        if response.status_code != 200:
+            raise bad_url(f"the server returned {response.status_code} for the image", link.param)
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise bad_url("the server sent the image compressed, which was not requested", link.param)
         limit = self._settings.max_mb << 20
-        declared = answer.headers.get("content-length", "")
+        declared = response.headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             raise image_too_large(link.param, self._settings.max_mb)
         data = bytearray()
         try:
-            async for chunk in answer.aiter_raw():
+            async for chunk in response.aiter_raw():
                 data += chunk
                 budget.take(len(chunk), link.param)
                 if len(data) > limit:

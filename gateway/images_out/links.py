@@ -62,23 +62,23 @@ class UrlRewrite:
 def taken_out(body: bytes) -> tuple[ImagesResponse, list[StoredImage]]:
     """A worker's response, and the images in it. Raises ``UpstreamError``."""
     try:
-        answer = ImagesResponse.model_validate_json(body)
+        response = ImagesResponse.model_validate_json(body)
         images = [
-            StoredImage(answer.output_format, base64.b64decode(data.b64_json or "", validate=True))
-            for data in answer.data
+            StoredImage(response.output_format, base64.b64decode(data.b64_json or "", validate=True))
+            for data in response.data
         ]
     except (ValidationError, ValueError) as exc:
         raise UpstreamError("the worker's response contains no images") from exc
-    return answer, images
+    return response, images
 
 
-def with_urls(answer: ImagesResponse, urls: Sequence[str]) -> bytes:
-    """*answer* with *urls* in place of its images."""
+def with_urls(response: ImagesResponse, urls: Sequence[str]) -> bytes:
+    """*response* with *urls* in place of its images."""
     data = [
         item.model_copy(update={"b64_json": None, "url": url})
-        for item, url in zip(answer.data, urls, strict=True)
+        for item, url in zip(response.data, urls, strict=True)
     ]
-    return answer.model_copy(update={"data": data}).model_dump_json(exclude_none=True).encode()
+    return response.model_copy(update={"data": data}).model_dump_json(exclude_none=True).encode()
 
 
 def shown(path: str) -> str:

@@ -146,11 +146,11 @@ def _complete(path: str, method: str, operation: dict[str, Any], name: str, key:
     operation["summary"] = summary.rstrip(".:")
     operation["description"] = more.strip() or summary
     own = {k: v for k, v in operation["responses"].items() if k != "422"}
-    for status, answer in own.items():
+    for status, response in own.items():
         timings = problems.TIMINGS if path in inference.PATHS and status == "200" else ()
-        answer["headers"] = problems.headers(*timings) | answer.get("headers", {})
+        response["headers"] = problems.headers(*timings) | response.get("headers", {})
         if method == "head":
-            answer.pop("content", None)
+            response.pop("content", None)
     if method != "head" and links.of_answer(name):
         own["200"]["links"] = links.of_answer(name)
     answers = problems.problems_of(method, path) | own

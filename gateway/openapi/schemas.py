@@ -126,12 +126,12 @@ def event_stream(model: type[BaseModel], events: Events) -> dict[str, Any]:
 
     OpenAPI 3.1 has no streams: by convention the schema is that of one event.
     """
-    answer = model.model_json_schema(ref_template=_REF, mode="serialization")
+    schema = model.model_json_schema(ref_template=_REF, mode="serialization")
     error = {"$ref": _REF.format(model="Error")}
     data: Schema = {
         "type": "string",
         "contentMediaType": "application/json",
-        "contentSchema": {"anyOf": [answer, error]},
+        "contentSchema": {"anyOf": [schema, error]},
     }
     if events.last is not None:
         data = {"anyOf": [events.last, data]}

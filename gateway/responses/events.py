@@ -34,7 +34,7 @@ from contracts.wire.response_object import (
 from gateway import SOURCE
 from gateway.param_names import ParamNames
 from gateway.response_rewrite import error_in
-from gateway.responses.answer import NewId, Now, failed_response, finished_response, logprobs_of
+from gateway.responses.response import NewId, Now, failed_response, finished_response, logprobs_of
 from web.sse import Comment, EventReader, comment, event
 
 # OpenAI's codes of failed responses, by error type.

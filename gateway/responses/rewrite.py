@@ -16,9 +16,9 @@ from contracts.wire.response_object import ResponseObject
 from contracts.wire.responses import ResponseRequest
 from gateway.checks import Checked, check_chat
 from gateway.response_rewrite import ChatRewrite
-from gateway.responses.answer import NewId, Now, new_response, response_of
 from gateway.responses.chat import chat_of
 from gateway.responses.events import ResponseEvents
+from gateway.responses.response import NewId, Now, new_response, response_of
 
 
 def new_id(prefix: str) -> str:

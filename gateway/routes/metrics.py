@@ -24,6 +24,6 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/metrics/manager")
 async def manager_metrics(request: Request) -> Response:
-    answer = await request.app.state.manager.metrics()
-    kind = answer.headers.get("content-type", "application/json")
-    return Response(answer.content, answer.status_code, headers={"content-type": kind})
+    response = await request.app.state.manager.metrics()
+    kind = response.headers.get("content-type", "application/json")
+    return Response(response.content, response.status_code, headers={"content-type": kind})

@@ -89,10 +89,10 @@ async def warm(request: Request, name: ModelName, keep_alive: IdleTime = None) -
     return _forwarded(await state.manager.spawn(find_alias(state.settings, name), keep_alive))
 
 
-def _forwarded(answer: httpx.Response) -> Response:
+def _forwarded(response: httpx.Response) -> Response:
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError as exc:
         raise UpstreamError("the worker manager's response is not JSON") from exc
-    kept = {k: v for k, v in answer.headers.items() if k in ("retry-after", "x-should-retry")}
-    return JSONResponse(body, answer.status_code, headers=kept)
+    kept = {k: v for k, v in response.headers.items() if k in ("retry-after", "x-should-retry")}
+    return JSONResponse(body, response.status_code, headers=kept)

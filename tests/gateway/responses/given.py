@@ -14,9 +14,9 @@ from contracts.wire.openai import parse_json
 from contracts.wire.response_object import ResponseObject
 from contracts.wire.responses import ResponseRequest
 from gateway.param_names import ParamNames
-from gateway.responses.answer import NewId, new_response
 from gateway.responses.chat import NAMES
 from gateway.responses.events import ResponseEvents
+from gateway.responses.response import NewId, new_response
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)  # any event, judged by its SDK

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.responses.answer import response_of
+from gateway.responses.response import response_of
 from tests.gateway.responses.given import OPENAI, counting_ids, now, read, response, rewriting
 from workers.engine import Answered, ChatEvent, Delta, Prompted, TokenChance, TokenLogprob
 from workers.serving.answers import Identity, chat_usage

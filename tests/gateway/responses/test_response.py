@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import Response
 
 from contracts.errors import UpstreamError
-from gateway.responses.answer import response_of
+from gateway.responses.response import response_of
 from tests.gateway.responses.given import LOOK, USAGE, counting_ids, now, response
 
 TOKEN = {"token": "é", "logprob": -0.5, "bytes": None, "top_logprobs": []}

@@ -89,12 +89,12 @@ def failed_response(
 def response_of(response: ResponseObject, completion: bytes, new_id: NewId, now: Now) -> bytes:
     """A worker's whole completion as *response*. Raises ``UpstreamError``."""
     try:
-        answer = ChatCompletion.model_validate_json(completion)
-        (choice,) = answer.choices
+        completed = ChatCompletion.model_validate_json(completion)
+        (choice,) = completed.choices
     except (ValidationError, ValueError) as exc:
         raise UpstreamError("the worker did not return a chat completion") from exc
     output = _output(choice, new_id)
-    whole = finished_response(response, choice.finish_reason, output, answer.usage, now)
+    whole = finished_response(response, choice.finish_reason, output, completed.usage, now)
     return whole.model_dump_json().encode()
 
 
