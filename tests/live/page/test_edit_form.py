@@ -98,9 +98,7 @@ def test_a_file_dropped_where_none_is_wanted_does_not_take_the_page_away(
 @pytest.mark.parametrize("mime", ["text/plain", "image/png"])
 def test_a_file_that_is_no_picture_is_told(page: Page, mime: str) -> None:
     choose(page, "Edit", {"name": "notes", "mimeType": mime, "buffer": b"no picture"})
-    expect(page.locator("#edit .error")).to_have_text(
-        "This browser can't open that file as an image."
-    )
+    expect(page.locator("#edit .error")).to_have_text("This browser can't open that file as an image.")
 
 
 def test_a_picture_of_a_type_that_the_api_does_not_take_is_made_one(page: Page) -> None:
