@@ -40,9 +40,9 @@ from manager.status import Room, WorkerReport, manager_status
 from manager.ticker import Keeper
 from manager.worker import Worker
 from manager.worker_run import Timeouts
-from web.access_log import Access
+from web.access_log import AccessLog
 from web.errors import install_error_handlers
-from web.origin_guard import ANY, SMALL_BODY, Door, DoorGuard
+from web.origin_guard import ANY, SMALL_BODY, OriginGuard, OriginPolicy
 from web.relay import open_session
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ class ManagerApp:
         install_error_handlers(self._control, SOURCE)
         self._control.include_router(control_routes(self))
         guarded: ASGIApp = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
-        guarded = DoorGuard(guarded, door(settings), source=SOURCE)
-        self._entry = Access(guarded, SOURCE, quiet=_QUIET, observers=[self.metrics])
+        guarded = OriginGuard(guarded, origin_policy(settings), source=SOURCE)
+        self._entry = AccessLog(guarded, SOURCE, quiet=_QUIET, observers=[self.metrics])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._entry(scope, receive, send)
@@ -244,13 +244,13 @@ class ManagerApp:
         )
 
 
-def door(settings: Settings) -> Door:
+def origin_policy(settings: Settings) -> OriginPolicy:
     """Who may come in to the manager: the name that the gateway finds it by among others.
 
     That every page may use the API does not mean that every page may stop workers. What goes to a
     worker has been measured by the gateway, and is by the worker.
     """
-    return Door(
+    return OriginPolicy(
         "manager",
         allowed_hosts=[*settings.manager.allowed_hosts, settings.gateway.manager_host],
         origins=[origin for origin in settings.gateway.cors_origins if origin != ANY],

@@ -20,7 +20,7 @@ from manager.lifecycle import RUNNING, Cause
 from manager.memory.system import MemoryReading
 from manager.status import Room, WorkerReport
 from web.metrics import NONE, OTHER, build_info, gauge
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 _LOADS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)  # seconds
 
@@ -76,13 +76,13 @@ class ManagerMetrics:
     def began(self) -> None:
         """What is open is the workers' leases (``families``)."""
 
-    def ended(self, account: Account) -> None:
-        alias = account.alias
+    def ended(self, record: RequestRecord) -> None:
+        alias = record.alias
         if alias == "-":  # not for a worker
             return
         if alias not in self._aliases:
             alias = OTHER if alias else NONE
-        self.requests.labels(alias, str(account.status)).inc()
+        self.requests.labels(alias, str(record.status)).inc()
 
     def happened(self, kind: str, data: Mapping[str, Any]) -> None:
         """An event as it is published (``manager.events``)."""

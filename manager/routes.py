@@ -6,7 +6,6 @@ always objects: the dashboard takes anything else as a failure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +15,12 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.wire.openai import KeepAlive
 from manager.events import last_event_id, stream
+from web import sse
 from web.metrics import exposition
 
 if TYPE_CHECKING:
     from manager.app import ManagerApp
 
-_EVENT_STREAM = "text/event-stream; charset=utf-8"
 _NO_CACHE = {"cache-control": "no-cache"}
 
 
@@ -98,7 +97,7 @@ def control_routes(manager: ManagerApp) -> APIRouter:
                 async for chunk in stream(subscription):
                     yield chunk
 
-        return StreamingResponse(body(), media_type=_EVENT_STREAM, headers=_NO_CACHE)
+        return StreamingResponse(body(), media_type=sse.CONTENT_TYPE, headers=_NO_CACHE)
 
     @router.get("/logs/{alias}")
     async def logs(
@@ -113,8 +112,8 @@ def control_routes(manager: ManagerApp) -> APIRouter:
             async with worker_log.follow(lines) as follower:
                 async for batch in follower:
                     for line in batch:
-                        yield b"data: " + json.dumps(line, ensure_ascii=False).encode() + b"\n\n"
+                        yield sse.event(line)
 
-        return StreamingResponse(body(), media_type=_EVENT_STREAM, headers=_NO_CACHE)
+        return StreamingResponse(body(), media_type=sse.CONTENT_TYPE, headers=_NO_CACHE)
 
     return router
