@@ -22,7 +22,7 @@ from web.parent_pipe import leave_with_parent
 from workers.engine import LoadError, Report
 from workers.hub import model_files
 from workers.image import engine as image_engine
-from workers.vlm import engine as vlm_engine
+from workers.vlm import files
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -73,12 +73,12 @@ def pull(alias: str, settings: VlmSettings | ImageSettings, progress: Progress) 
     if isinstance(settings, ImageSettings):
         image_engine.locate(alias, settings, report, newest=True)
         return
-    folder = vlm_engine.locate(alias, settings, report, newest=True).folder
+    folder = files.locate(alias, settings, report, newest=True).folder
     if model_files.is_folder(settings.path) and not (folder / "config.json").is_file():
         return  # no model; to say so is the load's part
-    if vlm_engine.is_moondream(_config(alias, folder)):
+    if files.is_moondream(_config(alias, folder)):
         progress.begin()
-        vlm_engine.locate_tokenizer(alias, folder, report)
+        files.locate_tokenizer(alias, folder, report, newest=True)
 
 
 def _config(alias: str, folder: Path) -> dict[str, object]:

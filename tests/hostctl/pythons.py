@@ -23,7 +23,15 @@ from hostctl.local_stack import ROOT
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # What UV_PYTHON_INSTALL_MIRROR stands in for.
 _RELEASES = "https://github.com/astral-sh/python-build-standalone/releases/download"
-_LEFT_OUT = {"__pycache__", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tkinter"}
+_LEFT_OUT = {
+    "__pycache__",
+    "ensurepip",
+    "idlelib",
+    "site-packages",
+    "sitecustomize.py",
+    "test",
+    "tkinter",
+}
 
 
 @contextmanager
@@ -73,7 +81,7 @@ def _pack(archive: Path) -> None:
         parts = Path(member.name).parts
         return None if _LEFT_OUT & set(parts) or any(p.startswith("config-") for p in parts) else member
 
-    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+    with tarfile.open(archive, "w:gz", compresslevel=1, dereference=True) as tar:
         program = (prefix / "bin" / f"python{VERSION}").resolve()
         tar.add(program, f"python/bin/python{VERSION}")
         tar.add(prefix / library, f"python/{library}", filter=wanted)

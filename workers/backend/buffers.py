@@ -4,15 +4,22 @@ MLX keeps freed buffers for the next ones, up to its cache limit; on Metal they 
 machine. Freeing all of them at once beside work that creates new ones is the churn under which macOS
 has panicked (mlx#3186), so nothing here runs while a job does.
 
-Rules: ``next_limit`` decides, ``give_back`` acts and is called on the model thread alone, between jobs.
+Rules: ``next_limit`` decides; ``give_back`` acts, on the model thread alone, between two jobs.
 It lowers MLX's cache limit for a moment: MLX frees what is above the limit at its next allocation,
 oldest first, whole buffers.
 """
 
 from __future__ import annotations
 
+import logging
+import queue
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+from workers.engine import Resting
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MIB = 1 << 20
 STEP_BYTES = 64 * MIB
@@ -39,6 +46,21 @@ def give_back(keep: int) -> bool:
         mx.set_cache_limit(before)
     # One that frees nothing is not repeated: it would go on for ever.
     return bool(keep < mx.get_cache_memory() < cached)
+
+
+def awaited(waiting: queue.SimpleQueue[T], engine: Any) -> T:
+    """The next of *waiting*; until it comes, *engine* gives back what it does not need."""
+    more = isinstance(engine, Resting)
+    while more:
+        try:
+            return waiting.get(timeout=REST_S)
+        except queue.Empty:
+            try:
+                more = engine.rest()
+            except Exception:
+                log.exception("freed buffers could not be given back")
+                more = False
+    return waiting.get()
 
 
 def without_clear_cache(mx: Any) -> ModuleType:

@@ -105,6 +105,8 @@ class Copies:
         """The commit of a whole copy for *revision*, else "" and what the likeliest copy lacks."""
         lacks = ""
         for commit in self._candidates(revision):
+            if not self.snapshot(commit).is_dir():
+                continue  # a ref to what was never fetched
             lack = self.lacking(commit, wanted)
             if not lack:
                 return commit, ""

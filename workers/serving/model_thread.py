@@ -17,21 +17,20 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 
 from contracts import metal
 from contracts.control import Download, Phase
 from contracts.errors import Unavailable
-from workers.backend.buffers import REST_S
+from workers.backend.buffers import awaited
 from workers.batch_engine import BatchEngine, does_many
-from workers.engine import Engine, Event, Job, LoadError, Resting
+from workers.engine import Engine, Event, Job, LoadError
 from workers.serving.ticket import Ticket, as_told
 from workers.serving.ticket import Timing as Timing  # for workers.serving.endpoint
 
 log = logging.getLogger(__name__)
 
 
-_T = TypeVar("_T")
 _SPARE_S = 0.5  # seconds without a new job, after which the reader has time for something else
 
 
@@ -203,7 +202,7 @@ class ModelThread(Generic[Job, Event]):
                 ).start()
                 self._do_many(engine)
             else:
-                while (ticket := self._awaited(self._tickets)) is not None:
+                while (ticket := awaited(self._tickets, self._engine)) is not None:
                     self._do(ticket)
         finally:
             self._engine.close()
@@ -220,21 +219,6 @@ class ModelThread(Generic[Job, Event]):
             return
         self._state = _State(Phase.FAILED, reason)
         self._on_failed()
-
-    def _awaited(self, waiting: queue.SimpleQueue[_T]) -> _T:
-        """The next of *waiting*; until it comes, the engine gives back what it does not need."""
-        engine: Any = self._engine
-        more = isinstance(engine, Resting)
-        while more:
-            try:
-                return waiting.get(timeout=REST_S)
-            except queue.Empty:
-                try:
-                    more = engine.rest()
-                except Exception:
-                    log.exception("freed buffers could not be given back")
-                    more = False
-        return waiting.get()
 
     # One job at a time.
 
@@ -306,7 +290,7 @@ class ModelThread(Generic[Job, Event]):
         """Admit what was read; waits when there is nothing else to do. False at the end."""
         while True:
             try:
-                came = self._readings.get_nowait() if engine.busy else self._awaited(self._readings)
+                came = self._readings.get_nowait() if engine.busy else awaited(self._readings, engine)
             except queue.Empty:
                 return True
             if came is None:

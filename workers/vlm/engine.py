@@ -19,7 +19,6 @@ from PIL import Image
 
 from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
-from contracts.revisions import chosen
 from contracts.settings.models import VlmSettings
 from workers.backend import buffers, runtime
 from workers.batch_engine import Sink
@@ -36,8 +35,9 @@ from workers.engine import (
 from workers.hub import model_files, remote_code
 from workers.serving.model_thread import first_line
 from workers.vlm.chat_template import require_known
-from workers.vlm.checkpoint import context_length, has_moondream_vocabulary, read_sampling_defaults
+from workers.vlm.checkpoint import context_length, read_sampling_defaults
 from workers.vlm.detokenizer import TokenizerWords
+from workers.vlm.files import is_moondream, locate, locate_tokenizer
 from workers.vlm.prompt import Family, Reading
 
 if TYPE_CHECKING:  # these import MLX
@@ -46,8 +46,9 @@ if TYPE_CHECKING:  # these import MLX
 
 log = logging.getLogger(__name__)
 
-_STARMIE = "moondream/starmie-v1"  # the tokenizer of every Moondream2
-KEPT_BYTES = 64 << 20  # of freed buffers, between requests: giving back less costs more than it frees
+KEPT_BYTES = (
+    64 << 20
+)  # freed buffers to keep between requests: giving back less costs more than it frees
 _TOWERS = ("vision_tower", "vision", "vision_model")
 # What loading and answering import; a standby does it ahead.
 LIBRARIES = (
@@ -332,31 +333,3 @@ class _Direct:
     def end(self, error: BaseException | None) -> None:
         self.ended = True
         self.error = self.error or error
-
-
-def locate(alias: str, settings: VlmSettings, report: Report, *, newest: bool = False) -> Located:
-    """Where the checkpoint is, after downloading it; raises ``LoadError``."""
-    wanted = model_files.VLM_FILES
-    if settings.trust_remote_code:
-        wanted = replace(wanted, patterns=(*wanted.patterns, "*.py"))
-    revision = chosen(settings.path, settings.revision)
-    return model_files.locate(
-        settings.path, alias, wanted=wanted, report=report, revision=revision, newest=newest
-    )
-
-
-def locate_tokenizer(alias: str, folder: Path, report: Report) -> Path:
-    """The folder of the tokenizer for the Moondream2 in *folder*; raises ``LoadError``."""
-    if has_moondream_vocabulary(folder):
-        return folder
-    try:
-        return model_files.locate(
-            _STARMIE, alias, wanted=model_files.TOKENIZER_FILES, report=report
-        ).folder
-    except LoadError as exc:
-        raise LoadError(f"{exc} (the tokenizer of Moondream2)") from exc
-
-
-def is_moondream(config: dict[str, Any]) -> bool:
-    """Is it Moondream2, by its config.json?"""
-    return str(config.get("model_type", "")).startswith("moondream")

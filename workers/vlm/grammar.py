@@ -145,9 +145,9 @@ class Vocabulary:
         self.end_ids = frozenset(end for end in end_ids if 0 <= end < known)
         self.known = known
         content = json.loads(backend.to_str())
-        self._tag_rules = tag_rules(
-            {tag: token for tag, token in _control_ids(content).items() if tag in (OPEN, CLOSE)}
-        )
+        # A token that the logits don't reach is never drawn: such a tag is spelled.
+        ids = {name: token for name, token in _control_ids(content).items() if token < known}
+        self._tag_rules = tag_rules(ids)
         self.tokens = LLTokenizer(
             json.dumps(_spelling(content)),
             eos_token=sorted(self.end_ids),

@@ -131,7 +131,7 @@ class TestMainHasMovedOn:
         name = shared.new()
         old = shared.located(name)
         moved = shared.served.move(name, later)
-        (shared.folder(name) / "refs" / "main").write_text(moved)
+        (shared.folder(name) / "refs" / "main").write_text(moved)  # and nothing was fetched yet
         assert "the copy on the disk is used" in offline(shared, name)
         shared.served.silent = False
         assert shared.located(name) == old

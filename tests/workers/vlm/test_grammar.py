@@ -235,6 +235,13 @@ class TestCalls:
         opening = Tokenizer("vlm-best").backend_tokenizer.token_to_id(OPEN)
         assert matcher.mask().nonzero()[0].tolist() == [opening]
 
+    def test_a_tag_that_the_logits_do_not_reach_is_spelled(self) -> None:
+        narrow = Vocabulary(Tokenizer("vlm-best"), 633, [628, 626])  # <tool_call> is 633
+        matcher = Matcher(narrow, grammar.of_calls(self.FORMS))
+        assert matcher.mask().any()
+        for token in Tokenizer("vlm-best").backend_tokenizer.encode("<").ids:
+            assert matcher.mask()[token]
+
     def test_at_most_one_call_is_one(self, vocabulary: Any) -> None:
         held_to = grammar.of_calls(self.FORMS, most=1)
         assert {len(self.calls(vocabulary, held_to, seed)) for seed in range(10)} == {1}
