@@ -25,7 +25,7 @@ from manager.launcher.process import LocalLauncher
 from testkit import plain
 from testkit.servers import served
 
-FAKES = Path(__file__).resolve().parents[1] / "fakes"
+FAKES = Path(__file__).resolve().parents[2] / "testkit" / "fakes"
 FAKE_WORKER = (sys.executable, str(FAKES / "worker.py"))
 TIMEOUT_S = 20.0
 
