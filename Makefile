@@ -1,6 +1,6 @@
-# Vision Insight API. Needs python3 (3.11-3.13) and make; everything else is installed into .venv.
+# Vision Insight API. Needs python3 (3.11-3.14) and make; everything else is installed into .venv.
 # `make help` lists the targets. Settings of this machine: .env (docs/install.md).
-# NATIVE=1: the gateway as a service, not in Docker. DRY_RUN=1: tell, and do nothing. PURGE=1: keep nothing.
+# NATIVE=1: the gateway as a service, NATIVE=0: in Docker. DRY_RUN=1: tell, and do nothing. PURGE=1: keep nothing.
 # BOOT=1: on a Mac, services start at boot without a login (docs/install.md).
 
 # Where it is set, each process of hundreds would compile all that it imports.
@@ -24,8 +24,8 @@ OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 # They mostly wait; a file goes to one process, and no long one shall be left over at the end.
 LONGEST_FIRST := tests/live/test_docker.py tests/live/test_systemd.py tests/live/test_mac_service_check.py tests/live/containers
 COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers/homelab/docker-compose.yml
-.PHONY: install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
-.PHONY: help setup setup-dev demo up test tests test-live test-clients check lint format grade faults soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean
+.PHONY: a-venv install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
+.PHONY: help setup setup-dev demo up test tests test-live test-clients check lint format grade faults rehearsal soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -48,26 +48,27 @@ stop:  ## stop the gateway; manager and workers stay
 restart:  ## restart manager and gateway: applies changed settings
 	@$(HOST) restart
 
-status: .venv  ## the stack on one screen; ARGS=--json; status 1 when something is wrong
+status: a-venv  ## the stack on one screen; ARGS=--json; status 1 when something is wrong
 	@$(RUN) -m hostctl status $(ARGS)
 
-doctor: .venv  ## find out what is wrong, and its cure; ARGS=--online asks the hub as well
+doctor: a-venv  ## find out what is wrong, and its cure; ARGS=--online asks the hub as well
 	@$(RUN) -m hostctl doctor $(ARGS)
 
-logs: .venv  ## follow the gateway's log
+logs: a-venv  ## follow the gateway's log
 	@$(RUN) -m hostctl logs gateway $(ARGS)
 
-logs-manager: .venv  ## follow the manager's log
+logs-manager: a-venv  ## follow the manager's log
 	@$(RUN) -m hostctl logs manager $(ARGS)
 
-logs-workers: .venv  ## follow the logs of all models
+logs-workers: a-venv  ## follow the logs of all models
 	@$(RUN) -m hostctl logs workers $(ARGS)
 
-pull: .venv  ## download the models' weights now; MODEL=alias for one
+pull: a-venv  ## download the models' weights now; MODEL=alias for one
 	@$(RUN) -m cli pull $(MODEL)
 
-.venv:
-	@echo "there is no .venv yet: make install (or make setup)" >&2; exit 1
+# A link to a Python that is gone is no .venv either: Homebrew removes old ones.
+a-venv:
+	@[ -x .venv/bin/python ] || { echo "there is no working .venv: make install (or make setup) repairs it" >&2; exit 1; }
 
 setup:  ## install what the stack needs into .venv
 	@$(PYTHON) scripts/setup.py host
@@ -87,7 +88,7 @@ test: setup-dev  ## the pure core and one smoke of the whole stack, on two cores
 tests: setup-dev  ## all tests but live, faults and clients; VISION_SEEDS=all for a night
 	@$(TESTS) $(ARGS)
 
-test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs Node; ARGS=--write for docs/clients.md
+test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs Node; ARGS=--write for docs/dev/clients.md
 	@$(RUN) -m tests.clients.environments
 	@$(RUN) -m pytest -q tests/clients $(ARGS)
 
@@ -119,6 +120,9 @@ test-live: setup-dev  ## containers and services, with a real engine and a real 
 faults: setup-dev  ## break things under load, and check that nothing is lost
 	@$(RUN) -m pytest -q tests/faults $(ARGS)
 
+rehearsal: setup-dev  ## the shipped settings on checkpoints of the real layouts; half an hour; ARGS=--list
+	@$(RUN) -m tests.rehearsal $(ARGS)
+
 soak: setup-dev  ## mixed load with random faults for MINUTES=60; prints a report
 	@$(RUN) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
@@ -126,13 +130,13 @@ fuzz: MINUTES := $(if $(filter file,$(origin MINUTES)),10,$(MINUTES))
 fuzz: setup-dev  ## feed what reads others' bytes with wrong ones for MINUTES=10; status 1 for a finding
 	@$(RUN) -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
-audit: setup-dev  ## known faults and licences of all locked packages; ARGS=--offline-ok without network
+audit: setup-dev  ## licences, known faults and Mac wheels of all locked packages; ARGS=--offline-ok without network
 	@$(RUN) -m scripts.audit $(ARGS)
 
-bench: setup-dev  ## all beside peers, then docs/performance.md anew; ARGS=--quick leaves it as it is
+bench: setup-dev  ## all beside peers, then docs/dev/performance.md anew; ARGS=--quick leaves it as it is
 	@$(RUN) -m bench $(ARGS)
 
-bench-gpu: setup  ## the real sizes with random weights, on a GPU (docs/gpu.md)
+bench-gpu: setup  ## the real sizes with random weights, on a GPU (docs/dev/gpu.md)
 	@$(RUN) -m bench.gpu_vlm $(ARGS)
 	@$(RUN) -m bench.gpu_image
 
@@ -145,7 +149,7 @@ train-demo: setup  ## train the demo models again: wants a GPU (demo/models/READ
 	@$(RUN) -m demo.train_vlm vlm-fast --out demo/out/trained/vlm-fast $(ARGS)
 	@$(RUN) -m demo.train_flux --out demo/out/trained/image-gen $(ARGS)
 
-page-shots: setup-dev  ## write the pictures of the page in docs/ anew (wants Chromium)
+page-shots: setup-dev  ## write the screenshots of the page in docs/assets/ (wants Chromium)
 	@$(RUN) -m tests.live.page.shots
 
 openapi: setup-dev  ## write openapi.yaml from the routes and models
@@ -154,5 +158,5 @@ openapi: setup-dev  ## write openapi.yaml from the routes and models
 lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
 	@sh scripts/lock.sh
 
-clean:  ## remove .venv, logs and what the demo wrote
-	rm -rf .venv tests/clients/node_modules logs demo/out bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+clean:  ## remove .venv, .python, logs and what the demo wrote
+	rm -rf .venv .python tests/clients/node_modules logs demo/out bench/out .rehearsal .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache

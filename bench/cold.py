@@ -220,7 +220,7 @@ def measure(plan: Plan) -> Found:
         models = ways[STANDBY].settings.models
         rows = []
         for alias in QUICK_ALIASES if plan.quick else models:
-            until = "first token" if isinstance(models[alias], VlmSettings) else "picture"
+            until = "first token" if isinstance(models[alias], VlmSettings) else "image"
             rows.append(Row(alias, until, [], {name: [] for name in ways}))
         for number in range(-1, plan.rounds):
             turn(number, plan.rounds, "cold")

@@ -82,12 +82,12 @@ def moondream(folder: Path, *, small: bool = False) -> Path:
 
     shutil.copytree(MODELS / "vlm-fast", folder)
     config = json.loads((folder / "config.json").read_text())
-    if not small:  # mlx-vlm's defaults are the real model's
-        config["text_config"] = {"vocab_size": 51200, "max_position_embeddings": 2048}
-        config["vision_config"] = {}
+    if not small:  # as published, without sizes: mlx-vlm's defaults are the real model's
+        config = {"architectures": ["HfMoondream"], "config": {}, "model_type": "moondream1"}
         _widen_tokenizer(folder, to=50_000)
         (folder / "config.json").write_text(json.dumps(config))
-    made = ModelConfig(text_config=config["text_config"], vision_config=config["vision_config"])
+    sizes = {name: config.get(name, {}) for name in ("text_config", "vision_config")}
+    made = ModelConfig(**sizes)
     _save(folder, _random(Model(made), lambda name: False))
     return folder
 

@@ -236,7 +236,7 @@ def main() -> int:
     parse.add_argument("--one", choices=MODELS, help="measure this model in this process")
     args = parse.parse_args()
     if not args.small and mx.default_device().type == mx.cpu:
-        print("no GPU: MLX's CUDA or Metal back end is needed (docs/gpu.md)", file=sys.stderr)
+        print("no GPU: MLX's CUDA or Metal back end is needed (docs/dev/gpu.md)", file=sys.stderr)
         return 2
     if args.one:
         side, tokens, rounds = (128, 8, 1) if args.small else (SIDE, TOKENS, ROUNDS)

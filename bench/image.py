@@ -2,7 +2,7 @@
 
 mflux draws in the same process as the engine and as its command line, from the same checkpoint; all
 take turns in the same run. Measured are: seconds of a picture and of its steps with a new prompt each,
-the same prompt again, three previews or none, four pictures of one request, the first picture after
+the same prompt again, three previews or none, four images of one request, the first picture after
 the start of a process, and memory over many pictures. The bytes must be mflux's, or the run ends.
 """
 
@@ -97,18 +97,18 @@ def found(measured: Measured) -> Found:
     drawing = Comparison(
         "Seconds, both loaded in one process",
         (
-            beside("a picture, new prompt", MFLUX, measured.new, AS_FAST),
+            beside("an image, new prompt", MFLUX, measured.new, AS_FAST),
             beside("a step", MFLUX, measured.step, AS_FAST),
             beside("the same prompt again", MFLUX, measured.again),
             beside("the same prompt again, mflux a new one", MFLUX, again_of_new(measured), 1.0),
-            beside("four pictures of one request", MFLUX, measured.four),
+            beside("four images of one request", MFLUX, measured.four),
         ),
     )
     starting = Comparison(
-        "Seconds to the first picture of a new process",
+        "Seconds to the first image of a new process",
         (
-            beside("both started anew", MFLUX, measured.start),
-            beside("both started anew", CLI, measured.start),
+            beside("both newly started", MFLUX, measured.start),
+            beside("both newly started", CLI, measured.start),
             beside("ours loaded already", CLI, resident(measured), 1.0),
         ),
     )
@@ -117,10 +117,10 @@ def found(measured: Measured) -> Found:
         (f"mflux {version('mflux')}",),
         (drawing, starting),
         (
-            Figure("three previews make a picture as long", "times", less, tuple(measured.previews)),
-            Figure("held after the first picture", "MiB", less, (measured.memory[0],)),
+            Figure("three previews make an image as long", "times", less, tuple(measured.previews)),
+            Figure("held after the first image", "MiB", less, (measured.memory[0],)),
             Figure(
-                f"more held at the end of {len(measured.memory)} pictures",
+                f"more held after {len(measured.memory)} images",
                 "MiB",
                 less,
                 (growth(measured.memory),),

@@ -1,4 +1,4 @@
-"""Results as Markdown, for docs/performance.md and for the terminal. Pure.
+"""Results as Markdown, for docs/dev/performance.md and for the terminal. Pure.
 
 Rules: every figure stands beside its spread; what is behind a peer, and what is missed, is listed
 without being asked for.
@@ -57,7 +57,7 @@ def summary(runs: Sequence[Results]) -> str:
     ]
     lines += ["", "**Where the peer was ahead in every round** (ours / theirs):", ""]
     if few := [run.name for run in runs if run.rounds < ENOUGH]:
-        behind.append(f"* not told of {', '.join(few)}: fewer than {ENOUGH} rounds")
+        behind.append(f"* not reported for {', '.join(few)}: fewer than {ENOUGH} rounds")
     return "\n".join([*lines, *(behind or ["* nowhere"])])
 
 

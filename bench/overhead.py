@@ -73,7 +73,7 @@ def one_round(stack: Stack, plan: Plan, number: int, measured: Measured) -> None
 
 
 def peaks_of(stack: Stack, pictures: int) -> dict[str, int]:
-    """The most bytes of our tiers while large bodies pass through both, two at a time."""
+    """The most bytes of our tiers while large bodies pass through both, two concurrently."""
     own = {tier: pid for tier, pid in stack.tiers.items() if tier != LITELLM}
     seen: dict[str, list[int]] = {tier: [memory_of(pid)] for tier, pid in own.items()}
     over = threading.Event()
@@ -104,7 +104,7 @@ def found(measured: Measured, litellm: str) -> Found:
         comparisons=(
             Comparison("Whole requests through both tiers", beside(measured, LITELLM, P50, P99)),
             Comparison("What the tiers add to a request, at the median", additions(measured)),
-            Comparison("Whole requests, beside no proxy at all", beside(measured, DIRECT, P50)),
+            Comparison("Whole requests, compared with no proxy", beside(measured, DIRECT, P50)),
             Comparison("Memory of both tiers, after the chats of a round", (memory(measured),)),
         ),
         figures=figures(measured),
@@ -156,7 +156,7 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
         Figure("both tiers add to an event of a stream, 1 client", "ms", less, per_event, 0.05),
         *(
             Figure(
-                f"{tier}: the most memory while 8 MB bodies pass, two at a time",
+                f"{tier}: the most memory while 8 MB bodies pass, two concurrently",
                 "MiB",
                 less,
                 tuple(value / MIB for value in values),

@@ -1,4 +1,4 @@
-"""``python -m bench.performance [--quick]``: docs/performance.md from the results of the last run.
+"""``python -m bench.performance [--quick]``: docs/dev/performance.md from the results of the last run.
 
 Each part of the document that is written here stands between two comments (``testkit.document``); the
 rest is written by hand. The results of a quick run go to ``bench/out/quick`` instead, as they are too
@@ -20,7 +20,7 @@ from bench.stack import ROOT
 from testkit.document import with_section
 
 BENCHMARKS = ("overhead", "vlm", "image", "cold")
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = ROOT / "docs" / "dev" / "performance.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -106,6 +106,6 @@ def _legend(figure: Any, pyplot: Any, results: Results) -> None:
         return pyplot.Line2D([], [], marker=shape, color=color, linestyle="none")
 
     shown = [handle(_SHAPES[stance], _COLORS[stance]) for stance in Stance] + [handle("|", "black")]
-    names = ["ahead in every round", "not told apart", "behind in every round", "target"]
+    names = ["ahead in every round", "no clear difference", "behind in every round", "target"]
     title = f"median, least and most of {results.rounds} rounds"
     figure.legend(shown, names, ncols=4, loc="outside lower center", frameon=False, title=title)

@@ -27,7 +27,7 @@ class Stance(StrEnum):
     """Where we stand beside a peer: on a side that all of ``ENOUGH`` rounds or more agree about."""
 
     AHEAD = "ahead"
-    UNCLEAR = "not told apart"
+    UNCLEAR = "no clear difference"
     BEHIND = "behind"
 
 

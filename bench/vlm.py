@@ -25,11 +25,11 @@ from bench.vlm_prompts import Message, Pictures, body, next_turn, question
 ANSWER = 64  # tokens
 LONG_PROMPT = 5  # pictures: 500 tokens
 LONG_ANSWER, SHORT_ANSWER = 96, 16
-TEXT, PICTURE = "a short question", "a new picture and a question"  # the loads of the throughput rows
+TEXT, PICTURE = "a short question", "a new image and a question"  # the loads of the throughput rows
 CLIENTS = {TEXT: (1, 4, 8, 16), PICTURE: (1, 8)}
 FEW_CLIENTS = {TEXT: (1, 8), PICTURE: (1, 8)}  # on the level field, and in a quick run
-MIXED = "4 long and 4 short at a time"
-CASES = ("new pictures", "the same again", "next turn")
+MIXED = "4 long and 4 short concurrently"
+CASES = ("new images", "the same again", "next turn")
 TARGETS = {(BARE, 1): 1.0, (SERVER, 8): 1.5}  # tokens per second, by peer and clients
 
 Loads = Mapping[str, tuple[int, ...]]  # of each load the numbers of clients

@@ -1,4 +1,4 @@
-"""What ends a command, each with the exit status that scripts can rely on (docs/cli.md).
+"""What ends a command, each with the exit status that scripts can rely on (docs/reference/cli.md).
 
 Rules: a command raises one of these; ``cli.__main__`` tells it once, without a traceback.
 """

@@ -15,11 +15,11 @@ import typer
 
 from cli import options, screen
 from cli.failures import Failure, Usage
-from cli.phrases import downloading
+from cli.phrases import downloading, size_to_fetch, to_fetch
 from contracts.control import Download, ManagerStatus, WorkerState
 from contracts.settings import Settings
 from contracts.settings.file import SettingsError, environment, load
-from hostctl import weights
+from hostctl import health, weights
 from hostctl.steps import Remove, StepFailed, perform
 
 _NOTE_S = 10.0  # between two lines about a download where there is no bar
@@ -32,7 +32,12 @@ def pull(
 ) -> None:
     """Download models' weights now, not when they are first asked for."""
     settings = options.settings_here("pull", host)
-    found = [_pulled(settings, alias) for alias in _known(settings, aliases)]
+    aliases = _known(settings, aliases)
+    hub = weights.hub_folder(environment(None, options.environ()))
+    missing = {a: path for a, path in health.absent(settings, hub).items() if a in aliases}
+    if missing:
+        screen.note(to_fetch(missing, health.free_bytes(hub), hub))
+    found = [_pulled(settings, alias) for alias in aliases]
     if as_json:
         screen.say_json([asdict(pulled) for pulled in found])
     else:
@@ -49,9 +54,14 @@ def pull(
 def _pulled(settings: Settings, alias: str) -> weights.Pulled:
     with weights.manager_client(settings) as manager, screen.bar(f"{alias}: asking the hub") as bar:
         noted = time.monotonic()
+        sized = False
 
         def tell(download: Download) -> None:
-            nonlocal noted
+            nonlocal noted, sized
+            if not sized:
+                sized = True
+                with bar.aside():
+                    screen.note(size_to_fetch(download, alias))
             told = downloading(download, alias)
             bar.tell(told)
             if not sys.stderr.isatty() and time.monotonic() - noted >= _NOTE_S:
@@ -72,7 +82,7 @@ def rm(
     """Remove models' downloaded weights from this disk; what another model needs stays."""
     settings = options.settings_here("rm", host)
     aliases = _known(settings, aliases)
-    hub = weights.hub_folder(environment(None, os.environ))
+    hub = weights.hub_folder(environment(None, options.environ()))
     steps = weights.purge_steps(settings, hub, aliases)
     folders = [step.path for step in steps]
     freed = sum(_size(folder) for folder in folders)
@@ -165,8 +175,9 @@ def check(
     if file is None:
         options.require_here("config check", None)
     try:
-        name = environment(file, os.environ)["VISION_CONFIG"]
-        settings = load(file, os.environ)
+        environ = options.environ()
+        name = environment(file, environ)["VISION_CONFIG"]
+        settings = load(file, environ)
     except SettingsError as exc:
         problems = str(exc).splitlines()
         if as_json:

@@ -11,7 +11,7 @@ from cli import address
 from cli.failures import Failure, Usage
 from cli.gateway import Gateway
 from contracts.settings import Settings
-from contracts.settings.file import SettingsError, load
+from contracts.settings.file import DEFAULT_CONFIG, SettingsError, load
 
 Host = Annotated[
     str | None,
@@ -27,7 +27,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
 def settings() -> Settings:
     """This machine's, as a shell sees them. Raises ``SettingsError``."""
-    return load(None, os.environ)
+    return load(None, environ())
+
+
+def environ() -> dict[str, str]:
+    """This shell's variables; where no service is installed, with the settings that `make up` takes."""
+    from hostctl import machine  # most commands ask the gateway and need none of it
+
+    root = DEFAULT_CONFIG.parent
+    services = machine.service_manager(
+        machine.place_of(root, os.environ), os.environ, os.uname().sysname
+    )
+    return (
+        dict(os.environ)
+        if machine.installed(services)
+        else machine.foreground_environ(root, os.environ)
+    )
 
 
 def settings_here(what: str, host: str | None) -> Settings:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from contracts.control import Download, ManagerStatus, ModelStatus, WorkerState
 from contracts.wire.openai import ModelObject
@@ -147,3 +149,16 @@ def downloading(download: Download, alias: str = "") -> Told:
     return Told(
         f"{before}downloading {done} of {total} GB{left}", download.done_bytes, download.total_bytes
     )
+
+
+def to_fetch(missing: Mapping[str, str], free_bytes: int, folder: Path) -> str:
+    """What `pull` says before it fetches anything; *missing*: alias -> repository."""
+    names = ", ".join(f"{alias} ({repository})" for alias, repository in missing.items())
+    return f"to fetch: {names}; {free_bytes / 1e9:.0f} GB are free in {folder}"
+
+
+def size_to_fetch(download: Download, alias: str) -> str:
+    """How much of *alias* there is to fetch, once the hub has said it."""
+    left = (download.total_bytes - download.done_bytes) / 1e9
+    there = f", {download.done_bytes / 1e9:.2f} GB are there" if download.done_bytes else ""
+    return f"{alias}: {left:.2f} GB to fetch{there}"

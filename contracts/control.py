@@ -38,6 +38,7 @@ class Phase(StrEnum):
     DOWNLOADING = "downloading"
     VERIFYING = "verifying"  # all bytes are there; their hashes are compared
     LOADING = "loading"
+    SAVING = "saving a quantized copy"
     WARMING_UP = "warming up"
     READY = "ready"
     FAILED = "failed"

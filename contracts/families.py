@@ -2,7 +2,7 @@
 
 Rules: pure data; standard library only. The gateway refuses by it what a model can't do before anything
 is loaded, the settings refuse what is experimental, the engine takes its adapter by the name
-(``workers.image.families``). The weights are counted by ``scripts/image_sizes.py`` (docs/images.md).
+(``workers.image.families``). The weights are counted by ``scripts/image_sizes.py`` (docs/models.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Weights:
     """GB (10**9 bytes) of all weights at 4 and 8 bits; ``text``: of them, those that only read prompts.
 
     The lean settings free the latter after each new prompt. What a picture needs besides is told in
-    docs/images.md.
+    docs/models.md.
     """
 
     at_4_bit: float

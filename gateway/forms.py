@@ -3,7 +3,7 @@
 openai-node sends chunked bodies with the files first, Python sends the text first; field names are
 ``image`` or ``image[]``; part types are often application/octet-stream. So nothing is taken from the
 framing: parts are told apart by being files or text, images by their first bytes (notes in
-docs/architecture.md).
+docs/dev/architecture.md).
 """
 
 from __future__ import annotations

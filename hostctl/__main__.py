@@ -89,7 +89,8 @@ class Host:
         """Those that *verb* puts over ``.env``; says so when it leaves VISION_CONFIG out."""
         installed = machines.installed(self.services)
         if plans.shell_counts(verb, installed):
-            return {name: self._wishes[name] for name in SETTINGS if self._wishes.get(name)}
+            shell = {name: self._wishes[name] for name in SETTINGS if self._wishes.get(name)}
+            return machines.foreground_environ(ROOT, shell)
         if installed and self._wishes.get("VISION_CONFIG"):
             _say(f"{verb}: services use .env, and not VISION_CONFIG of this shell", sys.stderr)
         return {}

@@ -68,6 +68,31 @@ def wait(
     return missing
 
 
+def absent(settings: Settings, hub: Path) -> dict[str, str]:
+    """The models that are not on this disk: alias -> repository."""
+    remote = {a: m.path for a, m in settings.models.items() if not Path(m.path).is_absolute()}
+    return {a: p for a, p in remote.items() if not (hub / f"models--{p.replace('/', '--')}").exists()}
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free where *folder* is, or will be."""
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+
+
+def to_download(settings: Settings, hub: Path) -> list[str]:
+    """Words about the models that are still to be downloaded; none when all are there."""
+    missing = absent(settings, hub)
+    if not missing:
+        return []
+    width = max(map(len, missing))
+    return [
+        f"Not on this disk yet ({free_bytes(hub) / 1e9:.0f} GB are free in {hub}):",
+        *(f"  {alias:<{width}}  {repository}" for alias, repository in missing.items()),
+        "A model is downloaded when it is first asked for; `make pull` fetches all "
+        f"{len(missing)} now, and says how large each is.",
+    ]
+
+
 def what_next(settings: Settings, lan_address: str, hub: Path, *, at_boot: bool) -> str:
     """Words for somebody whose stack has just come up; *at_boot*: services need no login."""
     port = settings.gateway.port
@@ -81,13 +106,6 @@ def what_next(settings: Settings, lan_address: str, hub: Path, *, at_boot: bool)
         lines.append(f"  your network: http://{lan_address}:{port}   (OpenAI base URL: .../v1)")
     if settings.gateway.required_key is None:
         lines.append("  Everybody in your network may use it; GATEWAY_API_KEY in .env closes it.")
-    remote = [m.path for m in settings.models.values() if not Path(m.path).is_absolute()]
-    absent = [p for p in remote if not (hub / f"models--{p.replace('/', '--')}").exists()]
-    if absent:
-        free = shutil.disk_usage(next(p for p in (hub, *hub.parents) if p.exists())).free
-        lines.append(
-            "  A model is downloaded when it is first asked for; `make pull` fetches all "
-            f"{len(absent)} now ({free / 1e9:.0f} GB are free)."
-        )
+    lines += [f"  {line}" for line in to_download(settings, hub)]
     lines += ["", "  make status   make doctor   make logs   ./scripts/test-local.sh", ""]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ Rules: ``bootout`` returns before the job has ended, and until then ``bootstrap`
 ``bootstrap``, as macOS 26 may hold back what RunAtLoad asks for; for a job that runs already it ends
 with 37 or 0, and both are success. Only the modern subcommands are used: bootstrap, bootout, enable,
 kickstart, print. Tested against a stand-in with state (tests/tools/mac/launchctl.py);
-docs/macos-checklist.md is what a Mac's owner looks at.
+docs/dev/macos-checklist.md is what a Mac's owner looks at.
 """
 
 from __future__ import annotations

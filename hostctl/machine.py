@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from contracts import env_file
 from hostctl import domains, ports
@@ -23,6 +24,67 @@ from web.ports import taken
 
 GIB = 1 << 30
 CONFIG, SMALL_CONFIG = "config.yaml", "./config.16gb.yaml"
+SMALL_RAM = 23 * GIB  # a machine sold with 24 GB reports somewhat less
+
+
+def is_small(ram_bytes: int) -> bool:
+    return ram_bytes < SMALL_RAM
+
+
+def config_for(ram_bytes: int, named: str | None) -> str:
+    """The settings file: the one that ``VISION_CONFIG`` has *named*, else the one that fits memory."""
+    return named or (SMALL_CONFIG if is_small(ram_bytes) else CONFIG)
+
+
+def why_small(ram_bytes: int) -> str:
+    """What install and `make up` say when they choose the small settings."""
+    return (
+        f"{ram_bytes / GIB:.0f} GB of memory: {SMALL_CONFIG} is used, with smaller models "
+        "(VISION_CONFIG in .env names another file; docs/models.md has the trade-offs)"
+    )
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def foreground_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """*environ*, and in it the small settings of *root* where `make up` chooses them.
+
+    For commands about a stack that runs in the foreground. Services find their choice in ``.env``.
+    """
+    try:
+        named = environ.get("VISION_CONFIG") or ports.service_environ(root).get("VISION_CONFIG")
+    except env_file.EnvFileError:  # whoever loads the settings tells it
+        return dict(environ)
+    if named or not is_small(memory_bytes()):
+        return dict(environ)
+    return {**environ, "VISION_CONFIG": str(root / SMALL_CONFIG)}
+
+
+def protected_folder(root: Path, home: Path) -> str:
+    """The folder of macOS that keeps services out of *root*, as people know it; "" if none does.
+
+    macOS asks at the screen whether a program may read these. A service is refused without a question:
+    "Operation not permitted". Both paths are resolved. The file system ignores case.
+    """
+    inside = [part.casefold() for part in root.parts]
+    for name, path in _PROTECTED.items():
+        folder = [part.casefold() for part in (home / path).parts]
+        if inside[: len(folder)] == folder:
+            return name
+    return ""
+
+
+_PROTECTED = MappingProxyType(
+    {
+        "Documents": "Documents",
+        "Desktop": "Desktop",
+        "Downloads": "Downloads",
+        "iCloud Drive": "Library/Mobile Documents",
+        "a cloud folder": "Library/CloudStorage",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +103,10 @@ class Machine:
     arch: str
     ram_bytes: int
     disk_free: int
+    macos: tuple[int, ...] = ()  # () when unknown, and elsewhere
+    arm_mac: bool = True  # on a Mac: Apple Silicon, also where this Python is for another processor
+    protected: str = ""  # the folder of macOS above the root that services can't read
+    move_to: str = ""  # where the root could go from there
     docker: str = "running"  # running, stopped, absent
     compose: bool = True
     container: bool = False  # the gateway's is there, running or not
@@ -62,6 +128,14 @@ class Machine:
     def config(self) -> str:
         """The settings file, as it is named."""
         return self.variables.get("VISION_CONFIG") or CONFIG
+
+    @property
+    def is_small(self) -> bool:
+        return is_small(self.ram_bytes)
+
+    @property
+    def config_to_install(self) -> str:
+        return config_for(self.ram_bytes, self.variables.get("VISION_CONFIG"))
 
 
 def service_manager(
@@ -116,8 +190,9 @@ def read(
     return Machine(
         system=system,
         arch=platform.machine(),
-        ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        ram_bytes=memory_bytes(),
         disk_free=shutil.disk_usage(place.root).free,
+        **(_of_a_mac(place, environ) if system == "Darwin" else {}),
         docker=docker,
         compose=compose,
         container=bool(container),
@@ -138,6 +213,20 @@ def read(
         lan_address=lan_address(),
         variables=variables,
     )
+
+
+def _of_a_mac(place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The facts that only a Mac has."""
+    arm = _output(["sysctl", "-n", "hw.optional.arm64"], environ)[1].strip()
+    home = place.home.resolve()
+    names = (f"{place.root.name}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
+    free = next((home / name for name in names if not (home / name).exists()), home)
+    return {
+        "macos": tuple(int(part) for part in platform.mac_ver()[0].split(".") if part.isdigit()),
+        "arm_mac": platform.machine() == "arm64" or arm == "1",
+        "protected": protected_folder(place.root.resolve(), home),
+        "move_to": str(free),
+    }
 
 
 def _restarts(container: str, environ: Mapping[str, str]) -> int:

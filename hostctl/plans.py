@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from contracts import env_file
-from hostctl.machine import GIB, SMALL_CONFIG, Machine
-from hostctl.preflight import SMALL_RAM
+from hostctl.machine import GIB, SMALL_CONFIG, Machine, why_small
+from hostctl.preflight import notes
 from hostctl.services import TIERS, Place, Services, Tier, background_items
 from hostctl.steps import Remove, Run, Say, Step, Write
 
@@ -16,8 +16,21 @@ COMPOSE = ("docker", "compose")
 
 
 def is_native(machine: Machine, wish: str) -> bool:
-    """Whether the gateway runs as a service: as *wished* (1, 0), else as it is, else in Docker."""
-    return wish != "0" if wish else "gateway" in machine.installed
+    """Whether the gateway runs as a service: by the *wish* (NATIVE), else as it is now.
+
+    Where nothing is installed: in Docker, but on a Mac below 24 GB as a service. Docker's virtual
+    machine takes memory there that the models need.
+    """
+    if wish:
+        return wish.lower() not in ("0", "no", "off", "false")
+    if machine.installed or machine.container:
+        return "gateway" in machine.installed
+    return _saves_memory(machine)
+
+
+def _saves_memory(machine: Machine) -> bool:
+    """Does the gateway as a service leave memory for models?"""
+    return machine.system == "Darwin" and machine.is_small
 
 
 def boot_wish(word: str) -> bool | None:
@@ -42,6 +55,8 @@ def install_plan(
     """*env_text*: of ``.env``, None without one. *leaving*: installed services of another kind."""
     mine = place.python
     steps: list[Step] = [
+        *(Say(f"note: {note}") for note in notes(machine, place)),
+        *_gateway_notes(machine, native=native),
         *(services.prepare() or (leaving.prepare() if leaving else [])),
         Run(
             "install the packages into .venv",
@@ -87,20 +102,30 @@ def install_plan(
     ]
 
 
+def _gateway_notes(machine: Machine, *, native: bool) -> list[Step]:
+    if not _saves_memory(machine) or machine.installed:
+        return []
+    memory = f"{machine.ram_bytes / GIB:.0f} GB of memory"
+    limit = "Docker Desktop > Settings > Resources > Memory: 2 GB"
+    if native:
+        text = (
+            f"{memory}: the gateway runs without Docker, which would take memory from the models "
+            f"(NATIVE=0 uses Docker; then set {limit})"
+        )
+    else:
+        text = f"{memory}: Docker takes up to half of it from the models; set {limit}"
+    return [Say(text)]
+
+
 def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Step]:
     file = place.root / env_file.NAME
     text = env_text
     steps: list[Step] = []
     if text is None:
         text = (place.root / ".env.example").read_text(encoding="utf-8")
-    if machine.ram_bytes < SMALL_RAM and not machine.variables.get("VISION_CONFIG"):
+    if machine.is_small and not machine.variables.get("VISION_CONFIG"):
         text = env_file.with_value(text, "VISION_CONFIG", SMALL_CONFIG)
-        steps.append(
-            Say(
-                f"{machine.ram_bytes / GIB:.0f} GB of memory: {SMALL_CONFIG} it is, with smaller "
-                "models (VISION_CONFIG in .env; docs/images.md tells what is given up)"
-            )
-        )
+        steps.append(Say(why_small(machine.ram_bytes)))
     lost = sorted(machine.shell_variables - set(machine.variables))
     if lost:
         steps.append(
@@ -156,7 +181,7 @@ def uninstall_plan(
     if purge and machine.has_venv:
         weights = (str(place.python), "-m", "hostctl", "purge-weights")
         steps.append(Run("remove the weights of the configured models", weights, else_say="  not done"))
-    gone = [".venv", "logs", *((".env", "state") if purge else ())]
+    gone = [".venv", ".python", "logs", *((".env", "state") if purge else ())]
     steps += [Remove(f"remove {name}", place.root / name) for name in gone]
     kept = (
         "config.yaml"

@@ -8,13 +8,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from hostctl.machine import GIB, SMALL_CONFIG, Machine, TakenPort
+from hostctl.machine import GIB, Machine, TakenPort
 from hostctl.services import Place
 
-NEEDED_DISK = 3 * GIB  # .venv and what it is made from
+NEEDED_DISK = 2 * GIB  # .venv and what it is made from
 LEAST_RAM = 7 * GIB  # what a machine sold with 8 GB reports, and somewhat less
-# A machine sold with 24 GB reports somewhat less, too.
-SMALL_RAM = 23 * GIB
+OLDEST_MACOS = 14  # as in scripts/setup.py
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def problems(machine: Machine, place: Place, *, native: bool) -> list[Problem]:
                 "move the folder: service files and Docker can't take such a name",
             )
         )
-    found += _of_the_system(machine)
+    found += _of_the_system(machine, place)
     if not native:
         found += [*_of_docker(machine), *_of_the_mount(machine)]
     if not machine.has_venv and machine.disk_free < NEEDED_DISK:
@@ -49,17 +48,12 @@ def problems(machine: Machine, place: Place, *, native: bool) -> list[Problem]:
     return found + [_of_port(t) for t in machine.taken if not t.ours and not _goes(t, machine)]
 
 
-def _of_the_system(machine: Machine) -> list[Problem]:
+def _of_the_system(machine: Machine, place: Place) -> list[Problem]:
     found = []
     if machine.system not in ("Darwin", "Linux"):
         found.append(Problem(f"{machine.system} has neither launchd nor systemd", "use macOS or Linux"))
-    if machine.system == "Darwin" and machine.arch != "arm64":
-        found.append(
-            Problem(
-                f"this Mac or this Python is {machine.arch}, and MLX needs Apple Silicon",
-                "on an Apple Silicon Mac, use an arm64 Python: brew install python@3.12",
-            )
-        )
+    if machine.system == "Darwin":
+        found += _of_the_mac(machine, place)
     if machine.ram_bytes < LEAST_RAM and "VISION_CONFIG" not in machine.variables:
         found.append(
             Problem(
@@ -75,6 +69,50 @@ def _of_the_system(machine: Machine) -> list[Problem]:
             )
         )
     return found
+
+
+def _of_the_mac(machine: Machine, place: Place) -> list[Problem]:
+    found = []
+    if not machine.arm_mac:
+        found.append(
+            Problem(
+                "this Mac has an Intel processor, and MLX needs Apple Silicon",
+                "use a Mac with an M1 or newer",
+            )
+        )
+    elif machine.arch != "arm64":
+        found.append(
+            Problem(
+                f"this Python is built for {machine.arch}, and MLX needs an arm64 one",
+                "install Python from python.org, or: brew install python@3.13",
+            )
+        )
+    if machine.macos and machine.macos[0] < OLDEST_MACOS:
+        found.append(
+            Problem(
+                f"macOS {OLDEST_MACOS} or newer is needed, this is {'.'.join(map(str, machine.macos))}",
+                "update it in System Settings > General > Software Update",
+            )
+        )
+    if machine.protected:
+        old, new = shlex.quote(str(place.root)), shlex.quote(machine.move_to)
+        found.append(
+            Problem(
+                f"{place.root} is in {machine.protected}, which macOS lets no service read",
+                f"mv {old} {new} && cd {new} && make install",
+            )
+        )
+    return found
+
+
+def notes(machine: Machine, place: Place) -> list[str]:
+    """What can go wrong later, and is no reason not to install."""
+    if machine.system == "Darwin" and place.root.parts[:2] == ("/", "Volumes"):
+        return [
+            f"{place.root} is on an external disk: macOS may ask at the screen whether the services "
+            "may read it, and they fail while it is not connected. The home folder has neither trouble"
+        ]
+    return []
 
 
 def _of_docker(machine: Machine) -> list[Problem]:
@@ -98,8 +136,7 @@ def _of_docker(machine: Machine) -> list[Problem]:
 
 def _of_the_mount(machine: Machine) -> list[Problem]:
     """The container has a user of its own, who must be able to read the settings file."""
-    is_small = machine.ram_bytes < SMALL_RAM and not machine.variables.get("VISION_CONFIG")
-    config = SMALL_CONFIG if is_small else machine.config
+    config = machine.config_to_install
     if config not in machine.private:
         return []
     return [

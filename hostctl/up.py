@@ -1,26 +1,39 @@
-"""``make up``: manager and gateway on the models of config.yaml, without Docker, until Ctrl-C."""
+"""``make up``: manager and gateway without Docker, until Ctrl-C.
+
+The models are those of ``VISION_CONFIG``. Without one: of config.yaml, or below 24 GB of memory of
+config.16gb.yaml.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
+from contracts.settings import Settings
 from contracts.settings.file import SettingsError, environment
-from hostctl.local_stack import CannotStart, LocalStack, config_of, interrupted_by_signals, stay_up
+from hostctl.health import gateway_url, to_download
+from hostctl.local_stack import ROOT, CannotStart, LocalStack, interrupted_by_signals, stay_up
+from hostctl.machine import foreground_environ, lan_address, memory_bytes, why_small
+from hostctl.weights import hub_folder
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make up", description=__doc__)
-    parser.add_argument("--config", default=None, help="settings file (default: config.yaml)")
+    parser.add_argument(
+        "--config", help="settings file (default: VISION_CONFIG, else by this machine's memory)"
+    )
     args = parser.parse_args()
     interrupted_by_signals()
     try:
-        environ = environment(args.config, os.environ)
-        with LocalStack(config_of(environ, "config.yaml"), environ) as stack:
+        shell = dict(os.environ) if args.config else foreground_environ(ROOT, os.environ)
+        environ = environment(args.config, shell)
+        if shell.get("VISION_CONFIG") != os.environ.get("VISION_CONFIG"):
+            say(why_small(memory_bytes()))
+        with LocalStack(Path(environ["VISION_CONFIG"]).resolve(), environ) as stack:
             stack.wait_until_ready()
-            print(f"ready: {stack.url}   (Ctrl-C stops it; logs: {stack.settings.manager.log_dir})")
-            sys.stdout.flush()
+            say(ready(stack.settings, lan_address(), hub_folder(environ)))
             stay_up(stack)
     except (CannotStart, SettingsError) as exc:
         print(f"up: {exc}", file=sys.stderr)
@@ -28,6 +41,20 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped")
     return 0
+
+
+def ready(settings: Settings, lan: str, hub: Path) -> str:
+    """What somebody needs to know whose stack has just come up."""
+    gateway = settings.gateway
+    lines = [f"ready: open {gateway_url(settings)} in your browser"]
+    if lan and gateway.host not in ("127.0.0.1", "localhost", "::1"):
+        lines.append(f"  from your network: http://{lan}:{gateway.port}")
+    lines += ["  OpenAI base URL: .../v1", f"  logs: {settings.manager.log_dir}; Ctrl-C stops it"]
+    return "\n".join([*lines, *(f"  {line}" for line in to_download(settings, hub))])
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

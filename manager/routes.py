@@ -39,7 +39,7 @@ def control_routes(manager: ManagerApp) -> APIRouter:
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """For Prometheus; what they mean is in docs/metrics.md."""
+        """For Prometheus; what they mean is in docs/monitoring.md."""
         return await exposition(manager.metrics.registry, manager.families())
 
     @router.post("/spawn/{alias}")

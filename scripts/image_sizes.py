@@ -4,7 +4,7 @@
 
 MLX is lazy: a network that is built and never evaluated has shapes and no memory. A layer that mflux
 quantizes takes ``bits + 0.5`` bits a weight (a 16-bit scale and bias for each 64), the rest 16. The
-table is the one of docs/images.md, and ``contracts.families`` has its figures
+table is the one of docs/models.md, and ``contracts.families`` has its figures
 (tests/test_image_sizes.py holds them together).
 """
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Resolves pyproject.toml into requirements/*.lock: universal (macOS arm64 and Linux, Python 3.11-3.13),
+# Resolves pyproject.toml into requirements/*.lock: universal (macOS arm64 and Linux, Python 3.11-3.14),
 # with versions and hashes and without addresses. `make lock` runs it.
 set -eu
 cd "$(dirname "$0")/.."

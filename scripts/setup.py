@@ -1,23 +1,31 @@
 """Makes .venv and installs a lock file into it: ``python3 scripts/setup.py gateway|cli|host|dev``.
 
-``python3 scripts/setup.py run -m MODULE ...`` runs a module on a Python that will do, before there is
-a .venv.
+``python3 scripts/setup.py run -m MODULE ...`` runs a module on a fitting Python, without a .venv.
 
-Runs on whatever python3 there is, so: standard library only, and no syntax newer than Python 3.6, or
-it could not say that it is too old. Quick when nothing has changed; safe to interrupt and repeat.
+Runs on any python3, so: standard library only, and no syntax newer than Python 3.6, or it could not say
+that it is too old. Where no Python fits, it fetches one into .python. Quick when nothing has changed;
+safe to interrupt and repeat.
 """
 
+import glob
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
+from typing import NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "installed.txt")
-OLDEST, NEWEST = (3, 11), (3, 13)
+MANAGED = os.path.join(ROOT, ".python")  # the Python that was fetched, and uv, which fetched it
+OLDEST, NEWEST = (3, 11), (3, 14)
+FETCHED = "3.13"
+OLDEST_MACOS = 14  # what the packages of MLX, NumPy and SciPy need
+UV = "uv>=0.9,<1"
 NEEDED_GB = {"gateway": 0.3, "cli": 0.3, "host": 2.0, "dev": 2.5}
 # A later set holds everything of the earlier ones.
 CONTAINS = {
@@ -26,22 +34,46 @@ CONTAINS = {
     "host": "gateway cli host",
     "dev": "gateway cli host dev",
 }
+# Printed by an interpreter about itself.
+_ABOUT = (
+    "import platform, sys, sysconfig; print(sys.version_info[0], sys.version_info[1], "
+    "platform.machine(), int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))))"
+)
 
 
 class CannotSetUp(Exception):
     """The message is one line: what is missing, and the cure."""
 
 
+class Build(NamedTuple):
+    """An interpreter: its version, and the processor that it is built for."""
+
+    path: str
+    version: "tuple[int, int]"
+    machine: str
+    threaded: bool  # a free-threaded build
+
+
+class Mac(NamedTuple):
+    macos: "tuple[int, ...]"  # () when unknown
+    arm: bool  # Apple Silicon, also where this Python runs under Rosetta
+    root: bool
+
+
 def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "host"
     try:
-        python = find_python(sys.version_info[:2], working)
+        mac = this_mac()
+        if mac:
+            check_mac(mac)
+        machine = "arm64" if mac else ""
+        python = find_python(this_python(), builds, machine) or fetch_python(this_python(), machine)
         if wanted == "run":
             os.execv(python, [python, *sys.argv[2:]])
         if not installed(wanted):
             check_venv_module(python)
             check_disk(wanted, shutil.disk_usage(ROOT).free / 1e9)
-            make_venv(python)
+            make_venv(python, machine)
             install(wanted)
         put_command(VENV)
     except CannotSetUp as exc:
@@ -53,28 +85,134 @@ def main() -> int:
     return 0
 
 
-def find_python(version: "tuple[int, int]", which: "Callable[[str], str | None]") -> str:
-    """This interpreter when its *version* will do, else another that *which* finds."""
-    if OLDEST <= version <= NEWEST:
-        return sys.executable
-    for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
-        found = which(f"python3.{minor}")
-        if found:
-            return found
-    raise CannotSetUp(
-        f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is needed, "
-        f"python3 is {version[0]}.{version[1]}. "
-        "Debian/Ubuntu: apt-get install python3.11 python3.11-venv; Mac: brew install python@3.12; "
-        "or name one: make PYTHON=/path/to/python3.12 ..."
-    )
+# --- this machine ---------------------------------------------------------------------------------
 
 
-def working(name: str) -> "str | None":
-    """Where *name* is, if it runs: pyenv leaves shims on the path of versions that are not in use."""
-    found = shutil.which(name)
-    if not found or subprocess.run([found, "-c", "pass"], stderr=subprocess.DEVNULL).returncode:
+def this_mac() -> "Mac | None":
+    """The facts about this Mac; None on another system."""
+    name = os.uname()
+    if name.sysname != "Darwin":
         return None
-    return found
+    # platform.mac_ver() is 10.16 for a Python that was built for macOS 10.
+    version = output(["sw_vers", "-productVersion"]).split(".")
+    macos = tuple(int(part) for part in version if part.isdigit())
+    arm = name.machine == "arm64" or output(["sysctl", "-n", "hw.optional.arm64"]) == "1"
+    return Mac(macos, arm, os.getuid() == 0)
+
+
+def check_mac(mac: Mac) -> None:
+    if not mac.arm:
+        raise CannotSetUp("this Mac has an Intel processor, and MLX needs Apple Silicon (M1 or newer)")
+    if mac.macos and mac.macos[0] < OLDEST_MACOS:
+        raise CannotSetUp(
+            f"macOS {OLDEST_MACOS} or newer is needed, this is {'.'.join(map(str, mac.macos))}: "
+            "update it in System Settings > General > Software Update"
+        )
+    if mac.root:
+        raise CannotSetUp(
+            "this runs as root, and packages and services belong to your own user: "
+            "give the same command without sudo"
+        )
+
+
+def output(command: "list[str]") -> str:
+    """What *command* prints; "" when it fails."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
+        return ""
+    return "" if done.returncode else done.stdout.decode(errors="replace").strip()
+
+
+# --- a Python that fits ---------------------------------------------------------------------------
+
+
+def this_python() -> Build:
+    threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    return Build(sys.executable, sys.version_info[:2], platform.machine(), threaded)
+
+
+def find_python(here: Build, look: "Callable[[str], list[Build]]", machine: str) -> "str | None":
+    """*here* if it fits, else the newest that *look* finds by name; None if none fits.
+
+    *machine*: the processor that it must be built for; "" for any.
+    """
+    names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
+    for name in ["", *names]:
+        for build in look(name) if name else [here]:
+            if not unfit(build, machine):
+                return build.path
+    return None
+
+
+def unfit(build: Build, machine: str) -> str:
+    """Why *build* can't be used; "" if it can."""
+    version = f"{build.version[0]}.{build.version[1]}"
+    if not OLDEST <= build.version <= NEWEST:
+        return f"python3 is {version}"
+    if machine and build.machine != machine:
+        return f"python3 is built for {build.machine}, and MLX needs one for {machine}"
+    if build.threaded:
+        return f"python3 is a free-threaded {version}, for which packages are missing"
+    return ""
+
+
+def builds(name: str) -> "list[Build]":
+    """All Pythons called *name*: the fetched one, those on the path, Homebrew's own."""
+    fetched = glob.glob(os.path.join(MANAGED, "cpython-*", "bin", name))
+    folders = [*os.get_exec_path(), "/opt/homebrew/bin"]
+    paths = [*sorted(fetched), *(os.path.join(folder, name) for folder in folders)]
+    found = [build_of(path) for path in paths if os.access(path, os.X_OK)]
+    return [build for build in found if build]
+
+
+def build_of(path: str) -> "Build | None":
+    """None if it does not run: pyenv leaves shims on the path of versions that are not in use."""
+    told = output([path, "-c", _ABOUT]).split()
+    if len(told) != 4:
+        return None
+    return Build(path, (int(told[0]), int(told[1])), told[2], told[3] == "1")
+
+
+def fetch_python(here: Build, machine: str) -> str:
+    """CPython, fetched into .python by uv, which pip fetches; its path."""
+    why = f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is needed, {unfit(here, machine)}"
+    cure = (
+        "Mac: the installer of python.org, or brew install python@3.13; "
+        "Debian/Ubuntu: apt-get install python3.11 python3.11-venv; "
+        "or name one: make PYTHON=/path/to/python3.13 ..."
+    )
+    if os.environ.get("DRY_RUN", "") not in ("", "0"):
+        raise CannotSetUp(f"{why}, and DRY_RUN fetches none. {cure}")
+    say(f"{why}: fetching CPython {FETCHED} into .python")
+    tools = os.path.join(MANAGED, "tools")
+    uv = os.path.join(tools, "bin", "uv")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    # On a Mac by its whole name: a uv of a Python under Rosetta would take an x86_64 one.
+    kind = f"cpython-{FETCHED}-macos-aarch64-none" if machine == "arm64" else FETCHED
+    fetch = [uv, "python", "install", "--no-bin", "--install-dir", MANAGED, kind]
+    if not os.path.exists(uv):
+        attempt([*pip, "--target", tools, UV], why, cure)
+    attempt(fetch, why, cure)
+    python = find_python(here, builds, machine)
+    if not python:
+        raise CannotSetUp(f"{why}, and the fetched one in .python does not run. {cure}")
+    return python
+
+
+def attempt(command: "list[str]", why: str, cure: str) -> None:
+    try:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError as exc:
+        raise CannotSetUp(f"{why}, and none could be fetched ({exc}). {cure}") from exc
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").split("\n")
+        last = [line.strip() for line in lines if line.strip()][-1:] or ["without a reason"]
+        reason = last[0].replace("cause: ", "")
+        raise CannotSetUp(f"{why}, and none could be fetched ({reason}). {cure}")
+
+
+# --- .venv ----------------------------------------------------------------------------------------
 
 
 def check_venv_module(python: str) -> None:
@@ -101,12 +239,9 @@ def venv_python() -> str:
     return os.path.join(VENV, "bin", "python")
 
 
-def make_venv(python: str) -> None:
-    works = (
-        os.path.exists(venv_python())
-        and not subprocess.run([venv_python(), "-c", "pass"], stderr=subprocess.DEVNULL).returncode
-    )
-    if works:
+def make_venv(python: str, machine: str) -> None:
+    there = build_of(venv_python()) if os.path.exists(venv_python()) else None
+    if there and not unfit(there, machine):
         return
     say("making .venv")
     shutil.rmtree(VENV, ignore_errors=True)
@@ -123,7 +258,7 @@ def install(wanted: str) -> None:
     tools = os.path.join(VENV, "tools")
     uv = os.path.join(tools, "bin", "uv")
     if not os.path.exists(uv):
-        subprocess.run([*pip, "--target", tools, "uv>=0.9,<1"], stderr=subprocess.DEVNULL)
+        subprocess.run([*pip, "--target", tools, UV], stderr=subprocess.DEVNULL)
     done = False
     if os.path.exists(uv):
         sync = [uv, "pip", "sync", "--quiet", "--python", venv_python(), "--require-hashes", lock]

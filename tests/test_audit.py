@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts import audit
+from scripts import audit, wheels
 
 LOCK = """\
 one==1.0 ; sys_platform == 'linux' \\
@@ -77,7 +77,7 @@ def test_a_known_fault_is_told_with_what_mends_it() -> None:
 
 
 def test_a_package_that_was_not_asked_about_is_not_clean() -> None:
-    with pytest.raises(audit.CannotCheck, match="no such version"):
+    with pytest.raises(wheels.CannotCheck, match="no such version"):
         audit.faults(report(CLEAN, {"name": "c", "skip_reason": "no such version"}))
 
 
@@ -101,19 +101,91 @@ def test_the_status_says_what_was_found(
 ) -> None:
     def ask(lock: Path) -> str:
         if answer is None:
-            raise audit.CannotCheck("no network")
+            raise wheels.CannotCheck("no network")
         return answer
 
     monkeypatch.setattr(audit, "ask_pip_audit", ask)
+    monkeypatch.setattr(wheels, "lacks", lambda lock, macos, python: "")
     assert audit.main(argv) == status
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_a_tool_that_is_not_there_or_says_nothing_is_not_clean(tmp_path: Path) -> None:
-    with pytest.raises(audit.CannotCheck):
+    with pytest.raises(wheels.CannotCheck):
         audit.ask_pip_audit(tmp_path / "x.lock", uv=tmp_path / "no-uv")
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho 'no route to host' >&2\nexit 1\n")
     uv.chmod(0o755)
-    with pytest.raises(audit.CannotCheck, match="no route to host"):
+    with pytest.raises(wheels.CannotCheck, match="no route to host"):
         audit.ask_pip_audit(tmp_path / "x.lock", uv=uv)
+
+
+# --- wheels for the Mac ---------------------------------------------------------------------------
+
+
+def test_every_supported_mac_and_python_is_asked_about() -> None:
+    assert list(wheels.combinations()) == [
+        (macos, f"3.{minor}") for macos in (14, 15, 26) for minor in (11, 12, 13, 14)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "argv", "status"),
+    [
+        ({}, [], 0),
+        ({(26, "3.14"): "mlx has no wheels"}, [], 1),
+        ({(26, "3.14"): "mlx has no wheels"}, ["--offline-ok"], 1),
+        ({(14, "3.11"): None}, [], 2),
+        ({(14, "3.11"): None}, ["--offline-ok"], 0),
+        ({(14, "3.11"): None, (15, "3.12"): "mlx has no wheels"}, [], 1),
+    ],
+)
+def test_a_mac_without_a_wheel_fails_the_audit_and_each_has_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: dict[tuple[int, str], str | None],
+    argv: list[str],
+    status: int,
+) -> None:
+    def lacks(lock: Path, macos: int, python: str) -> str:
+        assert lock.name == "host.lock"
+        answer = answers.get((macos, python), "")
+        if answer is None:
+            raise wheels.CannotCheck("no network")
+        return answer
+
+    monkeypatch.setattr(audit, "ask_pip_audit", lambda lock: report(CLEAN))
+    monkeypatch.setattr(wheels, "lacks", lacks)
+    assert audit.main(argv) == status
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wheels for")]
+    assert len(lines) == 12
+    assert sum("all there" in line for line in lines) == 12 - len(answers)
+
+
+def test_uv_is_asked_about_that_mac_and_a_failure_of_the_network_is_no_finding(tmp_path: Path) -> None:
+    uv = tmp_path / "uv"
+    lock = tmp_path / "x.lock"
+    lock.write_text(LOCK)
+
+    def answer(status: int, stderr: str = "") -> None:
+        uv.write_text(
+            f'#!/bin/sh\necho "$MACOSX_DEPLOYMENT_TARGET $*" >{tmp_path}/asked\n'
+            f"cat >&2 <<'END'\n{stderr}\nEND\nexit {status}\n"
+        )
+        uv.chmod(0o755)
+
+    answer(0)
+    assert wheels.lacks(lock, 15, "3.14", uv=uv) == ""
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith("15.0 pip install --dry-run --python-platform aarch64-apple-darwin")
+    assert "--python-version 3.14" in asked
+    assert asked.rstrip().endswith(f"--requirement {lock}")
+    no_wheel = "error: No solution found\n  cause: Because mlx has no wheels\n\nhint: there are others"
+    answer(1, no_wheel)
+    assert wheels.lacks(lock, 14, "3.11", uv=uv) == "Because mlx has no wheels"
+    answer(2, "error: Failed to fetch\n  cause: Connection refused")
+    with pytest.raises(wheels.CannotCheck, match="Connection refused"):
+        wheels.lacks(lock, 14, "3.11", uv=uv)
+    with pytest.raises(wheels.CannotCheck):
+        wheels.lacks(lock, 14, "3.11", uv=tmp_path / "no-uv")

@@ -37,7 +37,7 @@ def test_a_family_weighs_what_is_counted_and_nothing_is_allocated(name: str) -> 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_documentation_has_the_same_figures(name: str) -> None:
     told = FAMILIES[name].weights
-    (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "docs" / "images.md").read_text(), re.M)
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "docs" / "models.md").read_text(), re.M)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[-3:] == [f"{told.at_8_bit} GB", f"{told.at_4_bit} GB", f"{told.text_at_4_bit} GB"]
 

@@ -10,36 +10,7 @@ import pytest
 from hostctl.local_stack import ROOT
 from scripts import setup
 
-
-def test_a_python_that_will_do_is_used_as_it_is() -> None:
-    for minor in (11, 12, 13):
-        assert setup.find_python((3, minor), lambda name: None)
-
-
-@pytest.mark.parametrize("version", [(3, 9), (3, 10), (3, 14)])
-def test_another_python_on_the_path_is_taken_when_python3_is_out_of_range(
-    version: tuple[int, int],
-) -> None:
-    there = {"python3.12": "/opt/python3.12"}
-    assert setup.find_python(version, there.get) == "/opt/python3.12"
-
-
-def test_a_python_that_is_on_the_path_and_does_not_run_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, status in (("python3.13", 127), ("python3.12", 0)):  # as a shim of pyenv's
-        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert setup.find_python((3, 14), setup.working) == str(tmp_path / "python3.12")
-
-
-@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
-def test_no_fitting_python_is_one_line_with_the_cure(version: tuple[int, int]) -> None:
-    with pytest.raises(setup.CannotSetUp, match=r"apt-get install python3\.11") as caught:
-        setup.find_python(version, lambda name: None)
-    assert f"{version[0]}.{version[1]}" in str(caught.value)
-    assert "\n" not in str(caught.value)
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 
 
 def test_a_python_without_venv_is_told_the_one_apt_line(tmp_path: Path) -> None:
@@ -60,7 +31,7 @@ def test_the_script_can_be_read_by_a_python_that_is_too_old() -> None:
     ast.parse((ROOT / "scripts" / "setup.py").read_text(), feature_version=(3, 7))
 
 
-@pytest.mark.parametrize("lock", sorted((ROOT / "requirements").glob("*.lock")), ids=lambda p: p.name)
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda p: p.name)
 def test_a_lock_has_versions_and_hashes_and_no_addresses(lock: Path) -> None:
     text = lock.read_text()
     pins = [line for line in text.splitlines() if line and line[0] not in " #"]
@@ -71,16 +42,21 @@ def test_a_lock_has_versions_and_hashes_and_no_addresses(lock: Path) -> None:
     assert "--index" not in text
 
 
-def test_the_mac_gets_metal_and_linux_neither_torch_nor_cuda() -> None:
+def test_the_mac_gets_metal_and_linux_no_cuda() -> None:
     text = (ROOT / "requirements" / "host.lock").read_text()
     pins = {line.split("==")[0]: line for line in text.splitlines() if "==" in line and line[0] != " "}
     assert "linux" not in pins["mlx-metal"]
-    assert "linux" not in pins["torch"]
     assert "darwin" not in pins["mlx-cpu"]
     assert not [name for name in pins if name.startswith(("nvidia", "mlx-cuda"))]
     assert pins["mlx"].split()[0] == "mlx==0.32.4"
     assert pins["mlx-vlm"].split()[0] == "mlx-vlm==0.7.10"
     assert pins["mflux"].split()[0] == "mflux==0.24.0"
+
+
+def test_no_lock_names_torch() -> None:
+    for lock in LOCKS:
+        names = [line.split("==")[0] for line in lock.read_text().splitlines() if "==" in line]
+        assert not [name for name in names if "torch" in name or name in ("sympy", "networkx")], lock
 
 
 def test_the_command_line_s_lock_is_a_part_of_the_host_s() -> None:

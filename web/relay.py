@@ -6,7 +6,7 @@ Rules: bytes are passed on as they come, never collected and never decompressed;
 here; a client that leaves closes the upstream connection at once (``Inbound.while_here``); an upstream
 that breaks off is told to the client: before the answer began by an exception, in a stream of events by
 an error event, else by cutting the connection, which chunked framing makes visible.
-aiohttp's client, because httpx's pool costs several times as much per request (docs/architecture.md).
+aiohttp's client, since httpx's pool costs several times as much per request (docs/dev/architecture.md).
 """
 
 from __future__ import annotations

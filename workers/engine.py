@@ -7,10 +7,10 @@ loaded, run and closed by one thread (``workers.serving.model_thread``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from PIL.Image import Image
 
@@ -74,13 +74,21 @@ class Sampling:
     seed: int = 0
 
 
+def with_defaults(
+    sampling: Sampling, left_open: Iterable[str], defaults: Mapping[str, float]
+) -> Sampling:
+    """*sampling*, whose fields *left_open* are as *defaults* say, where they say anything."""
+    found: dict[str, Any] = {name: defaults[name] for name in left_open if name in defaults}
+    return replace(sampling, **found)
+
+
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like: a grammar of llguidance that compiles
-    (``workers.vlm.grammar``).
+    """What an answer must look like: a Lark grammar that compiles, for
+    ``workers.vlm.grammar.Matcher``.
     """
 
-    text: str
+    lark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,8 @@ class ChatJob:
     ``logprobs``: each token is told with its logprob and the ``top_logprobs`` likeliest ones, of the
     model's own distribution. ``logit_bias``: (token id, addend to its logit). ``skill``: what a model
     with skills of its own (Moondream2) is asked for; the question stands in the turns besides, for
-    models and checkpoints that have none.
+    models and checkpoints that have none. ``open``: the fields of ``sampling`` that the client left
+    open, which the checkpoint's own defaults may fill.
     """
 
     turns: tuple[Turn, ...]
@@ -103,6 +112,7 @@ class ChatJob:
     logit_bias: tuple[tuple[int, float], ...] = ()
     grammar: Grammar | None = None
     skill: Skill = "query"
+    open: frozenset[str] = frozenset()
 
     @property
     def images(self) -> list[Image]:

@@ -78,6 +78,8 @@ class ImageSettings(_ModelSettings):
     kind: Literal["image"]
     family: str  # a row of contracts.families
     quantize: Literal[3, 4, 5, 6, 8] | None = None  # bits; None: as the checkpoint is
+    # Keep what ``quantize`` makes of a download on disk, and load that from then on.
+    save_quantized: bool = True
     loras: list[LoraSettings] = Field(default_factory=list)
     steps: Annotated[int, Field(ge=1, le=100)] | None = None  # None: the family's
     edit_steps: Annotated[int, Field(ge=1, le=100)] | None = None  # None: steps, else the family's
@@ -88,7 +90,7 @@ class ImageSettings(_ModelSettings):
     # lean: text encoders leave memory once a prompt is read, and are loaded again for the next new one.
     residency: Literal["fast", "lean"] = "fast"
     prompt_cache_mb: Annotated[int, Field(ge=0)] = 64  # MiB of encoded prompts that are kept
-    vae_tiling: bool | None = None  # decode in tiles; None: from 1024 x 1024 pixels
+    vae_tiling: bool | None = None  # work in tiles; None: where the whole would exceed memory_gb
     cache_limit_mb: Annotated[int, Field(ge=0)] = 1024  # MiB of freed buffers that MLX keeps
 
     @field_validator("family")

@@ -2,7 +2,7 @@
 
 The manager listens where only this machine reaches it; a Prometheus elsewhere finds all that there is
 here. Who may read them: ``gateway.metrics``. They are no part of the API that clients program against:
-docs/metrics.md describes them, and not openapi.yaml.
+docs/monitoring.md describes them, and not openapi.yaml.
 """
 
 from __future__ import annotations

@@ -39,14 +39,14 @@ def test_an_engine_that_is_as_fast_meets_its_targets() -> None:
 @pytest.mark.parametrize(
     ("what", "change"),
     [
-        ("a picture, new prompt", {"new": {ENGINE: [1.03, 1.03, 0.5, 1.03, 2.0], MFLUX: [1.0] * 5}}),
+        ("an image, new prompt", {"new": {ENGINE: [1.03, 1.03, 0.5, 1.03, 2.0], MFLUX: [1.0] * 5}}),
         ("a step", {"step": {ENGINE: [0.3] * 5, MFLUX: [0.2] * 5}}),
         (
             "the same prompt again, mflux a new one",
             {"again": {ENGINE: [1.1] * 5, MFLUX: [1.2] * 5}},
         ),
         ("ours loaded already", {"start": {ENGINE: [4.0] * 5, MFLUX: [4.0] * 5, CLI: [0.8] * 5}}),
-        ("more held at the end of 50 pictures", {"memory": [400.0 + number for number in range(50)]}),
+        ("more held after 50 images", {"memory": [400.0 + number for number in range(50)]}),
     ],
 )
 def test_what_is_missed_is_said(what: str, change: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def test_the_summary_lists_where_a_peer_is_ahead_and_nothing_else() -> None:
 
 def test_a_run_of_few_rounds_does_not_say_that_nobody_is_ahead() -> None:
     told = summary([results(ratio(1.5, 1.5)), results(rounds=2, name="vlm")])
-    assert told.endswith("* not told of vlm: fewer than 5 rounds")
+    assert told.endswith("* not reported for vlm: fewer than 5 rounds")
     assert "nowhere" not in told
 
 

@@ -1,4 +1,4 @@
-"""docs/performance.md is written from four runs, and only from those that are meant for it."""
+"""docs/dev/performance.md is written from four runs, and only from those that are meant for it."""
 
 from __future__ import annotations
 

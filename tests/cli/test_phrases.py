@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from cli.phrases import (
     ps_notes,
     ps_rows,
     shown,
+    size_to_fetch,
+    to_fetch,
     waiting,
 )
 from contracts.control import (
@@ -168,6 +171,14 @@ class TestProgress:
         assert loading(model(S.STARTING, phase="downloading", download=download)).text == text
         assert downloading(download, "a").text == f"a: {text}"
         assert downloading(Download()) == Told("downloading")
+
+    def test_what_is_to_be_fetched_is_told_with_what_is_there(self) -> None:
+        whole = Download(total_bytes=3_100_000_000)
+        assert size_to_fetch(whole, "a") == "a: 3.10 GB to fetch"
+        half = whole.model_copy(update={"done_bytes": 1_000_000_000})
+        assert size_to_fetch(half, "a") == "a: 2.10 GB to fetch, 1.00 GB are there"
+        text = to_fetch({"a": "x/y", "b": "x/z"}, 120_000_000_000, Path("/hub"))
+        assert text == "to fetch: a (x/y), b (x/z); 120 GB are free in /hub"
 
 
 @given(st.text())

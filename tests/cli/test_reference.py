@@ -1,4 +1,4 @@
-"""docs/cli.md names every command, option and exit status that there is."""
+"""docs/reference/cli.md names every command, option and exit status that there is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cli.failures import Failure, KeyRefused, Unreachable, Usage
 from contracts.tasks import TASKS
 from hostctl.local_stack import ROOT
 
-DOCUMENT = (ROOT / "docs" / "cli.md").read_text()
+DOCUMENT = (ROOT / "docs" / "reference" / "cli.md").read_text()
 ROWS = {m[1]: m[0] for m in re.finditer(r"^\| `vision ([a-z]+(?: check)?)\b.*$", DOCUMENT, re.M)}
 EVERYWHERE = {"--host", "--key", "--json", "--help", "-h"}
 

@@ -43,7 +43,11 @@ def test_weights_are_pulled_told_and_removed(tmp_path: Path) -> None:
         assert "make status" in vision("pull", "vlm-best").err
         with LocalStack(config, {"PATH": "/usr/bin:/bin"}) as stack:
             stack.wait_until_ready()
-            (pulled,) = vision.well("pull", "qwen2.5-vl", "--json").json
+            done = vision.well("pull", "qwen2.5-vl", "--json")
+            (pulled,) = done.json
+            first = done.err.splitlines()[0]
+            assert first.startswith("to fetch: vlm-best (x/y); ")
+            assert first.endswith(f" GB are free in {kept.parent}")
             assert (pulled["alias"], pulled["fetched_bytes"], pulled["problem"]) == (
                 "vlm-best",
                 1002,
@@ -51,6 +55,7 @@ def test_weights_are_pulled_told_and_removed(tmp_path: Path) -> None:
             )
             assert kept.is_dir()
 
+            assert "to fetch" not in vision.well("pull", "vlm-best").err
             asked = vision.well("rm", "vlm-best", "--dry-run", "--json").json
             there = sum(
                 f.lstat().st_size for f in kept.rglob("*") if f.is_file() and not f.is_symlink()

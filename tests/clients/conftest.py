@@ -1,6 +1,6 @@
 """One stack with a key and a small limit, LiteLLM's proxy before it, and a process for each client.
 
-``--write`` puts what was seen into docs/clients.md.
+``--write`` puts what was seen into docs/dev/clients.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RESULTS = pytest.StashKey[Results]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write", action="store_true", help="put the results into docs/clients.md")
+    parser.addoption("--write", action="store_true", help="put the results into docs/dev/clients.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""What was seen, as the table of docs/clients.md: scenarios down, clients across.
+"""What was seen, as the table of docs/dev/clients.md: scenarios down, clients across.
 
 Rules: pure, but for the versions, which are read from the locks. A cell is a tick, a cross, or the
 number of a note that says why the client can't do it.
@@ -14,7 +14,7 @@ from testkit.client_environments import FOLDER, lock_of
 from tests.clients.scenarios import SCENARIOS, Scenario
 from tests.clients.table import CLIENTS, Client
 
-DOCUMENT = ROOT / "docs" / "clients.md"
+DOCUMENT = ROOT / "docs" / "dev" / "clients.md"
 SECTION = "clients and scenarios"
 
 Results = dict[tuple[str, str], bool]  # by the names of client and scenario

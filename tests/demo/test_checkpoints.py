@@ -63,3 +63,23 @@ def test_the_end_of_a_prompt_has_the_highest_id() -> None:
     # mflux takes CLIP's output at the highest id of the prompt.
     tokens, _ = vocabulary.clip_vocabulary()
     assert max(tokens, key=lambda token: tokens[token]) == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("alias", ["vlm-best", "vlm-fast"])
+def test_the_files_of_the_vlms_are_those_of_the_training(alias: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    from demo.training.vlm.checkpoint import write_files
+
+    write_files(alias, tmp_path)
+    written = sorted(tmp_path.iterdir())
+    assert "tokenizer.json" in {file.name for file in written}
+    for file in written:
+        assert file.read_bytes() == (MODELS / alias / file.name).read_bytes(), file.name
+
+
+def test_the_tags_of_tool_calls_are_tokens_as_in_the_real_tokenizers() -> None:
+    # Qwen's have them, not special, so that they show in decoded text. Moondream's has none.
+    for alias, expected in (("vlm-best", [False, False]), ("vlm-fast", [])):
+        added = read(MODELS / alias / "tokenizer.json")["added_tokens"]
+        tags = ("<tool_call>", "</tool_call>")
+        assert [token["special"] for token in added if token["content"] in tags] == expected

@@ -26,7 +26,7 @@ PATIENCE_S = 240.0
 class Ending(StrEnum):
     OPEN = "open"
     ANSWERED = "answered"
-    TOLD = "told"  # a clear error
+    TOLD = "got"  # a clear error: "3 got load_failed"
     LEFT = "left"  # the client did
     REFUSED = "refused"  # no connection could be made
     LOST = "lost"  # cut without a word, or an answer that is none
@@ -171,7 +171,7 @@ def lost(calls: Iterable[Call], *, tier_was_killed: bool = False) -> list[Call]:
 
 
 def in_words(calls: Iterable[Call]) -> str:
-    """``12 answered, 3 told worker_failed, 1 left``."""
+    """``12 answered, 3 got worker_failed, 1 left``."""
     calls = list(calls)
     named = [f"{c.ending} {c.code}" if c.ending is Ending.TOLD else str(c.ending) for c in calls]
     return ", ".join(f"{n} {what}" for what, n in sorted(Counter(named).items())) or "no request"

@@ -142,45 +142,46 @@ SLOW = [["loading", f"{step}", 0.7] for step in range(12)]
 ROWS = (
     Fault(
         "a slow load that gets on",
-        "It is waited for, well beyond `start_timeout_s`.",
+        "Requests keep waiting, well beyond `start_timeout_s`.",
         _slow_but_getting_on,
         knobs={"a": {"phases": SLOW}},
         settings={"manager.start_timeout_s": 5},
     ),
     Fault(
         "a load that hangs",
-        "It is given up after `start_timeout_s` without progress; who waits is told.",
+        "It fails after `start_timeout_s` without progress; waiting requests get an error.",
         _hangs,
         knobs={"a": {"stuck": True}},
         settings={"manager.start_timeout_s": 4},
     ),
     Fault(
         "a load that fails once",
-        "Who waits is told its last words; after the backoff the next load serves.",
+        "Waiting requests get the worker's last line as error; after the backoff the "
+        "next load succeeds.",
         _fails,
         knobs={"a": {"exit": 1, "exit_times": 1, "last_words": "the weights are torn\n"}},
     ),
     Fault(
         "a load that always fails",
-        "Every request is told at once; loads are tried with growing pauses.",
+        "Every request gets an error at once; loads are retried with growing pauses.",
         _fails_always,
         knobs={"a": {"exit": 1, "last_words": "the weights are torn\n"}},
     ),
     Fault(
         "a foreign process that claims to be the worker",
-        "It is not believed, and gets no request.",
+        "It is not accepted as the worker and gets no request.",
         _health_lies,
     ),
     Fault(
         "a worker that shows a wrong nonce",
-        "It is taken for a stranger, and given up.",
+        "It is not accepted as the worker, and the load fails.",
         _wrong_nonce,
         knobs={"a": {"nonce": "x"}},
         settings={"manager.start_timeout_s": 4},
     ),
     Fault(
         "a worker's port is taken",
-        "Told, with the port; served once it is free.",
+        "The error names the port; once the port is free, requests are served.",
         _port_taken,
         settings={"manager.start_timeout_s": 3},
     ),
@@ -193,12 +194,12 @@ ROWS = (
     ),
     Fault(
         "the state file is damaged",
-        "What was learned is forgotten; the manager starts and serves.",
+        "Learned peaks are lost; the manager starts and serves.",
         _state_damaged,
     ),
     Fault(
         "the state folder can't be written",
-        "Nothing is learned for the next time; nothing else changes.",
+        "Peaks are not saved; nothing else changes.",
         _state_folder_is_a_file,
         settings={"manager.state_dir": "/dev/null/state"},
     ),

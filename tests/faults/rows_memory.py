@@ -131,20 +131,20 @@ HOLD = {"hold": "@flag"}
 ROWS = (
     Fault(
         "memory pressure: warning",
-        "Idle workers leave one after the other, busy ones stay, loads go on.",
+        "Idle workers are unloaded one after the other, busy ones stay, loads continue.",
         _pressure_warning,
         knobs={"a": HOLD},
     ),
     Fault(
         "memory pressure: critical",
-        "No load begins (503 with Retry-After), the ready serve, the queue is kept for later.",
+        "Nothing is loaded (503 with Retry-After), ready workers serve, queued requests keep waiting.",
         _pressure_critical,
         knobs={"a": HOLD, "image": HOLD},
         slow=True,
     ),
     Fault(
         "the clock jumps a day ahead",
-        "Nothing that runs or loads is given up; what idles may leave.",
+        "Running and loading workers stay; idle ones may be unloaded.",
         _clock_jumps_ahead,
         knobs={"a": HOLD, "b": {"ready_when": "@flag"}},
         settings={"manager.idle_timeout_s": 3600, "memory.max_unified_memory_gb": 0.65},
@@ -158,7 +158,8 @@ ROWS = (
     ),
     Fault(
         "a memory estimate that is wrong by 3x",
-        "Noticed at the first measurement, idle workers leave; charged by what it took from then on, "
+        "The first measurement shows it, and idle workers are unloaded; from then on the measured "
+        "size is charged, "
         "also after a restart. The budget may be exceeded until that measurement, once.",
         _estimate_wrong,
         knobs={"a": {"allocate_mb": 300}},
@@ -167,20 +168,20 @@ ROWS = (
     ),
     Fault(
         "a worker with memory on a device of its own",
-        "That counts as well: idle workers leave.",
+        "Device memory counts too: idle workers are unloaded.",
         _device_memory,
         knobs={"a": {"device_mb": 200}},
     ),
     Fault(
         "a worker that grows with every request",
-        "It is replaced once it has outgrown its first size, and nobody is cut off.",
+        "It is replaced when it has outgrown its baseline; no request is interrupted.",
         _grows,
         knobs={"a": {"grow_mb": 3, "tokens": 3}},
         settings={"memory.recycle_after": 3, "memory.recycle_growth": 0.1},
     ),
     Fault(
         "max_requests under load",
-        "Each process is replaced after its number of requests, and nobody is cut off.",
+        "Each process is replaced after its number of requests; no request is interrupted.",
         _served_its_time,
         settings={"manager.max_requests": 8},
     ),

@@ -84,7 +84,7 @@ def _left_in_mid_image(world: World) -> None:
         call.leave()
     wait_for(lambda: world.open_requests("image-gen") == 0, 10)
     assert world.answers("draw")
-    world.seen.append(f"the next drawing was there {time.monotonic() - left_at:.1f} s later")
+    world.seen.append(f"the next image was there {time.monotonic() - left_at:.1f} s later")
 
 
 def _200_at_once(world: World) -> None:
@@ -147,19 +147,19 @@ def _standby_killed(world: World) -> None:
 ROWS = (
     Fault(
         "kill -9 of a real worker in mid-stream",
-        "The stream ends with an error event; who waits behind it is served by a new process.",
+        "The stream ends with an error event; waiting requests are served by a new process.",
         _killed_in_mid_stream,
         real=True,
     ),
     Fault(
         "kill -9 of a real worker in mid-image",
-        "The drawing is asked for once more, of a new process, and comes.",
+        "The request is sent once more, to a new process, and succeeds.",
         _killed_in_mid_image,
         real=True,
     ),
     Fault(
         "SIGSTOP of a real worker in mid-image",
-        "It is killed after `stall_timeout_s`, and a new process draws.",
+        "It is killed after `stall_timeout_s`, and a new process generates the image.",
         _stopped_in_mid_image,
         settings={"manager.stall_timeout_s": 4},
         real=True,
@@ -184,20 +184,22 @@ ROWS = (
     ),
     Fault(
         "the folder of a model vanishes",
-        "What is loaded serves on; the next load fails, naming the folder; once it is back, it serves.",
+        "The loaded worker keeps serving; the next load fails and names the folder; once "
+        "it is back, loads succeed.",
         _folder_vanishes,
         settings={"models.vlm-fast.path": "./vanishing"},
         real=True,
     ),
     Fault(
         "kill -9 of real workers under load, and stop-all",
-        "Streams end with an error event, the rest is answered or told; then it serves.",
+        "Streams end with an error event, other requests succeed or get an error; "
+        "afterwards all is served.",
         _everything_at_once,
         real=True,
     ),
     Fault(
         "kill -9 of a standby process",
-        "Nobody notices: the next load is only slower.",
+        "The next load is slower; nothing else changes.",
         _standby_killed,
         settings={"manager.standby": 1},
         real=True,

@@ -178,25 +178,26 @@ HOLD = {"hold": "@flag"}
 ROWS = (
     Fault(
         "SIGTERM of the manager with work in hand",
-        "Open answers end whole, who waits is told, nothing new is taken, status 0.",
+        "Open responses complete, waiting requests get an error, new ones are refused, exit status 0.",
         _manager_sigterm,
         knobs={"a": HOLD, "b": {"ready_when": "@flag"}},
     ),
     Fault(
         "SIGTERM of the manager under load",
-        "Nobody is cut off; a new manager serves.",
+        "No response is interrupted; a new manager serves.",
         _manager_sigterm_under_load,
         knobs={"*": {"tokens": 10}},
     ),
     Fault(
         "kill -9 of the manager under load",
-        "Clients are told by the gateway; its workers leave within 5 s; a new manager serves.",
+        "The gateway returns errors; the workers exit within 5 s; a new manager serves.",
         _manager_killed,
         knobs={"*": {"tokens": 10}},
     ),
     Fault(
         "kill -9 of the gateway under load",
-        "Its clients are cut off, which can't be helped; the leases end, the workers stay.",
+        "Its clients lose their connections, which cannot be avoided; the leases end, "
+        "the workers stay.",
         _gateway_killed,
         knobs={"*": {"tokens": 10}},
     ),
@@ -208,7 +209,7 @@ ROWS = (
     ),
     Fault(
         "clients leave while their model loads",
-        "The load goes on, and serves the next.",
+        "The load continues, and serves the next request.",
         _left_while_loading,
         knobs={"a": {"ready_when": "@flag"}},
     ),
@@ -226,25 +227,25 @@ ROWS = (
     ),
     Fault(
         "evict under load",
-        "Open requests end, later ones load it again: all are answered.",
+        "Open requests complete, later ones load the model again: all succeed.",
         _evict_under_load,
         knobs={"*": {"tokens": 10}},
     ),
     Fault(
         "stop-all under load",
-        "Open requests end; who waits for a load that is stopped is told.",
+        "Open requests complete; requests waiting for a stopped load get an error.",
         _stop_all_under_load,
         knobs={"*": {"tokens": 10}},
     ),
     Fault(
         "three models under load, room for two",
-        "They take turns, and everybody is answered.",
+        "They take turns, and every request succeeds.",
         _turns_under_load,
         settings={"manager.max_wait_s": 1},
     ),
     Fault(
         "sleep and wake: SIGSTOP of everything for 30 s",
-        "What was open goes on, what was loading gets ready: all are answered.",
+        "Open requests and loads continue: all succeed.",
         _sleep,
         knobs={"a": HOLD, "b": {"ready_when": "@flag"}},
         settings={"manager.start_timeout_s": 120, "manager.stall_timeout_s": 10},

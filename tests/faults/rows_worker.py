@@ -170,13 +170,15 @@ ROWS = (
     ),
     Fault(
         "kill -9 of a loading worker",
-        "Who waits for that load is told how it ended; after the backoff the next load serves.",
+        "Requests waiting for that load get an error with the signal; after the backoff "
+        "the next load succeeds.",
         _killed_while_loading,
         knobs={"a": {"ready_when": "@flag"}},
     ),
     Fault(
         "kill -9 of a worker in mid-stream",
-        "The stream ends with an error event; who had got no byte yet is served by a new process.",
+        "The stream ends with an error event; requests without a first byte are served "
+        "by a new process.",
         _killed_in_mid_stream,
         knobs={"a": HOLD},
     ),
@@ -188,19 +190,21 @@ ROWS = (
     ),
     Fault(
         "kill -9 of a worker, and of its successor",
-        "A request is sent again once, never twice: its client is told.",
+        "A request is sent a second time, never a third: then its client gets an error.",
         _killed_twice,
         knobs={"image": HOLD},
     ),
     Fault(
         "kill -9 of workers under load, again and again",
-        "Streams end with an error event, the rest is answered or told; then it serves.",
+        "Streams end with an error event, other requests succeed or get an error; "
+        "afterwards all is served.",
         _killed_under_load,
         knobs={"*": {"tokens": 10}},
     ),
     Fault(
         "SIGSTOP of a worker with work in hand",
-        "It is killed after `stall_timeout_s`; the stream is told, who had no byte yet is answered.",
+        "It is killed after `stall_timeout_s`; the stream ends with an error, requests "
+        "without a first byte are served again.",
         _stopped_with_work,
         knobs={"a": HOLD},
         settings={"manager.stall_timeout_s": 2},
@@ -225,20 +229,20 @@ ROWS = (
     ),
     Fault(
         "workers that ignore SIGTERM, and must make room",
-        "The next model is started when they are really gone.",
+        "The next model is started when they have exited.",
         _ignores_sigterm_and_is_evicted,
         knobs={"*": {"stubborn": True}},
         settings={"manager.stop_timeout_s": 0.5},
     ),
     Fault(
         "kill -9 of a worker with a child process",
-        "The child goes as well.",
+        "The child process is killed too.",
         _leaves_children,
         knobs={"a": {"child": True}},
     ),
     Fault(
         "a worker that exits 0 while it loads",
-        "That is a failed load, told at once.",
+        "That is a failed load, reported at once.",
         _exits_0_while_loading,
         knobs={"a": {"exit": 0}},
     ),
@@ -250,7 +254,7 @@ ROWS = (
     ),
     Fault(
         "a worker that exits at every request",
-        "The request is tried twice, then told; other models serve.",
+        "The request is tried twice, then gets an error; other models serve.",
         _exits_at_every_request,
         knobs={"a": {"request_exit": 0}},
     ),

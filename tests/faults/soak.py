@@ -3,7 +3,7 @@
 The demo models under a budget that holds two of three, so that they take turns; clients on all routes,
 some of which leave early or ask for nonsense; a fault every twenty seconds or so. Prints a report
 (Markdown); exit status 1 when a request was lost, the budget was exceeded, or memory grew.
-``--write`` puts the report into docs/reliability.md as well.
+``--write`` puts the report into docs/dev/reliability.md as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""All rows, how they are run side by side, and the table of docs/reliability.md.
+"""All rows, how they are run side by side, and the table of docs/dev/reliability.md.
 
 ``python -m tests.faults.table [NAME ...]`` runs the rows whose name contains one of the words (else
-all) and prints what was seen; ``--write`` puts the table of a whole run into docs/reliability.md.
+all) and prints what was seen; ``--write`` puts the table of a whole run into docs/dev/reliability.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAULTS: tuple[Fault, ...] = (
     *rows_memory.ROWS,
     *rows_models.ROWS,
 )
-DOCUMENT = ROOT / "docs" / "reliability.md"
+DOCUMENT = ROOT / "docs" / "dev" / "reliability.md"
 _WITH_FAKES = 3  # worlds at a time; fakes mostly wait, but two cores must start them all in time
 _WITH_MODELS = 1  # these need the processor
 

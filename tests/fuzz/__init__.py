@@ -1,4 +1,4 @@
-"""Fuzzing of everything that reads what others wrote: ``make fuzz MINUTES=n`` (docs/security.md).
+"""Fuzzing of everything that reads what others wrote: ``make fuzz MINUTES=n`` (docs/dev/security.md).
 
 Inputs are changed at random; those that reach a line that none before has reached are kept and changed
 further. Rules: one input is bytes, and alone decides what happens, so that a file is a reproducer; a

@@ -75,6 +75,7 @@ def for_people(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> li
     return logged(tmp_path_factory.mktemp("prompts"), manager_url, "logs: {prompts: true}\n")
 
 
+@pytest.mark.process
 def test_lines_are_for_people_or_for_machines_as_the_settings_say(
     for_people: list[str], for_machines: list[str]
 ) -> None:
@@ -86,6 +87,7 @@ def test_lines_are_for_people_or_for_machines_as_the_settings_say(
     )
 
 
+@pytest.mark.process
 def test_a_prompt_is_in_the_log_only_if_the_settings_want_it(
     for_people: list[str], for_machines: list[str]
 ) -> None:

@@ -55,6 +55,7 @@ def cured(found: Firewall, folder: Path) -> None:
     subprocess.run(["sh", "-ec", found.cure.replace("sudo ", "")], cwd=folder, check=True)
 
 
+@pytest.mark.process
 def test_the_doctor_s_cure_cures(tool: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     python = tmp_path / "my python"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,47 @@ class TestInstall:
             (frozenset(), "1", True),
             (frozenset({"gateway"}), "", True),  # as it is
             (frozenset({"gateway"}), "0", False),
+            (frozenset({"gateway"}), "no", False),
         ],
     )
     def test_where_the_gateway_runs_is_kept_unless_asked_for(
         self, installed: frozenset[str], wish: str, native: bool
     ) -> None:
         assert plans.is_native(linux(installed=installed), wish) is native
+
+    def test_on_a_small_mac_the_gateway_runs_without_docker_unless_it_already_does_or_shall(
+        self,
+    ) -> None:
+        small = mac(ram_bytes=16 * GIB)
+        for machine, wish, native in (
+            (small, "", True),
+            (small, "0", False),
+            (
+                replace(small, installed=frozenset({"manager"})),
+                "",
+                False,
+            ),  # in Docker; that may be down
+            (replace(small, container=True), "", False),
+            (mac(ram_bytes=24 * GIB), "", False),
+            (linux(ram_bytes=16 * GIB), "", False),
+        ):
+            assert plans.is_native(machine, wish) is native, (machine, wish)
+
+    def test_a_small_mac_is_told_in_one_line_what_docker_would_take(self, tmp_path: Path) -> None:
+        place = place_in(tmp_path)
+        for native, says in ((True, "NATIVE=0 uses Docker"), (False, "half of it")):
+            steps = install(mac(ram_bytes=16 * GIB), place, native=native)
+            (line,) = [line for line in words(steps).splitlines() if "16 GB of memory: " in line][:1]
+            assert says in line
+            assert "Settings > Resources > Memory: 2 GB" in line
+        assert "Docker Desktop" not in words(install(mac(), place, native=False))
+        assert "Docker Desktop" not in words(install(linux(ram_bytes=GIB), place, native=True))
+
+    def test_an_external_disk_is_told_before_anything_is_done(self) -> None:
+        place = Place(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
+        steps = install(mac(), place, native=True, env_text="")
+        assert isinstance(steps[0], Say)
+        assert "external disk" in steps[0].title
 
 
 class TestUninstall:
@@ -123,7 +159,7 @@ class TestUninstall:
         )
         gone = {s.path for s in steps if isinstance(s, Remove)}
         root = LINUX_PLACE.root
-        assert gone == {SYSTEMD.file("manager"), root / ".venv", root / "logs"}
+        assert gone == {SYSTEMD.file("manager"), root / ".venv", root / ".python", root / "logs"}
         assert "kept: config.yaml, .env, state/" in words(steps)
 
     def test_purge_takes_them_too_and_weights_before_the_python_that_finds_them(self) -> None:
@@ -233,17 +269,20 @@ class TestPerforming:
         assert said[1].startswith("would write it:  write ")
         assert said[2] == "a word"
 
+    @pytest.mark.process
     def test_a_step_that_fails_stops_the_rest_with_its_cure(self, tmp_path: Path) -> None:
         steps: list[Step] = [Run("fail", ("false",), cure="do better"), Run("m", ("touch", "mark"))]
         with pytest.raises(StepFailed, match=r"could not fail: `false` ended with status 1; do better"):
             self.done(steps, tmp_path)
         assert not (tmp_path / "mark").exists()
 
+    @pytest.mark.process
     def test_one_that_may_fail_says_so_and_the_rest_goes_on(self, tmp_path: Path) -> None:
         steps: list[Step] = [Run("try", ("no-such-command",), else_say="it is gone")]
         assert self.done([*steps, Run("m", ("touch", "mark"))], tmp_path) == ["try", "it is gone", "m"]
         assert (tmp_path / "mark").exists()
 
+    @pytest.mark.process
     def test_what_takes_time_is_tried_again(self, tmp_path: Path) -> None:
         again = ("sh", "-c", "echo x >>tries; [ $(wc -l <tries) -ge 3 ]")
         self.done([Run("try", again, tries=5)], tmp_path)

@@ -18,9 +18,10 @@ import yaml
 from contracts.settings.file import load
 from hostctl import machine as machines
 from hostctl import ports
+from hostctl.launchd import Launchd
 from hostctl.local_stack import ROOT
-from hostctl.machine import GIB, Machine, TakenPort
-from hostctl.preflight import problems
+from hostctl.machine import GIB, Machine, TakenPort, protected_folder
+from hostctl.preflight import notes, problems
 from hostctl.services import Place
 from hostctl.systemd import Systemd
 from testkit.servers import free_port, served
@@ -37,7 +38,15 @@ BROKEN: dict[str, tuple[Machine, str, str]] = {
         "systemctl enable --now docker",
     ),
     "no compose": (linux(compose=False), "no compose plugin", "docker-compose-plugin"),
-    "Intel": (mac(arch="x86_64"), "needs Apple Silicon", "arm64 Python"),
+    "Intel": (mac(arch="x86_64", arm_mac=False), "an Intel processor", "an M1 or newer"),
+    "Rosetta": (mac(arch="x86_64"), "this Python is built for x86_64", "python.org"),
+    "an old macOS": (mac(macos=(13, 7, 8)), "needed, this is 13.7.8", "Software Update"),
+    "a folder that services can't read": (
+        mac(protected="Documents", move_to="/Users/ann/vision insight-2"),
+        "/Users/ann/vision insight is in Documents, which macOS lets no service read",
+        "mv '/Users/ann/vision insight' '/Users/ann/vision insight-2' && "
+        "cd '/Users/ann/vision insight-2' && make install",
+    ),
     "8 GB are sold as such": (mac(ram_bytes=6 * GIB), "6.0 GB of memory", "VISION_CONFIG"),
     "full disk": (linux(disk_free=1 * GIB), "1.0 GB are free", "make room"),
     "no session": (linux(session=False), "no session", "log in as the user"),
@@ -119,6 +128,56 @@ def test_the_port_of_an_older_service_will_be_free_once_that_is_put_aside() -> N
     machine = mac(taken=taken, older=("com.vision-insight-api.worker-manager.plist",))
     (problem,) = problems(machine, MAC_PLACE, native=False)
     assert "port 8000" in problem.what
+
+
+def test_macos_14_to_27_will_do() -> None:
+    for macos in ((14, 0), (15, 7, 1), (26, 1), (27,), ()):
+        assert problems(mac(macos=macos), MAC_PLACE, native=False) == []
+
+
+def test_folders_that_macos_keeps_services_out_of_are_known() -> None:
+    home = Path("/Users/ann")
+    for folder, name in {
+        "Documents/vision": "Documents",
+        "documents/a/b/vision": "Documents",  # the file system ignores case
+        "Desktop/vision": "Desktop",
+        "Downloads/vision-main": "Downloads",
+        "Library/Mobile Documents/com~apple~CloudDocs/vision": "iCloud Drive",
+        "Library/CloudStorage/Dropbox/vision": "a cloud folder",
+        "vision": "",
+        "code/Documents/vision": "",
+        "Documents2/vision": "",
+    }.items():
+        assert protected_folder(home / folder, home) == name, folder
+    assert protected_folder(Path("/Users/bob/Documents/vision"), home) == ""
+    assert protected_folder(Path("/Volumes/disk/Documents"), home) == ""
+
+
+def test_a_link_into_a_protected_folder_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    home = tmp_path / "Users" / "ann"
+    real = home / "Documents" / "vision"
+    real.mkdir(parents=True)
+    (home / "vision").symlink_to(real)
+    (tmp_path / "ann").symlink_to(home)
+    for root, at_home in ((home / "vision", home), (real, tmp_path / "ann")):
+        here = Place(root, at_home, 501, "ann")
+        found = machines.read(here, Launchd(here), {"PATH": "/nowhere"})
+        assert (found.protected, found.macos, found.arm_mac) == ("Documents", (26, 1), True)
+        # A name that is taken is not where the folder would go: mv would put it inside.
+        assert found.move_to == str(home.resolve() / "vision-2")
+
+
+def test_an_external_disk_is_no_reason_to_refuse_and_is_told() -> None:
+    outside = Place(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
+    assert problems(mac(), outside, native=False) == []
+    (note,) = notes(mac(), outside)
+    assert "external disk" in note
+    assert notes(mac(), MAC_PLACE) == notes(linux(), outside) == []
 
 
 def test_packages_that_are_there_need_no_room() -> None:
@@ -248,3 +307,47 @@ def test_the_shell_that_has_no_xdg_runtime_dir_is_given_one() -> None:
 
     assert tool_environ({"PATH": "/bin", "GATEWAY_PORT": "1"}, {"GATEWAY_PORT"}).get("PATH") == "/bin"
     assert "GATEWAY_PORT" not in tool_environ({"GATEWAY_PORT": "1"}, {"GATEWAY_PORT"})
+
+
+# What hostctl asks to know that it runs on a Mac, and as whom.
+MAC = """
+import os, platform
+os.uname = lambda: os.uname_result(("Darwin", "mini", "25", "xnu", "arm64"))
+os.getuid = lambda: 501
+platform.system = lambda: "Darwin"
+platform.machine = lambda: "arm64"
+platform.mac_ver = lambda: (os.environ["MACOS"], ("", "", ""), "arm64")
+"""
+
+
+@pytest.mark.process
+def test_an_install_below_documents_is_refused_with_the_line_that_moves_the_folder(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "ann"
+    tree = Tree(home / "Documents" / "vision insight")
+    tree.root.joinpath("sitecustomize.py").write_text(MAC)
+    before = sorted(p for p in tree.root.rglob("*") if "__pycache__" not in p.parts)
+
+    def install(root: Path, macos: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "hostctl", "install"],
+            cwd=root,
+            env={"PATH": "/nowhere", "HOME": str(home), "PYTHONPATH": str(root), "MACOS": macos,
+                 "USER": "ann", "NATIVE": "1", "DRY_RUN": "1"},
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+
+    done = install(tree.root, "13.7.8")
+    assert done.returncode == 1
+    assert f"{tree.root} is in Documents, which macOS lets no service read" in done.stderr
+    new = home / "vision insight"
+    assert f"mv '{tree.root}' '{new}' && cd '{new}' && make install" in done.stderr
+    assert "macOS 14 or newer is needed, this is 13.7.8" in done.stderr
+    assert sorted(p for p in tree.root.rglob("*") if "__pycache__" not in p.parts) == before
+    # There, on a newer macOS, it is an install like any other.
+    tree.root.rename(new)
+    done = install(new, "26.1")
+    assert done.returncode == 0, done.stderr
+    assert "launchctl bootstrap gui/501" in done.stdout

@@ -129,7 +129,10 @@ def test_what_is_next_names_the_address_in_the_network_and_that_it_is_open(tmp_p
 def test_weights_that_are_still_to_come_are_told(tmp_path: Path) -> None:
     change = {"models.vlm-fast.path": "x/y"}
     settings = load(demo_config(tmp_path, change), {})
-    assert "fetches all 1 now" in health.what_next(settings, "", tmp_path, at_boot=True)
+    text = health.what_next(settings, "", tmp_path, at_boot=True)
+    assert "fetches all 1 now" in text
+    assert "vlm-fast  x/y" in text
+    assert f"GB are free in {tmp_path}" in text
     (tmp_path / "models--x--y").mkdir()
     assert "make pull" not in health.what_next(settings, "", tmp_path, at_boot=True)
 
@@ -189,6 +192,7 @@ class TestSmoke:
 
 @pytest.mark.parametrize("verb", ["status", "doctor", "smoke"])
 @pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.process
 def test_the_shell_s_settings_file_is_looked_at_unless_services_have_their_own(
     verb: str, installed: bool, tmp_path: Path
 ) -> None:

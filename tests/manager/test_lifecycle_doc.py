@@ -17,7 +17,9 @@ from manager.lifecycle import (
     backoff,
 )
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "dev" / "lifecycle.md").read_text(
+    encoding="utf-8"
+)
 DIAGRAM = PAGE.partition("```mermaid\n")[2].partition("```")[0]
 Edge = tuple[str, str, str]  # from, event, to
 

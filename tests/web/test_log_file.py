@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 
+@pytest.mark.process
 def test_it_goes_to_a_file_in_the_form_that_it_had_and_is_rotated(tmp_path: Path) -> None:
     """In a process of its own: there is one root logger."""
     code = (

@@ -2,7 +2,7 @@
 
 MLX 0.32.4 multiplies an input (B, 1, K) with quantized weights row by row there, so that a decode step
 of B answers takes B times as long as one; the same rows as one matrix (B, K) take one pass from eight
-rows on, and less time padded to eight than as two to seven passes (docs/gpu.md has the figures).
+rows on, and less time padded to eight than as two to seven passes (docs/dev/gpu.md has the figures).
 """
 
 from __future__ import annotations

@@ -18,11 +18,10 @@ from PIL import Image
 from contracts.control import Caches, Phase, Work
 from contracts.revisions import chosen
 from contracts.settings.models import ImageSettings
-from workers import buffers, remote_code
-from workers.backend import runtime
+from workers.backend import buffers, runtime
 from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Located, Report
-from workers.hub import model_files
-from workers.hub_copies import Wanted
+from workers.hub import model_files, remote_code
+from workers.hub.copies import Wanted
 from workers.image import families
 from workers.serving.model_thread import first_line
 
@@ -85,7 +84,7 @@ class MfluxEngine:
 
         report(Phase.LOADING, "")
         try:
-            self._adapter = families.load(folder, self._settings)
+            self._adapter = families.load(folder, self._settings, report)
         except LoadError as exc:
             raise LoadError(f"{self._key}: {folder}: {exc}") from exc
         except Exception as exc:
@@ -139,7 +138,7 @@ class MfluxEngine:
 
     def _draw(self, job: ImageJob, emit: Emit) -> None:
         adapter, watch = self._adapter, self._watch
-        adapter.tile(job.width * job.height)
+        adapter.tile(job.width, job.height)
         adapter.encode(job.prompt)
         watch.start(job, emit)
         strength = mflux_strength(job.steps, job.run_steps)

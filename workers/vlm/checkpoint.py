@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from workers.vlm.tool_calls import TAGS
+
+log = logging.getLogger(__name__)
+
+_GREEDY_BELOW = 1e-3  # Qwen2.5-VL says 0.000001 and means 0
+# What of generation_config.json is used, and which values are: the fields of ``engine.Sampling``.
+_SAMPLING: Mapping[str, Callable[[float], bool]] = MappingProxyType(
+    {
+        "temperature": lambda value: value >= 0,
+        "top_p": lambda value: 0 < value <= 1,
+        "top_k": lambda value: value >= 0 and value == int(value),
+        "min_p": lambda value: 0 <= value <= 1,
+        "repetition_penalty": lambda value: value > 0,
+    }
+)
 
 
 def has_moondream_vocabulary(folder: Path) -> bool:
@@ -28,8 +48,38 @@ def context_length(config: dict[str, Any]) -> int | None:
     return None
 
 
+def read_sampling_defaults(folder: Path) -> dict[str, float]:
+    """What generation_config.json of *folder* says of sampling; a broken one says nothing."""
+    try:
+        config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+        return sampling_defaults(config)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as exc:
+        log.warning("generation_config.json of %s is not used: %s", folder, exc)
+        return {}
+
+
+def sampling_defaults(config: Mapping[str, Any]) -> dict[str, float]:
+    """The fields of ``engine.Sampling`` that a generation_config.json sets, as mlx-vlm reads it:
+    ``do_sample: false`` is greedy."""
+    found: dict[str, float] = {}
+    for name, usable in _SAMPLING.items():
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if math.isfinite(value) and usable(value):
+            found[name] = int(value) if name == "top_k" else float(value)
+    if config.get("do_sample") is False or found.get("temperature", 1.0) < _GREEDY_BELOW:
+        found["temperature"] = 0.0
+    return found
+
+
 def control_tokens(tokenizer: Any) -> list[str]:
-    """The strings that *tokenizer* would read as control tokens inside a user's text."""
+    """The strings that *tokenizer* would read as control tokens inside a user's text.
+
+    Without the tags of tool calls: ``workers.vlm.tool_calls`` writes them into the texts itself.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {token.content for token in added.values() if token.special}
-    return sorted(special | set(getattr(tokenizer, "all_special_tokens", [])))
+    return sorted(special.union(getattr(tokenizer, "all_special_tokens", [])) - set(TAGS))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from workers.vlm.tool_calls import CLOSE, OPEN
+
 _REPLACEMENT = "\ufffd"  # what tokenizers write for bytes that are no character (yet)
 _PATIENCE = 8  # tokens; no character needs more, so what is still broken then is broken for good
 _WINDOW = 16  # tokens that are decoded again with each new one, at most
@@ -97,19 +99,17 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
-        self._added = {token: str(entry) for token, entry in added.items()}
         decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
         self._byte_level = "ByteLevel" in repr(decoder)
 
     def __call__(self, token: int) -> bytes:
-        if token in self._added:
-            return self._added[token].encode()
+        """As the tokenizer's decoder sees the token, added ones included: Gemma adds runs of spaces."""
         piece = self._tokenizer.convert_ids_to_tokens(token)
         if piece is None:  # an id beyond the vocabulary
             return b""
         if self._byte_level:
-            return b"".join(_BYTES.get(char, char.encode()) for char in piece)
+            data = [_BYTES.get(char) for char in piece]
+            return b"".join(byte or b"" for byte in data) if all(data) else str(piece).encode()
         if len(piece) == 6 and piece.startswith("<0x"):
             return bytes([int(piece[3:5], 16)])
         return str(piece).replace("\u2581", " ").encode()
@@ -133,9 +133,17 @@ class TokenizerWords:
         self._tokenizer = tokenizer
         self._data = TokenBytes(tokenizer)
         self.end_ids = frozenset(int(token) for token in tokenizer.stopping_criteria.eos_token_ids)
+        added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+        special = {token: str(entry) for token, entry in added.items() if entry.special}
+        # Where the tags of calls are special tokens, decoding would drop what calls are read by.
+        tags = {token for token, content in special.items() if content in (OPEN, CLOSE)}
+        self._dropped = frozenset(special) - tags if tags else frozenset()
 
     def text(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        if not self._dropped:
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        kept = [token for token in tokens if token not in self._dropped]
+        return str(self._tokenizer.decode(kept, skip_special_tokens=False))
 
     def data(self, token: int) -> bytes:
         return self._data(token)

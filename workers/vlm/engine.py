@@ -21,14 +21,22 @@ from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
 from contracts.revisions import chosen
 from contracts.settings.models import VlmSettings
-from workers import buffers, remote_code
-from workers.backend import runtime
+from workers.backend import buffers, runtime
 from workers.batch_engine import Sink
-from workers.engine import ChatEvent, ChatJob, LoadError, Located, Report, Sampling, Turn
-from workers.hub import model_files
+from workers.engine import (
+    ChatEvent,
+    ChatJob,
+    LoadError,
+    Located,
+    Report,
+    Sampling,
+    Turn,
+    with_defaults,
+)
+from workers.hub import model_files, remote_code
 from workers.serving.model_thread import first_line
 from workers.vlm.chat_template import require_known
-from workers.vlm.checkpoint import context_length, has_moondream_vocabulary
+from workers.vlm.checkpoint import context_length, has_moondream_vocabulary, read_sampling_defaults
 from workers.vlm.detokenizer import TokenizerWords
 from workers.vlm.prompt import Family, Reading
 
@@ -71,6 +79,7 @@ class VlmEngine:
             None  # made when there is time, or by the first job with a grammar
         )
         self._context: int | None = None
+        self._sampling: dict[str, float] = {}  # the checkpoint's defaults
         self.schedule: Schedule | None = None
         self.located = Located(Path())
 
@@ -110,6 +119,9 @@ class VlmEngine:
         runtime.widen(self._model)
         runtime.limit_memory(self._settings.memory_bytes, self._wired_limit)
         self._context = context_length(config)
+        if moondream and self._context is None:  # the published config.json says nothing of sizes
+            self._context = self._model.config.text_config.max_position_embeddings
+        self._sampling = read_sampling_defaults(folder)
         self._make_schedule(moondream)
         report(Phase.WARMING_UP, "")
         try:
@@ -217,7 +229,8 @@ class VlmEngine:
 
             vocabulary = self._grammar_vocabulary(words)
             matchers = tuple(Matcher(vocabulary, job.grammar) for _ in range(job.n))
-        job = replace(job, max_tokens=min(job.max_tokens, room))
+        sampling = with_defaults(job.sampling, job.open, self._sampling)
+        job = replace(job, max_tokens=min(job.max_tokens, room), sampling=sampling)
         return replace(reading, job=job, matchers=matchers)
 
     def prepare(self) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from contracts.errors import GenerationFailed, InvalidRequest
 from workers.engine import Grammar
+from workers.vlm.tool_calls import CLOSE, OPEN
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -76,7 +77,7 @@ def of_calls(forms: Sequence[Form], *, most: int = MAX_CALLS, answer: Form | Non
         rules.append(f"answer: {_json(answer)}")
         rules.append(f"calls: {start}")
         start = "answer | calls"
-    call = f'call: "<tool_call>\\n" ({names}) "\\n</tool_call>"'
+    call = f'call: open "\\n" ({names}) "\\n" close'
     return _compiled("\n".join([f"start: {start}", call, *rules, ""]), "tools")
 
 
@@ -99,9 +100,21 @@ def _require_compilable(form: Form) -> None:
 def _compiled(lark: str, param: str) -> Grammar:
     from llguidance import LLMatcher
 
-    text = LLMatcher.grammar_from_lark(lark)
-    _require_valid(text, param)
-    return Grammar(text)
+    _require_valid(LLMatcher.grammar_from_lark(lark + tag_rules({})), param)
+    return Grammar(lark)
+
+
+def tag_rules(ids: Mapping[str, int]) -> str:
+    """The rules ``open`` and ``close``, which every grammar may use.
+
+    *ids*: the tags that the tokenizer has as tokens of their own; the others are spelled. Real Qwen
+    tokenizers have both, and llguidance accepts such a token only where a grammar asks for its id.
+    """
+    tags = (("open", OPEN), ("close", CLOSE))
+    return "".join(
+        f"{rule}: <[{ids[tag]}]>\n" if tag in ids else f"{rule}: {json.dumps(tag)}\n"
+        for rule, tag in tags
+    )
 
 
 def _require_valid(text: str, param: str) -> None:
@@ -131,15 +144,58 @@ class Vocabulary:
         self.size = size
         self.end_ids = frozenset(end for end in end_ids if 0 <= end < known)
         self.known = known
+        content = json.loads(backend.to_str())
+        self._tag_rules = tag_rules(
+            {tag: token for tag, token in _control_ids(content).items() if tag in (OPEN, CLOSE)}
+        )
         self.tokens = LLTokenizer(
-            _plain(backend), eos_token=sorted(self.end_ids), slices=LLTokenizer.json_slices()
+            json.dumps(_spelling(content)),
+            eos_token=sorted(self.end_ids),
+            slices=LLTokenizer.json_slices(),
         )
 
+    def grammar(self, grammar: Grammar) -> str:
+        """*grammar* as llguidance takes it, for this tokenizer."""
+        from llguidance import LLMatcher
 
-def _plain(backend: Any) -> str:
-    """The tokenizer as JSON text, without what cuts or fills up its texts."""
-    told = json.loads(backend.to_str())
-    return json.dumps({**told, "truncation": None, "padding": None})
+        text: str = LLMatcher.grammar_from_lark(grammar.lark + self._tag_rules)
+        return text
+
+
+def _control_ids(content: Mapping[str, Any]) -> dict[str, int]:
+    """The tokens of a tokenizer.json that llguidance takes for control tokens: never part of a text."""
+    return {
+        token["content"]: token["id"]
+        for token in content["added_tokens"]
+        if token["special"] or (token["content"].startswith("<") and token["content"].endswith(">"))
+    }
+
+
+def _spelling(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json that cuts and pads nothing, and finds no control token in a text.
+
+    llguidance tokenizes the text that a grammar forces. It would find ``<|im_end|>`` in a property's
+    name and then refuse that token, as control tokens are no text.
+    """
+    names = {name: _renamed(name) for name in _control_ids(content)}
+    added = [
+        {**token, "content": names.get(token["content"], token["content"])}
+        for token in content["added_tokens"]
+    ]
+    model = dict(content["model"])
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, Mapping):
+        model["vocab"] = {names.get(piece, piece): token for piece, token in vocabulary.items()}
+    else:  # Unigram: (piece, score) in the order of the ids
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    return {**content, "added_tokens": added, "model": model, "truncation": None, "padding": None}
+
+
+def _renamed(name: str) -> str:
+    """*name* with a character that no text needs (of the private use area); "<...>" stays one."""
+    return f"{name[:-1]}\ue000>" if name.endswith(">") else f"{name}\ue000"
 
 
 class Matcher:
@@ -149,7 +205,7 @@ class Matcher:
         from llguidance import LLMatcher
 
         self._vocabulary = vocabulary
-        self._matcher = LLMatcher(vocabulary.tokens, grammar.text, log_level=0)
+        self._matcher = LLMatcher(vocabulary.tokens, vocabulary.grammar(grammar), log_level=0)
         self._ended = False
         self._require_sound()
 

@@ -1,6 +1,7 @@
 """From chat requests to jobs. Pure.
 
-Rules: defaults of the API live here (temperature 1); schemas are compiled here, so jobs are made in a
+Rules: defaults of the API live here (temperature 1), for what neither the client nor the checkpoint
+says; schemas are compiled here, so jobs are made in a
 thread and not on the event loop.
 """
 
@@ -13,6 +14,9 @@ from contracts.wire.chat import ChatRequest, Tool
 from workers.engine import ChatJob, Grammar, Sampling, Turn
 from workers.vlm import grammar
 from workers.vlm.tool_calls import with_tools
+
+# Fields of the request that a checkpoint has defaults for.
+_OF_THE_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def chat_job(request: ChatRequest, turns: tuple[Turn, ...], max_tokens: int, seed: int) -> ChatJob:
@@ -40,6 +44,7 @@ def chat_job(request: ChatRequest, turns: tuple[Turn, ...], max_tokens: int, see
         top_logprobs=request.top_logprobs or 0,
         logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
         grammar=grammar_of(request),
+        open=frozenset(name for name in _OF_THE_CHECKPOINT if getattr(request, name) is None),
     )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from workers.engine import Part, ToolCall, Turn
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
+TAGS = (OPEN, CLOSE, _RESULT, _RESULT_END)  # that are written into the texts of turns
 _DEFAULT_SYSTEM = "You are a helpful assistant."
 _HEAD = re.compile(r'\s*\{"name": "([^"]*)", "arguments": ')
 _TAIL = "}\n" + CLOSE
@@ -55,7 +57,7 @@ def call_text(calls: Iterable[ToolCall]) -> str:
 
 def result_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
     """The result of a tool, for a message of the user."""
-    return ("<tool_response>\n", *parts, "\n</tool_response>")
+    return (f"{_RESULT}\n", *parts, f"\n{_RESULT_END}")
 
 
 def _as_json(arguments: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from demo import world
 from demo.training.vlm.conversation import MOONDREAM_ANSWER, MOONDREAM_END, NO_IMAGE, SMALL_TALK
@@ -21,7 +21,9 @@ from demo.training.vlm.conversation import MOONDREAM_ANSWER, MOONDREAM_END, NO_I
 Alias = Literal["vlm-best", "vlm-fast"]
 
 VOCABULARY = 640
-QWEN_SPECIAL = [
+# The order of the ids. The real tokenizers have the tags of tool calls at the end, and tokens of other
+# uses in their place here.
+QWEN_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
@@ -29,14 +31,15 @@ QWEN_SPECIAL = [
     "<|object_ref_end|>",
     "<|box_start|>",
     "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
+    "<tool_call>",
+    "</tool_call>",
     "<|vision_start|>",
     "<|vision_end|>",
     "<|vision_pad|>",
     "<|image_pad|>",
     "<|video_pad|>",
 ]
+TAGS = ("<tool_call>", "</tool_call>")  # tokens, but not special: they show in decoded text
 MOONDREAM_SPECIAL = [
     "<|endoftext|>",
     "<|md_reserved_0|>",
@@ -113,7 +116,8 @@ def _train_tokenizer(special: Sequence[str], special_first: bool) -> Any:
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     if not special_first:
-        tokenizer.add_special_tokens(list(special))
+        for token in special:
+            tokenizer.add_tokens([AddedToken(token, special=token not in TAGS, normalized=False)])
     return tokenizer
 
 
@@ -121,9 +125,9 @@ def _train_tokenizer(special: Sequence[str], special_first: bool) -> Any:
 
 
 def _write_qwen(folder: Path) -> None:
-    tokenizer = _train_tokenizer(QWEN_SPECIAL, special_first=False)
+    tokenizer = _train_tokenizer(QWEN_TOKENS, special_first=False)
     tokenizer.save(str(folder / "tokenizer.json"))
-    ids = {token: tokenizer.token_to_id(token) for token in QWEN_SPECIAL}
+    ids = {token: tokenizer.token_to_id(token) for token in QWEN_TOKENS}
     _write(
         folder / "tokenizer_config.json",
         {
@@ -131,7 +135,7 @@ def _write_qwen(folder: Path) -> None:
             "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>",
             "bos_token": None,
-            "additional_special_tokens": QWEN_SPECIAL[1:],
+            "additional_special_tokens": [token for token in QWEN_TOKENS[1:] if token not in TAGS],
             "model_max_length": 32768,
             "clean_up_tokenization_spaces": False,
             "add_bos_token": False,

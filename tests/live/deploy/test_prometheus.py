@@ -173,7 +173,7 @@ def test_every_metric_that_is_documented_exists_and_the_other_way_round(stack: L
         text = plain.get(stack.url + path, headers=stack.headers).text
         for family in text_string_to_metric_families(text):
             exposed.add(family.name + ("_total" if family.type == "counter" else ""))
-    page = (ROOT / "docs" / "metrics.md").read_text()
+    page = (ROOT / "docs" / "monitoring.md").read_text()
     documented = {
         word.strip("`")
         for line in page.splitlines()

@@ -1,4 +1,4 @@
-"""``make page-shots``: the pictures of the page in docs/, taken of the demo stack."""
+"""``make page-shots``: the pictures of the page in docs/assets/, taken of the demo stack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hostctl.local_stack import ROOT
 from testkit.stacks import running
 from tests.live.page.browser import browser, chromium
 
-FOLDER = ROOT / "docs"
+FOLDER = ROOT / "docs" / "assets"
 SLOW_MS = 180_000
 
 

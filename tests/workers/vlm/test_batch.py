@@ -23,7 +23,7 @@ from tests.workers.vlm.batches import (
     play,
     user,
 )
-from workers.engine import Answered, ChatJob, Grammar
+from workers.engine import Answered, ChatJob
 from workers.serving.answers import text_of
 
 pytestmark = pytest.mark.mlx
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.mlx
 
 class TestGrammar:
     def constrained(self, **fields: Any) -> ChatJob:
-        from llguidance import LLMatcher
+        from workers.vlm.grammar import Form, of_schema
 
         schema = {
             "type": "object",
@@ -40,9 +40,7 @@ class TestGrammar:
             "additionalProperties": False,
         }
         job = talk([user(CIRCLE, CAPTION)], **{"max_tokens": 40, **fields})
-        layout: Any = {"whitespace_flexible": False}
-        text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=layout)
-        return replace(job, grammar=Grammar(text))
+        return replace(job, grammar=of_schema(Form(schema, "x")))
 
     def test_an_answer_keeps_to_its_schema_beside_free_ones(self, qwen: Talker) -> None:
         jobs = [self.constrained(), talk([user(STAR, CAPTION)]), self.constrained(temperature=2.0)]

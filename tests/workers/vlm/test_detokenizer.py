@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.vlm.detokenizer import Detokenizer, StopFinder
+from workers.vlm.detokenizer import Detokenizer, StopFinder, TokenBytes, TokenizerWords
+from workers.vlm.tool_calls import CLOSE, OPEN
 
 
 def decode_bytes(tokens: list[int]) -> str:
@@ -105,3 +109,68 @@ class TestStopFinder:
         assert stopped == any(stop in text for stop in stops)
         assert text.startswith(seen)
         assert stopped or seen == text
+
+
+class Tokenizer:
+    """What ``TokenBytes`` and ``TokenizerWords`` need of a tokenizer of transformers."""
+
+    def __init__(
+        self, vocabulary: Sequence[str], added: Sequence[tuple[str, bool]], *, byte_level: bool
+    ) -> None:
+        import tokenizers
+        from tokenizers import decoders
+
+        model = tokenizers.models.BPE({piece: i for i, piece in enumerate(vocabulary)}, [])
+        backend = tokenizers.Tokenizer(model)
+        steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.ByteLevel() if byte_level else decoders.Sequence(steps)
+        for content, special in added:
+            backend.add_tokens([tokenizers.AddedToken(content, special=special, normalized=False)])
+        self.backend_tokenizer: Any = backend
+        self.added_tokens_decoder = backend.get_added_tokens_decoder()
+        self.all_special_ids: list[int] = []
+        self.stopping_criteria = SimpleNamespace(eos_token_ids=[0])
+
+    def convert_ids_to_tokens(self, token: int) -> Any:
+        return self.backend_tokenizer.id_to_token(token)
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+        text: str = self.backend_tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def id(self, piece: str) -> int:
+        found: int = self.backend_tokenizer.token_to_id(piece)
+        return found
+
+
+class TestTokenBytes:
+    def test_the_bytes_of_any_token_are_those_of_its_text(self) -> None:
+        spaces = "\u2581\u2581\u2581"  # Gemma has these as added tokens
+        gemma = Tokenizer(
+            ["a", "\u2581b", "<0x0A>"],
+            [("<eos>", True), (spaces, False), ("\n\n", False), ("<b>", False)],
+            byte_level=False,
+        )
+        qwen = Tokenizer(
+            ["a", "\u0120b", "\u010a"],
+            [("<|im_end|>", True), ("<tool_call>", False), ("  ", False), ("\u0120\u0120", False)],
+            byte_level=True,
+        )
+        for tokenizer in (gemma, qwen):
+            data = TokenBytes(tokenizer)
+            for token in range(tokenizer.backend_tokenizer.get_vocab_size()):
+                text = tokenizer.decode([token], skip_special_tokens=False)
+                assert data(token).decode() == text, tokenizer.convert_ids_to_tokens(token)
+        assert TokenBytes(gemma)(gemma.id(spaces)) == b"   "
+
+    def test_an_id_beyond_the_vocabulary_has_none(self) -> None:
+        assert TokenBytes(Tokenizer(["a"], [], byte_level=True))(9) == b""
+
+
+class TestTokenizerWords:
+    def test_the_tags_of_calls_are_text_even_where_they_are_special_tokens(self) -> None:
+        for special in (True, False):
+            added = [("<|end|>", True), (OPEN, special), (CLOSE, special)]
+            tokenizer = Tokenizer(["x", "y"], added, byte_level=True)
+            ids = [tokenizer.id(piece) for piece in (OPEN, "x", CLOSE, "y", "<|end|>")]
+            assert TokenizerWords(tokenizer).text(ids) == f"{OPEN}x{CLOSE}y"

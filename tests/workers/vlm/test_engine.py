@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -234,6 +235,24 @@ class TestEnds:
         assert qwen.ask(CIRCLE, CAPTION) == world.caption(RED_CIRCLE)
 
 
+class TestDefaultsOfTheCheckpoint:
+    """What generation_config.json says is used where the client says nothing."""
+
+    def test_a_checkpoint_that_does_not_sample_is_greedy_unless_asked(self, qwen: Talker) -> None:
+        # The demo's says do_sample: false.
+        job = talk([Turn("user", (CIRCLE, CAPTION))], temperature=1.0)
+        for names, expected in ((["temperature"], 0), ([], 1.0)):
+            left_open = frozenset(names)
+            assert qwen.engine.read(replace(job, open=left_open)).job.sampling.temperature == expected
+        greedy = qwen.ask(CIRCLE, CAPTION)
+        for seed in range(3):
+            asked = replace(
+                talk([Turn("user", (CIRCLE, CAPTION))], temperature=1.0, seed=seed),
+                open=frozenset({"temperature", "top_p", "top_k"}),
+            )
+            assert text_of(qwen.events(asked)) == greedy
+
+
 def looked_at(family: Any, reading: Any) -> list[Any]:
     import mlx.core as mx  # noqa: TID251
 
@@ -272,8 +291,6 @@ class TestReading:
         assert inputs["inputs_embeds"].shape[1] == readings[0].prompt_tokens
 
     def test_a_token_that_does_not_exist_can_not_be_biased(self, qwen: Talker) -> None:
-        from dataclasses import replace
-
         with pytest.raises(InvalidRequest, match="logit_bias"):
             qwen.engine.read(replace(talk([Turn("user", ("hm",))]), logit_bias=((10**6, 1.0),)))
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contracts.errors import GenerationFailed, InvalidRequest
-from workers.engine import Grammar
+from workers.engine import Grammar, ToolCall
 from workers.vlm import grammar
 from workers.vlm.grammar import Form, Matcher, Vocabulary
-from workers.vlm.tool_calls import Argued, Called, CallReader
+from workers.vlm.tool_calls import CLOSE, OPEN, Argued, Called, CallReader, call_text
 
 MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
 WIDTH = 700  # of the logits: more than the tokenizers know, as in real checkpoints
@@ -32,21 +33,52 @@ ANSWER: dict[str, Any] = {
 
 
 class Tokenizer:
-    """What ``Vocabulary`` needs of a tokenizer of transformers."""
+    """What ``Vocabulary`` needs of a tokenizer of transformers.
 
-    def __init__(self, folder: str) -> None:
+    *change*: applied to the content of tokenizer.json first.
+    """
+
+    def __init__(self, folder: str, change: Callable[[Any], None] = lambda content: None) -> None:
         import tokenizers
 
-        self.backend_tokenizer: Any = tokenizers.Tokenizer.from_file(
-            str(MODELS / folder / "tokenizer.json")
-        )
+        content = json.loads((MODELS / folder / "tokenizer.json").read_text(encoding="utf-8"))
+        change(content)
+        self.backend_tokenizer: Any = tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
-@pytest.fixture(scope="module", params=["vlm-best", "vlm-fast"])
+def special_tags(content: Any) -> None:
+    """The tags of calls are special tokens, as in some real tokenizers."""
+    for token in content["added_tokens"]:
+        token["special"] = True
+
+
+def no_closing_tag(content: Any) -> None:
+    """Only the opening tag is a token."""
+    (token,) = (token for token in content["added_tokens"] if token["content"] == CLOSE)
+    token["content"] = "<|other|>"
+
+
+def tags_in_the_model(content: Any) -> None:
+    """The added tokens stand in the model's own vocabulary as well, as Gemma's do."""
+    content["model"]["vocab"] |= {token["content"]: token["id"] for token in content["added_tokens"]}
+
+
+BEST_ENDS = [628, 626]
+TOKENIZERS: dict[str, tuple[Callable[[], Any], list[int]]] = {
+    "tags are tokens": (lambda: Tokenizer("vlm-best"), BEST_ENDS),
+    "tags are special tokens": (lambda: Tokenizer("vlm-best", special_tags), BEST_ENDS),
+    "one tag is a token": (lambda: Tokenizer("vlm-best", no_closing_tag), BEST_ENDS),
+    "tags are of the model": (lambda: Tokenizer("vlm-best", tags_in_the_model), BEST_ENDS),
+    "tags are spelled": (lambda: Tokenizer("vlm-fast"), [0]),
+}
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS, ids=lambda name: name.replace(" ", "-"))
 def vocabulary(request: pytest.FixtureRequest) -> Any:
-    ends = {"vlm-best": [628, 626], "vlm-fast": [0]}[request.param]
-    made: Any = Vocabulary(Tokenizer(request.param), WIDTH, ends)
-    made.backend = Tokenizer(request.param).backend_tokenizer
+    make, ends = TOKENIZERS[request.param]
+    tokenizer = make()
+    made: Any = Vocabulary(tokenizer, WIDTH, ends)
+    made.backend = tokenizer.backend_tokenizer
     return made
 
 
@@ -60,7 +92,8 @@ def answer(vocabulary: Any, held_to: Grammar, seed: int, most: int = 400) -> str
         tokens.append(drawn.choice(allowed))
         matcher.accept(tokens[-1])
         assert len(tokens) < most
-    text: str = vocabulary.backend.decode([t for t in tokens if t not in vocabulary.end_ids])
+    kept = [token for token in tokens if token not in vocabulary.end_ids]
+    text: str = vocabulary.backend.decode(kept, skip_special_tokens=False)
     return text
 
 
@@ -114,6 +147,25 @@ class TestSchemas:
         assert caught.value.message.startswith("the.place: ")
         assert "\n" not in caught.value.message
 
+    @pytest.mark.parametrize("word", ["<|im_end|>", "a <|box_end|> b", OPEN, f"x{CLOSE}"])
+    def test_a_schema_may_hold_the_text_of_a_control_token(self, vocabulary: Any, word: str) -> None:
+        schema: dict[str, Any] = {
+            "type": "object",
+            "properties": {word: {"const": word}},
+            "required": [word],
+            "additionalProperties": False,
+        }
+        made = answer(vocabulary, grammar.of_schema(Form(schema, "x")), 1)
+        assert json.loads(made) == {word: word}
+
+    def test_no_control_token_is_allowed_inside_a_string(self, vocabulary: Any) -> None:
+        matcher = Matcher(vocabulary, grammar.of_schema(Form({"type": "string"}, "x")))
+        (quote,) = vocabulary.backend.encode('"', add_special_tokens=False).ids
+        matcher.accept(quote)
+        allowed = matcher.mask().nonzero()[0].tolist()
+        added = vocabulary.backend.get_added_tokens_decoder()
+        assert not set(allowed) & set(added)
+
     def test_a_client_can_not_set_options_of_the_compiler(self, vocabulary: Any) -> None:
         schema = {**ANSWER, "x-guidance": {"item_separator": ";"}}
         json.loads(answer(vocabulary, grammar.of_schema(Form(schema, "x")), 1))
@@ -158,13 +210,38 @@ class TestCalls:
         for name, arguments in (call for calls in made for call in calls):
             assert arguments.keys() == ({"color", "sides", "filled"} if name == "paint-it" else set())
 
+    def test_calls_as_the_tokenizer_writes_them_are_allowed_token_by_token(
+        self, vocabulary: Any
+    ) -> None:
+        arguments = json.dumps({"color": "red", "sides": 4, "filled": True})
+        calls = [ToolCall("paint-it", arguments), ToolCall("stop", "{}"), ToolCall("stop", "{}")]
+        text = call_text(calls)
+        for held_to in (
+            grammar.of_calls(self.FORMS, most=3),
+            grammar.of_calls(self.FORMS, most=3, answer=Form(ANSWER, "x")),
+        ):
+            matcher = Matcher(vocabulary, held_to)
+            for token in vocabulary.backend.encode(text, add_special_tokens=False).ids:
+                assert matcher.mask()[token], vocabulary.backend.id_to_token(token)
+                matcher.accept(token)
+            assert matcher.finished
+
+    def test_a_tag_is_one_token_where_the_tokenizer_has_it(self) -> None:
+        for name, ids in {"vlm-best": (True, True), "vlm-fast": (False, False)}.items():
+            backend = Tokenizer(name).backend_tokenizer
+            assert tuple(backend.token_to_id(tag) is not None for tag in (OPEN, CLOSE)) == ids
+        vocabulary = Vocabulary(Tokenizer("vlm-best"), WIDTH, BEST_ENDS)
+        matcher = Matcher(vocabulary, grammar.of_calls(self.FORMS))
+        opening = Tokenizer("vlm-best").backend_tokenizer.token_to_id(OPEN)
+        assert matcher.mask().nonzero()[0].tolist() == [opening]
+
     def test_at_most_one_call_is_one(self, vocabulary: Any) -> None:
         held_to = grammar.of_calls(self.FORMS, most=1)
         assert {len(self.calls(vocabulary, held_to, seed)) for seed in range(10)} == {1}
 
     def test_beside_an_answer_both_can_be_drawn(self, vocabulary: Any) -> None:
         held_to = grammar.of_calls(self.FORMS, most=1, answer=Form(ANSWER, "x"))
-        beginnings = {answer(vocabulary, held_to, seed)[:1] for seed in range(20)}
+        beginnings = {answer(vocabulary, held_to, seed)[:1] for seed in range(40)}
         assert beginnings == {"<", "{"}
 
     def test_a_faulty_schema_is_named_by_its_place(self) -> None:

@@ -31,6 +31,13 @@ class TestDefaults:
     def test_a_chat_is_sampled_at_temperature_1_as_by_openai(self) -> None:
         assert job().sampling.temperature == 1.0
 
+    def test_what_the_client_leaves_open_is_told_so_that_the_checkpoint_may_say_it(self) -> None:
+        names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+        assert job().open == names
+        assert job(temperature=0, top_k=5).open == names - {"temperature", "top_k"}
+        sent = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0, "repetition_penalty": 1.0}
+        assert job(**sent).open == frozenset()
+
     def test_temperature_0_is_kept(self) -> None:
         assert job(temperature=0).sampling.temperature == 0
 
@@ -105,13 +112,13 @@ class TestForms:
         one = job(tools=[WEATHER, CLOCK], tool_choice=named).grammar
         assert some is not None
         assert one is not None
-        assert "weather" in some.text
-        assert "weather" not in one.text
+        assert "weather" in some.lark
+        assert "weather" not in one.lark
 
     def test_calls_stay_possible_beside_a_schema(self) -> None:
         both = job(tools=[CLOCK], response_format={"type": "json_object"}).grammar
         assert both is not None
-        assert "clock" in both.text
+        assert "clock" in both.lark
 
 
 class TestTools:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contracts.errors import UnsupportedParameter
+from contracts.errors import InvalidRequest, UnsupportedParameter
 from demo import world
-from tests.workers.conftest import Talker, ends, talk
+from tests.workers.conftest import MODELS, Talker, ends, talk, vlm_settings
 from tests.workers.vlm.batches import CAPTION, CIRCLE, GREEN_STAR, RED_CIRCLE, STAR
 from workers.engine import Prompted, Turn
 from workers.serving.answers import text_of
@@ -119,22 +124,64 @@ def test_seen_as_a_whole_it_decodes_as_well(moondream: Talker) -> None:
     assert ends(again)[0].cached_tokens > 730
 
 
-def test_a_tokenizer_that_names_the_skills_makes_a_checkpoint_skilled() -> None:
+def test_the_real_tokenizer_makes_a_checkpoint_skilled_whatever_its_words() -> None:
     from workers.vlm.architectures.moondream import is_skilled
 
     class Words:
-        def __init__(self, size: int, words: dict[int, str]) -> None:
-            self._size, self._words = size, words
+        def __init__(self, tokens: Sequence[str], size: int) -> None:
+            self._tokens, self._size = tokens, size
 
         def __len__(self) -> int:
             return self._size
 
-        def decode(self, ids: list[int]) -> str:
-            return self._words.get(ids[0], "?")
+        def convert_ids_to_tokens(self, token: int) -> str:
+            return self._tokens[token] if token < len(self._tokens) else f"w{token}"
 
-    assert is_skilled(Words(51200, {15381: "query", 32708: " caption"}))
-    assert not is_skilled(Words(51200, {15381: "query"}))
-    assert not is_skilled(Words(640, {}))
+    real = ["<|endoftext|>", *(f"<|md_reserved_{number}|>" for number in range(20))]
+    demo = ["<|endoftext|>", "<|md_reserved_0|>", "<|md_reserved_1|>", "<|answer|>", "<|thinking|>"]
+    gpt2 = ["!", "#"]
+    assert is_skilled(Words(real, 51200), 51200)
+    assert not is_skilled(Words(real, 51200), 640)  # the model is another
+    assert not is_skilled(Words(real, 640), 51200)  # the skills have no ids
+    assert not is_skilled(Words(demo, 51200), 51200)
+    assert not is_skilled(Words(gpt2, 51200), 51200)
+
+
+def test_a_prompt_beyond_2048_tokens_is_refused_with_the_published_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its config.json says nothing of sizes: they are the defaults of mlx-vlm's classes, made small."""
+    from mlx_vlm.models.moondream2 import config as theirs  # noqa: TID251 - shrinks its defaults
+
+    from workers.vlm.engine import VlmEngine
+
+    folder = tmp_path / "moondream2"
+    shutil.copytree(MODELS / "vlm-fast", folder)
+    ours = json.loads((folder / "config.json").read_text())
+    for kind, name in ((theirs.TextConfig, "text_config"), (theirs.VisionConfig, "vision_config")):
+        # The length is the one that the real model has by default.
+        sizes = {key: value for key, value in ours[name].items() if key != "max_position_embeddings"}
+        defaults = [sizes.get(field.name, field.default) for field in fields(kind)]
+        monkeypatch.setattr(kind.__init__, "__defaults__", tuple(defaults))
+    published = {
+        "architectures": ["HfMoondream"],
+        "config": {},
+        "model_type": "moondream1",
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.52.4",
+    }
+    (folder / "config.json").write_text(json.dumps(published))
+    (folder / "config.json").chmod(0o644)
+    one = Talker(VlmEngine("vlm-fast", vlm_settings(folder)))
+    try:
+        with pytest.raises(InvalidRequest) as caught:
+            one.engine.read(talk([Turn("user", ("a " * 4500,))]))
+        assert caught.value.code == "context_length_exceeded"
+        assert "2048" in caught.value.message
+        reading = one.engine.read(talk([Turn("user", ("hm",))], max_tokens=10**9))
+        assert reading.job.max_tokens == 2048 - reading.prompt_tokens
+    finally:
+        one.close()
 
 
 def test_a_skilled_checkpoint_is_asked_by_its_control_tokens(moondream: Talker) -> None:

@@ -17,7 +17,8 @@ from tests.workers.conftest import Talker, ends, talk
 from workers.engine import ChatEvent, ChatJob, Delta, Turn
 from workers.serving.answers import Identity, text_of
 from workers.vlm import jobs
-from workers.vlm.completions import Shape, chat_completion
+from workers.vlm.completions import ChatChunks, Shape, chat_completion
+from workers.vlm.tool_calls import CLOSE, OPEN
 
 pytestmark = pytest.mark.mlx
 
@@ -92,6 +93,56 @@ def test_a_tool_that_must_be_called_is_called(qwen: Talker, choice: Any, names: 
     arguments = json.loads(call["function"]["arguments"])
     expected = {"shape", "color", "ground"} if call["function"]["name"] == "paint" else set()
     assert arguments.keys() == expected
+
+
+def test_calls_are_the_same_whole_and_streamed(qwen: Talker) -> None:
+    asked = request(tools=[PAINT, WAIT], tool_choice="required", temperature=1.5, n=2)
+    events = qwen.events(job(asked))
+    whole = choices(events, asked)
+    chunks = ChatChunks(Shape.of(asked, Identity("c", 1, "vlm-best"), lambda: "id"))
+    told = [json.loads(line[6:]) for event in events for line in chunks.of(event).splitlines() if line]
+    for choice in whole:
+        calls = choice["message"]["tool_calls"]
+        assert choice["message"]["content"] is None
+        deltas = [c["delta"] for e in told for c in e["choices"] if c["index"] == choice["index"]]
+        parts = [call for delta in deltas for call in delta.get("tool_calls", [])]
+        for index, call in enumerate(calls):
+            said = [part["function"] for part in parts if part["index"] == index]
+            assert "".join(f.get("name", "") for f in said) == call["function"]["name"]
+            assert "".join(f.get("arguments", "") for f in said) == call["function"]["arguments"]
+        assert len({part["index"] for part in parts}) == len(calls)
+        assert not any(delta.get("content") for delta in deltas)
+
+
+def test_the_tags_of_a_forced_call_are_the_tokenizers_own_tokens(qwen: Talker) -> None:
+    asked = request(tools=[WAIT], tool_choice="required", parallel_tool_calls=False, logprobs=True)
+    events = qwen.events(job(asked))
+    told = [token for e in events if isinstance(e, Delta) for token in e.logprobs]
+    assert b"".join(token.data for token in told).decode() == text_of(events)
+    tags = [qwen.engine._tokenizer.convert_tokens_to_ids(tag) for tag in (OPEN, CLOSE)]
+    assert [told[0].token_id, told[-1].token_id] == tags
+
+
+def test_a_stop_string_ends_a_forced_call(qwen: Talker) -> None:
+    asked = request(tools=[WAIT], tool_choice="required", stop=[CLOSE])
+    (made,) = choices(qwen.events(job(asked)), asked)
+    (call,) = made["message"]["tool_calls"]
+    assert call["function"]["name"] == "wait"
+
+
+def test_beside_a_form_the_model_may_call_or_answer(qwen: Talker) -> None:
+    opening = str(qwen.engine._tokenizer.convert_tokens_to_ids(OPEN))
+    for bias, called in ((100, True), (-100, False)):
+        asked = request(
+            tools=[PAINT, WAIT],
+            response_format=FORM,
+            logit_bias={opening: bias},
+            parallel_tool_calls=False,
+        )
+        (made,) = choices(qwen.events(job(asked)), asked)
+        assert ("tool_calls" in made["message"]) is called
+        if not called:
+            assert json.loads(made["message"]["content"]).keys() == {"shape", "color", "ground"}
 
 
 def test_the_result_of_a_call_is_read_in_the_next_turn(qwen: Talker) -> None:

@@ -6,16 +6,23 @@ on the model thread. The families themselves are data that all tiers know (``con
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from contracts.control import Download, Phase
 from contracts.families import FAMILIES
+from workers.engine import Report
+from workers.image.families import copies
+from workers.serving.model_thread import first_line
 
 if TYPE_CHECKING:
     from contracts.settings.models import ImageSettings
+
+log = logging.getLogger(__name__)
 
 
 def _weights(*folders: str) -> tuple[str, ...]:
@@ -77,7 +84,29 @@ SOURCES = MappingProxyType(
 assert set(SOURCES) == set(FAMILIES)
 
 
-def load(folder: Path, settings: ImageSettings) -> Any:
-    """The adapter of the settings' family, loaded from *folder*; raises ``LoadError``."""
+def _untold(phase: Phase, detail: str, download: Download | None = None) -> None:
+    return
+
+
+def load(folder: Path, settings: ImageSettings, report: Report = _untold) -> Any:
+    """The adapter of the settings' family, loaded from *folder*; raises ``LoadError``.
+
+    Weights come from the quantized copy of *folder* where there is a whole one; else one is saved.
+    """
     source = SOURCES[settings.family]
-    return getattr(import_module(source.module), source.adapter)(folder, settings)
+    adapter = getattr(import_module(source.module), source.adapter)
+    copy = copies.copy_of(folder, settings)
+    if copy is None:
+        return adapter(folder, settings)
+    if copy.is_whole():
+        try:
+            loaded = adapter(folder, settings, weights=copy.folder)
+        except Exception as exc:  # if it is not the copy's fault, the next load says so
+            log.warning(
+                "the %d-bit copy %s can't be used (%s: %s): the weights are quantized anew",
+                copy.bits, copy.folder, type(exc).__name__, first_line(exc),
+            )  # fmt: skip
+        else:
+            log.info("loaded the %d-bit copy %s", copy.bits, copy.folder)
+            return loaded
+    return adapter(folder, settings, saver=copies.Saver(copy, report))

@@ -24,15 +24,26 @@ from PIL.Image import Image
 
 from contracts.settings.models import ImageSettings
 from workers.engine import ImageJob
-from workers.image.families import checkpoint
+from workers.image.families import checkpoint, tiles
 from workers.image.families.checkpoint import Part
+from workers.image.families.copies import Saver
 from workers.image.families.prompts import PromptCache
 
 log = logging.getLogger(__name__)
 
 Latents = Any  # mx.array
-TILED_FROM = 1024 * 1024  # pixels; the VAE's peak would be half as much again as the weights
 MIB = 1 << 20
+
+
+def _size(network: nn.Module) -> int:
+    """Bytes of the weights, which need not be computed."""
+    return sum(value.nbytes for _, value in tree_flatten(network.parameters()))
+
+
+def _full_size_channels(vae: Any) -> int:
+    """Of the widest layer of the decoder's last block, which works at the size of the picture."""
+    last = tree_flatten(vae.decoder.up_blocks[-1].parameters())
+    return max(int(value.shape[-1]) for _, value in last if value.ndim == 4)
 
 
 class Adapter(ABC):
@@ -48,9 +59,21 @@ class Adapter(ABC):
     computed: ClassVar[frozenset[str]] = frozenset()  # that mflux works out, and its authors don't save
     native_mask: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, settings: ImageSettings) -> None:
-        """Load from *folder*; raises ``LoadError`` for a checkpoint that isn't whole."""
+    def __init__(
+        self,
+        folder: Path,
+        settings: ImageSettings,
+        *,
+        weights: Path | None = None,
+        saver: Saver | None = None,
+    ) -> None:
+        """Load from *folder*; raises ``LoadError`` for a checkpoint that isn't whole.
+
+        *weights*: where the weights are, if not there: a quantized copy. *saver*: makes one of weights
+        that are quantized here.
+        """
         self._folder = folder
+        self._weights = weights or folder
         self._settings = settings
         self._lean = settings.residency == "lean"
         self.tiny = checkpoint.tiny_config(folder)
@@ -58,28 +81,30 @@ class Adapter(ABC):
             ModelConfig.precision = mx.float32
         self.config = self.model_config()
         self.prompts = PromptCache(settings.prompt_cache_mb * MIB)
-        weights = checkpoint.read(folder, self.definition, self.parts)
-        self.model: Any = self.build(weights)
+        read = checkpoint.read(self._weights, self.definition, self.parts)
+        self.model: Any = self.build(read)
         networks = {part: getattr(self.model, part.attribute) for part in self.parts}
         if self.tiny is not None:
-            self.fit(weights.components, self.tiny)
+            self.fit(read.components, self.tiny)
             for part, network in networks.items():
-                checkpoint.take_shapes(network, weights.components[part.component])
+                checkpoint.take_shapes(network, read.components[part.component])
         optional = self.optional if self.tiny is None else frozenset()
-        checkpoint.check(settings.family, folder, weights, networks, optional | self.computed)
+        checkpoint.check(settings.family, self._weights, read, networks, optional | self.computed)
         self.model.bits = checkpoint.fill(
             {part.component: network for part, network in networks.items()},
-            weights,
+            read,
             settings.quantize,
             self.definition,
         )
-        self._add_loras(weights)
-        del weights  # its tensors are the networks' now, or were replaced by quantized ones
-        for part, network in networks.items():
-            if self._lean and part.text:
-                setattr(self.model, part.attribute, None)  # before anything of it is read
-            else:
-                self._settle(network)
+        self._add_loras(read)
+        was_quantized = read.meta_data.quantization_level is not None
+        del read  # its tensors are the networks' now, or were replaced by quantized ones
+        if saver is None or was_quantized:
+            self._settle_parts(networks)
+        else:
+            self._settle_and_save_parts(networks, saver)
+        kept = [getattr(self.model, part.attribute) for part in self.parts if not self._leaves(part)]
+        self.resident = sum(_size(network) for network in kept)  # bytes, while a picture is drawn
 
     # --- what a family says about itself -----------------------------------------------------------
 
@@ -146,13 +171,14 @@ class Adapter(ABC):
         ids = tokenizer.tokenizer(prompt, truncation=True, max_length=tokenizer.max_length)
         return len(ids["input_ids"])
 
-    def tile(self, pixels: int) -> None:
-        """Decide how the VAE works on pictures of so many *pixels*."""
+    def tile(self, width: int, height: int) -> None:
+        """Decide how the VAE works on a picture of *width* x *height*."""
         from mflux.models.common.vae.tiling_config import TilingConfig
 
         tiled = self._settings.vae_tiling
         if tiled is None:
-            tiled = pixels >= TILED_FROM
+            spare = self._settings.memory_bytes - self.resident
+            tiled = tiles.in_tiles(width, height, _full_size_channels(self.model.vae), spare)
         self.model.tiling_config = TilingConfig() if tiled else None
 
     def encode(self, prompt: str) -> None:
@@ -190,21 +216,66 @@ class Adapter(ABC):
         return encoded[:, :, 0] if encoded.ndim == 5 else encoded
 
     def _text_encoder(self, part: Part) -> nn.Module:
+        if self._weights != self._folder:
+            try:
+                return self._settled(self._filled(part))
+            except Exception as exc:  # removed or damaged since the load
+                log.warning("the quantized copy %s can't be read any more: %s", self._weights, exc)
+            self._weights = self._folder
+        return self._settled(self._filled(part))
+
+    def _filled(self, part: Part) -> nn.Module:
+        """A new network with its weights, not computed yet.
+
+        Nothing else holds the weights as they were read: 8 GB at 16 bits beside the 2 GB that
+        quantizing makes of them.
+        """
         network = self.network(part)
-        weights = checkpoint.read_part(self._folder, self.definition, part)
+        weights = checkpoint.read_part(self._weights, self.definition, part)
         tree = weights.components[part.component]
         if self.tiny is not None:
             self.fit_text(part, network, tree, self.tiny)
             checkpoint.take_shapes(network, tree)
         checkpoint.fill({part.component: network}, weights, self._settings.quantize, self.definition)
-        self._settle(network)
         return network
+
+    def _settle_parts(self, networks: dict[Part, nn.Module]) -> None:
+        for part, network in networks.items():
+            if self._leaves(part):
+                setattr(self.model, part.attribute, None)  # before anything of it is read
+            else:
+                self._settle(network)
+
+    def _settle_and_save_parts(self, networks: dict[Part, nn.Module], saver: Saver) -> None:
+        """Those that leave memory go first, so that they never lie beside the others."""
+        sizes = {part: _size(network) for part, network in networks.items()}
+        with saver.writing(sum(sizes.values())):
+            for part in sorted(networks, key=self._leaves, reverse=True):
+                network = networks.pop(part)
+                if saver.is_writing or not self._leaves(part):
+                    self._settle(network)
+                saver.save(part.folder, network, sizes[part])
+                if self._leaves(part):
+                    setattr(self.model, part.attribute, None)
+                del network
+                mx.clear_cache()
+            saver.finish()
+        if saver.saved:
+            self._weights = saver.copy.folder
+
+    def _leaves(self, part: Part) -> bool:
+        """Does *part* leave memory once a prompt is read?"""
+        return self._lean and part.text
 
     def _settle(self, network: nn.Module) -> None:
         """Compute the weights now: the load's time is honest, and so is its failure."""
         if self.tiny is not None:
             checkpoint.to_float32(network)
         mx.eval([value for _, value in tree_flatten(network.parameters())])
+
+    def _settled(self, network: nn.Module) -> nn.Module:
+        self._settle(network)
+        return network
 
     def _add_loras(self, weights: Any) -> None:
         from workers.image.families import loras

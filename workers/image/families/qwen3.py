@@ -19,8 +19,8 @@ class Qwen3Adapter(Adapter):
     )
     computed = frozenset({"rotary_emb.inv_freq"})
 
-    def tile(self, pixels: int) -> None:
-        """This VAE works in strips of rows; where the config says no, the whole picture at once."""
-        super().tile(pixels)
+    def tile(self, width: int, height: int) -> None:
+        """This VAE decodes in strips of rows; where the config says no, the whole picture at once."""
+        super().tile(width, height)
         whole = self._settings.vae_tiling is False
         self.model.vae.decode_mode = VAEBlockDecoder.LEGACY if whole else VAEBlockDecoder.LOW_MEMORY

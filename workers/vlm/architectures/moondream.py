@@ -24,7 +24,8 @@ PLACES = 729  # of a picture, after the token that begins the text
 # Of the full tokenizer, as the checkpoints of 2025 were trained: begin, skill, its text, answer.
 _QUERY = ([1, 15381, 2], [ANSWER_ID])
 _CAPTION = [1, 32708, 2, 6382, ANSWER_ID]  # "normal" in length
-_SKILL_WORDS = {15381: "query", 32708: "caption"}
+_VOCABULARY = 51200  # tokens of the real model, of which the first are control tokens
+_CONTROL = 21
 PREFIX = "vision_prefix"  # keyword: so many first tokens see each other
 
 
@@ -35,7 +36,7 @@ class Moondream:
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self._control = control_tokens(self._tokenizer)
-        self.skilled = is_skilled(self._tokenizer)
+        self.skilled = is_skilled(self._tokenizer, model.config.text_config.vocab_size)
         self.sees_whole = self.skilled if sees_whole is None else sees_whole
         self.first_chunk = 1 + PLACES if self.sees_whole else 1
         vision = model.vision
@@ -90,11 +91,17 @@ class Moondream:
         return made
 
 
-def is_skilled(tokenizer: Any) -> bool:
-    """Does *tokenizer* have the words that name the skills of the real Moondream2?"""
-    if len(tokenizer) <= max(_SKILL_WORDS):
+def is_skilled(tokenizer: Any, vocabulary: int) -> bool:
+    """Are *tokenizer* and a model of so many tokens those of the real Moondream2?
+
+    Asked of what is sure: the size, and that the first tokens are control tokens. The words behind the
+    ids of the skills are known by hearsay only.
+    """
+    if vocabulary != _VOCABULARY or len(tokenizer) <= max(*_QUERY[0], *_CAPTION):
         return False
-    return all(tokenizer.decode([i]).strip() == word for i, word in _SKILL_WORDS.items())
+    first = [str(tokenizer.convert_ids_to_tokens(token)) for token in range(_CONTROL)]
+    known = first[:2] == ["<|endoftext|>", "<|md_reserved_0|>"]
+    return known and all(token.startswith("<|") and token.endswith("|>") for token in first)
 
 
 def prefix_mask(tokens: int, prefix: int) -> mx.array:

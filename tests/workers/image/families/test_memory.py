@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 
 from contracts.families import FAMILIES
@@ -33,6 +36,48 @@ def test_a_cancelled_job_gives_back_what_it_took_and_the_next_is_unharmed(
     assert {way: pictures(one.events(job))[0] for way, job in jobs.items()} == before
 
 
+@pytest.mark.parametrize("residency", ["fast", "lean"])
+@pytest.mark.parametrize("name", DISTINCT)
+def test_no_sources_are_held_while_they_are_quantized(
+    load: Load, monkeypatch: pytest.MonkeyPatch, name: str, residency: str
+) -> None:
+    """At full size they are 8 GB beside the 2 that they become (FLUX.2 klein's text encoder)."""
+    from mlx.utils import tree_flatten  # noqa: TID251 - walks what the engine read
+
+    from workers.image.families import checkpoint
+    from workers.image.families.adapter import Adapter
+
+    sources: list[Any] = []
+    held: list[int] = []
+    settle = Adapter._settle
+
+    def watched(read: Any) -> Any:
+        def reading(*args: Any) -> Any:
+            weights = read(*args)
+            arrays = [value for _, value in tree_flatten(weights.components)]
+            sources.extend(weakref.ref(one) for one in (weights, *arrays))
+            return weights
+
+        return reading
+
+    def settling(self: Any, network: Any) -> None:
+        # What is not quantized is the network's own.
+        own = {id(value) for _, value in tree_flatten(network.parameters())}
+        others = [getattr(self.model, part.attribute) for part in self.parts]
+        own |= {id(value) for one in others if one for _, value in tree_flatten(one.parameters())}
+        alive = [one for source in sources if (one := source()) is not None]
+        held.append(sum(id(one) not in own for one in alive))
+        del alive
+        settle(self, network)
+
+    monkeypatch.setattr(checkpoint, "read", watched(checkpoint.read))
+    monkeypatch.setattr(checkpoint, "read_part", watched(checkpoint.read_part))
+    monkeypatch.setattr(Adapter, "_settle", settling)
+    painter = load(name, quantize=4, residency=residency)
+    assert len(held) >= len(painter.engine._adapter.parts)
+    assert set(held) == {0}
+
+
 def test_the_cache_of_mlx_is_bounded_as_the_settings_say(load: Load) -> None:
     import mlx.core as mx  # noqa: TID251 - asks what is set
 
@@ -50,21 +95,36 @@ def test_the_vae_works_in_strips_unless_the_settings_say_no(load: Load, name: st
     assert modes == ["low_memory", "low_memory", "legacy"]
 
 
-def test_flux1_works_in_tiles_from_a_megapixel_or_as_the_settings_say(load: Load) -> None:
+def test_flux1_works_in_tiles_where_memory_is_short_or_as_the_settings_say(load: Load) -> None:
     tiled = {}
-    for tiling in (None, True, False):
-        adapter = load("flux1-schnell", vae_tiling=tiling).engine._adapter
-        for side in (512, 1024):
-            adapter.tile(side * side)
-            tiled[tiling, side] = adapter.model.tiling_config is not None
-    assert tiled == {
-        (None, 512): False,
-        (None, 1024): True,
-        (True, 512): True,
-        (True, 1024): True,
-        (False, 512): False,
-        (False, 1024): False,
-    }
+    for tiling, memory_gb in ((None, 0.05), (None, 8), (True, 8), (False, 0.05)):
+        adapter = load("flux1-schnell", vae_tiling=tiling, memory_gb=memory_gb).engine._adapter
+        for size in ((512, 512), (768, 1344), (1344, 768)):
+            adapter.tile(*size)
+            tiled[tiling, memory_gb, size] = adapter.model.tiling_config is not None
+    assert [size for (tiling, gb, size), is_tiled in tiled.items() if is_tiled and tiling is None] == [
+        (768, 1344),
+        (1344, 768),
+    ]
+    assert not tiled[None, 8, (768, 1344)]
+    assert all(is_tiled for (tiling, _, _), is_tiled in tiled.items() if tiling)
+    assert not any(is_tiled for (tiling, _, _), is_tiled in tiled.items() if tiling is False)
+
+
+@pytest.mark.parametrize("name", ["flux1-schnell", "flux2-klein-4b", "z-image-turbo"])
+def test_what_the_vae_needs_is_asked_of_its_own_layers(load: Load, name: str) -> None:
+    from testkit.random_models import networks
+    from workers.image.families.adapter import _full_size_channels
+
+    assert _full_size_channels(networks(name)[0].vae) == 256  # at full size
+    assert 0 < _full_size_channels(load(name).engine._adapter.model.vae) < 256
+
+
+def test_weights_that_leave_memory_are_no_part_of_what_is_resident(load: Load) -> None:
+    fast, lean = (
+        load("flux2-klein-4b", residency=residency).engine._adapter for residency in ("fast", "lean")
+    )
+    assert 0 < lean.resident < fast.resident
 
 
 def interrupt(painter: Painter, job: ImageJob, step: int) -> None:

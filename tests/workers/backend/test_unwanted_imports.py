@@ -1,0 +1,104 @@
+"""torch costs a worker seconds and memory, and nothing in it calls torch: a worker never imports it.
+
+The torch here is a folder that an import leaves a trace in, with the metadata of an installed package.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import PathFinder
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
+from tests.workers.backend.test_runtime import TALK_AND_DRAW, run
+from tests.workers.conftest import MODELS
+from tests.workers.test_process import CAPTION
+from tests.workers.test_standby import parked
+from workers.backend.unwanted_imports import Without
+
+LOOKS_FOR_TORCH = """
+import json
+from transformers.utils import is_torch_available
+print(json.dumps(is_torch_available()))
+"""
+
+
+class InstalledTorch:
+    """A folder of packages that has torch in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.imported = folder / "imported"
+        self.environment = {"PYTHONPATH": str(folder)}
+        for name in ("torch", "torchvision"):
+            package, metadata = folder / name, folder / f"{name}-2.15.0.dist-info"
+            package.mkdir(parents=True)
+            metadata.mkdir()
+            (metadata / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.15.0\n"
+            )
+            (package / "__init__.py").write_text(
+                f"open({str(self.imported)!r}, 'a').write('{name}\\n')\n__version__ = '2.15.0'\n"
+            )
+
+
+def test_libraries_are_found_except_the_hidden_ones() -> None:
+    finder = Without(PathFinder, frozenset({"wave", "xml"}))
+    assert finder.find_spec("wave") is None
+    assert finder.find_spec("xml.dom") is None
+    assert finder.find_spec("sndhdr_of_ours") is None
+    assert finder.find_spec("json") is not None
+
+
+@pytest.mark.mlx
+@pytest.mark.process
+def test_engines_answer_and_never_import_an_installed_torch(tmp_path: Path) -> None:
+    torch = InstalledTorch(tmp_path)
+    # The trap is one: transformers takes this folder for torch, and importing it leaves the trace.
+    assert run(LOOKS_FOR_TORCH, **torch.environment) is True
+    assert run("import torch; print(torch.__version__[0])", **torch.environment) == 2
+    assert torch.imported.read_text() == "torch\n"
+    torch.imported.unlink()
+
+    found = "import importlib.util, sys\n"
+    found += "print(json.dumps([importlib.util.find_spec('torch'), 'torch' in sys.modules]))"
+    assert run(TALK_AND_DRAW + found, str(MODELS), **torch.environment) == [None, False]
+    assert not torch.imported.exists()
+
+
+@pytest.mark.mlx
+@pytest.mark.process
+def test_a_worker_answers_and_never_imports_an_installed_torch(tmp_path: Path) -> None:
+    torch = InstalledTorch(tmp_path / "packages")
+    # A standby of both kinds has imported the libraries of every family before it loads.
+    with parked("vlm,image", tmp_path, **torch.environment) as standby:
+        standby.logged("standby ready", within_s=120)
+        standby.tell()
+        standby.watch_until_ready()
+        answer = standby.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
+        assert answer["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
+    assert not torch.imported.exists()
+
+
+@pytest.mark.process
+def test_a_process_that_has_imported_torch_keeps_it(tmp_path: Path) -> None:
+    torch = InstalledTorch(tmp_path)
+    (tmp_path / "torch" / "cuda.py").touch()
+    code = (
+        "import json, torch, sys\nfrom workers.backend import unwanted_imports as unwanted\n"
+        "unwanted.hide()\nunwanted.hide()\n"
+        "import torch.cuda, importlib.util\n"
+        "print(json.dumps(['torch.cuda' in sys.modules, importlib.util.find_spec('torchvision')]))"
+    )
+    assert run(code, **torch.environment) == [True, None]
+
+
+def test_installed_packages_are_still_listed() -> None:
+    before = list(sys.meta_path)
+    try:
+        sys.meta_path[:] = [Without(f, frozenset({"torch"})) if f is PathFinder else f for f in before]
+        assert version("transformers")
+    finally:
+        sys.meta_path[:] = before
