@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from contracts.errors import ManagerUnreachable
 from gateway import local_network
 from gateway.manager_client import manager_unreachable

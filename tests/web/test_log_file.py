@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 @pytest.mark.process
 def test_it_goes_to_a_file_in_the_form_that_it_had_and_is_rotated(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
 
 @pytest.mark.process
 def test_a_server_may_hold_more_connections_than_launchd_allows_a_service_by_itself() -> None:

@@ -33,7 +33,7 @@ def test_the_versions_are_those_that_were_read(package: str, version: str) -> No
 
 class TestHuggingfaceHub:
     def test_the_cache_is_read_and_written_by_these_private_names(self) -> None:
-        """workers.hub.copies and workers.hub.remote use them, so that the cache stays the library's own."""
+        """workers.hub.copies and workers.hub.remote use them: the cache stays the library's own."""
         from huggingface_hub import _tree_cache, file_download
 
         assert parameters(_tree_cache.read_tree_cache) == ["tree_cache_folder", "commit_hash"]
