@@ -76,9 +76,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For --dist loadgroup: a file stays in one process, but for its tests in a group."""
     if config.getoption("dist") != "loadgroup":
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
-    class ByGroupAndFile(LoadGroupScheduling):  # type: ignore[misc, unused-ignore]
+    class ByGroupAndFile(LoadGroupScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file, _, _ = nodeid.partition("::")
             return "stack" if nodeid.endswith("@stack") else file
