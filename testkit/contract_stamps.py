@@ -22,12 +22,17 @@ _passed: dict[str, bool] = {}  # file -> whether all of its tests that ran passe
 
 @cache
 def _hash_of(file: str) -> str:
+    return hash_of(file, ROOT)
+
+
+def hash_of(file: str, root: Path) -> str:
+    """Of all that decides how the tests in *file* end."""
     made = hashlib.sha256()
     # The tests compare the libraries with our adapters and with testkit's checkpoints.
     patterns = ("requirements/*.lock", "workers/**/*.py", "contracts/**/*.py")
-    inputs = [path for pattern in patterns for path in ROOT.glob(pattern)]
-    for path in sorted((*inputs, ROOT / "testkit" / "random_models.py", ROOT / file)):
-        made.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    inputs = [path for pattern in patterns for path in root.glob(pattern)]
+    for path in sorted((*inputs, *root.glob("testkit/random_models.py"), root / file)):
+        made.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return made.hexdigest()
 
 

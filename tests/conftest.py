@@ -40,7 +40,6 @@ _SMOKE = re.compile(r"mark\.smoke\b")
 _TEST = re.compile(r"^ *(async )?def test_", re.MULTILINE)
 
 _guard = Guard()
-_guard.install()
 _not_run = 0
 
 
@@ -110,6 +109,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 # --- marks that lack ------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    _guard.install()  # not before: a collection makes so many events that it would take a tenth longer
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
