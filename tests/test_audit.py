@@ -163,6 +163,7 @@ def test_a_mac_without_a_wheel_fails_the_audit_and_each_has_its_line(
     assert sum("all there" in line for line in lines) == 12 - len(answers)
 
 
+@pytest.mark.process
 def test_uv_is_asked_about_that_mac_and_a_failure_of_the_network_is_no_finding(tmp_path: Path) -> None:
     uv = tmp_path / "uv"
     lock = tmp_path / "x.lock"

@@ -153,6 +153,7 @@ def test_folders_that_macos_keeps_services_out_of_are_known() -> None:
     assert protected_folder(Path("/Volumes/disk/Documents"), home) == ""
 
 
+@pytest.mark.process
 def test_a_link_into_a_protected_folder_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
