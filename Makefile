@@ -15,6 +15,9 @@ HOST := $(PYTHON) scripts/setup.py run -m hostctl
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
+# A file stays in one process; tests/conftest.py puts those of the shared stack into one.
+TESTS = $(RUN) -m pytest -q -n 2 --dist loadgroup
+CORE = smoke or not (process or mlx)
 LIVE = $(RUN) -m pytest -q --dist loadfile
 # With ARGS, all that was chosen may be in the other run; that is pytest's status 5.
 OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
@@ -22,7 +25,7 @@ OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 LONGEST_FIRST := tests/live/test_docker.py tests/live/test_systemd.py tests/live/test_mac_service_check.py tests/live/containers
 COMPOSE_FILES := docker-compose.yml docker-compose.dev.yml tests/live/containers/homelab/docker-compose.yml
 .PHONY: a-venv install uninstall upgrade start stop restart status doctor logs logs-manager logs-workers pull
-.PHONY: help setup setup-dev demo up test test-live test-clients check lint format grade faults rehearsal soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean
+.PHONY: help setup setup-dev demo up test tests test-live test-clients check lint format grade faults rehearsal soak fuzz audit bench bench-gpu bench-image train-demo page-shots openapi lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -79,16 +82,19 @@ demo: setup  ## the whole stack on small trained models, with a tour; ARGS=--onc
 up: setup  ## the whole stack on the models of config.yaml, without Docker
 	@$(RUN) -m hostctl.up $(ARGS)
 
-test: setup-dev  ## the tests that need nothing but this folder, on two cores
-	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
+test: setup-dev  ## the pure core and one smoke of the whole stack, on two cores in minutes
+	@$(TESTS) -m "$(CORE)" $(ARGS)
+
+tests: setup-dev  ## all tests but live, faults and clients; VISION_SEEDS=all for a night
+	@$(TESTS) $(ARGS)
 
 test-clients: setup-dev  ## OpenAI's SDKs, LiteLLM, LangChain and others; needs Node; ARGS=--write for docs/dev/clients.md
 	@$(RUN) -m tests.clients.environments
 	@$(RUN) -m pytest -q tests/clients $(ARGS)
 
-check: lint  ## format, lint, types, tests
+check: lint  ## format, lint, types, and all tests but live, faults and clients
 	@$(RUN) -m mypy
-	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(TESTS) $(ARGS)
 
 lint: setup-dev  ## Python, shell scripts, Dockerfile, compose files and workflows
 	@$(RUN) -m ruff format --check .
@@ -153,4 +159,4 @@ lock: setup-dev  ## resolve the dependencies again into requirements/*.lock
 	@sh scripts/lock.sh
 
 clean:  ## remove .venv, .python, logs and what the demo wrote
-	rm -rf .venv .python tests/clients/node_modules logs demo/out bench/out .rehearsal .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .python tests/clients/node_modules logs demo/out bench/out .rehearsal .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache

@@ -1,6 +1,6 @@
 """``python -m bench.performance [--quick]``: docs/dev/performance.md from the results of the last run.
 
-Each part of the document that is written here stands between two comments (``bench.document``); the
+Each part of the document that is written here stands between two comments (``testkit.document``); the
 rest is written by hand. The results of a quick run go to ``bench/out/quick`` instead, as they are too
 few to be published.
 """
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.benchmark import OUT, results_file
-from bench.document import with_section
 from bench.markdown import section, summary
 from bench.plots import plot
 from bench.results import Results, read
 from bench.stack import ROOT
+from testkit.document import with_section
 
 BENCHMARKS = ("overhead", "vlm", "image", "cold")
 DOCUMENT = ROOT / "docs" / "dev" / "performance.md"

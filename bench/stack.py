@@ -24,8 +24,7 @@ import psutil
 import yaml
 
 from bench.load import Order
-from tests.clients.environments import CannotInstall, install
-from tests.clients.table import ENVIRONMENTS, python_of
+from testkit.client_environments import ENVIRONMENTS, CannotInstall, install, python_of
 
 ROOT = Path(__file__).resolve().parents[1]
 # No key, as our own tiers have none here; no look-up of prices on the network.

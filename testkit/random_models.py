@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
+import importlib.metadata
 import json
 import shutil
 import string
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +27,7 @@ a an the on of red green blue yellow white black purple orange grey circle squar
 background with small big left right top bottom picture photo make it sunset cat dog in snow
 """
 WORDS = _TEXT.split()
+_KEPT = Path(__file__).resolve().parents[1] / ".cache" / "checkpoints"
 # Channels of a VAE: of mflux's, of a tiny one. Its convolutions are most of what a small picture takes.
 _WIDTHS = {128: 16, 256: 32, 512: 64}
 _GROUPS = 8  # of their GroupNorms, mflux's have 32
@@ -90,6 +95,24 @@ def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = N
     ModelSaver.save_model(model=model, bits=bits, base_path=str(folder), weight_definition=definition)
     if tiny:
         (folder / "tiny.json").write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+
+
+def kept(family: str, bits: int | None = None) -> Path:
+    """Where the tiny checkpoint is kept that this module and the installed libraries write."""
+    made = hashlib.sha256(Path(__file__).read_bytes())
+    for library in ("mlx", "mflux", "transformers", "tokenizers"):
+        made.update(f"{library} {importlib.metadata.version(library)}\n".encode())
+    return _KEPT / made.hexdigest()[:16] / f"{family}-{bits or 16}" / family
+
+
+def keep(draft: Path, folder: Path) -> None:
+    """Move a checkpoint that is complete to *folder* in one step, unless one is there by now."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    near = Path(tempfile.mkdtemp(dir=folder.parent)) / folder.name
+    shutil.copytree(draft, near)
+    with suppress(OSError):  # another process was faster
+        near.rename(folder)
+    shutil.rmtree(near.parent)
 
 
 def networks(family: str) -> tuple[Any, Any]:

@@ -1,35 +1,150 @@
-"""For all tests: how hypothesis looks for examples, how many threads compute, a stack to share."""
+"""For all tests: hypothesis, compute threads, what `make test` selects, and the stack they share.
+
+Marks decide what runs: unmarked tests are the core, ``process`` and ``mlx`` need real processes and
+models, ``smoke`` is the one of these that `make test` runs, too.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from hostctl.local_stack import LocalStack
-from testkit.stacks import DEMO_CHANGES, running
+from testkit import contract_stamps
+from testkit.guard import Guard
 from workers.backend import blas
+
+if TYPE_CHECKING:
+    from hostctl.local_stack import LocalStack
 
 # How fast examples come depends on what else the machine does, and says nothing about the code.
 settings.register_profile("vision", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("vision")
 
-# Of the BLAS, here and in child processes. The demo models are small: a second thread waits for the
-# first, at full load, and the tests run on all cores as it is.
+# BLAS threads, here and in child processes. The demo models are small: a second thread waits for the
+# first at full load, and the tests run on all cores anyway.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-blas.enable()  # before any test module imports MLX: a drawing takes a fifth of the time
+blas.enable()  # 6 ms; before any test imports MLX, which then computes five times as fast
+
+CORE = "smoke or not (process or mlx)"  # as in the Makefile
+NOT_RUN = "not run: {} tests of real processes and models (make check); live, faults, clients (.ci/run)"
+# Modules that are process or mlx as a whole; `make test` need not import them.
+_MARKED = re.compile(r"^pytestmark = .*mark\.(process|mlx)\b", re.MULTILINE)
+_SMOKE = re.compile(r"mark\.smoke\b")
+_TEST = re.compile(r"^ *(async )?def test_", re.MULTILINE)
+
+_guard = Guard()
+_not_run = 0
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    global _not_run
+    if config.option.markexpr != CORE or not re.fullmatch(r"test_.*\.py", collection_path.name):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    if _MARKED.search(text) and not _SMOKE.search(text):
+        _not_run += len(_TEST.findall(text))
+        return True
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One process of xdist runs all tests of the shared stack; see ``pytest_xdist_make_scheduler``."""
+    contract_stamps.deselect_unchanged(config, items)
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("stack"))
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    global _not_run
+    _not_run += len({item.nodeid.partition("[")[0] for item in items})
+
+
+# --- xdist ----------------------------------------------------------------------------------------
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For --dist loadgroup: a file stays in one process, but for its tests in a group."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
+
+    class ByGroupAndFile(LoadGroupScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, _ = nodeid.partition("::")
+            return "stack" if nodeid.endswith("@stack") else file
+
+    return ByGroupAndFile(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = _not_run
+    else:
+        contract_stamps.keep(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    global _not_run
+    _not_run = max(_not_run, getattr(node, "workeroutput", {}).get("not_run", 0))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    contract_stamps.note(report)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.option.markexpr == CORE:
+        terminalreporter.write_line(NOT_RUN.format(_not_run))
+
+
+# --- marks that lack ------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    _guard.install()  # not before: a collection makes so many events that it would take a tenth longer
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    _guard.begin(frozenset(mark.name for mark in item.iter_markers()))
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    try:
+        result = yield
+    finally:
+        found = _guard.end()
+    if found:
+        pytest.fail("a mark is lacking: " + "; ".join(found), pytrace=False)
+    return result
+
+
+# --- the shared stack -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """One stack of real processes and real demo models for the tests that do not harm it.
 
-    A stack with its models costs ten seconds of CPU. Whoever uses this one leaves it serving, with any
+    A stack with its models costs ten seconds of CPU. Tests that use this one leave it serving, with any
     of its models loaded or not.
     """
+    from testkit.stacks import DEMO_CHANGES, running  # an import of half a second
+
     with running(tmp_path_factory.mktemp("stack"), DEMO_CHANGES) as stack:
         yield stack
 

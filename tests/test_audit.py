@@ -110,6 +110,7 @@ def test_the_status_says_what_was_found(
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_a_tool_that_is_not_there_or_says_nothing_is_not_clean(tmp_path: Path) -> None:
     with pytest.raises(wheels.CannotCheck):
         audit.ask_pip_audit(tmp_path / "x.lock", uv=tmp_path / "no-uv")
@@ -162,6 +163,7 @@ def test_a_mac_without_a_wheel_fails_the_audit_and_each_has_its_line(
     assert sum("all there" in line for line in lines) == 12 - len(answers)
 
 
+@pytest.mark.process
 def test_uv_is_asked_about_that_mac_and_a_failure_of_the_network_is_no_finding(tmp_path: Path) -> None:
     uv = tmp_path / "uv"
     lock = tmp_path / "x.lock"

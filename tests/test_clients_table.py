@@ -7,10 +7,11 @@ import re
 import pytest
 
 from hostctl.local_stack import ROOT
+from testkit.client_environments import FOLDER
 from tests.clients.examples import examples
 from tests.clients.report import DOCUMENT, SECTION, section
 from tests.clients.scenarios import SCENARIOS
-from tests.clients.table import CLIENTS, FOLDER, does
+from tests.clients.table import CLIENTS, does
 
 NAMES = {scenario.name for scenario in SCENARIOS}
 PASSED = {(c.name, s.name): True for c in CLIENTS for s in SCENARIOS if does(c, s)}

@@ -137,12 +137,13 @@ def test_every_key_has_a_test_and_every_named_key_exists() -> None:
     assert set(CHANGED_BY) == keys()
 
 
-@pytest.mark.parametrize("key", CHANGED_BY)
-def test_the_named_test_exists(key: str) -> None:
-    file, name = CHANGED_BY[key]
-    tree = ast.parse((ROOT / "tests" / file).read_text())
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    assert name in {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+def test_the_named_test_exists(subtests: pytest.Subtests) -> None:
+    for key, (file, name) in CHANGED_BY.items():
+        with subtests.test(key):
+            file, name = CHANGED_BY[key]
+            tree = ast.parse((ROOT / "tests" / file).read_text())
+            functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+            assert name in {node.name for node in ast.walk(tree) if isinstance(node, functions)}
 
 
 # --- the tests that no other file has ----------------------------------------------------------------
@@ -220,8 +221,8 @@ def demo_painter(**fields: Any) -> ImageSettings:
 
 
 def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
+    from testkit.fakes.engine import FakeEngine
     from tests.workers.apps import worker
-    from tests.workers.fakes import FakeEngine
 
     engine = FakeEngine()
     with worker(engine, demo_painter(guidance=1.25, size="48x32")) as client:
@@ -232,6 +233,7 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
 
 
 @pytest.mark.mlx
+@pytest.mark.process
 def test_the_engine_is_built_as_the_settings_say() -> None:
     """In a process of its own, which tells what each keeps and how it reads."""
     code = (
@@ -261,6 +263,7 @@ def test_the_engine_is_built_as_the_settings_say() -> None:
 
 
 @pytest.mark.mlx
+@pytest.mark.process
 def test_a_model_is_quantized_when_asked() -> None:
     """In a process of its own, which reports how the layers of each are stored."""
     code = (

@@ -115,6 +115,7 @@ def test_a_moved_repository_serves_its_old_commit_by_name(hub: Hub) -> None:
     assert plain.get(f"{hub.url}/api/models/{NAME}/revision/{'0' * 40}").status_code == 404
 
 
+@pytest.mark.process
 def test_huggingface_hub_downloads_from_it_what_was_published(hub: Hub, tmp_path: Path) -> None:
     script = f"from huggingface_hub import snapshot_download as s; print(s({NAME!r}))"
     environ = {**children_environ(hub.url, tmp_path), "HF_HUB_DISABLE_XET": "1"}

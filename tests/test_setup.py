@@ -13,6 +13,7 @@ from scripts import setup
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 
 
+@pytest.mark.process
 def test_a_python_without_venv_is_told_the_one_apt_line(tmp_path: Path) -> None:
     debian = tmp_path / "python3"  # as Debian's python3 without python3-venv
     debian.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; *) echo 3.11;; esac\n')

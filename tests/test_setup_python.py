@@ -57,6 +57,7 @@ def test_a_free_threaded_python_is_passed_over() -> None:
     assert setup.find_python(python(14, threaded=True), none, "") is None
 
 
+@pytest.mark.process
 def test_a_python_on_the_path_that_does_not_run_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_python_on_the_path_that_does_not_run_is_passed_over(
     assert [build.path for build in setup.builds("python3.13")] == [str(works / "python3.13")]
 
 
+@pytest.mark.process
 def test_an_interpreter_is_asked_what_it_is() -> None:
     build = setup.build_of(sys.executable)
     assert build == setup.this_python()

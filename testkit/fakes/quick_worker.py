@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contracts.control import Phase
-from tests.workers.fakes import FakeEngine
+from testkit.fakes.engine import FakeEngine
 from web.serve import bind
 from workers import server
 from workers.__main__ import parse_arguments, read_settings

@@ -8,8 +8,8 @@ import pytest
 
 from bench import performance
 from bench.benchmark import results_file
-from bench.document import with_section
 from bench.performance import BENCHMARKS, DOCUMENT, written
+from testkit.document import with_section
 from tests.bench.made import results
 
 RUNS = [results(name=name) for name in BENCHMARKS]

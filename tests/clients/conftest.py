@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bench.document import write_section
 from hostctl.local_stack import LocalStack
+from testkit.document import write_section
 from testkit.images import png
 from testkit.stacks import running
 from tests.clients.conversation import Conversation

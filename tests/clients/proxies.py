@@ -12,10 +12,10 @@ import httpx
 import yaml
 
 from testkit import plain
+from testkit.client_environments import ENVIRONMENTS
 from testkit.servers import free_port
 from testkit.stacks import wait_for
 from tests.clients.examples import at_home, examples
-from tests.clients.table import ENVIRONMENTS
 
 _START_S = 180.0  # 20 s of work on an idle machine
 _AT_HOME = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}

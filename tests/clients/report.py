@@ -10,8 +10,9 @@ import json
 import re
 
 from hostctl.local_stack import ROOT
+from testkit.client_environments import FOLDER, lock_of
 from tests.clients.scenarios import SCENARIOS, Scenario
-from tests.clients.table import CLIENTS, FOLDER, Client, lock_of
+from tests.clients.table import CLIENTS, Client
 
 DOCUMENT = ROOT / "docs" / "dev" / "clients.md"
 SECTION = "clients and scenarios"

@@ -5,16 +5,11 @@ Rules: every client does every scenario, or ``cannot`` says why not; the docs sh
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from hostctl.local_stack import ROOT
+from testkit.client_environments import FOLDER, python_of
 from tests.clients.scenarios import SCENARIOS, Scenario
-
-FOLDER = ROOT / "tests" / "clients"
-ENVIRONMENTS = ROOT / ".venv" / "clients"
 
 
 @dataclass(frozen=True)
@@ -43,10 +38,6 @@ class Client:
         if self.is_node:
             return ["node", str(FOLDER / "scripts" / self.script)]
         return [python_of(self.environment), "-m", f"tests.clients.scripts.{self.script}"]
-
-
-def python_of(environment: str) -> str:
-    return str(ENVIRONMENTS / environment / "bin" / "python") if environment else sys.executable
 
 
 def _names(*prefixes: str) -> list[str]:
@@ -162,7 +153,3 @@ CLIENTS = (
 
 def does(client: Client, scenario: Scenario) -> bool:
     return scenario.name not in client.cannot
-
-
-def lock_of(environment: str) -> Path:
-    return FOLDER / f"requirements-{environment}.lock"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hostctl.local_stack import LocalStack
+from testkit.client_environments import NODE_MODULES, python_of
 from testkit.images import RED_CIRCLE_CAPTION, png
-from tests.clients.environments import NODE_MODULES
 from tests.clients.examples import at_home, examples
-from tests.clients.table import CLIENTS, python_of
+from tests.clients.table import CLIENTS
 from tests.clients.world import CIRCLE, KEY
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]

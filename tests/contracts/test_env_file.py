@@ -41,6 +41,7 @@ def test_a_line_is_a_name_and_a_value(line: str) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize("line", [line for line in CASES if line != "A=two words"])
+@pytest.mark.process
 def test_a_shell_reads_the_same(line: str) -> None:
     done = subprocess.run(["bash", "-c", f'{line}\nprintf %s "$A"'], capture_output=True, text=True)
     assert done.stdout == CASES[line]

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from contracts.errors import ManagerUnreachable
 from gateway import local_network
 from gateway.manager_client import manager_unreachable
@@ -78,6 +80,7 @@ def told(folder: Path, platform: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.process
 def test_a_host_without_a_route_names_local_network_privacy_on_macos_alone(tmp_path: Path) -> None:
     if os.geteuid() or not (shutil.which("ip") and shutil.which("unshare")):
         lacking("a network namespace of one's own: root, ip and unshare")

@@ -75,6 +75,7 @@ def for_people(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> li
     return logged(tmp_path_factory.mktemp("prompts"), manager_url, "logs: {prompts: true}\n")
 
 
+@pytest.mark.process
 def test_the_log_format_follows_the_settings(for_people: list[str], for_machines: list[str]) -> None:
     records = [json.loads(line) for line in for_machines]
     paths = [record["path"] for record in records if record["logger"] == "gateway.access"]
@@ -84,6 +85,7 @@ def test_the_log_format_follows_the_settings(for_people: list[str], for_machines
     )
 
 
+@pytest.mark.process
 def test_prompts_are_logged_only_if_the_settings_allow_it(
     for_people: list[str], for_machines: list[str]
 ) -> None:

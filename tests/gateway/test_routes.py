@@ -394,6 +394,7 @@ def test_with_a_manager_the_gateway_is_ready(client: httpx.Client) -> None:
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.process
 def test_the_gateway_imports_no_model_library_and_no_other_tier() -> None:
     heavy = "mlx mflux transformers psutil manager workers PIL numpy torch"
     code = (

@@ -306,6 +306,7 @@ def test_online_every_repository_and_the_tokenizer_of_moondream_are_asked_for(tm
     assert all("can't be asked for" in wrong for wrong in gone.values())
 
 
+@pytest.mark.process
 def test_a_broken_file_is_read_as_such_and_nothing_else_is_asked(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("nonsense: 1\n")
     (tmp_path / ".env").write_text("A=1\n")

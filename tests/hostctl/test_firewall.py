@@ -55,6 +55,7 @@ def cured(found: Firewall, folder: Path) -> None:
     subprocess.run(["sh", "-ec", found.cure.replace("sudo ", "")], cwd=folder, check=True)
 
 
+@pytest.mark.process
 def test_the_doctor_s_cure_cures(tool: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     python = tmp_path / "my python"
@@ -71,6 +72,7 @@ def test_the_doctor_s_cure_cures(tool: Path, tmp_path: Path) -> None:
         assert read(python).permitted
 
 
+@pytest.mark.process
 def test_a_mac_without_the_tool_or_with_other_words_has_no_problem(tmp_path: Path) -> None:
     assert read(tmp_path / "python").problem == ""
     for told in ("", "Firewall is odd", "(State = x)", "State ="):

@@ -27,6 +27,8 @@ from hostctl.units import definition
 from tests.hostctl.darwin import Mac
 from tests.hostctl.machines import mac as machine_of
 
+pytestmark = pytest.mark.process
+
 BOTH = [label("gateway"), label("manager")]
 SETTINGS = load(ROOT / "config.yaml", {})
 

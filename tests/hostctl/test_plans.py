@@ -269,17 +269,20 @@ class TestPerforming:
         assert said[1].startswith("would write it:  write ")
         assert said[2] == "a word"
 
+    @pytest.mark.process
     def test_a_step_that_fails_stops_the_rest_with_its_cure(self, tmp_path: Path) -> None:
         steps: list[Step] = [Run("fail", ("false",), cure="do better"), Run("m", ("touch", "mark"))]
         with pytest.raises(StepFailed, match=r"could not fail: `false` ended with status 1; do better"):
             self.done(steps, tmp_path)
         assert not (tmp_path / "mark").exists()
 
+    @pytest.mark.process
     def test_one_that_may_fail_says_so_and_the_rest_goes_on(self, tmp_path: Path) -> None:
         steps: list[Step] = [Run("try", ("no-such-command",), else_say="it is gone")]
         assert self.done([*steps, Run("m", ("touch", "mark"))], tmp_path) == ["try", "it is gone", "m"]
         assert (tmp_path / "mark").exists()
 
+    @pytest.mark.process
     def test_what_takes_time_is_tried_again(self, tmp_path: Path) -> None:
         again = ("sh", "-c", "echo x >>tries; [ $(wc -l <tries) -ge 3 ]")
         self.done([Run("try", again, tries=5)], tmp_path)

@@ -106,6 +106,7 @@ def test_a_native_gateway_reads_settings_that_only_their_owner_may_read() -> Non
 
 
 @pytest.mark.parametrize(("mode", "private"), [(0o644, set()), (0o600, {"my own.yaml"})])
+@pytest.mark.process
 def test_settings_that_others_may_not_read_are_seen(
     mode: int, private: set[str], tmp_path: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_folders_that_macos_keeps_services_out_of_are_known() -> None:
     assert protected_folder(Path("/Volumes/disk/Documents"), home) == ""
 
 
+@pytest.mark.process
 def test_a_link_into_a_protected_folder_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +204,7 @@ def test_the_ports_are_those_that_the_settings_have(name: str, values: dict[str,
     }
 
 
+@pytest.mark.process
 def test_who_holds_a_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -130,6 +130,7 @@ def test_advice_is_listed_with_its_commands_or_not_at_all() -> None:
     assert "  - it sleeps\n      -> sudo pmset" in told([Advice("it sleeps", "sudo pmset")])
 
 
+@pytest.mark.process
 def test_a_mac_s_own_commands_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mac = Mac(tmp_path)
     monkeypatch.setattr(launchd, "DAEMONS", mac.daemons)

@@ -152,6 +152,7 @@ class TestLaunchd:
 
 class TestSystemd:
     @pytest.mark.parametrize("tier", TIERS)
+    @pytest.mark.process
     def test_a_unit_is_valid_in_a_folder_with_odd_characters(
         self, tmp_path: Path, settings: Settings, tier: Tier
     ) -> None:

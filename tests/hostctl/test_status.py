@@ -192,6 +192,7 @@ class TestSmoke:
 
 @pytest.mark.parametrize("verb", ["status", "doctor", "smoke"])
 @pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.process
 def test_the_shell_s_settings_file_is_looked_at_unless_services_have_their_own(
     verb: str, installed: bool, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def events(text: str) -> list[Any]:
     return [json.loads(item) for item in data[:-1]]
 
 
+@pytest.mark.smoke
 def test_a_picture_is_drawn_as_the_words_say(http: httpx.Client) -> None:
     body = post(http, "/v1/images/generations", {"prompt": RED_CIRCLE_CAPTION, "seed": 0})
     (data,) = body["data"]
@@ -55,6 +56,7 @@ def test_the_same_seed_draws_the_same_bytes_and_another_does_not(http: httpx.Cli
     assert first["data"][0]["b64_json"] != first["data"][1]["b64_json"]
 
 
+@pytest.mark.smoke
 def test_an_edit_recolours_and_keeps_the_place(http: httpx.Client) -> None:
     wanted = "a green circle on a blue background"
     body = {"prompt": wanted, "image": as_base64(RED_CIRCLE), "strength": 0.5, "seed": 1}
@@ -86,6 +88,7 @@ def test_an_edit_as_a_form_is_the_same_edit(http: httpx.Client) -> None:
     assert form.json()["data"] == post(http, "/v1/images/edits", body)["data"]
 
 
+@pytest.mark.smoke
 def test_the_answers_about_a_picture_are_true(http: httpx.Client) -> None:
     def analyze(task: str, scene: Any, **fields: Any) -> Any:
         body = {"image": as_base64(scene), "task": task, **fields}
@@ -110,6 +113,7 @@ def test_moondream_answers_truly_too(http: httpx.Client) -> None:
     assert post(http, "/v1/vision/analyze", body)["result"] == "a green star on a yellow background"
 
 
+@pytest.mark.smoke
 def test_a_chat_about_a_picture_in_korean(http: httpx.Client) -> None:
     body = post(http, "/v1/chat/completions", ask(RED_CIRCLE, "이 이미지에 뭐가 있어?"))
     choice = body["choices"][0]

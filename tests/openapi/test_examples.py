@@ -16,7 +16,7 @@ from scripts.openapi import FILE
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
-MADE = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+MADE = yaml.load(FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 @dataclass(frozen=True)

@@ -232,8 +232,8 @@ READ_AS_THE_LAST: dict[str, Build] = {
     "connection: close": fields(b"connection: close", LENGTH),
 }
 
-ATTACKS = [
-    pytest.param(build, read, id=name)
+ATTACKS: list[tuple[str, Build, tuple[str, ...]]] = [
+    (name, build, read)
     for table, read in (
         (REFUSED, ()),
         (READ_AS_ONE, ("open", "next")),
@@ -244,41 +244,39 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize(("build", "read"), ATTACKS)
-def test_ambiguous_requests_are_read_in_one_way(
-    attacked: Attacked, tier: str, build: Build, read: tuple[str, ...]
-) -> None:
+def test_ambiguous_requests_are_read_in_one_way(attacked: Attacked, subtests: pytest.Subtests) -> None:
     """*read*: the requests that are there: the open one, the one behind it, and the one after both."""
-    number = next(_NUMBERS)
-    users = {name: f"{name}-{number}-" for name in ("open", "hidden", "next")}
-    path = path_of(tier)
-    hidden = request(path, body(users["hidden"]))
-    last = request(path, body(users["next"]), b"connection: close")
-    outcome = attacked.send(tier, build(path, body(users["open"]), hidden) + last)
+    for tier, (attack, build, read) in itertools.product(TIERS, ATTACKS):
+        with subtests.test(attack, tier=tier):
+            number = next(_NUMBERS)
+            users = {name: f"{name}-{number}-" for name in ("open", "hidden", "next")}
+            path = path_of(tier)
+            hidden = request(path, body(users["hidden"]))
+            last = request(path, body(users["next"]), b"connection: close")
+            outcome = attacked.send(tier, build(path, body(users["open"]), hidden) + last)
 
-    assert outcome.closed
-    assert outcome.rest == b""
-    if not read:
-        assert outcome.statuses == [400]
-    else:
-        assert outcome.statuses == [200] * len(read)
-        assert [json.loads(answer.body)["user"] for answer in outcome.answers] == [
-            users[name] for name in read
-        ]
-    for name, user in users.items():
-        arrived = attacked.arrived(user)
-        assert len(arrived) == (name in read), name
-        for one in arrived:
-            assert one.head.startswith(f"POST {CHAT} HTTP/1.1\r\n")
-            assert one.body == body(user).decode()
-            assert framing(one.headers) in (
-                [("content-length", str(len(one.body)))],
-                *([[("transfer-encoding", "chunked")]] if tier == "manager" else []),
-            )
-            assert not {"x-trailer", "upgrade", "http2-settings", "expect"} & {
-                k for k, _ in one.headers
-            }
+            assert outcome.closed
+            assert outcome.rest == b""
+            if not read:
+                assert outcome.statuses == [400]
+            else:
+                assert outcome.statuses == [200] * len(read)
+                assert [json.loads(answer.body)["user"] for answer in outcome.answers] == [
+                    users[name] for name in read
+                ]
+            for name, user in users.items():
+                arrived = attacked.arrived(user)
+                assert len(arrived) == (name in read), name
+                for one in arrived:
+                    assert one.head.startswith(f"POST {CHAT} HTTP/1.1\r\n")
+                    assert one.body == body(user).decode()
+                    assert framing(one.headers) in (
+                        [("content-length", str(len(one.body)))],
+                        *([[("transfer-encoding", "chunked")]] if tier == "manager" else []),
+                    )
+                    assert not {"x-trailer", "upgrade", "http2-settings", "expect"} & {
+                        k for k, _ in one.headers
+                    }
 
 
 def framing(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

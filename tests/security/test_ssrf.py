@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import itertools
 import ssl
 from pathlib import Path
 
@@ -63,17 +64,18 @@ INSIDE = {
 }
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda text: ascii(text)[:50])
 def test_private_addresses_are_not_reached_in_any_spelling(
-    public: httpx.Client, manager: StandIn, names: Names, there: Elsewhere, attack: str
+    public: httpx.Client, manager: StandIn, names: Names, there: Elsewhere, subtests: pytest.Subtests
 ) -> None:
-    names.known.update(INSIDE)
-    url = attack.replace("PORT", str(there.port))
-    error = problem(public.post(CHAT, json=chat(url)))
-    assert error["param"] == PARAM
-    assert error["source"] == "gateway"
-    assert there.connections == 0
-    assert manager.received == []
+    for attack in ATTACKS:
+        with subtests.test(ascii(attack)[:50]):
+            names.known.update(INSIDE)
+            url = attack.replace("PORT", str(there.port))
+            error = problem(public.post(CHAT, json=chat(url)))
+            assert error["param"] == PARAM
+            assert error["source"] == "gateway"
+            assert there.connections == 0
+            assert manager.received == []
 
 
 def test_blocked_closed_and_unknown_hosts_return_the_same_error(
@@ -139,19 +141,21 @@ INWARDS = [
     "file:///etc/passwd", "ftp://127.0.0.1:PORT/x", "http://2130706434:PORT/x",
     "data:image/png;base64,AAAA", "http://[::1", "http://", "",
 ]  # fmt: skip
+_REDIRECTS = ("301 Moved", "302 Found", "303 See Other", "307 X", "308 Y")
 
 
-@pytest.mark.parametrize("where", INWARDS)
-@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 X", "308 Y"])
 def test_redirects_follow_the_rules_of_urls(
-    client: httpx.Client, manager: StandIn, names: Names, there: Elsewhere, where: str, status: str
+    client: httpx.Client, manager: StandIn, names: Names, there: Elsewhere, subtests: pytest.Subtests
 ) -> None:
-    names.known["inside.test"] = [["127.0.0.2"]]
-    there.pages["/r"] = redirect(where.replace("PORT", str(there.port)), status)
-    there.pages["/x"] = answer(PICTURE)
-    assert problem(client.post(CHAT, json=chat(there.url("/r"))))["param"] == PARAM
-    assert set(there.paths) == {"/r"}
-    assert manager.received == []
+    for status, where in itertools.product(_REDIRECTS, INWARDS):
+        with subtests.test(where, status=status):
+            names.known["inside.test"] = [["127.0.0.2"]]
+            there.heads.clear()
+            there.pages["/r"] = redirect(where.replace("PORT", str(there.port)), status)
+            there.pages["/x"] = answer(PICTURE)
+            assert problem(client.post(CHAT, json=chat(there.url("/r"))))["param"] == PARAM
+            assert set(there.paths) == {"/r"}
+            assert manager.received == []
 
 
 def test_a_name_in_a_redirect_is_resolved_and_checked_again(

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.process
 def test_the_log_file_keeps_the_format_and_is_rotated(tmp_path: Path) -> None:
     """In a process of its own: there is one root logger."""
     code = (

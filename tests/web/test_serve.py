@@ -6,7 +6,10 @@ import resource
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.process
 def test_a_server_may_hold_more_connections_than_launchd_allows_a_service_by_itself() -> None:
     code = (
         "import resource as r; from web.serve import allow_many_connections as allow;"

@@ -13,8 +13,8 @@ import httpx
 from PIL import Image
 
 from contracts.settings.models import ImageSettings, VlmSettings
+from testkit.fakes.engine import FakeEngine
 from testkit.servers import served
-from tests.workers.fakes import FakeEngine
 from workers.app import create_app
 
 VLM = VlmSettings(kind="vlm", path="x", port=1, memory_gb=1.0, max_tokens=77)

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from contracts.settings.models import ImageSettings, VlmSettings
+from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import IMAGE, VLM, worker
-from tests.workers.fakes import FakeEngine
 from workers.engine import (
     Answered,
     ChatEvent,

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from contracts.control import Download, Phase, WorkerHealth
+from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import DRAW, HELLO, VLM, b64, error_of, png, wait_for, worker
-from tests.workers.fakes import FakeEngine
 from workers.engine import LoadError
 
 

@@ -52,10 +52,6 @@ def test_each_library_has_its_importers(package: str) -> None:
     } == set()
 
 
-def test_no_other_tier_is_imported() -> None:
-    assert not any({"gateway", "manager", "demo"} & imports(file) for file in MODULES)
-
-
 @pytest.mark.process
 def test_nothing_heavy_is_imported_before_the_model_thread_runs() -> None:
     code = (

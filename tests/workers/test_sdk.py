@@ -11,8 +11,8 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from contracts.settings.models import VlmSettings
+from testkit.fakes.engine import FakeEngine
 from testkit.servers import served
-from tests.workers.fakes import FakeEngine
 from workers.app import create_app
 from workers.engine import Answered, ChatJob, Delta, Prompted, TokenChance, TokenLogprob
 

@@ -59,6 +59,7 @@ def located(names: Sequence[str], endpoint: str, home: Path, **environment: str)
 
 @pytest.mark.process
 class TestTheHubRefuses:
+    @pytest.mark.process
     def test_one_line_names_the_key_the_model_and_the_remedy(self, tmp_path: Path) -> None:
         with a_hub({}) as served:
             for name in REFUSED:
@@ -71,11 +72,13 @@ class TestTheHubRefuses:
             assert line.startswith("models.painter.path: ")
             assert all(words in line for words in [name, *says]), line
 
+    @pytest.mark.process
     def test_a_hub_that_is_not_reachable_is_told_at_once(self, tmp_path: Path) -> None:
         (line,) = located(["maker/x"], f"http://127.0.0.1:{free_port()}", tmp_path)
         assert "not downloaded yet" in line
         assert "refused" in line
 
+    @pytest.mark.process
     def test_offline_is_told_as_such(self, tmp_path: Path) -> None:
         (line,) = located(["maker/x"], "http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")
         assert "HF_HUB_OFFLINE is set" in line

@@ -14,8 +14,8 @@ from PIL import Image
 
 from contracts.control import WorkerHealth
 from contracts.wire.openai import ImagesResponse
+from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import DRAW, IMAGE, b64, error_of, png, wait_for, worker
-from tests.workers.fakes import FakeEngine
 from workers.engine import ImageJob
 from workers.image.files import recipe_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from contracts.control import Download, Phase
 from contracts.errors import GenerationFailed, InvalidRequest, Unavailable
-from tests.workers.fakes import FakeEngine
+from testkit.fakes.engine import FakeEngine
 from tests.workers.serving.threads import run, until
 from workers.engine import Answered, ChatEvent, ChatJob, Delta, LoadError, Sampling, Turn
 from workers.serving.model_thread import ModelThread

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from contracts.errors import InvalidRequest
+from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import CALL, DRAW, HELLO, WEATHER, b64, error_of, png
-from tests.workers.fakes import FakeEngine
 
 
 class TestChat:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testkit.seeds import seeds
 from workers.engine import ChatJob, Sampling, Turn
 
 pytestmark = pytest.mark.mlx
@@ -116,20 +117,23 @@ class TestRows:
         {"temperature": 1.0, "bias": ((2, 3.0), (900, 1.0))},
     )
 
-    @pytest.mark.parametrize("number", range(40))
-    def test_a_row_draws_beside_any_others_what_it_draws_alone(self, number: int) -> None:
-        draw = random.Random(number)
-        steps, size = 8, 40
-        picked = [draw.randrange(len(self.STYLES)) for _ in range(draw.randint(2, 9))]
-        styles = [{**self.STYLES[i], "seed": draw.randrange(5)} for i in picked]
-        logits = [[[draw.gauss(0, 2) for _ in range(size)] for _ in styles] for _ in range(steps)]
-        together = [chooser([1, 2], **style) for style in styles]
-        got = [choose(together, step, 37) for step in logits]
-        for row, style in enumerate(styles):
-            single = chooser([1, 2], **style)
-            assert [choose([single], [step[row]], 37)[0] for step in logits] == [
-                step[row] for step in got
-            ]
+    def test_a_row_draws_beside_any_others_what_it_draws_alone(self, subtests: pytest.Subtests) -> None:
+        for number in seeds(8, 40):
+            with subtests.test(number=number):
+                draw = random.Random(number)
+                steps, size = 8, 40
+                picked = [draw.randrange(len(self.STYLES)) for _ in range(draw.randint(2, 9))]
+                styles = [{**self.STYLES[i], "seed": draw.randrange(5)} for i in picked]
+                logits = [
+                    [[draw.gauss(0, 2) for _ in range(size)] for _ in styles] for _ in range(steps)
+                ]
+                together = [chooser([1, 2], **style) for style in styles]
+                got = [choose(together, step, 37) for step in logits]
+                for row, style in enumerate(styles):
+                    single = chooser([1, 2], **style)
+                    assert [choose([single], [step[row]], 37)[0] for step in logits] == [
+                        step[row] for step in got
+                    ]
 
     def test_a_fault_of_one_row_is_kept_in_that_row(self) -> None:
         class Broken:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from testkit.seeds import seeds
 from tests.workers.conftest import talk
 from workers.engine import Answered, ChatJob, Delta, Turn
 
@@ -84,19 +85,20 @@ def test_the_last_token_allowed_may_be_the_end() -> None:
     assert play("abc", max_tokens=3)[-1].finish_reason == "length"
 
 
-@pytest.mark.parametrize("number", range(100))
-def test_text_and_logprobs_are_those_up_to_the_stop_string(number: int) -> None:
-    draw = random.Random(number)
-    text = "".join(draw.choice("ab가🌟") for _ in range(draw.randint(1, 14)))
-    stop = "".join(draw.choice("ab가🌟") for _ in range(draw.randint(1, 3)))
-    events = play(text, logprobs=True, stops=(stop,))
-    shown = text.partition(stop)[0]
-    assert said(events) == shown
-    assert told(events) == shown.encode()
-    assert [isinstance(e, Answered) for e in events].count(True) == 1
-    assert events[-1].finish_reason == "stop"
-    if stop in text:
-        assert events[-1].completion_tokens == len((shown + stop).encode())
+def test_text_and_logprobs_are_those_up_to_the_stop_string(subtests: pytest.Subtests) -> None:
+    for number in seeds(20, 100):
+        with subtests.test(number=number):
+            draw = random.Random(number)
+            text = "".join(draw.choice("ab가🌟") for _ in range(draw.randint(1, 14)))
+            stop = "".join(draw.choice("ab가🌟") for _ in range(draw.randint(1, 3)))
+            events = play(text, logprobs=True, stops=(stop,))
+            shown = text.partition(stop)[0]
+            assert said(events) == shown
+            assert told(events) == shown.encode()
+            assert [isinstance(e, Answered) for e in events].count(True) == 1
+            assert events[-1].finish_reason == "stop"
+            if stop in text:
+                assert events[-1].completion_tokens == len((shown + stop).encode())
 
 
 def test_no_event_is_empty() -> None:

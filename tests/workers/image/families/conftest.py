@@ -25,19 +25,21 @@ Pictures = Callable[[str], dict[str, bytes]]
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    made: dict[tuple[str, int | None], Path] = {}
+    """Makes a checkpoint once, for this and later runs."""
 
     def make(family: str, bits: int | None = None) -> Path:
-        if (family, bits) not in made:
-            folder = tmp_path_factory.mktemp("tiny") / family
+        folder = random_models.kept(family, bits)
+        if not folder.exists():
+            # A process beside this one may make it, too: the first to finish gives it its name.
+            draft = tmp_path_factory.mktemp("tiny") / family
             thread = threading.Thread(
-                target=lambda: random_models.write(folder, family, tiny=True, bits=bits)
+                target=lambda: random_models.write(draft, family, tiny=True, bits=bits)
             )
             thread.start()
             thread.join()
-            assert (folder / "tiny.json").exists()
-            made[family, bits] = folder
-        return made[family, bits]
+            assert (draft / "tiny.json").exists()
+            random_models.keep(draft, folder)
+        return folder
 
     return make
 

@@ -236,6 +236,7 @@ families.load(folder, settings, lambda *told: None)
 """
 
 
+@pytest.mark.process
 def test_a_save_that_was_killed_is_not_taken_for_whole_and_is_done_again(
     load: Load, download: Download
 ) -> None:

@@ -1,0 +1,75 @@
+"""Skips the tests of library contracts while neither the locks nor the code that they check changed.
+
+They assert on names and source of libraries that the locks pin, so the same files give the same result.
+A stamp per test file keeps the hash of what passed. ``CI=true`` and a file named on the command line
+run them always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STAMPS = ROOT / ".cache" / "contracts"
+NAME = "test_library_contracts.py"
+_passed: dict[str, bool] = {}  # file -> whether all of its tests that ran passed
+
+
+@cache
+def _hash_of(file: str) -> str:
+    return hash_of(file, ROOT)
+
+
+def hash_of(file: str, root: Path) -> str:
+    """Of all that decides how the tests in *file* end."""
+    made = hashlib.sha256()
+    # The tests compare the libraries with our adapters and with testkit's checkpoints.
+    patterns = ("requirements/*.lock", "workers/**/*.py", "contracts/**/*.py")
+    inputs = [path for pattern in patterns for path in root.glob(pattern)]
+    for path in sorted((*inputs, *root.glob("testkit/random_models.py"), root / file)):
+        made.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return made.hexdigest()
+
+
+def _stamp(file: str) -> Path:
+    return STAMPS / f"{file.replace('/', '-')}.sha256"
+
+
+def _is_contract(nodeid: str) -> str:
+    """The file of the test when it is one of the contracts'."""
+    file = nodeid.partition("::")[0]
+    return file if file.endswith(f"/{NAME}") else ""
+
+
+def deselect_unchanged(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("CI") == "true" or any(NAME in argument for argument in config.args):
+        return
+    unchanged = []
+    for item in items:
+        file = _is_contract(item.nodeid)
+        if file and _stamp(file).exists() and _stamp(file).read_text() == _hash_of(file):
+            unchanged.append(item)
+    if unchanged:
+        config.hook.pytest_deselected(items=unchanged)
+        items[:] = [item for item in items if item not in set(unchanged)]
+
+
+def note(report: pytest.TestReport) -> None:
+    file = _is_contract(report.nodeid)
+    if file:
+        # A skipped test proves nothing.
+        _passed[file] = _passed.get(file, True) and report.passed
+
+
+def keep(config: pytest.Config) -> None:
+    """Write the stamps of the files that ran whole and passed."""
+    if config.option.keyword or config.option.markexpr or any("::" in a for a in config.args):
+        return
+    for file in [file for file, passed in _passed.items() if passed]:
+        STAMPS.mkdir(parents=True, exist_ok=True)
+        _stamp(file).write_text(_hash_of(file))
