@@ -151,7 +151,7 @@ def test_an_unknown_alias_is_a_404_in_the_error_shape(bench: Bench) -> None:
             assert answer.status_code == 404
             error = error_of(answer)
             assert error["code"] == "model_not_found"
-            assert error["message"] == "no model 'nobody'; there are: a, image"
+            assert error["message"] == "model 'nobody' does not exist; there are: a, image"
 
 
 def test_unknown_routes_and_methods_have_the_error_shape(bench: Bench) -> None:

@@ -20,7 +20,7 @@ import yaml
 
 from contracts.settings import ManagerSettings
 from manager.app import ManagerApp
-from manager.docker_bridge import BridgeListener, Bridges, bridges_of, wanted
+from manager.docker_bridge import BridgeListener, Bridges, bridges_of, must_listen
 from manager.launcher.process import ROOT, LocalLauncher
 from manager.server import ManagerServer
 from testkit import plain
@@ -78,7 +78,7 @@ def test_without_an_engine_there_is_no_bridge() -> None:
 def test_it_listens_there_on_linux_beside_loopback_unless_told_otherwise(
     settings: dict[str, object], platform: str, listens: bool
 ) -> None:
-    assert wanted(ManagerSettings.model_validate(settings), platform) is listens
+    assert must_listen(ManagerSettings.model_validate(settings), platform) is listens
 
 
 class Unsignalled(ManagerServer):
@@ -95,7 +95,7 @@ def serving(bench: Bench, found: list[Bridges]) -> Iterator[int]:
     settings = bench.settings()
     app = ManagerApp(settings, launcher=LocalLauncher(FAKE_WORKER))
     port = settings.manager.port
-    bridge = BridgeListener(port, read_bridges=lambda: found[-1], look_s=0.05)
+    bridge = BridgeListener(port, read_bridges=lambda: found[-1], check_s=0.05)
     server = Unsignalled(app, bridge=bridge)
     sock = bind("127.0.0.1", port)
     thread = threading.Thread(target=server.run, args=([sock],), daemon=True)

@@ -16,8 +16,8 @@ from manager.events import (
     HEARTBEAT,
     KEPT,
     READER_LIMIT,
+    BusEvent,
     EventBus,
-    Happening,
     Subscription,
     last_event_id,
     sse,
@@ -34,8 +34,8 @@ def numbered(bus: EventBus, count: int) -> None:
         bus.publish("transition", {"number": number})
 
 
-async def rest(subscription: Subscription) -> list[Happening]:
-    return [happening async for happening in subscription]
+async def rest(subscription: Subscription) -> list[BusEvent]:
+    return [event async for event in subscription]
 
 
 def test_every_reader_hears_everything_in_order() -> None:
@@ -60,7 +60,7 @@ def test_a_reader_that_waits_is_woken() -> None:
             await asyncio.sleep(0)
             assert not waiting.done()
             bus.publish("pressure", {"level": "warning"})
-            assert (await waiting) == Happening("pressure", {"level": "warning"}, 1)
+            assert (await waiting) == BusEvent("pressure", {"level": "warning"}, 1)
 
     run(test())
 
@@ -86,7 +86,7 @@ def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
                 await anext(quick)
             bus.close()
             lost, *heard = await rest(slow)
-            assert lost == Happening("lost", {"count": 44}, 0)
+            assert lost == BusEvent("lost", {"count": 44}, 0)
             assert [h.data["number"] for h in heard] == list(range(44, READER_LIMIT + 44))
             assert await rest(quick) == []
 
@@ -112,7 +112,7 @@ def test_a_reader_that_comes_back_late_is_told_how_much_is_gone() -> None:
         bus.close()
         async with bus.subscribe(last_id=4) as reader:
             lost, *heard = await rest(reader)
-        assert lost == Happening("lost", {"count": 6}, 0)
+        assert lost == BusEvent("lost", {"count": 6}, 0)
         assert [h.id for h in heard] == list(range(11, KEPT + 11))
         assert heard == bus.recent
 
@@ -185,23 +185,23 @@ def test_what_was_published_is_not_changed_by_its_publisher() -> None:
     bus = EventBus()
     bus.publish("pressure", data)
     data["level"] = "critical"
-    assert bus.recent == [Happening("pressure", {"level": "normal"}, 1)]
+    assert bus.recent == [BusEvent("pressure", {"level": "normal"}, 1)]
 
 
 def test_an_event_has_id_kind_and_one_line_of_json() -> None:
-    happening = Happening("transition", {"alias": "a", "from": "ready", "reason": "two\nlines"}, 7)
-    assert sse(happening) == (
+    event = BusEvent("transition", {"alias": "a", "from": "ready", "reason": "two\nlines"}, 7)
+    assert sse(event) == (
         b'id: 7\nevent: transition\ndata: {"alias": "a", "from": "ready", "reason": "two\\nlines"}\n\n'
     )
 
 
 def test_lost_has_no_id_so_that_coming_back_starts_at_the_last_real_one() -> None:
-    assert sse(Happening("lost", {"count": 3})) == b'event: lost\ndata: {"count": 3}\n\n'
+    assert sse(BusEvent("lost", {"count": 3})) == b'event: lost\ndata: {"count": 3}\n\n'
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.booleans()))
 def test_no_text_breaks_the_lines_of_an_event(data: dict[str, Any]) -> None:
-    first, second, third, *end = sse(Happening("memory", data, 1)).split(b"\n")
+    first, second, third, *end = sse(BusEvent("memory", data, 1)).split(b"\n")
     assert (first, second, end) == (b"id: 1", b"event: memory", [b"", b""])
     assert b"\r" not in third
     assert json.loads(third.removeprefix(b"data: ")) == data
@@ -246,7 +246,7 @@ def test_what_is_heard_and_what_is_lost_is_all_there_was(steps: list[str]) -> No
     async def test() -> None:
         bus = EventBus()
         published = 0
-        heard: list[Happening] = []
+        heard: list[BusEvent] = []
         async with bus.subscribe() as reader:
             for step in steps:
                 if step == "publish":

@@ -54,7 +54,7 @@ def test_an_orderly_exit_while_starting_is_a_failure_too(bench: Bench) -> None:
     with bench.manager({"a": bench.model(exit=0)}) as manager:
         answer = manager.ask()
         assert answer.status_code == 503
-        assert "it ended without a word (exit status 0)" in error_of(answer)["message"]
+        assert "it ended without an error message (exit status 0)" in error_of(answer)["message"]
 
 
 def test_a_worker_that_only_says_that_it_failed_is_stopped(bench: Bench) -> None:
@@ -91,7 +91,7 @@ def test_a_wrong_nonce_is_never_ready(bench: Bench) -> None:
     with bench.manager({"a": model}, manager={"start_timeout_s": 1.0}) as manager:
         answer = manager.ask()
         assert answer.status_code == 503
-        assert "another process answers on its port" in error_of(answer)["message"]
+        assert "another process responds on its port" in error_of(answer)["message"]
         assert bench.notes("begin") == []
 
 

@@ -147,7 +147,10 @@ def test_all_requests_of_a_ready_worker_are_served() -> None:
 
 
 def test_many_requests_are_one_start() -> None:
-    assert line_up("a a a", view("a", S.STOPPED)) == [Start(4), *[Wait("a is waited for")] * 2]
+    assert line_up("a a a", view("a", S.STOPPED)) == [
+        Start(4),
+        *[Wait("an earlier request waits for a")] * 2,
+    ]
 
 
 def test_a_refusal_meets_all_requests_of_the_alias() -> None:
@@ -282,8 +285,8 @@ def test_a_worker_that_outgrew_the_budget_gives_its_room_up_when_it_is_idle() ->
 def test_under_pressure_nothing_is_loaded_and_what_is_loaded_serves() -> None:
     plans = at(100, "a@100 a@100 b@100", view("a", S.STOPPED), view("b"), loads=False)
     assert plans == [
-        Wait("a waits for the system to have memory again", pressure=True),
-        Wait("a is waited for", pressure=True),
+        Wait("a waits until memory pressure falls", pressure=True),
+        Wait("an earlier request waits for a", pressure=True),
         Serve(),
     ]
 
@@ -291,7 +294,7 @@ def test_under_pressure_nothing_is_loaded_and_what_is_loaded_serves() -> None:
 def test_a_worker_admits_no_more_requests_than_its_process_may_serve() -> None:
     first, second, third = line_up("a a a", view("a", admits=2))
     assert (first, second) == (Serve(), Serve())
-    assert third == Wait("a is to be replaced by a fresh process")
+    assert third == Wait("a fresh process will replace a")
 
 
 # --- properties ----------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ async def test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them(s
     await scene.served("b")
     error = await scene.ask("a").refused()
     assert isinstance(error, InsufficientMemory)
-    assert error.message.endswith("beside what is pinned: b")
+    assert error.message.endswith("with the pinned models: b")
     assert scene.state("b") == "ready"
 
 

@@ -37,7 +37,7 @@ async def test_a_download_that_stalls_ends_the_wait_and_says_how_far_it_is(scene
     error = await scene.ask().refused()
     assert isinstance(error, QueueTimeout)
     assert error.message == (
-        "a is being downloaded, 93 of 177 bytes, about 84 s left; nothing of it came within 30 s"
+        "a is being downloaded, 93 of 177 bytes, about 84 s left; no bytes arrived within 30 s"
     )
     assert error.retry_after == 59  # never more than clients sleep
     assert scene.now() == pytest.approx(123, abs=0.1)
@@ -71,9 +71,11 @@ async def test_who_finds_the_queue_full_is_told_how_long_the_download_takes(scen
 
 
 @story({"a": 4, "b": 4})
-async def test_a_worker_that_loaded_an_older_copy_has_the_newer_one_fetched(scene: Scene) -> None:
+async def test_newer_files_are_downloaded_after_a_load_of_older_ones(scene: Scene) -> None:
     scene.host.behaviours["a"].newer = "f00"
     await scene.served("a")
     await scene.served("b")
     assert scene.outdated == ["a"]
-    assert scene.pool.worker("a").revision == "old"
+    process = scene.pool.worker("a").process
+    assert process is not None
+    assert process.revision == "old"

@@ -62,13 +62,13 @@ async def test_a_load_goes_on_when_the_client_that_asked_for_it_leaves(scene: Sc
 
 
 @story({"a": 4})
-async def test_a_client_that_leaves_in_the_moment_of_its_grant_gives_the_lease_back(
+async def test_a_client_that_leaves_just_as_it_is_granted_releases_its_lease(
     scene: Scene,
 ) -> None:
     request = scene.ask()
     await scene.settle(lambda: scene.pool.queued("a") == 1)
-    # Runs after the grant, and before the request hears of it.
-    scene.pool._queue[0].answer.add_done_callback(lambda _: request.task.cancel())
+    # Runs after the grant and before the request resumes.
+    scene.pool._queue[0].result.add_done_callback(lambda _: request.task.cancel())
     await asyncio.wait({request.task})
     assert request.lease is None
     assert scene.state() == "ready"
@@ -90,7 +90,7 @@ async def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(sce
 
 @story({"a": 4})
 async def test_an_alias_that_is_not_configured_is_not_found(scene: Scene) -> None:
-    with pytest.raises(ModelNotFound, match="no model 'x'; there are: a, image"):
+    with pytest.raises(ModelNotFound, match="model 'x' does not exist; there are: a, image"):
         await scene.served("x")
 
 
@@ -179,7 +179,7 @@ async def test_after_a_crash_the_next_request_waits_for_the_backoff_and_starts_i
     scene.host.last("a").end(-11)
     assert await lease.broken(within_s=1)
     assert scene.state() == "failed"
-    assert scene.pool.worker("a").last_error == "it ended without a word (killed by SIGSEGV)"
+    assert scene.pool.worker("a").last_error == "it ended without an error message (killed by SIGSEGV)"
     crashed_at = scene.now()
     again = await scene.ask().granted()
     assert again.incarnation == 2

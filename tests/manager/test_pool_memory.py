@@ -11,10 +11,10 @@ from contracts.control import Download
 from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
 from contracts.settings.base import GIB
 from manager.events import EventBus
-from manager.housekeeping import SETTLE_S
 from manager.memory.pressure import MACOS_LEVEL, Pressure, read_on, rule_of
 from manager.memory.system import MemoryReading
-from manager.ticker import Keeper
+from manager.ticker import Ticker
+from manager.unloading import SETTLE_S
 from tests.manager.virtual import Scene, story
 
 # --- the charge ------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ async def test_a_model_that_was_seen_to_need_more_than_the_budget_runs_alone_wit
     await scene.served("a")
     logging.getLogger("manager.pool").removeHandler(handler)
     assert (scene.state("a"), scene.state("b")) == ("ready", "stopped")
-    assert "a was measured to need 15.0 GB and there are 12.0 GB: it is loaded alone" in said[0]
+    assert "a was measured to need 15.0 GB and 12.0 GB are available: it is loaded alone" in said[0]
     await asyncio.sleep(5)
     assert scene.state("a") == "ready", "one that is alone is in nobody's way"
     await scene.served("b")
@@ -210,9 +210,9 @@ async def test_under_pressure_idle_workers_go_one_at_a_time_least_recently_used_
     await busy.finish()
 
 
-def keeper(scene: Scene, platform: str, levels: dict[str, int]) -> Keeper:
-    """A keeper as on *platform*, whose sysctl answers from *levels*."""
-    return Keeper(
+def ticker(scene: Scene, platform: str, levels: dict[str, int]) -> Ticker:
+    """A ticker as on *platform*, with *levels* for its sysctl."""
+    return Ticker(
         scene.pool,
         peaks=scene.peaks,
         events=EventBus(),
@@ -223,12 +223,12 @@ def keeper(scene: Scene, platform: str, levels: dict[str, int]) -> Keeper:
     )
 
 
-async def left_over(scene: Scene, kept: Keeper, seconds: int) -> list[float]:
-    """When, of the next *seconds* in which the keeper looks, a worker left."""
+async def left_over(scene: Scene, ticking: Ticker, seconds: int) -> list[float]:
+    """When, of the next *seconds* in which the ticker runs, a worker left."""
     began, left = scene.now(), []
     before = sum(scene.state(alias) == "ready" for alias in "abcd")
     for _ in range(seconds):
-        kept.look_at_pressure()
+        ticking.check_pressure()
         await scene.settle()
         loaded = sum(scene.state(alias) == "ready" for alias in "abcd")
         left += [scene.now() - began] * (before - loaded)
@@ -245,10 +245,10 @@ async def test_on_macos_a_warning_acts_after_30_s_and_takes_one_worker_each_30_s
     for alias in "abcd":
         await scene.served(alias)
     levels = {MACOS_LEVEL: 2}
-    kept = keeper(scene, "darwin", levels)
-    assert await left_over(scene, kept, 95) == pytest.approx([30, 60, 90], abs=1)
+    ticking = ticker(scene, "darwin", levels)
+    assert await left_over(scene, ticking, 95) == pytest.approx([30, 60, 90], abs=1)
     levels[MACOS_LEVEL] = 1
-    assert await left_over(scene, kept, 60) == []
+    assert await left_over(scene, ticking, 60) == []
 
 
 @story(FOUR)
@@ -256,12 +256,12 @@ async def test_on_macos_warnings_that_end_within_30_s_cost_no_worker(scene: Scen
     for alias in "abcd":
         await scene.served(alias)
     levels = {MACOS_LEVEL: 2}
-    kept = keeper(scene, "darwin", levels)
+    ticking = ticker(scene, "darwin", levels)
     for _ in range(5):
         levels[MACOS_LEVEL] = 2
-        assert await left_over(scene, kept, 25) == []
+        assert await left_over(scene, ticking, 25) == []
         levels[MACOS_LEVEL] = 1
-        assert await left_over(scene, kept, 3) == []
+        assert await left_over(scene, ticking, 3) == []
 
 
 @story(FOUR)
@@ -271,10 +271,10 @@ async def test_on_macos_critical_acts_at_once_and_only_as_long_as_the_system_say
     for alias in "abcd":
         await scene.served(alias)
     levels = {MACOS_LEVEL: 4}
-    kept = keeper(scene, "darwin", levels)
-    assert await left_over(scene, kept, 2) == pytest.approx([0, 1], abs=0.5)
+    ticking = ticker(scene, "darwin", levels)
+    assert await left_over(scene, ticking, 2) == pytest.approx([0, 1], abs=0.5)
     levels[MACOS_LEVEL] = 1
-    assert await left_over(scene, kept, 40) == [], "the gauge still holds CRITICAL for a while"
+    assert await left_over(scene, ticking, 40) == [], "the gauge still holds CRITICAL for a while"
 
 
 @story({"a": 4, "b": 4})

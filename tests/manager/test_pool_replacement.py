@@ -156,11 +156,11 @@ async def test_what_is_to_be_preloaded_comes_back_after_a_crash(scene: Scene) ->
 async def test_every_transition_is_told(scene: Scene) -> None:
     await scene.served()
     await scene.pool.stop("a")
-    told = [(d["from"], d["to"]) for kind, d in scene.happenings if kind == "transition"]
+    told = [(d["from"], d["to"]) for kind, d in scene.events if kind == "transition"]
     assert told == [
         ("stopped", "starting"),
         ("starting", "ready"),
         ("ready", "stopping"),
         ("stopping", "stopped"),
     ]
-    assert any(kind == "progress" for kind, _ in scene.happenings)
+    assert any(kind == "progress" for kind, _ in scene.events)

@@ -15,7 +15,6 @@ import pytest
 
 from manager.launcher.process import (
     ROOT,
-    Handle,
     LaunchFailed,
     LaunchSpec,
     LocalHandle,
@@ -45,7 +44,7 @@ async def start(
     code: str,
     output: Callable[[bytes], None] = lambda data: None,
     **environ: str,
-) -> Handle:
+) -> LocalHandle:
     """A worker whose program is *code*; it is gone when *stack* is."""
     launcher = LocalLauncher(
         (sys.executable, "-c", code), environ={**os.environ, **environ} if environ else None
@@ -68,9 +67,8 @@ def act(play: Callable[[AsyncExitStack], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(whole())
 
 
-def close_the_pipe(handle: Handle) -> None:
+def close_the_pipe(handle: LocalHandle) -> None:
     """As the end of the manager does."""
-    assert isinstance(handle, LocalHandle)
     assert handle._popen.stdin is not None
     handle._popen.stdin.close()
 
@@ -222,12 +220,12 @@ def test_a_handle_shows_what_it_is() -> None:
     [
         (1, ["load failed: weights are missing"], "weights are missing (exit status 1)"),
         (-9, ["loading", "still loading"], "still loading (killed by SIGKILL)"),
-        (0, [], "it ended without a word (exit status 0)"),
-        (-200, [], "it ended without a word (killed by signal 200)"),
+        (0, [], "it ended without an error message (exit status 0)"),
+        (-200, [], "it ended without an error message (killed by signal 200)"),
         (
             3,
             ["2026-11-23 11:40:01,123 INFO workers: listening"],
-            "it ended without a word (exit status 3)",
+            "it ended without an error message (exit status 3)",
         ),
         (
             -6,

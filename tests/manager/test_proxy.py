@@ -325,5 +325,5 @@ def test_what_outlasts_the_drain_is_cut_off_and_told(bench: Bench) -> None:
         assert manager.post("/stop/a").status_code == 200
         answer = running.result()
         assert (answer.status_code, error_of(answer)["code"]) == (503, "worker_failed")
-        assert error_of(answer)["message"] == "a ended before it answered: it was stopped"
+        assert error_of(answer)["message"] == "a ended before it responded: it was stopped"
         assert "event: error" in streaming.result().text

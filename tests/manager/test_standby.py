@@ -15,7 +15,7 @@ from contracts.settings.base import GIB
 from contracts.settings.models import ImageSettings, VlmSettings
 from manager.app import standbys
 from manager.launcher.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
-from manager.launcher.standby import READY_LINE, TO_HAVE_FROM, Standbys
+from manager.launcher.standby import DEFAULT_FROM, READY_LINE, Standbys
 from tests.manager.conftest import alive, eventually
 from tests.manager.virtual import FakeHost, FakeProcess, Scene, settings_of, virtual_time
 
@@ -206,17 +206,17 @@ def test_what_it_is_charged_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("configured", "total", "count"),
     [
-        (None, TO_HAVE_FROM, 1),
-        (None, TO_HAVE_FROM - 1, 0),
-        (0, TO_HAVE_FROM, 0),
-        (2, TO_HAVE_FROM - 1, 2),
+        (None, DEFAULT_FROM, 1),
+        (None, DEFAULT_FROM - 1, 0),
+        (0, DEFAULT_FROM, 0),
+        (2, DEFAULT_FROM - 1, 2),
     ],
 )
 def test_there_is_one_where_there_is_memory_enough_and_as_many_as_configured(
     tmp_path: Path, configured: int | None, total: int, count: int
 ) -> None:
     made = standbys(settings_of(tmp_path, {"a": 4}, standby=configured), None, total)
-    assert (made._wanted if made else 0) == count
+    assert (made._size if made else 0) == count
 
 
 # --- a real process --------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from manager.lease import Lease
 from manager.memory.peaks import Peaks, peak_key
 from manager.memory.system import MemoryReading
 from manager.pool import Pool
-from manager.readiness import Answer
+from manager.readiness import ProbeResponse
 from manager.worker_run import POLL_S, Timeouts
 
 
@@ -122,12 +122,12 @@ class FakeProcess:
     def poll(self) -> int | None:
         return self._status
 
-    def signal(self, rung: StopSignal) -> None:
+    def signal(self, stop: StopSignal) -> None:
         if self._status is not None:
             return
-        self.signals.append(rung)
-        self._host.signalled(self, rung)
-        if rung is StopSignal.KILL:
+        self.signals.append(stop)
+        self._host.signalled(self, stop)
+        if stop is StopSignal.KILL:
             self.end(-9)
         elif not self.behaviour.stubborn:
             asyncio.get_running_loop().call_later(self.behaviour.leaves_s, self.end, 0)
@@ -152,7 +152,7 @@ class FakeProcess:
             self._status = status
             self._ended.set()
 
-    def health(self) -> Answer | None:
+    def health(self) -> ProbeResponse | None:
         age = self._host.now() - self._launched_at
         ready = age >= self.behaviour.load_s and not self.behaviour.hangs
         if self.frozen or (ready and self.behaviour.deaf):
@@ -176,7 +176,7 @@ class FakeProcess:
             body["download"] = Download(
                 done_bytes=done, total_bytes=total, bytes_per_second=1, eta_seconds=total - done
             ).model_dump()
-        return Answer(200 if ready else 503, json.dumps(body).encode())
+        return ProbeResponse(200 if ready else 503, json.dumps(body).encode())
 
     def _gets_on(self, age: float) -> bool:
         behaviour = self.behaviour
@@ -192,7 +192,7 @@ class FakeHost:
     now: Callable[[], float]
     memory: dict[str, int]  # bytes
     behaviours: dict[str, Behaviour]
-    signalled: Callable[[FakeProcess, StopSignal], None] = lambda process, rung: None
+    signalled: Callable[[FakeProcess, StopSignal], None] = lambda process, stop: None
     processes: list[FakeProcess] = field(default_factory=list)
     peak: int = 0
 
@@ -212,7 +212,7 @@ class FakeHost:
     def count(self) -> None:
         self.peak = max(self.peak, sum(p.memory for p in self.living()))
 
-    async def probe(self, address: Address) -> Answer | None:
+    async def probe(self, address: Address) -> ProbeResponse | None:
         await asyncio.sleep(0)
         for process in self.living():
             if process.address == address:
@@ -279,7 +279,7 @@ class Scene:
         self.pulled_at: dict[str, float] = {}
         self.outdated: list[str] = []
         self.available = 1 << 40  # bytes that the system has left
-        self.happenings: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
         kept = standbys(self.host) if standbys else None
         self.pool = Pool(
             settings,
@@ -294,7 +294,7 @@ class Scene:
             fetching=lambda alias: self.pulls.get(alias),
             pulled_at=lambda alias: self.pulled_at.get(alias, float("-inf")),
             outdated=self.outdated.append,
-            publish=lambda kind, data: self.happenings.append((kind, data)),
+            publish=lambda kind, data: self.events.append((kind, data)),
         )
 
     def ask(self, alias: str = "a", keep_alive: float | None = None) -> Request:

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.control import WorkerState as S
-from manager.housekeeping import (
+from manager.planner import WorkerView
+from manager.unloading import (
     SETTLE_S,
     idle_too_long,
     least_recently_used,
-    memory_is_back,
+    memory_is_free,
+    next_idle_deadline,
     overcommitted,
-    soonest_idle,
 )
-from manager.planner import WorkerView
 
 
 def view(alias: str, state: S = S.READY, memory: int = 4, **kw: Any) -> WorkerView:
@@ -51,8 +51,8 @@ def test_the_next_idle_timeout_is_known() -> None:
         view("c", last_used=1, idle_timeout_s=5, leases=1),
         view("d", last_used=1, idle_timeout_s=5),  # overdue: dealt with already
     ]
-    assert soonest_idle({w.alias: w for w in workers}, now=100) == 102
-    assert soonest_idle({}, now=100) is None
+    assert next_idle_deadline({w.alias: w for w in workers}, now=100) == 102
+    assert next_idle_deadline({}, now=100) is None
 
 
 # --- growth ----------------------------------------------------------------------------------------
@@ -111,6 +111,6 @@ def test_under_pressure_the_least_recently_used_goes_first_and_no_busy_or_pinned
 
 
 def test_a_load_waits_until_the_memory_is_really_back_but_not_for_ever() -> None:
-    assert memory_is_back(8, available=8, freed_ago_s=0)
-    assert not memory_is_back(8, available=7, freed_ago_s=SETTLE_S - 0.1)
-    assert memory_is_back(8, available=7, freed_ago_s=SETTLE_S)
+    assert memory_is_free(8, available=8, freed_ago_s=0)
+    assert not memory_is_free(8, available=7, freed_ago_s=SETTLE_S - 0.1)
+    assert memory_is_free(8, available=7, freed_ago_s=SETTLE_S)
