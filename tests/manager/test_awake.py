@@ -108,7 +108,7 @@ def test_a_mac_without_it_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
     for now in range(3):
         awake.update(True, now)
     (record,) = caplog.records
-    assert "may go to sleep" in record.getMessage()
+    assert "may sleep while it works" in record.getMessage()
 
 
 def test_elsewhere_than_on_macos_nothing_is_started(caffeinate: Caffeinate) -> None:

@@ -22,8 +22,8 @@ SETTINGS = MemorySettings()
 MINI = Mac(16 * GIB, (15, 6, 1))
 
 
-def ceiling_gb(mac: Mac, told: int = 0) -> float:
-    bound = ceiling_of(mac, told)
+def ceiling_gb(mac: Mac, reported: int = 0) -> float:
+    bound = ceiling_of(mac, reported)
     assert bound is not None
     return round(bound.bytes / GIB, 2)
 

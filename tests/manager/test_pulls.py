@@ -261,7 +261,7 @@ def test_close_ends_every_pull_and_tells_who_waits(tmp_path: Path, stubborn: boo
 def test_the_log_tells_the_beginning_the_end_and_every_ten_seconds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "manager.pulls")
+    caplog.set_level(logging.INFO, "manager.launcher.pulls")
     script = Script(tmp_path, HALF * 21 + READY)
     now = 0.0
 
