@@ -150,7 +150,7 @@ class WorkerRun:
             yield Ready(self._health, self._clock() - began_at)
             async for fact in self._serve(child):
                 yield fact
-        async for fact in self._stop(child):
+        async for fact in self._stop_ladder(child):
             yield fact
         status = child.exit.result()
         if self._failure:
@@ -259,7 +259,7 @@ class WorkerRun:
                 yield measured
             await self._waker.until(over, self._timeouts.watch_s)
 
-    async def _stop(self, child: _Child) -> AsyncIterator[Fact]:
+    async def _stop_ladder(self, child: _Child) -> AsyncIterator[Fact]:
         """The stop ladder. Steps 1 to 4 are skipped once the process has ended."""
         orders, until, timeouts = self._orders, self._waker.until, self._timeouts
 

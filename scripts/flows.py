@@ -56,7 +56,7 @@ WORKER = (
     Step("M", "manager/planner.py", "plan", "serve, start, wait or refuse"),
     Step("M", "manager/planner.py", "choose_victims", "which idle workers to unload for it"),
     Step("M", "manager/worker.py", "Worker.begin", "charge its memory to the budget"),
-    Step("M", "manager/worker_run.py", "Incarnation.live", "run one process from launch to exit"),
+    Step("M", "manager/worker_run.py", "WorkerRun.facts", "run one process from launch to exit"),
     Step("M", "manager/launcher/standby.py", "Standbys", "take a standby worker, or"),
     Step("M>W", "manager/launcher/process.py", "LocalLauncher", "launch a process with a nonce"),
     Step("W", "workers/vlm/engine.py", "VlmEngine.load", "download, load, warm up"),
@@ -65,9 +65,9 @@ WORKER = (
     Step("M>W", "manager/watchdog.py", "Watchdog", "poll /health every second"),
     Step("M", "manager/watchdog.py", "Growth", "measure the footprint"),
     Step("M", "manager/memory/peaks.py", "Peaks", "remember the peak"),
-    Step("M", "manager/housekeeping.py", "idle_too_long", "idle timeout, pressure, overcommit"),
+    Step("M", "manager/unloading.py", "idle_too_long", "idle timeout, pressure, overcommit"),
     Step("M", "manager/worker.py", "Worker.stop", "drain: no new requests, finish the open ones"),
-    Step("M>W", "manager/worker_run.py", "Incarnation._stop_ladder", "SIGTERM, then SIGKILL"),
+    Step("M>W", "manager/worker_run.py", "WorkerRun._stop_ladder", "SIGTERM, then SIGKILL"),
     Step("M", "manager/launcher/process.py", "LocalHandle.wait", "reap it: its memory is free again"),
 )
 FLOWS = {"flow of a request": REQUEST, "flow of a worker": WORKER}

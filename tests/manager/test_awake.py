@@ -55,7 +55,7 @@ def awake(caffeinate: Caffeinate) -> Iterator[Awake]:
     held.close()
 
 
-def test_it_is_wanted_while_work_is_open_and_a_moment_after() -> None:
+def test_the_machine_stays_awake_during_work_and_a_moment_after() -> None:
     def stays(now: float, worked_at: float | None = 0.0) -> bool:
         return must_stay_awake(busy=False, worked_at=worked_at, now=now)
 
@@ -84,7 +84,7 @@ def test_one_process_is_held_while_work_is_open_and_none_when_idle(
     assert len(caffeinate.living()) == 1
 
 
-def test_one_that_was_killed_is_replaced_after_a_minute(awake: Awake, caffeinate: Caffeinate) -> None:
+def test_a_killed_caffeinate_is_replaced_after_a_minute(awake: Awake, caffeinate: Caffeinate) -> None:
     awake.update(True, 0)
     eventually(caffeinate.started)
     os.kill(caffeinate.started()[0][0], signal.SIGKILL)
@@ -103,7 +103,7 @@ def test_after_the_end_none_is_started(awake: Awake) -> None:
     assert not awake.held
 
 
-def test_a_mac_without_it_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_caffeinate_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     awake = Awake(tmp_path / "none", "darwin")
     for now in range(3):
         awake.update(True, now)
@@ -111,7 +111,7 @@ def test_a_mac_without_it_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
     assert "may sleep while it works" in record.getMessage()
 
 
-def test_elsewhere_than_on_macos_nothing_is_started(caffeinate: Caffeinate) -> None:
+def test_on_other_systems_nothing_is_started(caffeinate: Caffeinate) -> None:
     awake = Awake(caffeinate.program, "linux")
     awake.update(True, 0)
     assert not awake.held

@@ -54,19 +54,19 @@ def test_the_sysctl_decides_once_it_is_set() -> None:
     assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=99 * GIB)) == 16
 
 
-def test_what_metal_tells_wins_where_it_is_lower() -> None:
+def test_the_limit_reported_by_metal_applies_when_it_is_lower() -> None:
     assert ceiling_gb(MINI, reported=9 * GIB) == 9
     assert ceiling_gb(MINI, reported=12 * GIB) == 10.67
     assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=14 * GIB), reported=13 * GIB) == 13
 
 
-def test_elsewhere_than_on_a_mac_there_is_no_ceiling() -> None:
+def test_only_a_mac_has_a_ceiling() -> None:
     assert mac_of(16 * GIB, name="linux") is None
     assert ceiling_of(None, reported=GIB) is None
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has the name")
-def test_elsewhere_there_is_no_sysctl() -> None:
+def test_other_systems_have_no_sysctl() -> None:
     assert sysctl(WIRED_LIMIT) is None
 
 
@@ -95,11 +95,11 @@ def test_the_budget_says_which_rule_it_comes_from() -> None:
         "memory.max_unified_memory_gb less memory.safety_margin_gb",
         "75 % of the machine's memory less memory.safety_margin_gb",
     ]
-    told = budget_of(SETTINGS, 16 * GIB, ceiling_of(MINI, 8 * GIB))
-    assert told == Bound(8 * GIB, "GPU limit: reported by Metal")
+    bound = budget_of(SETTINGS, 16 * GIB, ceiling_of(MINI, 8 * GIB))
+    assert bound == Bound(8 * GIB, "GPU limit: reported by Metal")
 
 
-def test_what_metal_told_is_remembered_under_the_same_conditions(tmp_path: Path) -> None:
+def test_the_limit_reported_by_metal_is_stored_for_the_same_conditions(tmp_path: Path) -> None:
     file = tmp_path / "state" / "gpu.json"
     budget = Budget(SETTINGS, 16 * GIB, MINI, file)
     assert not budget.update(12 * GIB), "higher than what is known: no change"
@@ -116,7 +116,7 @@ def test_what_metal_told_is_remembered_under_the_same_conditions(tmp_path: Path)
         assert Budget(SETTINGS, 16 * GIB, other, file).bytes != 9 * GIB, other
 
 
-def test_a_damaged_file_is_ignored_and_written_anew(tmp_path: Path) -> None:
+def test_a_damaged_file_is_ignored_and_replaced(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     under = MINI.conditions
     for content in (
@@ -162,7 +162,7 @@ def test_a_wired_limit_above_half_of_what_the_gpu_may_hold_is_refused_at_the_sta
 
 
 @story({"a": 6, "b": 6})
-async def test_the_first_worker_lowers_the_budget_to_what_metal_tells_it(scene: Scene) -> None:
+async def test_the_first_worker_lowers_the_budget_to_the_limit_reported_by_metal(scene: Scene) -> None:
     settings = MemorySettings(max_unified_memory_gb=12.0, safety_margin_gb=0.0)
     budget = Budget(settings, 24 * GIB, Mac(24 * GIB, (15,)))
     ticker = Ticker(

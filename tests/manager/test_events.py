@@ -38,7 +38,7 @@ async def rest(subscription: Subscription) -> list[BusEvent]:
     return [event async for event in subscription]
 
 
-def test_every_reader_hears_everything_in_order() -> None:
+def test_every_reader_gets_all_events_in_order() -> None:
     async def test() -> None:
         bus = EventBus()
         async with bus.subscribe() as one, bus.subscribe() as two:
@@ -65,7 +65,7 @@ def test_a_reader_that_waits_is_woken() -> None:
     run(test())
 
 
-def test_a_new_reader_hears_only_what_is_new() -> None:
+def test_a_new_reader_gets_only_new_events() -> None:
     async def test() -> None:
         bus = EventBus()
         numbered(bus, 3)
@@ -77,7 +77,7 @@ def test_a_new_reader_hears_only_what_is_new() -> None:
     run(test())
 
 
-def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
+def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number() -> None:
     async def test() -> None:
         bus = EventBus()
         async with bus.subscribe() as slow, bus.subscribe() as quick:
@@ -93,7 +93,7 @@ def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
     run(test())
 
 
-def test_a_reader_that_comes_back_gets_what_it_missed() -> None:
+def test_a_reader_that_reconnects_gets_missed_events() -> None:
     async def test() -> None:
         bus = EventBus()
         numbered(bus, 5)
@@ -105,7 +105,7 @@ def test_a_reader_that_comes_back_gets_what_it_missed() -> None:
     run(test())
 
 
-def test_a_reader_that_comes_back_late_is_told_how_much_is_gone() -> None:
+def test_a_reader_that_reconnects_late_gets_the_number_of_lost_events() -> None:
     async def test() -> None:
         bus = EventBus()
         numbered(bus, KEPT + 10)
@@ -149,7 +149,7 @@ def test_a_reader_that_leaves_is_forgotten() -> None:
     run(test())
 
 
-def test_closing_ends_those_who_wait_and_those_who_come() -> None:
+def test_closing_ends_current_and_later_subscriptions() -> None:
     async def test() -> None:
         bus = EventBus()
         async with bus.subscribe() as reader:
@@ -180,7 +180,7 @@ def test_a_wait_that_is_given_up_loses_nothing() -> None:
     run(test())
 
 
-def test_what_was_published_is_not_changed_by_its_publisher() -> None:
+def test_a_published_event_does_not_change_with_the_publisher_s_data() -> None:
     data = {"level": "normal"}
     bus = EventBus()
     bus.publish("pressure", data)
@@ -195,7 +195,7 @@ def test_an_event_has_id_kind_and_one_line_of_json() -> None:
     )
 
 
-def test_lost_has_no_id_so_that_coming_back_starts_at_the_last_real_one() -> None:
+def test_lost_has_no_id_so_that_a_reconnect_starts_at_the_last_real_event() -> None:
     assert sse(BusEvent("lost", {"count": 3})) == b'event: lost\ndata: {"count": 3}\n\n'
 
 
@@ -242,7 +242,7 @@ def test_silence_is_filled_with_comments_and_costs_no_event() -> None:
 
 
 @given(st.lists(st.sampled_from(["publish", "read"]), max_size=600))
-def test_what_is_heard_and_what_is_lost_is_all_there_was(steps: list[str]) -> None:
+def test_received_and_lost_events_add_up_to_all_events(steps: list[str]) -> None:
     async def test() -> None:
         bus = EventBus()
         published = 0

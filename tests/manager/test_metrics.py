@@ -44,8 +44,8 @@ def metrics(tmp_path: Path, clock: Clock) -> ManagerMetrics:
 def moved(metrics: ManagerMetrics, *states: WorkerState, cause: str = "") -> None:
     """*cause* is that of the first step."""
     for old, new in pairwise(states):
-        told = {"alias": "vlm-best", "from": old, "to": new, "reason": "free text", "cause": cause}
-        metrics.count("transition", told)
+        data = {"alias": "vlm-best", "from": old, "to": new, "reason": "free text", "cause": cause}
+        metrics.count("transition", data)
         cause = ""
 
 
@@ -84,7 +84,7 @@ def test_each_reason_to_leave_is_there_from_the_start_and_counted_once(
     assert counted(metrics, "vision_worker_evictions_total", reason=cause) == 1
 
 
-def test_an_alias_of_a_client_is_no_label(metrics: ManagerMetrics) -> None:
+def test_an_unknown_alias_is_no_label(metrics: ManagerMetrics) -> None:
     for alias, status in (("vlm-best", 200), ("x1", 404), ("x2", 404), ("-", 200)):
         metrics.ended(Account(0.0, alias=alias, status=status))
     labels = [
@@ -161,7 +161,7 @@ def test_a_real_life_is_counted(bench: Bench) -> None:
 
 
 @pytest.mark.process
-def test_one_that_leaves_for_another_left_for_its_room(bench: Bench) -> None:
+def test_an_evicted_worker_has_the_cause_room(bench: Bench) -> None:
     with bench.manager({"a": bench.model(memory_gb=5), "b": bench.model(memory_gb=5)}) as manager:
         assert manager.ask("a").status_code == 200
         assert manager.ask("b").status_code == 200

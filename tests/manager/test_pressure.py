@@ -38,7 +38,7 @@ def test_the_averages_of_ten_seconds_are_read() -> None:
 @pytest.mark.parametrize(
     "text", ["", "some avg10=1.00 avg60=0 avg300=0 total=0\n", "some avg10=x\nfull avg10=y\n", "\x00"]
 )
-def test_what_is_not_psi_is_not_known(text: str) -> None:
+def test_invalid_psi_is_unknown(text: str) -> None:
     assert parse_psi(text) is None
 
 
@@ -84,7 +84,7 @@ def test_this_machine_has_a_level() -> None:
 @pytest.mark.parametrize(
     ("value", "level"), [(1, NORMAL), (2, WARNING), (4, CRITICAL), (0, None), (3, None), (None, None)]
 )
-def test_macos_tells_its_level_as_a_number(value: int | None, level: Pressure | None) -> None:
+def test_macos_reports_its_level_as_a_number(value: int | None, level: Pressure | None) -> None:
     assert macos_level(value) is level
     assert read_on("darwin", sysctl={MACOS_LEVEL: value}.get) is level
 
@@ -110,7 +110,7 @@ def test_a_fall_is_one_level_after_the_calm_time() -> None:
     }
 
 
-def test_a_level_heard_again_counts_the_calm_anew() -> None:
+def test_a_repeated_level_restarts_the_calm_time() -> None:
     gauge = PressureGauge(15.0)
     gauge.update(WARNING, 0.0)
     gauge.update(WARNING, 14.0)
@@ -118,13 +118,13 @@ def test_a_level_heard_again_counts_the_calm_anew() -> None:
     assert gauge.update(NORMAL, 29.0) is NORMAL
 
 
-def test_a_level_that_is_no_longer_told_does_not_stay_for_ever() -> None:
+def test_a_level_falls_when_readings_stop() -> None:
     gauge = PressureGauge(15.0)
     gauge.update(WARNING, 0.0)
     assert gauge.update(None, 15.0) is NORMAL
 
 
-def test_a_clock_that_is_set_back_holds_no_level_for_longer_than_the_calm_time() -> None:
+def test_a_clock_set_back_holds_a_level_no_longer_than_calm_s() -> None:
     gauge = PressureGauge(15.0)
     gauge.update(WARNING, 5000.0)
     assert gauge.update(NORMAL, 10.0) is WARNING
@@ -209,7 +209,7 @@ def test_on_macos_a_warning_never_takes_two_workers_within_30_s_nor_one_before(
     assert all(later - earlier >= 30 for earlier, later in pairwise(warnings))
 
 
-def test_a_clock_that_is_set_back_puts_relief_off_by_no_more_than_30_s() -> None:
+def test_a_clock_set_back_delays_relief_by_at_most_30_s() -> None:
     relief = Relief(MACOS_RULE)
     for now in (0.0, 5000.0):
         relief.due(WARNING, WARNING, now)

@@ -13,7 +13,7 @@ from tests.security.elsewhere import Behaviour, elsewhere
 
 
 def heard(says: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResponse | None:
-    """What the probe makes of a server that says this."""
+    """The result of a probe of a server that sends this."""
 
     async def ask(port: int) -> ProbeResponse | None:
         probe = HttpProbe(timeout_s)
@@ -56,11 +56,11 @@ def test_of_a_body_without_end_no_more_is_read_than_a_health_may_have() -> None:
         b"HTTP/1.1 200 OK\r\nx: " + bytes(1 << 20),
     ],
 )
-def test_who_speaks_no_decent_http_gives_no_answer(says: bytes) -> None:
+def test_a_server_without_valid_http_gives_no_response(says: bytes) -> None:
     assert heard(says) is None
 
 
-def test_who_does_not_end_its_answer_is_given_up() -> None:
+def test_a_response_without_end_times_out() -> None:
     def dribbles(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
         connection.settimeout(0.05)

@@ -49,7 +49,7 @@ def test_another_process_on_the_port_is_never_ready_and_is_reported(
     assert readiness.complaint == "another process responds on its port"
 
 
-def test_no_answer_is_no_progress() -> None:
+def test_a_missing_response_is_no_progress() -> None:
     readiness = judge()
     assert not readiness.update(None, 109.9)
     assert not readiness.overdue(109.9)
@@ -66,14 +66,14 @@ def test_a_change_of_phase_or_detail_is_progress_and_sameness_is_none() -> None:
     assert readiness.complaint == "no progress for 10 s while downloading (2 %)"
 
 
-def test_a_worker_that_says_that_it_failed_is_believed() -> None:
+def test_a_worker_that_reports_a_failure_has_failed() -> None:
     readiness = judge()
     readiness.update(answer(phase="failed", detail="no weights"), 101.0)
     assert readiness.failed
     assert str(readiness) == "failed (no weights)"
 
 
-def test_a_stranger_that_leaves_is_forgotten() -> None:
+def test_another_process_that_leaves_the_port_is_forgotten() -> None:
     readiness = judge()
     readiness.update(ProbeResponse(404, b""), 101.0)
     readiness.update(answer(), 102.0)
@@ -81,7 +81,7 @@ def test_a_stranger_that_leaves_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("jump", [86_400.0, -3600.0])
-def test_time_in_which_the_manager_stood_still_is_not_held_against_the_load(jump: float) -> None:
+def test_time_in_which_the_manager_did_not_run_does_not_count(jump: float) -> None:
     readiness = Readiness("n0nce", 7, timeout_s=10, progressed_at=100.0)
     for now in (100.0, 102.0, 102.0 + jump):
         readiness.polled(now)

@@ -51,7 +51,7 @@ def test_one_request_is_counted_in_good_english() -> None:
     assert complaint == "no token or step for 180 s while 1 request was open"
 
 
-def test_a_job_that_gets_on_slowly_is_never_killed() -> None:
+def test_a_slow_job_with_progress_is_never_killed() -> None:
     polls = Polls()
     for progress in range(20):
         assert polls.until_complaint(health(jobs=1, progress=progress), 179) == (179, "")
@@ -65,7 +65,7 @@ def test_an_idle_worker_makes_no_progress_and_need_not() -> None:
 
 
 @pytest.mark.parametrize("busy", [True, False])
-def test_a_worker_that_says_nothing_for_the_whole_time_is_killed(busy: bool) -> None:
+def test_a_worker_that_does_not_respond_for_the_stall_timeout_is_killed(busy: bool) -> None:
     after, complaint = Polls().until_complaint(None, 1000, busy=busy)
     assert after == 180
     assert complaint.startswith("/health has not responded for 180 s")
@@ -79,7 +79,7 @@ def test_an_answer_ends_the_silence() -> None:
         assert polls.until_complaint(health(), 1) == (1, "")
 
 
-def test_a_stall_is_seen_through_answers_that_fail_to_come() -> None:
+def test_a_stall_is_noticed_between_missing_responses() -> None:
     polls = Polls()
     polls.until_complaint(health(jobs=1, progress=3), 1)
     polls.until_complaint(None, 170)
@@ -99,7 +99,7 @@ def test_a_machine_that_slept_gives_every_worker_a_fresh_chance(heard: WorkerHea
 
 
 @pytest.mark.parametrize("heard", [None, health(jobs=1)])
-def test_a_clock_that_is_set_back_kills_nobody(heard: WorkerHealth | None) -> None:
+def test_a_clock_set_back_kills_no_worker(heard: WorkerHealth | None) -> None:
     polls = Polls()
     polls.until_complaint(heard, 100)
     polls.now -= 5000
@@ -123,7 +123,7 @@ HEARD = st.one_of(st.none(), st.builds(health, st.integers(0, 2), st.integers(0,
 
 
 @given(st.lists(st.tuples(HEARD, st.floats(-100, 400, allow_nan=False), st.booleans()), max_size=80))
-def test_nobody_is_killed_before_the_manager_watched_in_vain_for_the_whole_time(
+def test_no_worker_is_killed_before_the_whole_stall_timeout_was_watched(
     polls: list[tuple[WorkerHealth | None, float, bool]],
 ) -> None:
     """The time watched is the sum of the gaps that were no sleep, since the worker last did well."""
@@ -156,7 +156,7 @@ def test_a_worker_that_stays_above_its_share_has_outgrown_it() -> None:
     assert growth.outgrown
 
 
-def test_a_passing_peak_replaces_nobody() -> None:
+def test_a_short_peak_does_not_replace_a_worker() -> None:
     growth = Growth(0.5, after=20)
     growth.measured(100, 20)
     for poll in range(20):
@@ -164,7 +164,7 @@ def test_a_passing_peak_replaces_nobody() -> None:
         assert not growth.outgrown
 
 
-def test_growth_of_0_lets_a_worker_grow_for_ever() -> None:
+def test_growth_0_never_replaces_a_worker() -> None:
     growth = Growth(0.0, after=1)
     for poll in range(1, 9):
         growth.measured(100**poll, poll)

@@ -332,7 +332,7 @@ class Scene:
 
 
 class Request:
-    """A client: it asks, holds its lease until told to finish, and can leave."""
+    """A client: it asks, holds its lease until ``finish``, and can leave."""
 
     def __init__(self, scene: Scene, alias: str, keep_alive: float | None = None) -> None:
         self.alias = alias
@@ -397,10 +397,10 @@ def story(
     However it goes, closing the pool at its end must leave no process, and the budget has been kept.
     """
 
-    def decorate(tell: Story) -> Callable[[Path], None]:
+    def decorate(play: Story) -> Callable[[Path], None]:
         async def whole(folder: Path) -> None:
             scene = Scene(settings_of(folder, models, memory, **manager))
-            await tell(scene)
+            await play(scene)
             await scene.end()
 
         def test(tmp_path: Path) -> None:
