@@ -123,7 +123,7 @@ def families(
         yield family
     caches = GaugeMetricFamily(
         "vision_worker_cache_bytes",
-        "Bytes of the prefix cache (prompts) and of the vision cache (pictures).",
+        "Bytes of the prefix cache (label prompts) and of the vision cache (the other label).",
         labels=("alias", "cache"),
     )
     for report in reports:

@@ -1,4 +1,4 @@
-"""``python -m scripts.flows`` draws the two flows of docs/dev/architecture.md from the tables below.
+"""``python -m scripts.flows`` writes the two flows of docs/dev/architecture.md from the tables below.
 
 Each step names the module and the class or function that does it; ``tests/test_flows.py`` fails when
 one does not exist, or when the page is not what this module writes.

@@ -47,7 +47,7 @@ async def test_a_learned_peak_replaces_the_declared_memory(scene: Scene) -> None
 @story({"a": 5, "b": 8})
 async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene) -> None:
     behaviour = scene.host.behaviours["a"]
-    behaviour.footprint, behaviour.large_pictures = int(3.7 * GIB), 0
+    behaviour.footprint, behaviour.large_images = int(3.7 * GIB), 0
     worker = scene.pool.worker("a")
     await scene.served("a")
     await asyncio.sleep(2)
@@ -55,7 +55,7 @@ async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene
     await scene.served("b")  # 8 beside 3.7 would fit, beside 5 it does not
     assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
     await scene.served("a")
-    behaviour.large_pictures = 1
+    behaviour.large_images = 1
     await asyncio.sleep(2)
     assert worker.memory == int(3.7 * GIB), (
         "a large image was served: the peak replaces the declared memory"
@@ -65,7 +65,7 @@ async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene
 @story({"a": 5})
 async def test_a_text_that_needs_more_than_memory_gb_raises_the_charge(scene: Scene) -> None:
     behaviour = scene.host.behaviours["a"]
-    behaviour.footprint, behaviour.large_pictures = 6 * GIB, 0
+    behaviour.footprint, behaviour.large_images = 6 * GIB, 0
     await scene.served("a")
     await asyncio.sleep(2)
     await scene.pool.stop("a")

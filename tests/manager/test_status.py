@@ -67,7 +67,7 @@ NO_DOWNLOAD = {
     "eta_seconds": 0.0,
     "verified_bytes": 0,
 }
-NO_DRAWING = {"kind": "", "step": 0, "steps": 0, "picture": 0, "pictures": 0, "eta_seconds": 0.0}
+NO_IMAGE_PROGRESS = {"kind": "", "step": 0, "steps": 0, "picture": 0, "pictures": 0, "eta_seconds": 0.0}
 BUDGET = BudgetReport(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING, "a rule")
 
 
@@ -126,7 +126,7 @@ def test_a_model_shows_what_it_waits_for_and_why_it_failed() -> None:
         "phase": "",
         "download": NO_DOWNLOAD,
         "revision": "",
-        "drawing": NO_DRAWING,
+        "drawing": NO_IMAGE_PROGRESS,
         "queued": 2,
         "last_error": "no weights",
         "retry_in_seconds": 7.0,

@@ -76,7 +76,7 @@ class Behaviour:
     stubborn: bool = False  # ignores TERMINATE
     leaves_s: float = 0.0  # from TERMINATE to its end
     footprint: int | None = None  # bytes; None: what it is declared to need
-    large_pictures: int = 1  # that it says it has served, once it is ready
+    large_images: int = 1  # served, as it reports once it is ready
     stalls: bool = False  # has a job in hand and does not get on
     deaf: bool = False  # /health does not answer once it is ready
     launch_error: Exception | None = None
@@ -169,7 +169,7 @@ class FakeProcess:
             "newer_revision": self.behaviour.newer,
             "nonce": self.spec.nonce,
             "pid": self._pid,
-            "work": {"large_pictures": self.behaviour.large_pictures if ready else 0},
+            "work": {"large_pictures": self.behaviour.large_images if ready else 0},
         }
         if fetching:
             done, total = int(min(age, self.behaviour.cut_s)), int(self.behaviour.download_s)
