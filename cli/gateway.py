@@ -15,9 +15,9 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from cli import sse
 from cli.address import Address
 from cli.failures import Failure, Unreachable, refusal
+from web import sse
 
 QUICK_S = 10.0
 _CONNECT_S = 5.0
@@ -61,16 +61,16 @@ class Gateway:
         """
         with self._opened(method, path, body, None) as answer:
             kind = answer.headers.get("content-type", "")
-            if not kind.startswith("text/event-stream"):
+            if not kind.startswith(sse.MEDIA_TYPE):
                 raise Failure(
                     f"{self.address.url}{path}: expected a stream, and got {kind or 'nothing'}"
                 )
             for item in sse.read(answer.iter_bytes()):
-                if isinstance(item, sse.Comment) or item.data == "[DONE]":
-                    yield item if isinstance(item, sse.Comment) else item.data
+                if isinstance(item, sse.Comment) or item.text == "[DONE]":
+                    yield item if isinstance(item, sse.Comment) else item.text
                     continue
                 try:
-                    found = json.loads(item.data)
+                    found = json.loads(item.text)
                 except ValueError as exc:
                     raise Failure(f"{self.address.url}{path}: an event is not JSON") from exc
                 if isinstance(found, dict) and isinstance(found.get("error"), dict):

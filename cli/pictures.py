@@ -16,8 +16,8 @@ from cli.failures import Failure, Usage
 from cli.gateway import Gateway, as_shape
 from cli.inputs import Stdin, picture_field, pictures_and_words
 from cli.phrases import comment
-from cli.sse import Comment
 from contracts.wire.images import ImageStreamEvent
+from web.sse import Comment
 
 Out = Annotated[
     Path | None,

@@ -12,9 +12,9 @@ from cli.failures import Failure
 from cli.gateway import Gateway, as_shape
 from cli.inputs import Stdin, picture_field, pictures_and_words
 from cli.phrases import comment
-from cli.sse import Comment
 from contracts.tasks import TASKS
 from contracts.wire.openai import AnalyzeResponse, ChatChunk, ChatCompletion
+from web.sse import Comment
 
 CHAT, ANALYZE = "/v1/chat/completions", "/v1/vision/analyze"
 _TELLING_S = 0.05  # an answer in less tells no rate

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from contracts.settings.file import SettingsError, load
 from gateway.app import create_app
-from gateway.live_streams import Watchers
-from gateway.server import GatewayServer
-from web.log_file import log_to_file
-from web.logs import configure_logging
+from gateway.live_streams import GatewayServer, OpenStreams
+from web.logs import configure_logging, log_to_file
 from web.parent_pipe import leave_with_parent
-from web.serve import PortTaken, allow_many_connections, bind_all, spare_the_collector, urls
+from web.serve import PortTaken, allow_many_connections, bind_all, tune_garbage_collector, urls
 from web.supervisor import wrong_settings
 
 GRACEFUL_S = 30
@@ -24,8 +22,8 @@ GRACEFUL_S = 30
 def main() -> int:
     parser = argparse.ArgumentParser(prog="gateway", description="The public API.")
     parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
-    parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
-    parser.add_argument("--log-file", action="store_true", help="log to log_dir, rotated")
+    parser.add_argument("--parent-pipe", action="store_true", help="exit when standard input closes")
+    parser.add_argument("--log-file", action="store_true", help="log to a rotated file in log_dir")
     args = parser.parse_args()
     configure_logging()
     allow_many_connections()
@@ -35,12 +33,12 @@ def main() -> int:
         configure_logging(settings.logs.format)
         if args.log_file:
             log_to_file(Path(settings.manager.log_dir) / "gateway.log", settings.manager.log_max_mb)
-        watchers = Watchers()
-        app = create_app(settings, watchers=watchers)
+        open_streams = OpenStreams()
+        app = create_app(settings, open_streams=open_streams)
         sockets = bind_all(settings.gateway.host, settings.gateway.port)
     except SettingsError as exc:
         status, words = wrong_settings(str(exc), os.environ)
-        print(words, file=sys.stderr)  # noqa: T201 - the settings' fault, as it is
+        print(words, file=sys.stderr)  # noqa: T201 - a settings error, shown as it is
         return status
     except PortTaken as exc:
         log.error("cannot listen: %s, or set GATEWAY_PORT or gateway.port to a free port", exc)
@@ -51,8 +49,8 @@ def main() -> int:
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)
     log.info("listening on %s", urls(sockets))
-    server = GatewayServer(app, watchers, graceful_s=GRACEFUL_S)
-    spare_the_collector()
+    server = GatewayServer(app, open_streams, graceful_s=GRACEFUL_S)
+    tune_garbage_collector()
     server.run(sockets=sockets)
     return 0
 

@@ -1,8 +1,8 @@
-"""The keys that open the gateway, each with the name of who has it.
+"""The gateway's API keys, each with the name of its holder.
 
 From the settings (``gateway.api_key``, ``gateway.keys``) and from ``gateway.keys_file``. Rules: a key
-is never shown, neither in an error nor in a log nor in a repr; its name is. Which key was given is
-found out by comparing with all of them, each in constant time, so that time tells nothing about any.
+never appears in an error, a log or a repr; its name does. A given key is compared with all keys, each
+in constant time, so that timing reveals nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULT = "default"  # the name of ``gateway.api_key``
 
 
 class Keyring:
-    """Names by keys; empty: no key is needed."""
+    """Names by keys; empty: no key is required."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._keys = [(name, key.encode()) for name, key in keys.items()]
@@ -36,16 +36,16 @@ class Keyring:
         return bool(self._keys)
 
     def name_of(self, given: bytes) -> str | None:
-        """The name of key *given*; None: it is not one of them."""
+        """The name of key *given*; None: it is unknown."""
         found = None
-        for name, key in self._keys:  # to the end, whatever is found
+        for name, key in self._keys:  # never stops early
             if hmac.compare_digest(given, key):
                 found = name
         return found
 
 
 def read_keyring(settings: GatewaySettings) -> Keyring:
-    """All keys that *settings* know of; raises ``SettingsError``."""
+    """All keys of *settings*. Raises ``SettingsError``."""
     keys = dict(settings.keys)
     if settings.keys_file:
         keys |= _new(keys, _read(Path(settings.keys_file)), settings.keys_file)
@@ -62,22 +62,22 @@ def read_keyring(settings: GatewaySettings) -> Keyring:
 def _new(known: Mapping[str, str], more: dict[str, str], where: str) -> dict[str, str]:
     for name in more:
         if name in known:
-            raise SettingsError(f"{where}: there is another key named {name!r}")
+            raise SettingsError(f"{where}: a key named {name!r} exists already")
     return more
 
 
 def _read(file: Path) -> dict[str, str]:
-    """The keys of *file*: lines ``NAME: KEY``."""
+    """The keys in *file*: lines ``NAME: KEY``."""
     try:
         text = file.read_text(encoding="utf-8")
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise SettingsError(f"{file}: gateway.keys_file can't be read: {why}") from exc
+        raise SettingsError(f"{file}: can't read gateway.keys_file: {why}") from exc
     if mode & (stat.S_IRGRP | stat.S_IROTH):
-        log.warning("%s can be read by others than its owner: chmod 600 it", file)
+        log.warning("%s is readable by other users: run chmod 600 on it", file)
     keys: dict[str, str] = {}
-    # What YAML's parser says of a fault quotes the line, so its mark alone is told.
+    # YAML's own message quotes the line, so only its position is reported.
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as exc:
@@ -94,7 +94,7 @@ def _read(file: Path) -> dict[str, str]:
         if problem := key_problem(name.value, key.value):
             raise SettingsError(f"{where}: {problem}")
         if name.value in keys:
-            raise SettingsError(f"{where}: {name.value!r} is there twice")
+            raise SettingsError(f"{where}: {name.value!r} is repeated")
         keys[name.value] = key.value
     return keys
 

@@ -1,10 +1,9 @@
-"""Who asks, and whether it may: a key where one is needed, and a share of the gateway for each client.
+"""API keys and per-client limits.
 
-On every ``/v1/*`` request but those for the files of pictures, whose names are keys themselves, for
-browsers and for whoever is given the link; and on those for metrics (``gateway.metrics``). A key comes
-as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. A client is the name of its key, else its
-address; a request with a wrong key counts against its address, so that guessing is as limited as
-asking.
+Applies to every ``/v1/*`` request except image files, whose names are keys themselves, and to metrics
+(``gateway.metrics``). A key is sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. A client
+is the name of its key, else its address. A request with a wrong key counts against its address, so
+that guessing is limited too.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import ApiError, RateLimited, TooManyOpenRequests, Unauthorized
 from contracts.settings.gateway import GatewaySettings
+from gateway import SOURCE
 from gateway.api_keys import Keyring
 from gateway.images_out.links import FILES
 from gateway.rate_limit import Grant, OpenRequests, TokenBuckets, duration, whole_seconds
 from web.errors import error_response
-from web.request_record import account_of
+from web.request_record import record_of
 
 PROTECTED = "/v1/"
 METRICS = "/metrics"  # unless ``gateway.metrics`` is "open"
@@ -30,10 +30,12 @@ RATE_HEADERS = (
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
 )
-_CLIENTS = 4096  # addresses whose use is remembered
+_CLIENTS = 4096  # clients whose use is remembered
 
 
-class Gate:
+class AccessControl:
+    """Refuses requests without a valid key and those beyond their client's limits."""
+
     def __init__(
         self,
         app: ASGIApp,
@@ -51,7 +53,7 @@ class Gate:
         self._rate = settings.rate_limit
         if self._rate is not None:
             per_minute, burst = self._rate.requests_per_minute, self._rate.burst
-            # Apart, so that a flood of addresses makes no key's use forgotten.
+            # Separate, so that a flood of addresses can't evict the use of a key.
             self._by_address = TokenBuckets(per_minute, burst, clients=_CLIENTS)
             self._by_name = TokenBuckets(per_minute, burst, clients=_CLIENTS)
 
@@ -64,17 +66,17 @@ class Gate:
         if self._rate is not None:
             buckets = self._by_address if name is None else self._by_name
             grant = buckets.take(client, self._clock())
-            send = _telling(send, self._rate.burst, grant)
+            send = _with_limits(send, self._rate.burst, grant)
             if not grant.allowed:
                 error = self._too_many(grant)
         if error is None and self._open is not None and not self._open.enter(client):
             error = TooManyOpenRequests(
-                f"there are {self._per_client} open requests of this client already: "
-                "gateway.max_concurrent_per_client says how many there may be",
+                f"this client already has {self._per_client} open requests "
+                "(gateway.max_concurrent_per_client)",
                 retry_after=1,
             )
         if error is not None:
-            await error_response(error, "gateway")(scope, receive, send)
+            await error_response(error, SOURCE)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
@@ -86,35 +88,35 @@ class Gate:
         return is_protected(path) or (self._guards_metrics and path.startswith(METRICS))
 
     def _known(self, scope: Scope) -> tuple[str | None, ApiError | None]:
-        """The name of the key of a request, which is noted in its scope, or why it may not pass."""
+        """The name of a request's key, which is noted in its record, or the error that refuses it."""
         if not self._keyring:
             return None, None
         given = given_key(scope["headers"])
         name = None if given is None else self._keyring.name_of(given)
         if name is not None:
-            account_of(scope).key = name
+            record_of(scope).key = name
             return name, None
-        what = "no API key was given" if given is None else "the API key is not the right one"
+        what = "no API key was sent" if given is None else "the API key is not valid"
         return None, Unauthorized(f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
 
     def _too_many(self, grant: Grant) -> RateLimited:
         assert self._rate is not None
         wait = whole_seconds(grant.retry_after_s)
         return RateLimited(
-            f"more than {self._rate.burst} requests at once, or {self._rate.requests_per_minute} a "
+            f"more than {self._rate.burst} requests at once or {self._rate.requests_per_minute} per "
             f"minute (gateway.rate_limit): try again in {wait} s",
             retry_after=wait,
         )
 
 
-def _telling(send: Send, limit: int, grant: Grant) -> Send:
-    """*send*, with how the client stands in the head of the answer."""
+def _with_limits(send: Send, limit: int, grant: Grant) -> Send:
+    """*send* with the client's rate limit headers in the response head."""
     values = (str(limit), str(grant.remaining), duration(grant.reset_s))
-    told = [(k.encode(), v.encode()) for k, v in zip(RATE_HEADERS, values, strict=True)]
+    limits = [(k.encode(), v.encode()) for k, v in zip(RATE_HEADERS, values, strict=True)]
 
     async def send_with_limits(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *told]}
+            message = {**message, "headers": [*message.get("headers", ()), *limits]}
         await send(message)
 
     return send_with_limits
@@ -125,7 +127,7 @@ def is_protected(path: str) -> bool:
 
 
 def _address(scope: Scope) -> str:
-    """The client, by its address. A household has a whole /64 of IPv6; a v4-mapped address is IPv4."""
+    """The client's address. A household has a whole /64 of IPv6; an IPv4-mapped address is IPv4."""
     host = scope["client"][0].partition("%")[0] if scope.get("client") else ""
     if ":" not in host:
         return f"address {host}"
@@ -136,7 +138,7 @@ def _address(scope: Scope) -> str:
 
 
 def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
-    """The key that a request carries; a bearer token wins over ``X-API-Key``."""
+    """The key of a request; a bearer token wins over ``X-API-Key``."""
     found = {key.lower(): value for key, value in headers}
     scheme, _, token = found.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and token.strip():

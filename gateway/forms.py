@@ -1,9 +1,8 @@
-"""Reads a multipart form, bounded, in whatever order and framing the SDKs send it.
+"""Parses a multipart form, bounded, in every order and framing that the SDKs use.
 
-openai-node sends chunked bodies with the files first, Python sends the text first; field names are
-``image`` or ``image[]``; part types are often application/octet-stream. So nothing is taken from the
-framing: parts are told apart by being files or text, images by their first bytes (notes in
-docs/dev/architecture.md).
+openai-node sends chunked bodies with the files first, Python sends the text first. Field names are
+``image`` or ``image[]``. Part types are often application/octet-stream. So the framing decides
+nothing: a part is a file or text, and images are recognized by their first bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from web.request_body import too_large
 
 
 class _Parser(MultiPartParser):
-    """``ended``: the last boundary was there; without it the last part is left out without a word."""
+    """``ended``: the last boundary was found. Without it, Starlette silently drops the last part."""
 
     ended = False
 
@@ -31,19 +30,19 @@ async def read_form(
 ) -> list[tuple[str, str | bytes]]:
     """The fields in their order: text as str, files as bytes.
 
-    Raises ``InvalidRequest`` for a malformed form, ``PayloadTooLarge`` past *limit* bytes in all.
+    Raises ``InvalidRequest`` for a malformed form, ``PayloadTooLarge`` beyond *limit* bytes in total.
     """
     parser = _Parser(headers, _bounded(chunks, limit), max_files=16, max_part_size=limit)
     try:
         form = await parser.parse()
     except MultiPartException as exc:
-        raise InvalidRequest(f"the multipart form can't be read: {exc.message}") from exc
+        raise InvalidRequest(f"the multipart form is invalid: {exc.message}") from exc
     except (KeyError, UnicodeDecodeError, ValueError) as exc:
-        raise InvalidRequest("the multipart form can't be read") from exc
+        raise InvalidRequest("the multipart form is invalid") from exc
     if not parser.ended:
-        for file in parser._files_to_close_on_error:  # the last may stand in no field
+        for file in parser._files_to_close_on_error:  # the last file may belong to no field
             file.close()
-        raise InvalidRequest("the multipart form can't be read: its last boundary is missing")
+        raise InvalidRequest("the multipart form is invalid: its last boundary is missing")
     try:
         return [
             (name, await value.read() if isinstance(value, UploadFile) else value)

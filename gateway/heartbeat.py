@@ -1,7 +1,7 @@
-"""Begins the answer to a stream that is slow to begin: comments, so that no client's time runs out.
+"""Begins a stream that is slow to begin: sends comments, so that no client times out.
 
-Rules: a stream that begins in time costs one timer. Once a comment has gone out the status is 200, so
-whatever goes wrong afterwards has to be told by an event.
+Rules: a stream that begins in time costs one timer. Once a comment is sent the status is 200, so later
+errors become an event.
 """
 
 from __future__ import annotations
@@ -13,22 +13,18 @@ from collections.abc import Awaitable, Callable
 from starlette.types import Send
 
 from contracts.control import ModelStatus, WorkerState
-
-EVENTS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-]
+from web import sse
 
 
 class Heartbeat:
-    """``async with Heartbeat(...)``: comments every *every_s* seconds, for as long as the block runs.
+    """``async with Heartbeat(...)``: a comment every *every_s* seconds while the block runs.
 
-    *tell*: what the next comment says. ``begun``: the head of the answer has gone out.
+    *describe*: the text of the next comment. ``begun``: the response head has been sent.
     """
 
-    def __init__(self, send: Send, tell: Callable[[], Awaitable[str]], *, every_s: float) -> None:
+    def __init__(self, send: Send, describe: Callable[[], Awaitable[str]], *, every_s: float) -> None:
         self._send = send
-        self._tell = tell
+        self._describe = describe
         self._every_s = every_s
         self._beating: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -43,7 +39,7 @@ class Heartbeat:
             self._timer.cancel()
         if self._beating is not None:
             self._beating.cancel()
-            # Gathered, so that its cancellation is not taken for ours.
+            # Gathered, so that its cancellation is not mistaken for this task's.
             await asyncio.gather(self._beating, return_exceptions=True)
 
     def _begin(self) -> None:
@@ -51,17 +47,17 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         while True:
-            comment = f": {await self._tell()}\n\n".encode()
+            comment = sse.comment(await self._describe())
             if not self.begun:
-                await self._send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+                await self._send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
                 self.begun = True
-            with contextlib.suppress(OSError):  # who has left is noticed elsewhere
+            with contextlib.suppress(OSError):  # a disconnect is noticed elsewhere
                 await self._send({"type": "http.response.body", "body": comment, "more_body": True})
             await asyncio.sleep(self._every_s)
 
 
 def progress_of(model: ModelStatus | None) -> str:
-    """What a request for *model* waits for, in a few words; None: the manager doesn't say."""
+    """What a request for *model* waits for, in a few words. None: the manager does not report it."""
     if model is None:
         return "waiting"
     if model.status is WorkerState.READY:

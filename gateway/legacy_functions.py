@@ -1,8 +1,8 @@
-"""Chats in the form that OpenAI had before tools: ``functions`` and ``function_call``. Pure.
+"""Chat completions in OpenAI's form before tools: ``functions`` and ``function_call``. Pure.
 
-Rules: such a request becomes one with tools, which is all that is known behind this module, and its
-answer tells of the call as the request would have it; errors name what the client sent. Messages keep
-their places. A request in today's form is passed on byte for byte, and costs a search for two words.
+Rules: a legacy request becomes one with tools, the only form that the rest of the gateway knows. The
+response reports calls in the legacy form, and errors name the client's fields. Messages keep their
+places. A request in today's form is forwarded byte for byte, at the cost of one search.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Any
 from contracts.errors import ErrorBody, InvalidRequest, UpstreamError
 from contracts.settings import Settings
 from gateway.checks import Checked, check_chat
-from gateway.param_names import Names
+from gateway.param_names import ParamNames
 from gateway.response_rewrite import ChatRewrite
-from gateway.sse import Comment, EventReader, comment
-from web.errors import error_event
+from web.sse import Comment, EventReader, comment, error_event
 
 _OLD = re.compile(rb'"function(s|_call)"')
 _FIXED = {"tools": "functions", "tool_choice": "function_call", "tool_choice.function": "function_call"}
-_NO_CHAT = (ValueError, KeyError, TypeError, AttributeError)
+_INVALID = (ValueError, KeyError, TypeError, AttributeError)
 
 
-def check_chat_of_any_age(settings: Settings, body: bytes) -> Checked:
-    """As those of ``gateway.checks``, which it is for a chat in today's form."""
+def check_chat_or_legacy(settings: Settings, body: bytes) -> Checked:
+    """A check as in ``gateway.checks``, for chats in today's and in the legacy form."""
     found = _parsed(body) if _OLD.search(body) else None
     if found is None:
         return check_chat(settings, body)
@@ -39,15 +38,15 @@ def check_chat_of_any_age(settings: Settings, body: bytes) -> Checked:
         checked = check_chat(settings, made)
     except InvalidRequest as exc:
         raise names.error(exc) from exc
-    return replace(checked, rewrite=FunctionRewrite(names))
+    return replace(checked, rewrite=LegacyRewrite(names))
 
 
 def _parsed(body: bytes) -> dict[str, Any] | None:
-    """A request that has something of the old form in a place where it means something."""
+    """The request as an object if it uses the legacy form; otherwise None."""
     try:
         sent = json.loads(body)
     except (ValueError, RecursionError):
-        return None  # the check of a chat says what is wrong with it
+        return None  # check_chat reports what is wrong
     if not isinstance(sent, dict):
         return None
     calls = any(message.get("function_call") for message in _messages(sent))
@@ -55,7 +54,7 @@ def _parsed(body: bytes) -> dict[str, Any] | None:
 
 
 def _messages(sent: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of its messages that can have anything in them."""
+    """The messages that are objects."""
     messages = sent.get("messages")
     return [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
 
@@ -63,12 +62,12 @@ def _messages(sent: dict[str, Any]) -> list[dict[str, Any]]:
 # --- the request ---------------------------------------------------------------------------------
 
 
-def _with_tools(sent: dict[str, Any]) -> tuple[dict[str, Any], Names]:
-    """*sent* in today's form, and the names for its errors. What makes no sense is left as it is."""
+def _with_tools(sent: dict[str, Any]) -> tuple[dict[str, Any], ParamNames]:
+    """*sent* in today's form, and the names for its errors. Invalid parts are left for the checks."""
     for new in ("tools", "tool_choice"):
         if sent.get(new):
-            raise InvalidRequest(f"{new}: not together with functions or function_call", param=new)
-    names = Names(_FIXED)
+            raise InvalidRequest(f"{new}: not allowed with functions or function_call", param=new)
+    names = ParamNames(_FIXED)
     chat = {name: value for name, value in sent.items() if name not in ("functions", "function_call")}
     functions, choice = sent.get("functions"), sent.get("function_call")
     if isinstance(functions, list):
@@ -81,12 +80,14 @@ def _with_tools(sent: dict[str, Any]) -> tuple[dict[str, Any], Names]:
         named = isinstance(choice, dict) and "type" not in choice
         chat["tool_choice"] = {"type": "function", "function": choice} if named else choice
     if isinstance(sent.get("messages"), list):
-        chat["messages"] = _said(sent["messages"], names)
+        chat["messages"] = _with_tool_calls(sent["messages"], names)
     return chat, names
 
 
-def _said(messages: list[Any], names: Names) -> list[Any]:
-    """*messages*, where results belong to the last call of their function: calls had no ids."""
+def _with_tool_calls(messages: list[Any], names: ParamNames) -> list[Any]:
+    """*messages* with tool calls. Results belong to the latest call of their function: calls had no
+    ids.
+    """
     made, calls = [], dict[Any, str]()
     for at, message in enumerate(messages):
         where = f"messages[{at}]"
@@ -105,7 +106,7 @@ def _said(messages: list[Any], names: Names) -> list[Any]:
             if name not in calls:
                 param = f"{where}.name"
                 raise InvalidRequest(
-                    f"{param}: no earlier message of the assistant calls this function", param=param
+                    f"{param}: no earlier assistant message calls this function", param=param
                 )
             made.append({**message, "role": "tool", "tool_call_id": calls[name]})
         else:
@@ -113,41 +114,41 @@ def _said(messages: list[Any], names: Names) -> list[Any]:
     return made
 
 
-# --- the answer ----------------------------------------------------------------------------------
+# --- the response --------------------------------------------------------------------------------
 
 
-class FunctionRewrite(ChatRewrite):
+class LegacyRewrite(ChatRewrite):
     async def whole(self, body: bytes) -> bytes:
         try:
-            return _retold(json.loads(body), "message")
-        except _NO_CHAT as exc:
-            raise UpstreamError("the worker's answer is no chat completion") from exc
+            return _as_legacy(json.loads(body), "message")
+        except _INVALID as exc:
+            raise UpstreamError("the worker did not return a chat completion") from exc
 
-    def events(self) -> FunctionEvents:
-        return FunctionEvents(self.names)
+    def events(self) -> LegacyEvents:
+        return LegacyEvents(self.names)
 
 
-class FunctionEvents:
-    """A ``web.relay.EventRewrite``: each chunk of a call becomes one of the old form."""
+class LegacyEvents:
+    """A ``web.relay.EventRewrite``: turns the chunks of tool calls into the legacy form."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: ParamNames) -> None:
         self._names = names
         self._reader = EventReader()
 
     def feed(self, chunk: bytes) -> bytes:
         return b"".join(
-            comment(found.text) if isinstance(found, Comment) else self._retold(found.text)
+            comment(found.text) if isinstance(found, Comment) else self._as_legacy(found.text)
             for found in self._reader.feed(chunk)
         )
 
-    def _retold(self, data: str) -> bytes:
-        name, told = b"", data.encode()
+    def _as_legacy(self, data: str) -> bytes:
+        name, body = b"", data.encode()
         if data.startswith("{"):
             try:
-                told = _retold(json.loads(data), "delta")
-            except _NO_CHAT:  # so it tells what went wrong
-                name, told = b"event: error\n", self._names.error_body(told)
-        return name + b"data: " + told + b"\n\n"
+                body = _as_legacy(json.loads(data), "delta")
+            except _INVALID:  # an error
+                name, body = b"event: error\n", self._names.error_body(body)
+        return name + b"data: " + body + b"\n\n"
 
     def end(self) -> bytes:
         return b""
@@ -156,13 +157,13 @@ class FunctionEvents:
         return error_event(error)
 
 
-def _retold(answer: dict[str, Any], part: str) -> bytes:
-    """*answer*, or a chunk of one, with the first call of each choice as a ``function_call``."""
-    for choice in answer["choices"]:
+def _as_legacy(response: dict[str, Any], part: str) -> bytes:
+    """*response*, or a chunk of one, with the first call of each choice as a ``function_call``."""
+    for choice in response["choices"]:
         calls = choice[part].pop("tool_calls", None) or ()
         for call in calls:
             if call.get("index", 0) == 0:
                 choice[part].setdefault("function_call", call["function"])
         if choice.get("finish_reason") == "tool_calls":
             choice["finish_reason"] = "function_call"
-    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(response, ensure_ascii=False, separators=(",", ":")).encode()

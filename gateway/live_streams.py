@@ -1,111 +1,116 @@
-"""Streams that last for as long as somebody looks at them: the manager's events and the workers' logs.
+"""Streams that last as long as somebody watches: the manager's events and the workers' logs.
 
-A ``Watch`` is returned by a route as its response, and relays one GET to the manager, chunk by chunk.
-Rules: a client that leaves closes the manager's side; nothing is asked for anew here, since the reader
-knows best what it has seen (``Last-Event-ID``). Such a stream never ends by itself, so a gateway that
-stops ends it (``Watchers``): a page left open must not hold up a restart.
+A route returns a ``ManagerStream`` as its response; it forwards one GET to the manager, chunk by
+chunk.
+Rules: a client that disconnects closes the connection to the manager. Nothing is retried here: the
+client knows what it has seen (``Last-Event-ID``). Such a stream has no end, so a gateway that stops
+ends it (``OpenStreams``): an open page must not delay a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import uvicorn
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from contracts.errors import ApiError, ManagerUnreachable
-from contracts.settings import Settings
-from gateway.exchange import SOURCE, Services
-from gateway.manager_client import manager_unreachable
+from contracts.errors import ApiError
+from gateway import SOURCE
+from gateway.exchange import Services
+from gateway.manager_client import authorization, manager_disconnected, manager_errors
 from web.access_log import HEADER as REQUEST_ID
-from web.errors import error_response
-from web.relay import Outbound, StreamCut, UpstreamBroke, UpstreamUnreachable, ask, pass_on
-from web.request_body import ClientGone, Inbound
-from web.request_record import CLIENT_GONE, Account, account_of
+from web.errors import answer_errors, error_response
+from web.relay import UpstreamRequest, forward_response, send_upstream
+from web.request_body import RequestBody
+from web.request_record import RequestRecord, record_of
+from web.serve import config_for
 
-# All that the manager needs to know of the request.
-_TOLD = frozenset({b"last-event-id", b"accept", REQUEST_ID})
+# The only request headers that the manager needs.
+_FORWARDED = frozenset({b"last-event-id", b"accept", REQUEST_ID})
 
 
-class Watchers:
-    """The streams that are open."""
+class OpenStreams:
+    """The open streams of one gateway."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
         self.ended = False
 
     def __repr__(self) -> str:
-        return f"<Watchers open={len(self._tasks)} ended={self.ended}>"
+        return f"<OpenStreams open={len(self._tasks)} ended={self.ended}>"
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """For as long as the block runs, this task is one of them."""
+    def tracked(self) -> Iterator[None]:
+        """While the block runs, this task counts as an open stream."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
             yield
         except asyncio.CancelledError:
-            # Ours, unless somebody else has asked for it as well: the stream is over, and well.
+            # Cancelled by ``end``, unless something else cancelled the task too: a normal end.
             if not self.ended or task.uncancel() > 0:
                 raise
         finally:
             self._tasks.discard(task)
 
     def end(self) -> None:
-        """End all of them, each with an event that says why."""
+        """End all streams, each with an event that says why."""
         self.ended = True
         for task in self._tasks:
             task.cancel()
 
 
-class Watch(Response):
-    """Passes on what the manager answers to ``GET {path}``."""
+class ManagerStream(Response):
+    """Forwards the manager's response to ``GET {path}``."""
 
-    def __init__(self, services: Services, watchers: Watchers, path: str) -> None:
+    def __init__(self, services: Services, open_streams: OpenStreams, path: str) -> None:
         super().__init__()
         self._services = services
-        self._watchers = watchers
+        self._open_streams = open_streams
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        account = account_of(scope)
-        try:
-            with self._watchers.one():
-                async with Inbound(receive) as inbound:
-                    await inbound.while_here(self._relay(account, scope, send))
-        except ClientGone:
-            account.status = CLIENT_GONE
-        except StreamCut as exc:
-            # The server cuts the connection of an answer that was left unfinished.
-            account.error = str(exc)
-        except ApiError as exc:
-            account.error = exc.message
-            await error_response(exc, SOURCE)(scope, receive, send)
+        record = record_of(scope)
 
-    async def _relay(self, account: Account, scope: Scope, send: Send) -> None:
-        try:
-            answer = await ask(self._services.session, self._outbound(scope))
-        except UpstreamUnreachable as exc:
-            raise manager_unreachable(self._services.settings, exc) from exc
-        except UpstreamBroke as exc:
-            raise _gone() from exc
-        await pass_on(answer, send, cut_off=_gone, source=SOURCE, account=account)
+        async def refuse(error: ApiError) -> None:
+            record.error = error.message
+            await error_response(error, SOURCE)(scope, receive, send)
 
-    def _outbound(self, scope: Scope) -> Outbound:
-        settings: Settings = self._services.settings
-        headers = [(key, value) for key, value in scope["headers"] if key in _TOLD]
-        if settings.manager.token:
-            headers.append((b"authorization", b"Bearer " + settings.manager.token.encode()))
-        return Outbound("GET", f"{settings.manager_url}{self._path}", headers)
+        async with answer_errors(record, SOURCE, refuse):
+            with self._open_streams.tracked():
+                async with RequestBody(receive) as request_body:
+                    await request_body.while_connected(self._relay(record, scope, send))
+
+    async def _relay(self, record: RequestRecord, scope: Scope, send: Send) -> None:
+        settings = self._services.settings
+        headers = [(key, value) for key, value in scope["headers"] if key in _FORWARDED]
+        headers += authorization(settings)
+        upstream_request = UpstreamRequest("GET", f"{settings.manager_url}{self._path}", headers)
+        with manager_errors(settings):
+            response = await send_upstream(self._services.session, upstream_request)
+        await forward_response(
+            response, send, cut_off=manager_disconnected, source=SOURCE, record=record
+        )
 
 
-def _gone() -> ManagerUnreachable:
-    return ManagerUnreachable(
-        "the worker manager closed the connection; it may be restarting", retry_after=5
-    )
+class GatewayServer(uvicorn.Server):
+    """A uvicorn server that ends *open_streams* when it stops.
+
+    Other open requests get *graceful_s* seconds after SIGTERM.
+    """
+
+    def __init__(self, app: ASGIApp, open_streams: OpenStreams, *, graceful_s: int) -> None:
+        super().__init__(config_for(app, source=SOURCE, graceful_s=graceful_s))
+        self._open_streams = open_streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._open_streams.end()
+        await super().shutdown(sockets)

@@ -1,8 +1,8 @@
-"""What the gateway counts of the requests that have ended: the figures of its ``GET /metrics``.
+"""Metrics of finished requests, for the gateway's ``GET /metrics``.
 
-Fed by ``web.access`` with the account of each request, once, when it is over. Rules: an alias is one of
-the settings, a route one of ours, anything else is "other" (``web.metrics``). Times are of answers that
-were given: a refusal, which takes no time, would make a slow model look quick.
+``web.access_log`` passes the record of each request, once, when it is over. Rules: an alias is one of
+the settings, a route one of ours; anything else is "other" (``web.metrics``). Times include successful
+responses only: a refusal takes no time and would make a slow model look fast.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from prometheus_client.metrics_core import Metric
 
 from contracts.settings import Settings
 from contracts.settings.models import VlmSettings
-from gateway.images_out.store import Pictures
+from gateway.images_out.store import ImageStore
 from web.metrics import NONE, OTHER, RouteNames, build_info, gauge
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
-_LEAST = 2  # tokens that a rate can be told of
+_MIN_TOKENS = 2  # fewer tokens have no rate
 
 
 class _Model:
-    """The series of one alias; to look one up by its labels takes as long as to count."""
+    """The series of one alias. Looking one up by labels takes as long as counting."""
 
-    def __init__(self, metrics: GatewayMetrics, alias: str, *, speaks: bool) -> None:
+    def __init__(self, metrics: GatewayMetrics, alias: str, *, is_vlm: bool) -> None:
         self.queue = metrics.queue.labels(alias)
         self.load = metrics.load.labels(alias)
         self.first_output = metrics.first_output.labels(alias)
         self.retries = metrics.retries.labels(alias)
         self.broken = metrics.broken.labels(alias)
-        self.speaks = speaks
-        if speaks:  # what an image model counts as tokens comes at no rate
+        self.is_vlm = is_vlm
+        if is_vlm:  # an image model's tokens have no rate
             self.prompt, self.cached, self.completion = (
                 metrics.tokens.labels(alias, kind) for kind in ("prompt", "cached", "completion")
             )
@@ -42,75 +42,75 @@ class _Model:
 
 
 class GatewayMetrics:
-    """A ``web.access.Observer``. *templates*: the paths of all routes."""
+    """A ``web.access_log.Observer``. *templates*: the paths of all routes."""
 
-    def __init__(self, settings: Settings, templates: Iterable[str], pictures: Pictures) -> None:
+    def __init__(self, settings: Settings, templates: Iterable[str], images: ImageStore) -> None:
         self.registry = registry = CollectorRegistry()
         self._routes = RouteNames(templates)
-        self._pictures = pictures
+        self._images = images
         self._in_flight = 0
         self.requests = Counter(
             "vision_gateway_requests",
-            "Requests that are over. Status 499: the client left; 0: nothing was answered.",
+            "Finished requests. Status 499: the client disconnected; 0: no response was sent.",
             ("route", "alias", "status"),
             registry=registry,
         )
         self.total = Histogram(
             "vision_gateway_request_seconds",
-            "From a request to the end of its answer.",
+            "From the request to the end of its response.",
             ("route", "alias"),
             buckets=_SECONDS,
             registry=registry,
         )
         self.queue = Histogram(
             "vision_gateway_queue_seconds",
-            "From asking for the model to being let in; its load is a part of that.",
+            "From requesting the model until it accepted the request, its load included.",
             ("alias",),
             buckets=_SECONDS,
             registry=registry,
         )
         self.load = Histogram(
             "vision_gateway_load_wait_seconds",
-            "Of requests that waited for a load: how long.",
+            "Load time of the requests that waited for a load.",
             ("alias",),
             buckets=_SECONDS,
             registry=registry,
         )
         self.first_output = Histogram(
             "vision_gateway_first_output_seconds",
-            "Of streams: from the request to the first event; comments are none.",
+            "Streams: from the request to the first event; comments do not count.",
             ("alias",),
             buckets=_SECONDS,
             registry=registry,
         )
         self.rate = Histogram(
             "vision_gateway_tokens_per_second",
-            "Of one answer. Streamed: after its first event; else over all that the model took.",
+            "Rate of one response. Streamed: after its first event; else over the model's whole time.",
             ("alias", "streamed"),
             buckets=_RATES,
             registry=registry,
         )
         self.tokens = Counter(
             "vision_gateway_tokens",
-            "Of answers that tell their usage; cached: of the prompt, not computed again.",
+            "Tokens of responses that report usage. cached: prompt tokens not computed again.",
             ("alias", "kind"),
             registry=registry,
         )
         self.retries = Counter(
             "vision_gateway_retries",
-            "Requests that were sent once more, as their worker ended before it answered.",
+            "Requests that were sent again because their worker ended before it answered.",
             ("alias",),
             registry=registry,
         )
         self.broken = Counter(
             "vision_gateway_broken_answers",
-            "Answers that began well and broke off.",
+            "Responses that began successfully and broke off.",
             ("alias",),
             registry=registry,
         )
-        # All of them from the start: a series that appears with its first event hides that event.
+        # All are created at startup: a series that appears with its first event hides that event.
         self._models = {
-            alias: _Model(self, alias, speaks=isinstance(model, VlmSettings))
+            alias: _Model(self, alias, is_vlm=isinstance(model, VlmSettings))
             for alias, model in settings.models.items()
         }
         self._counts: dict[tuple[str, str, int], Counter] = {}
@@ -119,51 +119,51 @@ class GatewayMetrics:
     def began(self) -> None:
         self._in_flight += 1
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         self._in_flight -= 1
-        alias = account.alias
+        alias = record.alias
         model = self._models.get(alias)
         if model is None:
             alias = NONE if alias == "-" else OTHER
-        route = self._routes.of(account.path)
-        self._count(route, alias, account.status)
+        route = self._routes.of(record.path)
+        self._count(route, alias, record.status)
         if model is None:
             return
-        if account.repeated:
-            model.retries.inc(account.repeated)
-        if not 200 <= account.status < 300:
+        if record.repeated:
+            model.retries.inc(record.repeated)
+        if not 200 <= record.status < 300:
             return
-        if account.error:
+        if record.error:
             model.broken.inc()
             return
-        self._total(route, alias).observe(account.total_ms / 1e3)
-        if account.queue_ms is not None:
-            model.queue.observe(account.queue_ms / 1e3)
-        if account.load_ms:
-            model.load.observe(account.load_ms / 1e3)
-        if account.streamed and account.first_output_ms is not None:
-            model.first_output.observe(account.first_output_ms / 1e3)
-        if model.speaks:
-            self._tokens(model, account)
+        self._total(route, alias).observe(record.total_ms / 1e3)
+        if record.queue_ms is not None:
+            model.queue.observe(record.queue_ms / 1e3)
+        if record.load_ms:
+            model.load.observe(record.load_ms / 1e3)
+        if record.streamed and record.first_output_ms is not None:
+            model.first_output.observe(record.first_output_ms / 1e3)
+        if model.is_vlm:
+            self._tokens(model, record)
 
     def families(self) -> Iterator[Metric]:
-        """What there is now."""
+        """Metrics of the current state."""
         yield build_info("gateway")
         yield gauge(
             "vision_gateway_requests_in_flight",
-            "Requests that are not over; the one for this is among them.",
+            "Requests in progress, including this scrape.",
             self._in_flight,
         )
-        self._pictures.sweep()
+        self._images.sweep()
         yield gauge(
             "vision_gateway_pictures_bytes",
-            "Pictures that are kept because they were asked for as URLs.",
-            self._pictures.nbytes,
+            "Stored images that were requested as URLs.",
+            self._images.nbytes,
         )
         yield gauge(
             "vision_gateway_pictures_limit_bytes",
-            "How much of them may be kept (gateway.image_url_max_mb).",
-            self._pictures.limit,
+            "The store's limit (gateway.image_url_max_mb).",
+            self._images.limit,
         )
 
     def _count(self, route: str, alias: str, status: int) -> None:
@@ -180,8 +180,8 @@ class GatewayMetrics:
             series = self._totals[key] = self.total.labels(route, alias)
         return series
 
-    def _tokens(self, model: _Model, account: Account) -> None:
-        usage = account.usage
+    def _tokens(self, model: _Model, record: RequestRecord) -> None:
+        usage = record.usage
         if usage.prompt:
             model.prompt.inc(usage.prompt)
         if usage.cached:
@@ -189,12 +189,12 @@ class GatewayMetrics:
         if not usage.completion:
             return
         model.completion.inc(usage.completion)
-        if usage.completion < _LEAST:
+        if usage.completion < _MIN_TOKENS:
             return
-        if not account.streamed:
-            if account.model_ms:
-                model.whole_rate.observe(usage.completion * 1e3 / account.model_ms)
-        elif account.first_output_ms is not None:
-            took = account.total_ms - account.first_output_ms
+        if not record.streamed:
+            if record.model_ms:
+                model.whole_rate.observe(usage.completion * 1e3 / record.model_ms)
+        elif record.first_output_ms is not None:
+            took = record.total_ms - record.first_output_ms
             if took > 0:
                 model.streamed_rate.observe(usage.completion * 1e3 / took)

@@ -1,7 +1,9 @@
-"""The fields of a request by the names that they have in the chat made of it. Pure.
+"""Translates field names: of the chat completion that a request was turned into, to the client's own.
+Pure.
 
-Errors about the chat are told to a client that has never seen it: what is called
-``messages[1].content[0].image_url.url`` there is a response's ``input[0].content[0].image_url``.
+An error about the chat would confuse a client that never saw it: the chat's
+``messages[1].content[0].image_url.url`` is ``input[0].content[0].image_url`` in a Responses API
+request.
 """
 
 from __future__ import annotations
@@ -16,44 +18,44 @@ from contracts.errors import InvalidRequest
 _PARENT = re.compile(r"(?P<parent>.+?)(?P<last>\.[^.\[\]]*|\[\d+\])", re.DOTALL)
 
 
-class Names:
-    """Filled while the chat is made; then it translates.
+class ParamNames:
+    """Filled while the chat is built; translates afterwards.
 
-    *fixed*: where fields of a chat always stand in such a request; what is not told has the same name.
+    *fixed*: fields that always have the same origin. Fields without an entry keep their name.
     """
 
     def __init__(self, fixed: Mapping[str, str]) -> None:
-        self._told = dict(fixed)
+        self._origins = dict(fixed)
         self._leaves: set[str] = set()
 
-    def note(self, chat: str, told: str, *, leaf: bool = False) -> None:
-        """The chat's field *chat* was made of *told*; *leaf*: and so was all that is in it."""
-        self._told[chat] = told
+    def note(self, chat: str, sent: str, *, leaf: bool = False) -> None:
+        """The chat's field *chat* was made from *sent*; *leaf*: so was everything inside it."""
+        self._origins[chat] = sent
         if leaf:
             self._leaves.add(chat)
 
-    def told(self, param: str) -> str:
+    def translated(self, param: str) -> str:
         """The client's name for the chat's *param*."""
         known, rest = param, ""
-        while known not in self._told:
+        while known not in self._origins:
             cut = _PARENT.fullmatch(known)
             if cut is None:
                 return param
             known, rest = cut["parent"], cut["last"] + rest
-        return self._told[known] + ("" if known in self._leaves else rest)
+        return self._origins[known] + ("" if known in self._leaves else rest)
 
     def error(self, error: InvalidRequest) -> InvalidRequest:
-        """*error* about the chat as one about what the client sent."""
-        param, message = self._renamed(error.param, error.message)
+        """*error* about the chat as an error about the client's request."""
+        param, message = self._translate(error.param, error.message)
         return type(error)(message, param=param, code=error.code, retry_after=error.retry_after)
 
     def error_object(self, error: dict[str, Any]) -> dict[str, Any]:
-        """Likewise, as it stands in an answer."""
-        param, message = self._renamed(error["param"], error["message"])
+        """The same for an error object in a response."""
+        param, message = self._translate(error["param"], error["message"])
         return {**error, "message": message, "param": param}
 
     def error_body(self, body: bytes) -> bytes:
-        """Likewise, as the body of an answer; any other body as it is."""
+        """The same for a response body; other bodies are returned unchanged."""
         try:
             content = json.loads(body)
             content["error"] = self.error_object(content["error"])
@@ -61,10 +63,10 @@ class Names:
             return body
         return json.dumps(content, ensure_ascii=False).encode()
 
-    def _renamed(self, param: str | None, message: str) -> tuple[str | None, str]:
+    def _translate(self, param: str | None, message: str) -> tuple[str | None, str]:
         if param is None:
             return None, message
-        told = self.told(param)
+        translated = self.translated(param)
         if message.startswith(f"{param}: "):
-            message = told + message[len(param) :]
-        return told, message
+            message = translated + message[len(param) :]
+        return translated, message

@@ -1,7 +1,7 @@
-"""How much of the gateway one client may use: a bucket of tokens each, and a count of open requests.
+"""How much of the gateway one client may use: a token bucket and a count of open requests per client.
 
-Pure: times are parameters, by one monotonic clock. Bounded: a client is remembered while it matters,
-and of those that come by ever new addresses only the last few thousand.
+Pure: times are parameters, from one monotonic clock. Bounded: a client is remembered while it matters,
+and of clients with ever new addresses only the last few thousand.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import math
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
-_SLACK = 1e-9  # of a token: who comes back when told is not sent away by a rounding error
+_SLACK = 1e-9  # of a token: a client that retries on time is not refused by a rounding error
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Whether a request may pass, and how its client stands after it. Seconds."""
+    """Whether a request may pass, and its client's state afterwards. Seconds."""
 
     allowed: bool
     remaining: int  # requests that would pass now
     reset_s: float  # until the bucket is full
-    retry_after_s: float  # until one request would pass; 0 when one would now
+    retry_after_s: float  # until one request would pass; 0: now
 
 
 class TokenBuckets:
-    """A bucket of *burst* tokens for each client, refilled at *per_minute*; a request takes one."""
+    """A bucket of *burst* tokens per client, refilled at *per_minute*. A request takes one token."""
 
     def __init__(self, per_minute: float, burst: int, *, clients: int) -> None:
         self._per_second = per_minute / 60
         self._burst = burst
         self._clients = clients
-        # By last use. (tokens, when there were so many)
+        # Least recently used first. (tokens, time of that count)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class TokenBuckets:
 
 
 class OpenRequests:
-    """How many requests each client has open, *limit* at most; a client without any is forgotten."""
+    """Counts each client's open requests, at most *limit*; a client without any is forgotten."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -64,7 +64,7 @@ class OpenRequests:
         return len(self._open)
 
     def enter(self, client: str) -> bool:
-        """Whether one more may be open; then it is, until ``leave``."""
+        """Open one more request if the limit allows it; returns whether it does."""
         if self._open[client] >= self._limit:
             return False
         self._open[client] += 1
@@ -77,12 +77,12 @@ class OpenRequests:
 
 
 def whole_seconds(seconds: float) -> int:
-    """What ``Retry-After`` says: not before its time, and 1 at least."""
+    """The value of ``Retry-After``: never too early, and at least 1."""
     return max(1, math.ceil(seconds - _SLACK))
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes them in ``x-ratelimit-reset-requests``: ``120ms``, ``7.66s``, ``6m0s``."""
+    """*seconds* as OpenAI writes ``x-ratelimit-reset-requests``: ``120ms``, ``7.66s``, ``6m0s``."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000 - _SLACK)}ms"
     minutes, rest = divmod(seconds, 60)

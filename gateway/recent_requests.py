@@ -1,6 +1,6 @@
-"""The last requests that models were asked, for whoever looks at the system: in memory, and bounded.
+"""The last requests to models, for the page and other observers: in memory, and bounded.
 
-Rules: nothing of what was asked or answered is kept, only what it cost; a restart forgets them.
+Rules: keeps what a request cost, never its content. A restart forgets them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection
 
 from pydantic import BaseModel, ConfigDict
 
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 KEPT = 100
 
 
 class RecentRequest(BaseModel):
-    """``at``: Unix time of its end. Times in milliseconds; what is not known is absent."""
+    """``at``: Unix time of its end. Times in milliseconds; unknown values are absent."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,13 +35,13 @@ class RecentRequest(BaseModel):
 
 
 class RecentRequests(BaseModel):
-    """The newest first."""
+    """Newest first."""
 
     data: list[RecentRequest]
 
 
-class Recent:
-    """A ``web.access.Observer`` that keeps the requests to *paths*. *clock*: Unix time."""
+class RequestHistory:
+    """A ``web.access_log.Observer`` that keeps the requests to *paths*. *clock*: Unix time."""
 
     def __init__(self, paths: Collection[str], *, clock: Callable[[], float]) -> None:
         self._paths = frozenset(paths)
@@ -49,17 +49,17 @@ class Recent:
         self._kept: deque[RecentRequest] = deque(maxlen=KEPT)
 
     def __repr__(self) -> str:
-        return f"<Recent {len(self._kept)} of {KEPT}>"
+        return f"<RequestHistory {len(self._kept)} of {KEPT}>"
 
     def began(self) -> None:
-        """Nothing is kept of what is not over."""
+        """Only finished requests are kept."""
 
-    def ended(self, account: Account) -> None:
-        """*account* is complete. A path that was asked with a wrong method is no request to a model."""
-        if account.method == "POST" and account.path in self._paths:
-            told = {**account.fields(), "at": round(self._clock(), 3)}
-            told = {key: value for key, value in told.items() if key in RecentRequest.model_fields}
-            self._kept.append(RecentRequest(**told))
+    def ended(self, record: RequestRecord) -> None:
+        """*record* is complete. A request with a wrong method did not reach a model."""
+        if record.method == "POST" and record.path in self._paths:
+            fields = {**record.fields(), "at": round(self._clock(), 3)}
+            fields = {key: value for key, value in fields.items() if key in RecentRequest.model_fields}
+            self._kept.append(RecentRequest(**fields))
 
     def newest_first(self) -> RecentRequests:
         return RecentRequests(data=list(reversed(self._kept)))

@@ -1,51 +1,61 @@
-"""The seam for answers that don't go to the client as the model gave them.
+"""Responses that do not reach the client as the model sent them.
 
-Rules: a route whose answers are its own (pictures as URLs, another API over the same models) says so in
-``Checked``; everything else is passed on byte for byte.
+Rules: a route that rewrites its responses (images as URLs, another API over the same models) sets
+``Checked.rewrite``. Everything else is forwarded byte for byte.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from contracts.errors import UpstreamError
-from gateway.param_names import Names
+from gateway.param_names import ParamNames
 from web.relay import EventRewrite
 
 
 class Rewrite(Protocol):
-    """What becomes of the answer to one request."""
+    """Rewrites the response to one request."""
 
     @property
     def limit(self) -> int:
-        """Bytes of a whole answer that are taken; of more, ``too_large`` tells."""
+        """The largest response in bytes; ``too_large`` is the error beyond it."""
 
     def too_large(self) -> Exception:
-        """The ``ApiError`` for an answer beyond *limit*."""
+        """The ``ApiError`` for a response of more than *limit* bytes."""
 
     async def whole(self, body: bytes) -> bytes:
-        """A 200's JSON *body* as the client gets it; raises an ``ApiError``."""
+        """The client's form of *body*, the JSON of a 200. Raises an ``ApiError``."""
 
     def refused(self, body: bytes) -> bytes:
-        """The JSON *body* of an error as the client gets it."""
+        """The client's form of *body*, the JSON of an error."""
 
     def events(self) -> EventRewrite | None:
-        """For the events of a stream; None: they go on as they are."""
+        """The rewrite of a stream's events; None: events are forwarded unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRewrite:
-    """What all forms have in common that chats are answered in; *names* are for errors."""
+    """Common to all rewrites of chat completions. *names* translates field names in errors."""
 
-    names: Names
+    names: ParamNames
 
     @property
     def limit(self) -> int:
-        return 64 << 20  # far more than any model says
+        return 64 << 20  # far more than any completion
 
     def too_large(self) -> UpstreamError:
-        return UpstreamError(f"the worker's answer has more than {self.limit >> 20} MiB")
+        return UpstreamError(f"the worker's response has more than {self.limit >> 20} MiB")
 
     def refused(self, body: bytes) -> bytes:
         return self.names.error_body(body)
+
+
+def error_in(body: str | bytes) -> dict[str, Any] | None:
+    """The error object in the JSON *body* of a response or event; None: there is none."""
+    try:
+        error = json.loads(body)["error"]
+        return {**error, "message": str(error["message"])}
+    except (ValueError, KeyError, TypeError):
+        return None

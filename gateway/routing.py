@@ -1,4 +1,4 @@
-"""Which alias serves a request: by alias, by one of its names, or by the route's default. Pure."""
+"""Which alias serves a request: by alias, by one of its names, or the route's default. Pure."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contracts.settings.models import ModelSettings
 
 
 def find_alias(settings: Settings, name: str) -> str:
-    """The alias that *name* means; raises ``ModelNotFound``."""
+    """The alias for *name*. Raises ``ModelNotFound``."""
     if name in settings.models:
         return name
     for alias, model in settings.models.items():
         if name in model.names:
             return alias
     known = ", ".join(settings.models)
-    raise ModelNotFound(f"model {name!r} does not exist; there are: {known}", param="model")
+    raise ModelNotFound(f"model {name!r} does not exist; available: {known}", param="model")
 
 
 def choose_model(settings: Settings, route: str, name: str | None) -> tuple[str, ModelSettings]:
     """The alias and settings that serve *route* (chat, analyze, generate or edit) for model *name*.
 
-    Raises ``ModelNotFound``, or ``InvalidRequest`` when the model can't do what the route asks for.
+    Raises ``ModelNotFound``, or ``InvalidRequest`` if the model lacks the capability.
     """
     alias = find_alias(settings, name) if name else settings.default_for(route)
     if alias is None:

@@ -22,8 +22,7 @@ from manager.launcher.standby import Parker
 from manager.memory import pressure, system
 from manager.memory.pressure import Pressure
 from manager.server import ManagerServer, shutdown_bound_s
-from web.log_file import log_to_file
-from web.logs import configure_logging
+from web.logs import configure_logging, log_to_file
 from web.parent_pipe import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind
 from web.supervisor import wrong_settings

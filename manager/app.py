@@ -39,10 +39,10 @@ from manager.routes import control_routes
 from manager.status import BudgetReport, WorkerReport, manager_status
 from manager.ticker import Ticker
 from manager.worker_run import Timeouts
-from web.access_log import Access
+from web.access_log import AccessLog
 from web.errors import install_error_handlers
 from web.metrics import exposition
-from web.origin_guard import ANY, SMALL_BODY, Door, DoorGuard
+from web.origin_guard import ANY, SMALL_BODY, OriginGuard, OriginPolicy
 from web.relay import open_session
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class ManagerApp:
             )
         )
         guarded: ASGIApp = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
-        guarded = DoorGuard(guarded, origin_guard(settings), source=SOURCE)
-        self._entry = Access(guarded, SOURCE, quiet=_QUIET, observers=[self.metrics])
+        guarded = OriginGuard(guarded, origin_policy(settings), source=SOURCE)
+        self._entry = AccessLog(guarded, SOURCE, quiet=_QUIET, observers=[self.metrics])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._entry(scope, receive, send)
@@ -221,13 +221,13 @@ class ManagerApp:
         return [w.report(self.pool.queued(w.alias)) for w in self.pool.workers.values()]
 
 
-def origin_guard(settings: Settings) -> Door:
+def origin_policy(settings: Settings) -> OriginPolicy:
     """Which hosts and origins may use the manager; the gateway's name for it is allowed.
 
     ``*`` among the gateway's CORS origins does not apply here: pages that may use the API must not stop
     workers. Bodies for workers have no limit here; the gateway and the worker limit them.
     """
-    return Door(
+    return OriginPolicy(
         "manager",
         allowed_hosts=[*settings.manager.allowed_hosts, settings.gateway.manager_host],
         origins=[origin for origin in settings.gateway.cors_origins if origin != ANY],

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from web import sse
+
 KEPT = 200  # events for readers that reconnect
 READER_LIMIT = 256  # unread events of one reader; more than KEPT, or a reconnect would lose some
 HEARTBEAT_S = 15.0
-HEARTBEAT = b": \n\n"  # a comment: readers skip it, and a dead connection breaks on it
+HEARTBEAT = sse.comment("")  # readers skip it; writing it reveals a closed connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +136,9 @@ def last_event_id(header: str | None) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
-def sse(event: BusEvent) -> bytes:
+def event_of(event: BusEvent) -> bytes:
     """*event* as one server-sent event."""
-    data = json.dumps(event.data, ensure_ascii=False, allow_nan=False, default=str)
-    lines = [f"event: {event.kind}", f"data: {data}"]
-    if event.id:
-        lines.insert(0, f"id: {event.id}")
-    return "\n".join([*lines, "", ""]).encode("utf-8", "replace")
+    return sse.event(event.data, name=event.kind, id=event.id or None)
 
 
 async def stream(
@@ -161,4 +158,4 @@ async def stream(
         except StopAsyncIteration:
             return
         else:
-            yield sse(event)
+            yield event_of(event)

@@ -21,7 +21,7 @@ from manager.lifecycle import RUNNING, Cause
 from manager.memory.system import MemoryReading
 from manager.status import BudgetReport, WorkerReport
 from web.metrics import NONE, OTHER, build_info, gauge
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 _LOADS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)  # seconds
 
@@ -77,13 +77,13 @@ class ManagerMetrics:
     def began(self) -> None:
         """Open requests are not counted here: they are the workers' leases (``families``)."""
 
-    def ended(self, account: Account) -> None:
-        alias = account.alias
+    def ended(self, record: RequestRecord) -> None:
+        alias = record.alias
         if alias == "-":  # not for a worker
             return
         if alias not in self._aliases:
             alias = OTHER if alias else NONE
-        self.requests.labels(alias, str(account.status)).inc()
+        self.requests.labels(alias, str(record.status)).inc()
 
     def count(self, kind: str, data: Mapping[str, Any]) -> None:
         """Count an event that is published (``manager.events``)."""

@@ -17,22 +17,21 @@ from typing import TYPE_CHECKING
 from starlette.types import Receive, Scope, Send
 
 from contracts.control import KEEP_ALIVE_HEADER, LOAD_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
-from contracts.errors import ApiError, InternalError, WorkerFailed
+from contracts.errors import ApiError, WorkerFailed
 from contracts.wire.openai import read_keep_alive
 from manager.lease import Lease
 from manager.pool import Pool
-from web.errors import error_response
+from web.errors import answer_errors, error_response
 from web.relay import (
     Headers,
-    Outbound,
-    StreamCut,
-    UpstreamBroke,
+    UpstreamDisconnected,
+    UpstreamRequest,
     UpstreamUnreachable,
-    ask,
-    pass_on,
+    forward_response,
+    send_upstream,
 )
-from web.request_body import ClientGone, Inbound
-from web.request_record import CLIENT_GONE, Account, account_of
+from web.request_body import RequestBody
+from web.request_record import RequestRecord, record_of
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -52,55 +51,48 @@ class Proxy:
         self._session = session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        account = account_of(scope)
-        try:
-            async with Inbound(receive) as inbound:
-                await inbound.while_here(self._serve(account, scope, receive, send, inbound))
-        except ClientGone:
-            account.status = CLIENT_GONE
+        record = record_of(scope)
 
-    async def _serve(
-        self, account: Account, scope: Scope, receive: Receive, send: Send, inbound: Inbound
-    ) -> None:
-        account.alias, path = split(scope["raw_path"])
-        try:
-            keep_alive = keep_alive_of(scope["headers"])
-            async with self._pool.lease(account.alias, keep_alive=keep_alive) as lease:
-                await self._relay(lease, path, account, scope, send, inbound)
-        except ApiError as exc:
-            account.error = exc.message
-            response = error_response(exc, SOURCE)
-            if isinstance(exc, WorkerFailed):
+        async def refuse(error: ApiError) -> None:
+            record.error = error.message
+            response = error_response(error, SOURCE)
+            if isinstance(error, WorkerFailed):
                 response.headers[RETRYABLE_HEADER.decode()] = "1"
             await response(scope, receive, send)
-        except StreamCut as exc:
-            # The server closes the connection of an unfinished response.
-            account.error = str(exc)
-        except ClientGone:
-            raise
-        except Exception:
-            log.exception("[%s] internal error of the manager", account.request_id)
-            # If the response has begun, the server refuses another one and closes the connection.
-            error = InternalError("internal error; the log has the details")
-            account.error = error.message
-            await error_response(error, SOURCE)(scope, receive, send)
+
+        async with answer_errors(record, SOURCE, refuse), RequestBody(receive) as request_body:
+            await request_body.while_connected(self._serve(record, scope, send, request_body))
+
+    async def _serve(
+        self, record: RequestRecord, scope: Scope, send: Send, request_body: RequestBody
+    ) -> None:
+        record.alias, path = split(scope["raw_path"])
+        keep_alive = keep_alive_of(scope["headers"])
+        async with self._pool.lease(record.alias, keep_alive=keep_alive) as lease:
+            await self._relay(lease, path, record, scope, send, request_body)
 
     async def _relay(
-        self, lease: Lease, path: str, account: Account, scope: Scope, send: Send, inbound: Inbound
+        self,
+        lease: Lease,
+        path: str,
+        record: RequestRecord,
+        scope: Scope,
+        send: Send,
+        request_body: RequestBody,
     ) -> None:
         alias = lease.worker.alias
         query = scope["query_string"].decode("latin-1")
-        outbound = Outbound(
+        upstream_request = UpstreamRequest(
             method=scope["method"],
             url=f"http://{lease.address}/{path}" + (f"?{query}" if query else ""),
             headers=[(k, v) for k, v in scope["headers"] if k not in _FOR_THE_MANAGER],
-            body=await _body_of(scope["headers"], inbound),
+            body=await _body_of(scope["headers"], request_body),
             content_length=_length_of(scope["headers"]),
         )
-        account.queue_ms, account.load_ms = round(lease.queue_s * 1e3), round(lease.load_s * 1e3)
+        record.queue_ms, record.load_ms = round(lease.queue_s * 1e3), round(lease.load_s * 1e3)
         try:
-            answer = await ask(self._session(), outbound)
-        except (UpstreamUnreachable, UpstreamBroke) as exc:
+            answer = await send_upstream(self._session(), upstream_request)
+        except (UpstreamUnreachable, UpstreamDisconnected) as exc:
             # The end of a process is noticed a little later than the broken connection. Until then, a
             # retry would get the same dead process.
             ended = await lease.broken(_NOTICED_WITHIN_S)
@@ -111,15 +103,15 @@ class Proxy:
             why = f": {lease.worker.last_ending}" if await lease.broken(_NOTICED_WITHIN_S) else ""
             return WorkerFailed(f"{alias} ended while it was responding{why}")
 
-        await pass_on(
+        await forward_response(
             answer,
             send,
             cut_off=cut_off,
             source=SOURCE,
-            account=account,
+            record=record,
             extra_headers=[
-                (QUEUE_HEADER, b"%d" % account.queue_ms),
-                (LOAD_HEADER, b"%d" % account.load_ms),
+                (QUEUE_HEADER, b"%d" % record.queue_ms),
+                (LOAD_HEADER, b"%d" % record.load_ms),
             ],
         )
 
@@ -146,12 +138,12 @@ def _length_of(headers: Headers) -> int | None:
     return None
 
 
-async def _body_of(headers: Headers, inbound: Inbound) -> bytes | AsyncIterator[bytes] | None:
+async def _body_of(headers: Headers, request_body: RequestBody) -> bytes | AsyncIterator[bytes] | None:
     """A small body as bytes, which saves the HTTP client a task; any other as a stream; None: none."""
     length = _length_of(headers)
     if length is None:
         chunked = any(key == b"transfer-encoding" for key, _ in headers)
-        return inbound.chunks() if chunked else None
+        return request_body.chunks() if chunked else None
     if length > _SMALL:
-        return inbound.chunks()
-    return await inbound.body(length) if length else None
+        return request_body.chunks()
+    return await request_body.read(length) if length else None

@@ -6,7 +6,6 @@ a JSON object: the dashboard treats anything else as a failure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
@@ -18,8 +17,8 @@ from contracts.wire.openai import KeepAlive
 from manager.events import EventBus, last_event_id, stream
 from manager.launcher.pulls import Pulls
 from manager.pool import Pool
+from web import sse
 
-_EVENT_STREAM = "text/event-stream; charset=utf-8"
 _NO_CACHE = {"cache-control": "no-cache"}
 
 
@@ -104,7 +103,7 @@ def control_routes(
                 async for chunk in stream(subscription):
                     yield chunk
 
-        return StreamingResponse(body(), media_type=_EVENT_STREAM, headers=_NO_CACHE)
+        return StreamingResponse(body(), media_type=sse.CONTENT_TYPE, headers=_NO_CACHE)
 
     @router.get("/logs/{alias}")
     async def get_logs(
@@ -119,8 +118,8 @@ def control_routes(
             async with worker_log.follow(lines) as follower:
                 async for batch in follower:
                     for line in batch:
-                        yield b"data: " + json.dumps(line, ensure_ascii=False).encode() + b"\n\n"
+                        yield sse.event(line)
 
-        return StreamingResponse(body(), media_type=_EVENT_STREAM, headers=_NO_CACHE)
+        return StreamingResponse(body(), media_type=sse.CONTENT_TYPE, headers=_NO_CACHE)
 
     return router

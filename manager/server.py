@@ -27,7 +27,7 @@ from contracts.settings import Settings
 from manager.app import ManagerApp
 from manager.docker_bridge import BridgeListener
 from manager.proxy import SOURCE
-from web.serve import config_for, spare_the_collector
+from web.serve import config_for, tune_garbage_collector
 from web.systemd_notify import Notifier
 
 _RESPONSES_END_S = 5.0  # after the last worker has been stopped
@@ -61,7 +61,7 @@ class ManagerServer(uvicorn.Server):
         self._listening: asyncio.Task[None] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        spare_the_collector()
+        tune_garbage_collector()
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,5 +1,5 @@
-"""The HTTP plumbing that all tiers share: errors, request ids, bodies, relaying bytes upstream.
+"""HTTP plumbing that all tiers share: errors, request ids, request bodies, forwarding to the next tier.
 
-Rules: knows HTTP and ASGI, knows no tier, no model and no policy. ``web.relay`` is the only importer of
-aiohttp.
+Rules: knows HTTP, ASGI and the headers of ``contracts.control``. Knows no model and no policy, and
+imports no tier. ``web.relay`` is the only importer of aiohttp.
 """

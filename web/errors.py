@@ -1,9 +1,14 @@
-"""Renders every error of an app in OpenAI's shape: the only place where error answers are made."""
+"""Renders every error in OpenAI's shape, and turns what a request raises into a response.
+
+Rules: error bodies are made only here. A client never sees the inside of a fault; the log does.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -15,15 +20,23 @@ from starlette.exceptions import HTTPException
 
 from contracts.errors import (
     ApiError,
-    ErrorBody,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
 )
 from contracts.wire.openai import param_name
+from web.request_body import ClientGone
+from web.request_record import CLIENT_GONE, RequestRecord
+from web.sse import error_event
 
 log = logging.getLogger(__name__)
+
+Refuse = Callable[[ApiError], Awaitable[None]]
+
+
+class StreamCut(Exception):
+    """The response broke off in the middle. Raised so that the server cuts the client's connection."""
 
 
 def error_response(error: ApiError, source: str) -> JSONResponse:
@@ -31,7 +44,7 @@ def error_response(error: ApiError, source: str) -> JSONResponse:
 
 
 def raw_error(error: ApiError, source: str) -> bytes:
-    """The answer as it stands on the wire, for what is refused before it has become a request."""
+    """The whole response as bytes, for errors before an ASGI request exists."""
     body = json.dumps(error.body(source)).encode()
     headers = {
         "content-type": "application/json",
@@ -48,14 +61,36 @@ def sse_error(error: ApiError, source: str) -> bytes:
     return error_event(error.body(source))
 
 
-def error_event(body: ErrorBody) -> bytes:
-    """The event with which a stream tells that it failed; OpenAI's SDKs raise it as an APIError."""
-    # The blank line first ends an event that was cut in the middle.
-    return b"\n\nevent: error\ndata: " + json.dumps(body).encode() + b"\n\n"
+def internal_error() -> InternalError:
+    return InternalError("internal error; the log has the details")
 
 
-def install_error_handlers(app: FastAPI, source: str) -> None:
-    """Make *app* answer every error as ``{"error": ...}``; *source* is the name of the tier."""
+@asynccontextmanager
+async def answer_errors(record: RequestRecord, source: str, refuse: Refuse) -> AsyncIterator[None]:
+    """Run a block that answers one request; end the response when it raises.
+
+    *refuse* sends an ``ApiError`` to the client. If the response has begun, the server refuses to begin
+    another one and cuts the connection. Used by the routes of all tiers that bypass FastAPI.
+    """
+    try:
+        yield
+    except ApiError as exc:
+        await refuse(exc)
+    except StreamCut as exc:
+        # The server cuts the connection of an unfinished response.
+        record.error = str(exc)
+    except ClientGone:
+        record.status = CLIENT_GONE
+    except Exception:
+        logging.getLogger(f"{source}.errors").exception("[%s] internal error", record.request_id)
+        await refuse(internal_error())
+
+
+def install_error_handlers(app: FastAPI, source: str, *, not_found_hint: str = "") -> None:
+    """Make *app* answer every error as ``{"error": ...}``.
+
+    *source*: the tier's name. *not_found_hint*: added to the 404 of a path outside ``/v1/``.
+    """
 
     async def on_api_error(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, ApiError)
@@ -68,8 +103,8 @@ def install_error_handlers(app: FastAPI, source: str) -> None:
         error: ApiError
         if exc.status_code == 404:
             path = request.url.path
-            hint = "" if path.startswith("/v1/") else "; the API's routes begin with /v1/"
-            error = NotFound(f"no route {request.method} {path}{hint if source == 'gateway' else ''}")
+            hint = "" if path.startswith("/v1/") else not_found_hint
+            error = NotFound(f"no route {request.method} {path}{hint}")
         elif exc.status_code == 405:
             allowed = Headers(headers=exc.headers).get("allow", "")
             error = MethodNotAllowed(
@@ -86,8 +121,8 @@ def install_error_handlers(app: FastAPI, source: str) -> None:
         return error_response(InvalidRequest(f"{param}: {problem['msg']}", param=param), source)
 
     async def on_fault(request: Request, exc: Exception) -> JSONResponse:
-        # Starlette logs the traceback; the client is told nothing about the inside.
-        return error_response(InternalError("internal error; the log has the details"), source)
+        # Starlette logs the traceback.
+        return error_response(internal_error(), source)
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -1,8 +1,8 @@
-"""What both tiers' ``GET /metrics`` are made of: the text format, and labels that can't grow.
+"""What the ``GET /metrics`` of both tiers share: the text format, and labels from a fixed set.
 
-Rules: a label is one of a set that is known at the start; what a client writes never becomes one. Each
-app has a registry of its own. Families that exist as state elsewhere are made anew for each scrape
-(``exposition``), on the event loop; the text is made in a thread, as it is long.
+Rules: a label's values are known at startup; a client's text never becomes one. Each app has its own
+registry. Metrics of current state are built for each scrape (``exposition``) on the event loop; the
+text is generated in a thread, because it is long.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from starlette.responses import Response
 
 from contracts.version import VERSION
 
-# The library's own switch, for the whole process: one more series for each that nobody looks at.
+# A switch for the whole process: drops the ``_created`` series, one more for each series.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-OTHER = "other"  # a path or a name that is not ours
-NONE = "none"  # no model was asked, or the request did not get as far
+OTHER = "other"  # an unknown path or name
+NONE = "none"  # the request names no model, or was refused before that
 
 
 class RouteNames:
-    """Which route a path belongs to: by its template, of a set that is known at the start."""
+    """Maps a path to its route template, from a set known at startup."""
 
     def __init__(self, templates: Iterable[str]) -> None:
         self._exact: dict[str, str] = {}
@@ -50,7 +50,7 @@ class RouteNames:
 
 
 def build_info(tier: str) -> Metric:
-    info = InfoMetricFamily("vision_build", "What runs: the version of this software, and of Python.")
+    info = InfoMetricFamily("vision_build", "Running version of this software and of Python.")
     info.add_metric([], {"tier": tier, "version": VERSION, "python": platform.python_version()})
     return info
 
@@ -59,8 +59,8 @@ def gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-class _Whole(CollectorRegistry):
-    """What *registry* counted, and *families* that were made for this scrape."""
+class _ScrapeRegistry(CollectorRegistry):
+    """The counters of *registry*, and *families* that were built for this scrape."""
 
     def __init__(self, registry: CollectorRegistry, families: list[Metric]) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ class _Whole(CollectorRegistry):
 
 
 async def exposition(registry: CollectorRegistry, families: Iterable[Metric]) -> Response:
-    """The answer to a scrape."""
-    whole = _Whole(registry, list(families))
-    text = await asyncio.to_thread(generate_latest, whole)
+    """The response to a scrape."""
+    scraped = _ScrapeRegistry(registry, list(families))
+    text = await asyncio.to_thread(generate_latest, scraped)
     return Response(
         text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4, "cache-control": "no-store"}
     )

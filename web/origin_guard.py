@@ -1,11 +1,12 @@
-"""Who may come in: nobody whom a stranger's web page or a stranger's DNS sends.
+"""Keeps out requests sent by a stranger's web page or through a stranger's DNS.
 
-A browser in the house can reach what a stranger can't, and runs the stranger's pages. Two things tell:
-``Origin`` names the page's site, and ``Host`` the name by which the browser found us, which is the
-stranger's own when his DNS points at our address (rebinding). curl and the SDKs send no ``Origin``.
-Rules: decided from the head alone, before anything else sees the request; one pass, as every request
-takes it; a refusal names the setting that would let it in. A body that says that it is too large is
-refused here as well, unread.
+Browsers on the network can reach this machine, and they run pages written by strangers. Two headers
+give them away: ``Origin`` names the page's site, and ``Host`` is the name under which the browser
+found this machine, which is the stranger's own if its DNS points here (rebinding). curl and the SDKs
+send no ``Origin``.
+Rules: the decision needs only the request head and comes before anything else. One pass, because every
+request takes it. A refusal names the setting that would allow the request. A body whose
+``Content-Length`` is too large is refused here too, unread.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from contracts.errors import ApiError, ForeignHost, ForeignOrigin, InvalidReques
 from web.errors import error_response
 from web.request_body import too_large
 
-SMALL_BODY = 1 << 16  # bytes, on routes that read none
-ANY = "*"  # among the origins: every page's, but not a page's without one ("null")
+SMALL_BODY = 1 << 16  # bytes, for routes that read no body
+ANY = "*"  # in ``origins``: every page, except those without an origin ("null")
 
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _OWN = frozenset({"localhost", "host.docker.internal"})
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
-_SHOWN = 80  # characters of what a client sent that an error repeats
-_LONGEST = 300  # characters of a Host: a name has 253
+_SHOWN = 80  # characters of a client's value that an error repeats
+_LONGEST = 300  # characters of a Host; a name has at most 253
 _REMEMBERED = 256  # values of Host
 
 
 def is_own_host(host: str, allowed: Collection[str] = ()) -> bool:
-    """Whether *host*, ``NAME[:PORT]``, can only be meant for us.
+    """Whether *host*, ``NAME[:PORT]``, can only mean this machine.
 
-    Nobody's DNS answers for an address, a single label or ``*.local``; for other names, *allowed* lists
-    them, or ``*.example.org`` for all below one.
+    No DNS server of a stranger answers for an address, a single label or ``*.local``. Other names must
+    be in *allowed*, which may hold ``*.example.org`` for all names below one.
     """
     match = _HOST.fullmatch(host.lower())
     if match is None:
@@ -65,19 +66,19 @@ def _is_address(kind: Callable[[str], object], text: str) -> bool:
 
 
 def is_same_site(origin: bytes, host: bytes) -> bool:
-    """Whether a page of *origin* came from *host*, the port included.
+    """Whether a page of *origin* was loaded from *host*, port included.
 
-    The scheme is not compared: who ends TLS in front of us may pass plain HTTP on.
+    The scheme is not compared: a proxy that ends TLS may forward plain HTTP.
     """
     scheme, _, place = origin.lower().partition(b"://")
     port = _DEFAULT_PORTS.get(scheme)
     return port is not None and place.removesuffix(port) == host.lower().removesuffix(port) != b""
 
 
-class Door:
-    """Decides about one tier, whose *section* of the settings its refusals name; a worker has none.
+class OriginPolicy:
+    """The rules of one tier. Refusals name its settings *section*; a worker has none.
 
-    *origins* may send requests though they are not ours; *public_url* is one more name of ours.
+    *origins* may send requests from other sites. *public_url* adds one more name of this machine.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Door:
             self._origins.add(f"{url.scheme}://{url.netloc}".encode())
 
     def refusal(self, scope: Scope) -> ApiError | None:
-        """Why the request of *scope* may not come in; None: it may."""
+        """Why the request of *scope* is refused; None: it is allowed."""
         headers = scope["headers"]
         found = dict(headers)
         host = found.get(b"host")
@@ -112,15 +113,15 @@ class Door:
                     return InvalidRequest(f"the request has two {key.decode().title()} headers")
         if not self._is_own(host):
             return ForeignHost(
-                f"{_shown(host)} is no name of this machine that is known here"
-                + self._cure("add it to {}.allowed_hosts if it is one")
+                f"unknown host name {_shown(host)}"
+                + self._hint("add it to {}.allowed_hosts if it is this machine's")
             )
         origin = found.get(b"origin")
         if origin is not None:
             if not self._may_send(origin, host):
-                return self._foreign(f"pages of {_shown(origin)} may not send requests here")
+                return self._foreign(f"pages from {_shown(origin)} may not send requests here")
         elif found.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in _SAFE:
-            return self._foreign("a page of another site, which hides its name, sends this request")
+            return self._foreign("a page from another site, which hides its name, sent this request")
         length = found.get(b"content-length")
         if length is not None and length.isdigit():
             limit = self._body_limit(scope["path"])
@@ -135,7 +136,7 @@ class Door:
         if known is None:
             known = is_own_host(host.decode("latin-1"), self._allowed)
             if len(self._known) >= _REMEMBERED:
-                self._known.clear()  # somebody invents names; ours are found again
+                self._known.clear()  # too many invented names; real ones are added again
             self._known[host] = known
         return known
 
@@ -149,9 +150,9 @@ class Door:
         )
 
     def _foreign(self, what: str) -> ForeignOrigin:
-        return ForeignOrigin(what + self._cure("gateway.cors_origins lists the origins that may"))
+        return ForeignOrigin(what + self._hint("add its origin to gateway.cors_origins to allow it"))
 
-    def _cure(self, what: str) -> str:
+    def _hint(self, what: str) -> str:
         return "" if self._section is None else f": {what.format(self._section)}"
 
 
@@ -160,16 +161,16 @@ def _shown(value: bytes) -> str:
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
 
 
-class DoorGuard:
-    """Answers what *door* refuses; *app* sees the rest."""
+class OriginGuard:
+    """Answers what *policy* refuses; *app* gets everything else."""
 
-    def __init__(self, app: ASGIApp, door: Door, *, source: str) -> None:
+    def __init__(self, app: ASGIApp, policy: OriginPolicy, *, source: str) -> None:
         self._app = app
-        self._door = door
+        self._policy = policy
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = self._door.refusal(scope) if scope["type"] == "http" else None
+        error = self._policy.refusal(scope) if scope["type"] == "http" else None
         if error is None:
             await self._app(scope, receive, send)
         else:

@@ -1,12 +1,13 @@
-"""Relays one request to the next tier, and its answer back, chunk by chunk.
+"""Forwards one request to the next tier, and its response back, chunk by chunk.
 
-Two steps: ``ask`` returns with the head of the answer, so that it can be looked at before the client
-sees anything of it; ``pass_on`` gives the client that head and the body behind it.
-Rules: bytes are passed on as they come, never collected and never decompressed; hop-by-hop headers end
-here; a client that leaves closes the upstream connection at once (``Inbound.while_here``); an upstream
-that breaks off is told to the client: before the answer began by an exception, in a stream of events by
-an error event, else by cutting the connection, which chunked framing makes visible.
-aiohttp's client, since httpx's pool costs several times as much per request (docs/dev/architecture.md).
+Two steps: ``send_upstream`` returns with the response head, so that the caller can inspect it before
+the client sees anything; ``forward_response`` sends the client that head and the body.
+Rules: bytes are forwarded as they arrive, never buffered or decompressed. Hop-by-hop headers end here.
+A client that disconnects closes the upstream connection at once (``RequestBody.while_connected``). If
+the upstream connection breaks, the client learns it: before the response by an exception, in an event
+stream by an error event, otherwise by a cut connection, which chunked framing makes visible.
+Uses aiohttp's client, because httpx's pool costs several times as much per request
+(docs/dev/architecture.md).
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ from yarl import URL
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, ErrorBody, Unavailable
 from web.access_log import HEADER as REQUEST_ID
-from web.errors import error_event
-from web.request_record import Account
+from web.errors import StreamCut
+from web.request_record import RequestRecord
+from web.sse import MEDIA_TYPE as EVENT_STREAM
+from web.sse import error_event
 
-# RFC 9110 section 7.6.1, plus what the server of each hop writes itself.
+# RFC 9110 section 7.6.1, plus headers that the server of each hop writes itself.
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
-# What a browser says of the page that asks is between it and the tier that it asks (web.origin_guard).
+# Headers about a browser's page concern only the tier that the browser talks to (web.origin_guard).
 _PAGE = frozenset(b"origin referer sec-fetch-site sec-fetch-mode sec-fetch-dest sec-fetch-user".split())
 _REQUEST_DROPPED = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"accept-encoding", b"expect"}
-# That an answer may be asked for again is for whoever holds the body, which is never the client.
+# Only the tier that holds the body may retry, which is never the client.
 _ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server", RETRYABLE_HEADER}
 _TIMINGS = {QUEUE_HEADER: "queue_ms", LOAD_HEADER: "load_ms", MODEL_HEADER: "model_ms"}
 _SLICE = 1 << 18  # bytes
-EVENT_STREAM = "text/event-stream"
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -48,30 +50,26 @@ class UpstreamUnreachable(Exception):
     """No connection could be made: the request was not received."""
 
 
-class UpstreamBroke(Exception):
-    """The connection ended before the answer began: the request may have been received."""
-
-
-class StreamCut(Exception):
-    """The answer broke off in the middle; raised so that the server cuts the client's connection."""
+class UpstreamDisconnected(Exception):
+    """The connection ended before the response began: the request may have been received."""
 
 
 class EventRewrite(Protocol):
-    """Turns the events of a stream into others, whatever the pieces are in which they come."""
+    """Rewrites the events of a stream. Chunks may be cut anywhere."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """What is to be sent for *chunk*; empty: nothing yet."""
+        """The bytes to send for *chunk*; empty: nothing yet."""
 
     def end(self) -> bytes:
-        """What is to be sent after the last one."""
+        """The bytes to send after the last chunk."""
 
     def broken(self, error: ErrorBody) -> bytes:
         """The last events of a stream that broke off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outbound:
-    """One request to send upstream. ``body``: bytes, or an iterator with its length when known."""
+class UpstreamRequest:
+    """One request to send upstream. ``body``: bytes, or an iterator with its length if known."""
 
     method: str
     url: str
@@ -81,7 +79,7 @@ class Outbound:
 
 
 class _NoCookies(aiohttp.DummyCookieJar):
-    """Keeps none, and does not make an empty jar for each request either."""
+    """Stores no cookies, and avoids building an empty jar for each request."""
 
     _none: SimpleCookie = SimpleCookie()
 
@@ -90,7 +88,7 @@ class _NoCookies(aiohttp.DummyCookieJar):
 
 
 def open_session() -> aiohttp.ClientSession:
-    """A client session without limits or time-outs of its own: those are decided by its callers."""
+    """A client session without limits or timeouts of its own; its callers set them."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     return aiohttp.ClientSession(
@@ -98,29 +96,35 @@ def open_session() -> aiohttp.ClientSession:
         connector=connector,
         timeout=timeout,
         trust_env=False,
-        cookie_jar=_NoCookies(),  # what one client is told is not for the next
+        cookie_jar=_NoCookies(),  # one client's cookies are not for the next
         skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
     )
 
 
-def passed_on(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) -> Headers:
+def forwarded_headers(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) -> Headers:
     """*headers* without those that belong to one hop."""
     headers = list(headers)
     for key, value in headers:
         if key.lower() == b"connection":
-            # The id is ours, whatever the client says of its own.
+            # The request id is ours, whatever the client lists.
             dropped |= {token.strip().lower() for token in value.split(b",")} - {REQUEST_ID}
     return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 
-async def ask(session: aiohttp.ClientSession, outbound: Outbound) -> aiohttp.ClientResponse:
-    """Send *outbound*; returns when the head of its answer is there. To be closed by the caller.
+async def send_upstream(
+    session: aiohttp.ClientSession, upstream_request: UpstreamRequest
+) -> aiohttp.ClientResponse:
+    """Send *upstream_request* and return when the response head has arrived. The caller closes the
+    response.
 
-    Raises ``UpstreamUnreachable`` or ``UpstreamBroke``. Holds nothing of the body when it returns.
+    Raises ``UpstreamUnreachable`` or ``UpstreamDisconnected``. Keeps no reference to the body.
     """
-    headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in passed_on(outbound.headers)]
-    body: bytes | AsyncIterator[bytes] | None = outbound.body
-    length = outbound.content_length
+    headers = [
+        (k.decode("latin-1"), v.decode("latin-1"))
+        for k, v in forwarded_headers(upstream_request.headers)
+    ]
+    body: bytes | AsyncIterator[bytes] | None = upstream_request.body
+    length = upstream_request.content_length
     if isinstance(body, bytes):
         length = len(body)
         if length > _SLICE:
@@ -129,43 +133,47 @@ async def ask(session: aiohttp.ClientSession, outbound: Outbound) -> aiohttp.Cli
         headers.append(("content-length", str(length)))
     try:
         return await session.request(
-            outbound.method, outbound.url, data=body, headers=headers, allow_redirects=False
+            upstream_request.method,
+            upstream_request.url,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
         )
     except aiohttp.ClientConnectorError as exc:
         raise UpstreamUnreachable(str(exc)) from exc
     except (aiohttp.ClientError, OSError) as exc:
-        raise UpstreamBroke(str(exc)) from exc
+        raise UpstreamDisconnected(str(exc)) from exc
 
 
-def may_be_repeated(answer: aiohttp.ClientResponse) -> bool:
-    """Whether the next tier says that nothing was answered, so that the request may be sent again."""
-    return answer.status == 503 and RETRYABLE_HEADER.decode() in answer.headers
+def is_retryable(response: aiohttp.ClientResponse) -> bool:
+    """Whether the next tier reports that nothing was answered, so the request may be sent again."""
+    return response.status == 503 and RETRYABLE_HEADER.decode() in response.headers
 
 
-async def pass_on(
-    answer: aiohttp.ClientResponse,
+async def forward_response(
+    response: aiohttp.ClientResponse,
     send: Send,
     *,
     cut_off: Callable[[], ApiError | Awaitable[ApiError]],
     source: str,
-    account: Account,
+    record: RequestRecord,
     extra_headers: Headers = (),
     begun: bool = False,
     events: EventRewrite | None = None,
 ) -> None:
-    """Give *answer* to *send*, and close it; *account* is told what passes.
+    """Forward *response* to *send* and close it; *record* is filled in.
 
-    *begun*: the head of an event stream has gone out already. *events* rewrites such a stream.
-    *cut_off* makes the error that it ends with when it is cut. Raises ``StreamCut``.
+    *begun*: the head of an event stream has been sent already. *events* rewrites such a stream.
+    *cut_off* makes the error that ends a stream that breaks off. Raises ``StreamCut``.
     """
-    async with answer:
-        streamed = answer.content_type == EVENT_STREAM
+    async with response:
+        streamed = response.content_type == EVENT_STREAM
         rewrite = events if streamed else None
-        kept = [*passed_on(answer.raw_headers, _ANSWER_DROPPED), *extra_headers]
-        _note_timings(account, kept)
+        kept = [*forwarded_headers(response.raw_headers, _ANSWER_DROPPED), *extra_headers]
+        _note_timings(record, kept)
         if not begun:
-            await send({"type": "http.response.start", "status": answer.status, "headers": kept})
-        content, ended = answer.content, False
+            await send({"type": "http.response.start", "status": response.status, "headers": kept})
+        content, ended = response.content, False
         try:
             while not ended:
                 chunk = await content.readany()
@@ -175,52 +183,52 @@ async def pass_on(
                 await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
         except (aiohttp.ClientError, OSError) as exc:
             if not streamed:
-                raise StreamCut("the answer broke off") from exc
+                raise StreamCut("the response broke off") from exc
             made = cut_off()
             error = made if isinstance(made, ApiError) else await made
-            account.error = error.message
-            await end_with(send, error.body(source), rewrite)
+            record.error = error.message
+            await end_stream(send, error.body(source), rewrite)
         except asyncio.CancelledError:
-            # This server stops, or the client has left, who then gets nothing.
+            # This server is stopping, or the client has gone and gets nothing.
             if streamed:
                 stopping = Unavailable(f"the {source} is stopping")
-                await end_with(send, stopping.body(source), rewrite)
+                await end_stream(send, stopping.body(source), rewrite)
             raise
 
 
-async def end_with(send: Send, error: ErrorBody, rewrite: EventRewrite | None) -> None:
-    """End an event stream that has begun with the event that tells *error*."""
+async def end_stream(send: Send, error: ErrorBody, rewrite: EventRewrite | None) -> None:
+    """End an event stream that has begun with an event for *error*."""
     last = error_event(error) if rewrite is None else rewrite.broken(error)
     await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
-async def whole(
-    answer: aiohttp.ClientResponse, limit: int, account: Account
+async def read_whole(
+    response: aiohttp.ClientResponse, limit: int, record: RequestRecord
 ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """The headers of *answer* that go on, and its body, or None when that has more than *limit* bytes.
+    """The headers of *response* to forward, and its body; None if the body has more than *limit* bytes.
 
-    Closes it. For the few answers that are looked into; raises ``UpstreamBroke`` when it breaks off.
+    Closes *response*. For the few responses that are rewritten. Raises ``UpstreamDisconnected``.
     """
-    async with answer:
-        kept = [*passed_on(answer.raw_headers, _ANSWER_DROPPED)]
-        _note_timings(account, kept)
+    async with response:
+        kept = [*forwarded_headers(response.raw_headers, _ANSWER_DROPPED)]
+        _note_timings(record, kept)
         parts, size = [], 0
         try:
-            async for chunk in answer.content.iter_any():
+            async for chunk in response.content.iter_any():
                 size += len(chunk)
                 if size > limit:
                     return kept, None
                 parts.append(chunk)
         except (aiohttp.ClientError, OSError) as exc:
-            raise UpstreamBroke(str(exc)) from exc
+            raise UpstreamDisconnected(str(exc)) from exc
         return kept, b"".join(parts)
 
 
-def _note_timings(account: Account, headers: Headers) -> None:
+def _note_timings(record: RequestRecord, headers: Headers) -> None:
     for key, value in headers:
         name = _TIMINGS.get(key.lower())
         if name is not None and value.isdigit():
-            setattr(account, name, int(value))
+            setattr(record, name, int(value))
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:

@@ -1,8 +1,8 @@
-"""The client's side of one request: its body, chunk by chunk, and whether the client is still there.
+"""The client's side of one request: its body in chunks, and whether the client is still connected.
 
-ASGI has one ``receive`` for both. Before ``while_here`` it is read when a chunk is asked for; during it
-one task reads it, first the rest of the body, then the disconnect. The body is read ahead by a bounded
-number of bytes, so that a request that waits for something holds little.
+ASGI has one ``receive`` for both. Outside ``while_connected``, a chunk is received when the caller
+asks for it. Inside it, one task receives: first the rest of the body, then the disconnect. It reads
+ahead a bounded number of bytes, so that a waiting request holds little memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 
 def too_large(limit: int) -> PayloadTooLarge:
-    """A request's body has more than *limit* bytes."""
-    told = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
-    return PayloadTooLarge(f"the request body is larger than {told} ({limit} bytes)")
+    """The error for a request body of more than *limit* bytes."""
+    size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
+    return PayloadTooLarge(f"the request body is larger than {size} ({limit} bytes)")
 
 
 class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+    """The client closed its connection; nobody is left to answer."""
 
 
-class Inbound:
-    """``async with Inbound(receive) as inbound`` reads the request for as long as the block runs."""
+class RequestBody:
+    """``async with RequestBody(receive) as request_body`` receives the request while the block runs."""
 
     def __init__(self, receive: Receive, *, read_ahead: int = READ_AHEAD) -> None:
         self._receive = receive
@@ -43,9 +43,9 @@ class Inbound:
         self._complete = False
         self._gone = False
         self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._has_space = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
-        self._at_work: asyncio.Task[Any] | None = None  # cancelled when the client leaves
+        self._working: asyncio.Task[Any] | None = None  # cancelled when the client leaves
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,7 +59,7 @@ class Inbound:
                 await asyncio.sleep(0)
 
     async def _take(self) -> None:
-        """One message of ``receive``."""
+        """Process one message of ``receive``."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self._gone = True
@@ -75,18 +75,18 @@ class Inbound:
             await self._take()
             self._changed.set()
             while self._buffered >= self._read_ahead and not self._complete and not self._gone:
-                self._room.clear()
-                await self._room.wait()
-        if self._at_work is not None:
-            self._at_work.cancel()
+                self._has_space.clear()
+                await self._has_space.wait()
+        if self._working is not None:
+            self._working.cancel()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body; raises ``ClientGone`` when it ends before it is whole."""
+        """The body. Raises ``ClientGone`` if it ends before it is complete."""
         while True:
             while self._chunks:
                 chunk = self._chunks.popleft()
                 self._buffered -= len(chunk)
-                self._room.set()
+                self._has_space.set()
                 yield chunk
             if self._complete:
                 return
@@ -98,8 +98,8 @@ class Inbound:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body; raises ``PayloadTooLarge`` as soon as it passes *limit* bytes."""
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises ``PayloadTooLarge`` as soon as it has more than *limit* bytes."""
         parts, size = [], 0
         async for chunk in self.chunks():
             size += len(chunk)
@@ -108,26 +108,27 @@ class Inbound:
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def while_here(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of *work*, which is cancelled, with ``ClientGone``, when the client leaves.
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of *work*. When the client disconnects, *work* is cancelled and ``ClientGone``
+        raised.
 
-        It runs in the task that asks, as under ``asyncio.timeout``: a task of its own costs as much as
-        a third of a hop.
+        *work* runs in the calling task, as under ``asyncio.timeout``: a separate task would cost a
+        third of a hop.
         """
         if self._gone:
             work.close()
             raise ClientGone
         task = asyncio.current_task()
         assert task is not None
-        self._at_work = task
+        self._working = task
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
         try:
             return await work
         except asyncio.CancelledError:
-            # Cancelled by the client's leaving, unless somebody else has asked for it as well.
+            # Cancelled because the client has gone, unless something else cancelled the task too.
             if self._gone and task.uncancel() == 0:
                 raise ClientGone from None
             raise
         finally:
-            self._at_work = None
+            self._working = None

@@ -1,7 +1,7 @@
-"""What one request came to: filled while it passes through a tier, then one line in the log.
+"""One request's record: filled in as the request passes through a tier, then written as one log line.
 
-Rules: no clock (times are parameters); no picture, and of a prompt only what the settings ask for;
-``None`` is what is not known. ``str`` of it is the line for people, ``fields`` the one for machines.
+Rules: no clock (times are parameters). No images, and of a prompt only what the settings allow.
+``None`` means unknown. ``str()`` is the line for people, ``fields`` the one for machines.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
-CLIENT_GONE = 499  # in the log only: there is nobody to send it to
+CLIENT_GONE = 499  # only in the log: the client is gone
 
-# Answers tell their usage at their end, streams in their last events: chats and pictures alike.
+# Responses report usage at their end, streams in their last events; chats and images alike.
 _TAIL = 768  # bytes
 _TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens":\s?(\d{1,12})')
 _TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens":\s?(\d{1,12})')
@@ -24,49 +24,49 @@ _TOKENS_CACHED = re.compile(rb'"cached_tokens":\s?(\d{1,12})')
 class Usage(NamedTuple):
     prompt: int | None = None
     completion: int | None = None
-    cached: int | None = None  # of the prompt, those that were not computed again
+    cached: int | None = None  # prompt tokens taken from the prefix cache
 
 
 @dataclass(slots=True)
-class Account:
-    """``status`` 0: no answer has begun. Times in milliseconds."""
+class RequestRecord:
+    """``status`` 0: no response has begun. Times in milliseconds."""
 
-    began_at: float  # seconds, by whatever clock ``total_ms`` was read from
+    began_at: float  # seconds, from the clock that ``total_ms`` is measured with
     method: str = ""
     path: str = ""
     request_id: str = "-"
-    key: str = ""  # the name of the key that let it in
+    key: str = ""  # name of the API key
     alias: str = "-"
     status: int = 0
     queue_ms: int | None = None
     load_ms: int | None = None
     model_ms: int | None = None
-    streamed: bool = False  # an answer in events was asked for
-    first_output_ms: float | None = None  # until its first piece that is no comment
-    repeated: int = 0  # how often it was sent once more to its worker
+    streamed: bool = False  # the client asked for a stream
+    first_output_ms: float | None = None  # until the first chunk that is not a comment
+    repeated: int = 0  # how often the request was sent to its worker again
     total_ms: float = 0.0
-    bytes_out: int = 0  # of the answer's body
-    error: str = ""  # why it was refused, failed or broke off
-    prompt: str = ""  # the beginning of what was asked, where the settings want it
-    tail: bytes = field(default=b"", repr=False)  # of the answer's body
-    _usage: Usage | None = field(default=None, repr=False)  # what ``tail`` says, once it was read
+    bytes_out: int = 0  # of the response body
+    error: str = ""  # why the request was refused, failed or broke off
+    prompt: str = ""  # beginning of the prompt, if the settings allow it
+    tail: bytes = field(default=b"", repr=False)  # end of the response body
+    _usage: Usage | None = field(default=None, repr=False)  # parsed from ``tail``, on demand
 
     def note(self, chunk: bytes) -> None:
-        """*chunk* of the answer's body has gone out."""
+        """*chunk* of the response body has been sent."""
         self.bytes_out += len(chunk)
         self._usage = None
         self.tail = chunk[-_TAIL:] if len(chunk) >= _TAIL else (self.tail + chunk)[-_TAIL:]
 
     @property
     def usage(self) -> Usage:
-        """The tokens of prompt and answer, as the model counted them."""
+        """Prompt and completion tokens, as the model counted them."""
         if self._usage is None:
             found = (_last(pattern, self.tail) for pattern in (_TOKENS_IN, _TOKENS_OUT, _TOKENS_CACHED))
             self._usage = Usage(*found)
         return self._usage
 
     def fields(self) -> dict[str, Any]:
-        """What is known, in the order of the line."""
+        """The known fields, in the order of the log line."""
         usage = self.usage if self.alias != "-" else Usage()
         known = {
             "method": self.method,
@@ -95,15 +95,15 @@ class Account:
         return f"{first} {' '.join(rest)}"
 
 
-def says_something(chunk: bytes) -> bool:
-    """Whether a piece of an answer is more than a comment of an event stream."""
+def has_output(chunk: bytes) -> bool:
+    """Whether *chunk* of a response is more than an event stream comment."""
     return not chunk.startswith(b":") or b"\ndata:" in chunk
 
 
-def account_of(scope: Scope) -> Account:
-    """The account that ``web.access`` opened for the request of *scope*."""
-    account: Account = scope["account"]
-    return account
+def record_of(scope: Scope) -> RequestRecord:
+    """The record that ``web.access_log`` opened for the request of *scope*."""
+    record: RequestRecord = scope["record"]
+    return record
 
 
 def _last(pattern: re.Pattern[bytes], tail: bytes) -> int | None:

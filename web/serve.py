@@ -1,4 +1,4 @@
-"""Starts a tier's HTTP server: binds first, so that a taken port is one line and no traceback."""
+"""Starts a tier's HTTP server. It binds first: a taken port is one log line, not a traceback."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from web.http_protocol import protocol_class
 from web.ports import EVERYWHERE, authority, is_everywhere, taken_at
-from web.protocol import bounded
 from web.receive_timeouts import Limits
 
-# Longer than any client of ours keeps an idle connection (web.relay: 30 s), so that a request is never
-# sent into a connection that its server has just closed.
+# Longer than our own clients keep an idle connection (web.relay: 30 s), so that no request is sent
+# into a connection that the server has just closed.
 KEEP_ALIVE_S = 75
 DEFAULT_LIMITS = Limits()
-_OPEN_FILES = 8192  # each connection is one, and one more to the next tier
+_OPEN_FILES = 8192  # one per connection, and one more to the next tier
 # The kernel cuts it to its own limit: net.core.somaxconn on Linux, kern.ipc.somaxconn (128) on macOS.
 _BACKLOG = 2048
 # What a kernel without IPv6, or with IPv6 switched off, answers.
@@ -31,11 +31,11 @@ class PortTaken(Exception):
     """The port can't be had; the message says why."""
 
 
-def spare_the_collector() -> None:
-    """Leave what has been imported out of garbage collection, and collect less often.
+def tune_garbage_collector() -> None:
+    """Exclude imported objects from garbage collection, and collect less often.
 
-    For tiers that make the same few objects for each request: a fifth of their time went into walking
-    what never dies. To be called when everything is set up.
+    For tiers that create the same few objects for each request: a fifth of their time went into
+    scanning objects that never die. Call it when setup is complete.
     """
     gc.collect()
     gc.freeze()
@@ -92,7 +92,7 @@ def _listening(host: str, port: int, *, ipv6_only: bool = False) -> socket.socke
         if ipv6_only:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
-        # Bound is not enough: two binds can both succeed, two listens can't.
+        # bind() is not enough: two binds can both succeed, two listens can't.
         sock.listen(_BACKLOG)
     except OSError as exc:
         sock.close()
@@ -101,7 +101,7 @@ def _listening(host: str, port: int, *, ipv6_only: bool = False) -> socket.socke
 
 
 def allow_many_connections() -> None:
-    """Raise this process's limit of open files: launchd allows 256, which is few for a server."""
+    """Raise this process's limit of open files. launchd allows 256, too few for a server."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -115,18 +115,19 @@ def config_for(
     graceful_s: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> uvicorn.Config:
-    """How every tier is served. *source*: its name in errors. *graceful_s*: seconds that open requests
-    may last after SIGTERM; None: as long as they want, unless the server ends them itself."""
+    """The server configuration of every tier. *source*: the tier's name in errors. *graceful_s*:
+    seconds that open requests get after SIGTERM; None: no limit.
+    """
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=bounded(limits, source),
+        http=protocol_class(limits, source),
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=graceful_s,
         access_log=False,
-        proxy_headers=False,  # nobody asks who stands behind a proxy
+        proxy_headers=False,  # the address of a proxy's client is not used
         log_config=None,
     )
 
@@ -134,5 +135,5 @@ def config_for(
 def make_server(
     app: ASGIApp, *, graceful_s: int, source: str = "server", limits: Limits = DEFAULT_LIMITS
 ) -> uvicorn.Server:
-    """A server for *app* that is stopped by signals; the rest as of ``config_for``."""
+    """A server for *app* that stops on signals; other arguments as in ``config_for``."""
     return uvicorn.Server(config_for(app, source=source, graceful_s=graceful_s, limits=limits))

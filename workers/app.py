@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 from contracts.control import Phase
 from contracts.errors import NotFound
 from contracts.settings.models import ImageSettings, VlmSettings
-from web.access_log import Access
+from web.access_log import AccessLog
 from web.errors import error_response, install_error_handlers
-from web.origin_guard import Door, DoorGuard
+from web.origin_guard import OriginGuard, OriginPolicy
 from workers.engine import AnyEngine, Hosted, Telling
 from workers.image.routes import ImageRoutes
 from workers.serving.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
@@ -65,8 +65,10 @@ def create_app(
     app.state.worker = worker
     install_error_handlers(app, SOURCE)
     # Where the model runs, a page in its owner's browser could find the port.
-    app.add_middleware(DoorGuard, door=Door(None, body_limit=lambda path: None), source=SOURCE)
-    app.add_middleware(Access, source=SOURCE)  # its endpoints write lines of their own
+    app.add_middleware(
+        OriginGuard, policy=OriginPolicy(None, body_limit=lambda path: None), source=SOURCE
+    )
+    app.add_middleware(AccessLog, source=SOURCE)  # its endpoints write lines of their own
 
     @app.get("/health")
     async def health() -> JSONResponse:

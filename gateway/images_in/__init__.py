@@ -1,1 +1,1 @@
-"""Images that come in with a request: checks, URLs, fetching."""
+"""Images that arrive with a request: checks, URLs, fetching."""

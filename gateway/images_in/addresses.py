@@ -1,9 +1,9 @@
 """Which addresses the gateway may fetch from: pure functions of an address.
 
-Rules: an address is judged by what a packet to it would reach. One that carries an IPv4 address within
-it (IPv4-mapped, NAT64, 6to4, Teredo, ISATAP) is no better than the one it carries. What is public is
-told by IANA's registries of special addresses, written out here: ``ipaddress`` follows them differently
-from one version of Python to the next. Nobody may reach the services in which clouds keep credentials.
+Rules: an address is judged by what a packet to it would reach. One that embeds an IPv4 address
+(IPv4-mapped, NAT64, 6to4, Teredo, ISATAP) is judged by that address too. What is public follows IANA's
+special-purpose registries, listed here because ``ipaddress`` changes from one Python version to the
+next. The services in which clouds keep credentials are never reachable.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _METADATA = frozenset(
     ipaddress.ip_address(text)
     for text in (
         "169.254.169.254",  # AWS, Azure, Google, DigitalOcean, Oracle, OpenStack and others
-        "169.254.170.2",  # AWS: tasks of containers
+        "169.254.170.2",  # AWS: container tasks
         "169.254.170.23",  # AWS: pods
         "168.63.129.16",  # Azure's wire server; a public address
         "100.100.100.200",  # Alibaba
-        "192.0.0.192",  # Oracle, of old
+        "192.0.0.192",  # Oracle, formerly
         "fd00:ec2::254",  # AWS
         "fd00:ec2::23",
         "fd20:ce::254",  # Google
     )
 )
 
-# Nothing that answers HTTP: "this network", multicast, broadcast.
+# Never an HTTP server: "this network", multicast, broadcast.
 _NEVER_4 = tuple(map(IPv4Network, ("0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32")))
 _NEVER_6 = tuple(map(IPv6Network, ("::/128", "ff00::/8")))
 
@@ -41,7 +41,7 @@ _SPECIAL_4 = tuple(
         (
             "0.0.0.0/8",
             "10.0.0.0/8",
-            "100.64.0.0/10",  # shared by the customers of a provider (CGNAT), and by Tailscale
+            "100.64.0.0/10",  # carrier-grade NAT, and Tailscale
             "127.0.0.0/8",
             "169.254.0.0/16",
             "172.16.0.0/12",
@@ -57,23 +57,23 @@ _SPECIAL_4 = tuple(
         ),
     )
 )
-# Of IPv6 this is given out for the public internet, less what stands below.
+# The IPv6 range assigned to the public internet, minus the special ranges below.
 _PUBLIC_6 = IPv6Network("2000::/3")
 _SPECIAL_6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")))
 
 _NAT64 = IPv6Network("64:ff9b::/96")
-_COMPATIBLE = IPv6Network("::/96")  # IPv4 in IPv6 of old
-_ISATAP = (0x00005EFE, 0x02005EFE)  # the upper half of an interface's id
-_SUBNET_6 = 64  # bits: what one LAN has of IPv6
+_COMPATIBLE = IPv6Network("::/96")  # deprecated IPv4-compatible addresses
+_ISATAP = (0x00005EFE, 0x02005EFE)  # upper half of the interface id
+_SUBNET_6 = 64  # prefix length of one LAN
 
 
 def may_reach(
     address: Address, fetch: Fetch, allow: Collection[Network] = (), own: Address | None = None
 ) -> bool:
-    """Whether the settings *fetch* and *allow* let the gateway fetch from *address*.
+    """Whether the settings *fetch* and *allow* permit fetching from *address*.
 
-    *own*: the address of this machine from which *address* would be reached, where it is known. What
-    shares its subnet is a neighbour: the devices of a home have public IPv6 addresses.
+    *own*: the address of this machine that would connect to *address*, if known. Addresses in its
+    subnet are neighbours: devices at home have public IPv6 addresses.
     """
     address = _plain(address)
     if fetch == "off" or _is_never_reached(address):
@@ -84,13 +84,13 @@ def may_reach(
 
 
 def is_public(address: Address) -> bool:
-    """Whether *address*, and any that it carries, belongs to the public internet."""
-    carried = list(_carried(address))
-    if not all(is_public(inner) for inner in carried):
+    """Whether *address*, and each address embedded in it, belongs to the public internet."""
+    embedded = list(_embedded(address))
+    if not all(is_public(inner) for inner in embedded):
         return False
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _SPECIAL_4)
-    if carried:
+    if embedded:
         return True
     return address in _PUBLIC_6 and not any(address in network for network in _SPECIAL_6)
 
@@ -107,12 +107,12 @@ def _is_never_reached(address: Address) -> bool:
     return (
         address in _METADATA
         or any(address in network for network in never)
-        or any(_is_never_reached(inner) for inner in _carried(address))
+        or any(_is_never_reached(inner) for inner in _embedded(address))
     )
 
 
-def _carried(address: Address) -> Iterator[IPv4Address]:
-    """The IPv4 addresses within *address* to which its packets may be sent on."""
+def _embedded(address: Address) -> Iterator[IPv4Address]:
+    """The IPv4 addresses embedded in *address*, to which its packets may be forwarded."""
     if isinstance(address, IPv4Address):
         return
     low = int(address) & 0xFFFFFFFF

@@ -1,7 +1,7 @@
-"""The pictures of a request: pure checks of those that are in it, and the list of those to be fetched.
+"""The images of a request: pure checks of those in the body, and the list of those to fetch.
 
-Rules: of a picture in the body everything is checked that can be known without decoding it; of one
-that is named by a URL, everything that the text says. Both are refused with the name of their field.
+Rules: an image in the body is checked as far as possible without decoding pixels, and an image URL as
+far as its text allows. Both are refused with the name of their field.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contracts.image_header import refuse_bombs
 from contracts.media import is_url, read_image_field, require_image, sniff
 from contracts.settings.images import ImageInputSettings
 from contracts.wire import as_list
-from gateway.images_in.fetch_url import BadUrl, Target, read_target
+from gateway.images_in.fetch_url import BadUrl, FetchUrl, parse_fetch_url
 
 BAD_URL = "invalid_image_url"  # OpenAI's code
 
@@ -26,18 +26,18 @@ At = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """A picture that is somewhere else: its URL, the name of its field, and where the body has it."""
+class LinkedImage:
+    """An image that is given by URL: its URL, the name of its field, and its place in the body."""
 
     url: str
     param: str
     at: At
 
     @property
-    def target(self) -> Target:
+    def fetch_url(self) -> FetchUrl:
         """Raises ``InvalidRequest`` naming the field."""
         try:
-            return read_target(self.url)
+            return parse_fetch_url(self.url)
         except BadUrl as exc:
             raise bad_url(str(exc), self.param) from exc
 
@@ -46,17 +46,21 @@ def bad_url(message: str, param: str) -> InvalidRequest:
     return InvalidRequest(message, param=param, code=BAD_URL)
 
 
-class Inputs:
-    """Takes the pictures of one request, all in the field *holder*, one after another."""
+class ImageInputs:
+    """Checks the images of one request, all in the field *holder*, one after another."""
 
     def __init__(self, settings: ImageInputSettings, holder: str) -> None:
         self._settings = settings
         self._holder = holder
         self._count = 0
-        self._links: list[Link] = []
+        self._linked: list[LinkedImage] = []
 
-    def check(self, text: str, param: str, at: At) -> None:
-        """Raises for one too many and for what can't be an image; notes one that is to be fetched."""
+    def check(self, image: str | bytes, param: str, at: At) -> None:
+        """Check one image: base64 text, a data URI, a URL, or a file that ``require_image`` accepted.
+
+        Raises ``InvalidRequest`` for one image too many and for invalid data; collects URLs to fetch.
+        Base64 is decoded whole, because an error may be anywhere in it, and so may a JPEG's scans.
+        """
         self._count += 1
         if self._count > self._settings.max_per_request:
             raise InvalidRequest(
@@ -64,49 +68,52 @@ class Inputs:
                 " (images.max_per_request)",
                 param=self._holder,
             )
-        if not is_url(text):
-            refuse_bombs(read_image_field(text, param, max_mb=self._settings.max_mb), param)
+        if isinstance(image, bytes):
+            refuse_bombs(image, param)
             return
-        link = Link(text, param, at)
-        _ = link.target
+        if not is_url(image):
+            refuse_bombs(read_image_field(image, param, max_mb=self._settings.max_mb), param)
+            return
+        link = LinkedImage(image, param, at)
+        _ = link.fetch_url
         if self._settings.fetch == "off":
             raise UnsupportedParameter(
                 "image URLs are not fetched here (images.fetch is off); send the image as a data URI"
                 " or as base64",
                 param=param,
             )
-        self._links.append(link)
+        self._linked.append(link)
 
     @property
-    def links(self) -> tuple[Link, ...]:
-        return tuple(self._links)
+    def linked(self) -> tuple[LinkedImage, ...]:
+        return tuple(self._linked)
 
 
 def require_fetched(data: bytes, param: str) -> None:
-    """As for a picture that came in the body; raises ``InvalidRequest``."""
+    """Check a fetched image like one in the body. Raises ``InvalidRequest``."""
     try:
         require_image(data, param)
     except InvalidRequest as exc:
-        raise bad_url(f"what is at the URL is no image: {exc.message}", param) from exc
+        raise bad_url(f"the URL does not lead to an image: {exc.message}", param) from exc
     refuse_bombs(data, param)
 
 
-def with_fetched(body: bytes, links: tuple[Link, ...], fetched: Mapping[str, bytes]) -> bytes:
-    """*body* with each of *links* replaced by what was *fetched* from its URL, as a data URI."""
+def with_fetched(body: bytes, links: tuple[LinkedImage, ...], fetched: Mapping[str, bytes]) -> bytes:
+    """*body* with each of *links* replaced by the data *fetched* from its URL, as a data URI."""
     data = from_json(body)
     for link in links:
-        picture = fetched[link.url]
-        kind = sniff(picture)
-        _put(data, link, f"data:image/{kind};base64,{base64.b64encode(picture).decode()}")
+        image = fetched[link.url]
+        kind = sniff(image)
+        _put(data, link, f"data:image/{kind};base64,{base64.b64encode(image).decode()}")
     raw: bytes = to_json(data, inf_nan_mode="constants")
     return raw
 
 
-def _put(data: Any, link: Link, text: str) -> None:
-    *way, last = link.at
+def _put(data: Any, link: LinkedImage, text: str) -> None:
+    *path, last = link.at
     try:
-        for step in way:
-            data[step] = as_list(data[step])  # where a list is taken, a lone text is one of one
+        for step in path:
+            data[step] = as_list(data[step])  # a single text is accepted in place of a list
             data = data[step]
         found = data[last]
     except (LookupError, TypeError):
@@ -114,6 +121,6 @@ def _put(data: Any, link: Link, text: str) -> None:
     if isinstance(found, dict):  # OpenAI's {"image_url": ...}
         found = found.get("image_url")
     if found != link.url:
-        # What was checked is not what would be sent: two readings of one body.
-        raise InvalidRequest("the body has a field twice", param=link.param)
+        # The body that was checked differs from this one: JSON parsers disagree about repeated fields.
+        raise InvalidRequest("the body has the same field twice", param=link.param)
     data[last] = text

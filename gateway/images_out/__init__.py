@@ -1,1 +1,1 @@
-"""Images that go out as URLs: the store and the links to it."""
+"""Images that leave as URLs: the store and its links."""

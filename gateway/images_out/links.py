@@ -1,8 +1,7 @@
-"""From an answer with pictures in it to one with their URLs.
+"""Replaces the images in a response by URLs.
 
-Rules: a worker always answers with ``b64_json``; for a request with ``response_format: url`` the
-gateway takes the pictures out, keeps them (``gateway.pictures``) and tells where they are. ``Links``
-does it; what it does is decided in pure functions.
+Rules: workers always respond with ``b64_json``. For a request with ``response_format: url`` the
+gateway takes the images out, keeps them (``gateway.images_out.store``) and returns their URLs.
 """
 
 from __future__ import annotations
@@ -17,71 +16,73 @@ from starlette.types import Scope
 from contracts.errors import InvalidRequest, UpstreamError
 from contracts.settings import Settings
 from contracts.wire.openai import ImagesResponse
-from gateway.images_out.store import NoRoom, Picture, Pictures
+from gateway.images_out.store import ImageStore, StoredImage, StoreFull
 from web.relay import EventRewrite
 
-FILES = "/v1/images/files/"  # where pictures are found, without a key
-_AROUND = 1 << 18  # bytes of an answer that are not its pictures
+FILES = "/v1/images/files/"  # stored images, readable without a key
+_AROUND = 1 << 18  # bytes of a response besides its images
 
 
-class Links:
-    """A ``gateway.response_rewrite.Rewrite``: *pictures* keeps what an answer holds, *base* leads to
-    it.
+class UrlRewrite:
+    """A ``gateway.response_rewrite.Rewrite``. *store* keeps the images; *base* is the start of their
+    URLs.
     """
 
-    def __init__(self, pictures: Pictures, base: str) -> None:
-        self._pictures = pictures
+    def __init__(self, store: ImageStore, base: str) -> None:
+        self._store = store
         self._base = base
 
     @property
     def limit(self) -> int:
-        # Base64 takes a third more than what it stands for.
-        return self._pictures.limit * 4 // 3 + _AROUND
+        # Base64 is a third larger than the data.
+        return self._store.limit * 4 // 3 + _AROUND
 
     def too_large(self) -> InvalidRequest:
-        return too_large(self._pictures.limit)
+        return too_large(self._store.limit)
 
     async def whole(self, body: bytes) -> bytes:
-        told, taken = await asyncio.to_thread(taken_out, body)
+        response, taken = await asyncio.to_thread(taken_out, body)
         try:
-            tokens = self._pictures.put(taken)
-        except NoRoom as exc:
+            tokens = self._store.put(taken)
+        except StoreFull as exc:
             raise self.too_large() from exc
-        # Whoever asks finds it expired in any case; this frees the memory when nobody does.
-        asyncio.get_running_loop().call_later(self._pictures.ttl_s + 1, self._pictures.sweep)
-        return with_urls(told, [file_url(self._base, token, told.output_format) for token in tokens])
+        # Expired images are never returned; this frees their memory when nobody asks.
+        asyncio.get_running_loop().call_later(self._store.ttl_s + 1, self._store.sweep)
+        return with_urls(
+            response, [file_url(self._base, token, response.output_format) for token in tokens]
+        )
 
     def refused(self, body: bytes) -> bytes:
         return body
 
     def events(self) -> EventRewrite | None:
-        return None  # a stream carries its pictures
+        return None  # streams contain their images
 
 
-def taken_out(body: bytes) -> tuple[ImagesResponse, list[Picture]]:
-    """An answer of a worker, and the pictures in it; raises ``UpstreamError``."""
+def taken_out(body: bytes) -> tuple[ImagesResponse, list[StoredImage]]:
+    """A worker's response, and the images in it. Raises ``UpstreamError``."""
     try:
-        answer = ImagesResponse.model_validate_json(body)
-        pictures = [
-            Picture(answer.output_format, base64.b64decode(data.b64_json or "", validate=True))
-            for data in answer.data
+        response = ImagesResponse.model_validate_json(body)
+        images = [
+            StoredImage(response.output_format, base64.b64decode(data.b64_json or "", validate=True))
+            for data in response.data
         ]
     except (ValidationError, ValueError) as exc:
-        raise UpstreamError("the worker's answer holds no pictures") from exc
-    return answer, pictures
+        raise UpstreamError("the worker's response contains no images") from exc
+    return response, images
 
 
-def with_urls(answer: ImagesResponse, urls: Sequence[str]) -> bytes:
-    """*answer* with *urls* in place of its pictures."""
+def with_urls(response: ImagesResponse, urls: Sequence[str]) -> bytes:
+    """*response* with *urls* in place of its images."""
     data = [
         item.model_copy(update={"b64_json": None, "url": url})
-        for item, url in zip(answer.data, urls, strict=True)
+        for item, url in zip(response.data, urls, strict=True)
     ]
-    return answer.model_copy(update={"data": data}).model_dump_json(exclude_none=True).encode()
+    return response.model_copy(update={"data": data}).model_dump_json(exclude_none=True).encode()
 
 
 def shown(path: str) -> str:
-    """*path* as logs may hold it: the name of a picture is the key to it."""
+    """*path* as logs may contain it: an image's name is the key to it."""
     return f"{FILES}..." if path.startswith(FILES) else path
 
 
@@ -90,17 +91,17 @@ def file_url(base: str, token: str, form: str) -> str:
 
 
 def base_url(settings: Settings, scope: Scope) -> str:
-    """How the client of *scope* reaches this gateway: as configured, else as it just did."""
+    """The address of this gateway for the client of *scope*: as configured, else as just used."""
     if settings.gateway.public_url:
         return settings.gateway.public_url
-    named = dict(scope["headers"])[b"host"].decode("latin-1")  # a name of ours: web.origin_guard
+    named = dict(scope["headers"])[b"host"].decode("latin-1")  # checked by web.origin_guard
     return f"{scope.get('scheme', 'http')}://{named}"
 
 
 def too_large(limit: int) -> InvalidRequest:
-    """The pictures of one answer are more than *limit* bytes."""
+    """The error for a response whose images take more than *limit* bytes."""
     return InvalidRequest(
-        f"the pictures take more than gateway.image_url_max_mb ({limit >> 20} MiB): "
+        f"the images take more than gateway.image_url_max_mb ({limit >> 20} MiB): "
         "ask for fewer, or for response_format 'b64_json'",
         param="response_format",
         code="pictures_too_large",

@@ -1,8 +1,8 @@
-"""Pictures that were asked for as URLs: kept in memory for a while, found by their tokens.
+"""Images that were requested as URLs: kept in memory for a while, found by their tokens.
 
-Rules: no I/O; time is a parameter. What is kept is bounded in bytes, the oldest goes first; what has
-expired is never given out. A token is all that is needed to see a picture, so it can't be guessed, and
-stands in no log. A restart of the gateway forgets them all.
+Rules: no I/O; time is a parameter. The store is bounded in bytes and drops the oldest first; expired
+images are never returned. A token alone gives access to an image, so it can't be guessed and is never
+logged. A restart of the gateway drops all.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 _TOKEN_BYTES = 24  # 192 bits
 
 
-class NoRoom(Exception):
-    """The pictures are larger together than what may be kept."""
+class StoreFull(Exception):
+    """The images together are larger than the store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class StoredImage:
     """A file: its format (png, jpeg, webp) and its bytes."""
 
     form: str
@@ -34,12 +34,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    picture: Picture
+    image: StoredImage
     expires_at: float
 
 
-class Pictures:
-    """*ttl_s*: seconds that a picture is kept; *limit*: bytes of all of them."""
+class ImageStore:
+    """*ttl_s*: seconds that an image is kept; *limit*: bytes of all images."""
 
     def __init__(
         self, ttl_s: float, limit: int, *, clock: Callable[[], float] = time.monotonic
@@ -47,7 +47,7 @@ class Pictures:
         self.ttl_s = ttl_s
         self.limit = limit
         self._clock = clock
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # oldest first, so the next to expire too
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # oldest first, which expires first
         self._bytes = 0
 
     @property
@@ -55,37 +55,39 @@ class Pictures:
         return self._bytes
 
     def __repr__(self) -> str:
-        return f"<Pictures {len(self._kept)}, {self._bytes} of {self.limit} bytes>"
+        return f"<ImageStore {len(self._kept)}, {self._bytes} of {self.limit} bytes>"
 
-    def put(self, pictures: Sequence[Picture]) -> list[str]:
-        """Keep the *pictures* of one answer; their tokens. Raises ``NoRoom``: all are kept, or none."""
-        wanted = sum(len(picture.data) for picture in pictures)
-        if wanted > self.limit:
-            raise NoRoom
+    def put(self, images: Sequence[StoredImage]) -> list[str]:
+        """Store the *images* of one response; returns their tokens. Raises ``StoreFull`` and stores
+        none.
+        """
+        size = sum(len(image.data) for image in images)
+        if size > self.limit:
+            raise StoreFull
         self.sweep()
-        while self._bytes + wanted > self.limit:
+        while self._bytes + size > self.limit:
             self._drop_oldest()
         expires_at = self._clock() + self.ttl_s
         tokens = []
-        for picture in pictures:
+        for image in images:
             token = secrets.token_urlsafe(_TOKEN_BYTES)
-            self._kept[token] = _Kept(picture, expires_at)
+            self._kept[token] = _Kept(image, expires_at)
             tokens.append(token)
-        self._bytes += wanted
+        self._bytes += size
         return tokens
 
-    def get(self, token: str) -> tuple[Picture, float] | None:
-        """The picture and the seconds that it is kept still; None when it is gone, or never was."""
+    def get(self, token: str) -> tuple[StoredImage, float] | None:
+        """The image and its remaining seconds; None: expired or unknown."""
         self.sweep()
         kept = self._kept.get(token)
-        return None if kept is None else (kept.picture, kept.expires_at - self._clock())
+        return None if kept is None else (kept.image, kept.expires_at - self._clock())
 
     def sweep(self) -> None:
-        """Let go of what has expired."""
+        """Drop expired images."""
         now = self._clock()
         while self._kept and next(iter(self._kept.values())).expires_at <= now:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         _, kept = self._kept.popitem(last=False)
-        self._bytes -= len(kept.picture.data)
+        self._bytes -= len(kept.image.data)

@@ -1,7 +1,7 @@
-"""Puts the description together: what FastAPI sees in the routes, and what the tables here add.
+"""Assembles the description: what FastAPI finds in the routes, plus the tables of this package.
 
-Pure: the same routes make the same document. ``openapi.yaml`` is what ``make openapi`` writes of it;
-the gateway serves it as JSON, with its own address and whether it wants a key.
+Pure: the same routes produce the same document. ``make openapi`` writes it to ``openapi.yaml``; the
+gateway serves it with its own address and its own key requirement.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ TITLE = "Vision Insight API"
 DEFAULT_SERVER = "http://localhost:8000"
 
 DESCRIPTION = """\
-Draw an image, edit an image, talk about an image, read what is in it: OpenAI's API in front of models
-that load, fit into memory and leave it by themselves.
+Generate images, edit images, chat about images and extract what is in them: OpenAI's API in front of
+models that load on demand, share memory and unload when idle.
 
-**Errors** have OpenAI's shape everywhere, and `source`, the tier that made them. A wrong method is a
-405 whose `Allow` lists the right ones. What is known and not offered is refused with the name of the
-field, never ignored; what is not known is tolerated. Rules that stand across fields (`partial_images`
-needs `stream`) can't be told by a schema: breaking one is a 400 like any other.
+**Errors** have OpenAI's shape everywhere, plus `source`, the tier that made them. A wrong method is a
+405 whose `Allow` header lists the right ones. OpenAI fields that are not supported are refused with a
+400 that names the field, never ignored. Unknown fields are ignored. Rules across fields
+(`partial_images` needs `stream`) can't be expressed in a schema: breaking one is a 400 too.
 
-**Streams** are server-sent events. Lines that begin with a colon are comments, with the state of a load
-or of a drawing. A stream that breaks off ends with an event `error`, whose data is an Error.
+**Streams** are server-sent events. Lines that start with a colon are comments that report the progress
+of a load or an image. A stream that fails ends with an event `error`, whose data is an Error.
 
-**Keys.** When one is set, everything under `/v1/` wants it, as `Authorization: Bearer KEY` or
-`X-API-Key: KEY`, but for the files of pictures, whose names are keys themselves.
+**Keys.** If a key is set, everything under `/v1/` requires it, as `Authorization: Bearer KEY` or
+`X-API-Key: KEY`. The exception is image files, whose names are keys themselves.
 """
 
 # The modules whose routes are the public API.
@@ -48,26 +48,26 @@ _TAGS = {
     "chat": "Text and images to text.",
     "images": "Text, or text and images, to images.",
     "vision": "An image to text, by task.",
-    "models": "What there is.",
-    "system": "Health, status, and steering by hand.",
+    "models": "The available models.",
+    "system": "Health, status, loading and unloading.",
 }
 _KEYS = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "As OpenAI's SDKs send it."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "How OpenAI's SDKs send it."},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _SCHEMAS = "#/components/schemas/"
-# FastAPI's own errors of validation: ours are 400s in OpenAI's shape.
+# FastAPI's validation errors: ours are 400s in OpenAI's shape.
 _FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
 
 
 def document(server: str = DEFAULT_SERVER, *, key: bool | None = None) -> Document:
-    """The description of the API at *server*; *key*: whether it wants one, None: that depends."""
+    """The description of the API at *server*. *key*: whether a key is required; None: unknown."""
     routes = [
         route for module in DESCRIBED for route in module.router.routes if isinstance(route, APIRoute)
     ]
     names = {(r.path_format, method): r.name for r in routes for method in r.methods or ()}
     with warnings.catch_warnings():
-        # FastAPI's ids, which are replaced below, are one for GET and HEAD of a function.
+        # FastAPI's operation ids, replaced below, are the same for GET and HEAD of a function.
         warnings.filterwarnings("ignore", "Duplicate Operation ID")
         made = get_openapi(
             title=TITLE,
@@ -79,8 +79,8 @@ def document(server: str = DEFAULT_SERVER, *, key: bool | None = None) -> Docume
             tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
             routes=routes,
         )
-    made = copy.deepcopy(made)  # the routes keep what they said
-    # FastAPI goes through a set of methods.
+    made = copy.deepcopy(made)  # the routes keep their own dicts
+    # FastAPI iterates over a set of methods.
     made["paths"] = {path: dict(sorted(methods.items())) for path, methods in made["paths"].items()}
     components = made["components"]
     for name in _FASTAPI_ERRORS:
@@ -89,7 +89,7 @@ def document(server: str = DEFAULT_SERVER, *, key: bool | None = None) -> Docume
         _restore_body(made["paths"][route.path_format], route)
     for path, method, operation in operations(made):
         _complete(path, method, operation, names[path, method.upper()], key)
-    made["paths"] = _lifted(made["paths"], components["schemas"])
+    made["paths"] = _with_refs(made["paths"], components["schemas"])
     components["schemas"]["Error"] = problems.ERROR_SCHEMA
     components["schemas"] = dict(sorted(components["schemas"].items()))
     components["responses"] = problems.responses()
@@ -98,9 +98,9 @@ def document(server: str = DEFAULT_SERVER, *, key: bool | None = None) -> Docume
     if key is not False:
         components["securitySchemes"] = _KEYS
     for name, schema in components["schemas"].items():
-        _explain(name, schema)
+        _describe_fields(name, schema)
     for part in ("paths", "components"):
-        made[part] = _plain(made[part])
+        made[part] = _cleaned(made[part])
     return made
 
 
@@ -131,24 +131,26 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def _restore_body(path: dict[str, Any], route: APIRoute) -> None:
-    """The request body as the route has it: FastAPI makes floats of bounds, 2**64 of 2**64 - 1."""
+    """The request body as the route defines it: FastAPI turns bounds into floats, 2**64 - 1 into
+    2**64.
+    """
     if route.openapi_extra and "requestBody" in route.openapi_extra:
         for method in route.methods or ():
             path[method.lower()]["requestBody"] = copy.deepcopy(route.openapi_extra["requestBody"])
 
 
 def _complete(path: str, method: str, operation: dict[str, Any], name: str, key: bool | None) -> None:
-    """What the tables know of the *operation*, which the function *name* answers."""
+    """Add what the tables know about *operation*, which the function *name* handles."""
     operation["operationId"] = f"{name}_head" if method == "head" else name
     summary, _, more = operation["description"].partition("\n")
     operation["summary"] = summary.rstrip(".:")
     operation["description"] = more.strip() or summary
     own = {k: v for k, v in operation["responses"].items() if k != "422"}
-    for status, answer in own.items():
+    for status, response in own.items():
         timings = problems.TIMINGS if path in inference.PATHS and status == "200" else ()
-        answer["headers"] = problems.headers(*timings) | answer.get("headers", {})
+        response["headers"] = problems.headers(*timings) | response.get("headers", {})
         if method == "head":
-            answer.pop("content", None)
+            response.pop("content", None)
     if method != "head" and links.of_answer(name):
         own["200"]["links"] = links.of_answer(name)
     answers = problems.problems_of(method, path) | own
@@ -161,14 +163,14 @@ def _complete(path: str, method: str, operation: dict[str, Any], name: str, key:
             parameter["example"] = given
     for example_name, example in examples.BODIES.get(name, {}).items():
         body = operation["requestBody"]["content"][example.content_type]
-        told = {"summary": example.summary, "value": copy.deepcopy(example.value)}
-        body.setdefault("examples", {})[example_name] = told
+        entry = {"summary": example.summary, "value": copy.deepcopy(example.value)}
+        body.setdefault("examples", {})[example_name] = entry
 
 
-def _lifted(node: Any, found: dict[str, Any]) -> Any:
-    """*node* with references in place of the models that stand within it, which go into *found*."""
+def _with_refs(node: Any, found: dict[str, Any]) -> Any:
+    """*node* with references in place of the models inside it, which are added to *found*."""
     if isinstance(node, list):
-        return [_lifted(item, found) for item in node]
+        return [_with_refs(item, found) for item in node]
     if not isinstance(node, dict):
         return node
     if "title" in node and node.get("type") == "object":
@@ -176,20 +178,20 @@ def _lifted(node: Any, found: dict[str, Any]) -> Any:
         found[node["title"]] = {key: value for key, value in node.items() if key != "$defs"}
         return {"$ref": _SCHEMAS + node["title"]}
     kept = ("example", "examples")
-    return {key: value if key in kept else _lifted(value, found) for key, value in node.items()}
+    return {key: value if key in kept else _with_refs(value, found) for key, value in node.items()}
 
 
-def _explain(name: str, schema: dict[str, Any]) -> None:
+def _describe_fields(name: str, schema: dict[str, Any]) -> None:
     for field, described in schema.get("properties", {}).items():
-        told = fields.sentence(name, field)
-        if told is not None:
-            described["description"] = told
+        sentence = fields.sentence(name, field)
+        if sentence is not None:
+            described["description"] = sentence
 
 
-def _plain(node: Any) -> Any:
-    """*node* with docstrings' ``names`` as Markdown has them, without titles, which repeat names."""
+def _cleaned(node: Any) -> Any:
+    """*node* with docstrings' ``names`` as Markdown, without titles, which repeat names."""
     if isinstance(node, list):
-        return [_plain(item) for item in node]
+        return [_cleaned(item) for item in node]
     if not isinstance(node, dict):
         return node
     out: dict[str, Any] = {}
@@ -197,9 +199,9 @@ def _plain(node: Any) -> Any:
         if key in ("example", "examples"):
             out[key] = value
         elif key == "properties":
-            out[key] = {name: _plain(field) for name, field in value.items()}
+            out[key] = {name: _cleaned(field) for name, field in value.items()}
         elif isinstance(value, str) and key in ("summary", "description"):
             out[key] = value.replace("``", "`")
         elif not (isinstance(value, str) and key == "title"):
-            out[key] = _plain(value)
+            out[key] = _cleaned(value)
     return out

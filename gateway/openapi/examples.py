@@ -1,7 +1,7 @@
-"""Requests that work as they stand: against the demo stack each gets its 200, which a test sees.
+"""Example requests that work as they are: a test sends each to the demo stack and expects a 200.
 
-Rules: by operation, then by name. Fields that no example needs are left out; models are left to the
-default of the route, so that the examples hold for any config.
+Rules: by operation, then by name. Unneeded fields are omitted; so is the model, so that the examples
+work with every config.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 JSON = "application/json"
 FORM = "multipart/form-data"
 
-# 64x64 pixels: a red circle on a blue ground, and a mask of the right half.
+# 64x64 pixels: a red circle on a blue background, and a mask of the right half.
 CIRCLE = (
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEUoUNzcKCj2cj16AAAAiElEQVR42r3QwQnC"
     "UBCE4S+rYA6CKcES7MBYmSnFUlJKSsgxiOR5eAoPI7npXHb4Z1jY5S/aDS9znfOsUupyktJAUNMQnNgTtAQVCZV4"
@@ -24,7 +24,7 @@ RIGHT_HALF = (
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAGklEQVR42mNkYGBg+M/AwMDEAAWjjFEG8QwAyyMB"
     "f5gYzUkAAAAASUVORK5CYII="
 )
-_PICTURE = f"data:image/png;base64,{CIRCLE}"
+_IMAGE = f"data:image/png;base64,{CIRCLE}"
 
 
 class Example(NamedTuple):
@@ -36,7 +36,7 @@ class Example(NamedTuple):
 def _asking(text: str, **fields: Any) -> dict[str, Any]:
     parts = [
         {"type": "text", "text": text},
-        {"type": "image_url", "image_url": {"url": _PICTURE}},
+        {"type": "image_url", "image_url": {"url": _IMAGE}},
     ]
     return {"messages": [{"role": "user", "content": parts}], "max_tokens": 64, **fields}
 
@@ -69,15 +69,15 @@ BODIES: Mapping[str, Mapping[str, Example]] = MappingProxyType(
     {
         "chat_completions": {
             "picture": Example(
-                "A question about a picture", _asking("What color is the circle?", temperature=0)
+                "A question about an image", _asking("What color is the circle?", temperature=0)
             ),
-            "text": Example("Words only", {"messages": [{"role": "user", "content": "hello"}]}),
+            "text": Example("Text only", {"messages": [{"role": "user", "content": "hello"}]}),
             "stream": Example(
-                "A stream, with the usage at its end",
+                "A stream with usage",
                 _asking("Describe this image.", stream=True, stream_options={"include_usage": True}),
             ),
             "schema": Example(
-                "An answer that fits a JSON schema",
+                "Output that matches a JSON schema",
                 _asking(
                     "What do you see?",
                     response_format={
@@ -87,64 +87,64 @@ BODIES: Mapping[str, Mapping[str, Example]] = MappingProxyType(
                 ),
             ),
             "tools": Example(
-                "A call of a function",
+                "A function call",
                 _asking("Look up what you see.", tools=[_LOOK_UP], tool_choice="required"),
             ),
         },
         "responses": {
             "picture": Example(
-                "A question about a picture",
+                "A question about an image",
                 {
                     "input": [
                         {
                             "role": "user",
                             "content": [
                                 {"type": "input_text", "text": "What color is the circle?"},
-                                {"type": "input_image", "image_url": _PICTURE},
+                                {"type": "input_image", "image_url": _IMAGE},
                             ],
                         }
                     ],
                     "temperature": 0,
                 },
             ),
-            "stream": Example("Words only, as a stream", {"input": "hello", "stream": True}),
+            "stream": Example("Text only, streamed", {"input": "hello", "stream": True}),
         },
         "images_generations": {
-            "plain": Example("A picture", {"prompt": _DRAWN, "seed": 42}),
+            "plain": Example("One image", {"prompt": _DRAWN, "seed": 42}),
             "url": Example(
-                "Two small ones, by their addresses",
+                "Two small images as URLs",
                 {"prompt": _DRAWN, "n": 2, "size": "64x64", "steps": 2, "response_format": "url"},
             ),
             "stream": Example(
-                "A stream, with two pictures on the way",
+                "A stream with two partial images",
                 {"prompt": _DRAWN, "stream": True, "partial_images": 2, "output_format": "jpeg"},
             ),
         },
         "images_edits": {
             "strength": Example(
-                "Redrawn by half", {"prompt": _EDITED, "image": CIRCLE, "strength": 0.5, "seed": 1}
+                "Half redrawn", {"prompt": _EDITED, "image": CIRCLE, "strength": 0.5, "seed": 1}
             ),
             "mask": Example(
-                "Only the right half", {"prompt": _EDITED, "image": [_PICTURE], "mask": RIGHT_HALF}
+                "Only the right half", {"prompt": _EDITED, "image": [_IMAGE], "mask": RIGHT_HALF}
             ),
             "form": Example(
-                "As a form; the picture is a file, or its base64",
+                "As a form; the image is a file or base64 text",
                 {"prompt": _EDITED, "image": CIRCLE, "strength": 0.5},
                 FORM,
             ),
         },
         "vision_analyze": {
             "caption": Example("A caption", {"image": CIRCLE}),
-            "objects": Example("A list of the objects", {"image": CIRCLE, "task": "objects"}),
+            "objects": Example("List the objects", {"image": CIRCLE, "task": "objects"}),
             "custom": Example(
-                "A question of your own",
-                {"image": _PICTURE, "task": "custom", "prompt": "What color is the circle?"},
+                "Your own question",
+                {"image": _IMAGE, "task": "custom", "prompt": "What color is the circle?"},
             ),
         },
     }
 )
 
-# Of parameters: by operation, then by parameter.
+# Parameter examples: by operation, then by parameter.
 PARAMETERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "retrieve_model": {"name": "vlm-best"},

@@ -1,7 +1,7 @@
-"""What the fields of requests mean, in a sentence each: for people who read ``/docs``. Pure data.
+"""One sentence per request field, for people who read ``/docs``. Pure data.
 
-Rules: types, bounds and defaults stand in the models; here stands what those don't say. A field of a
-request without a sentence fails a test, and so does a sentence without a field.
+Rules: types, bounds and defaults are in the models; here is what those don't say. A request field
+without a sentence fails a test, and so does a sentence without a field.
 """
 
 from __future__ import annotations
@@ -9,56 +9,60 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# Of every model that has a field of that name, unless a model's own row says otherwise.
+_IGNORED = "Accepted and ignored."
+
+# For every model with a field of this name, unless the model's own row overrides it.
 COMMON: Mapping[str, str] = MappingProxyType(
     {
-        "model": "An alias (`GET /v1/models`), another of its names, or nothing: the route's default.",
-        "user": "Taken, and of no effect.",
-        "keep_alive": "Seconds for which the model stays in memory after the answer, in place of the "
-        "configured idle time; 0: it leaves at once, -1: no idle time. Nothing between -1 and 0.",
-        "seed": "The same request with the same seed gets the same answer on the same machine.",
-        "stream": "Answer with server-sent events.",
-        "detail": "`low` looks with few tokens, `high` with all that the picture deserves.",
-        "max_pixels": "The picture is scaled down to so many pixels before the model looks at it.",
+        "model": "An alias (`GET /v1/models`) or another name of a model. Default: the route's model.",
+        "user": _IGNORED,
+        "keep_alive": "Idle seconds before the model unloads after this request, instead of the "
+        "configured time. 0: unload at once; -1: never because of idle time. Nothing between -1 and 0.",
+        "seed": "The same request with the same seed returns the same result on the same machine.",
+        "stream": "Respond with server-sent events.",
+        "detail": "`low` uses few tokens for an image, `high` as many as its size needs.",
+        "max_pixels": "Scale the image down to this many pixels before the model encodes it.",
         "name": "Letters, digits, `_` and `-`.",
     }
 )
 
-_STRICT = "A schema with a keyword that can't be kept to is a 400; else that keyword is passed over."
+_STRICT = (
+    "`true`: a schema keyword that can't be enforced is a 400. Otherwise such a keyword is ignored."
+)
 
 _IMAGE: dict[str, str] = {
-    "prompt": "What the picture shall show.",
-    "n": "So many pictures, of the seeds `seed`, `seed + 1`, ...",
-    "size": "`WIDTHxHEIGHT` or `auto`; both sides are rounded down to multiples of 16. The most is the "
-    "model's `max_pixels`.",
-    "quality": "How many steps, where `steps` says none. `standard` is `medium`; `hd`, `xhigh` and "
-    "`max` are `high`; `auto` is the config's number.",
-    "steps": "Steps of drawing; more take longer.",
-    "seed": "The same request with the same seed makes the same bytes on the same machine; a random "
-    "one is told in the answer.",
-    "guidance": "How closely the prompt is followed. Of no effect on models that know none.",
-    "negative_prompt": "What the picture shall not show. A 400 for models that know none.",
-    "response_format": "`url`: an address of the gateway in place of the bytes. Not for streams.",
-    "output_format": "The type of the file.",
-    "output_compression": "The quality of `jpeg` and `webp`.",
-    "background": "`transparent` is not offered.",
-    "stream": "Answer with server-sent events: a comment for each step, and the pictures.",
-    "partial_images": "So many pictures on the way to each picture. Needs `stream`.",
-    "moderation": "Taken, and of no effect.",
-    "style": "Taken, and of no effect.",
-    "safety_identifier": "Taken, and of no effect.",
+    "prompt": "A description of the image.",
+    "n": "Number of images. Image *i* uses `seed + i`.",
+    "size": "`WIDTHxHEIGHT` or `auto`. Both sides are rounded down to multiples of 16. The model's "
+    "`max_pixels` is the upper limit.",
+    "quality": "Sets the number of steps if `steps` is absent. `standard` is `medium`; `hd`, `xhigh` "
+    "and `max` are `high`; `auto` is the configured number.",
+    "steps": "Number of denoising steps. More steps take longer.",
+    "seed": "The same request with the same seed returns the same bytes on the same machine. Default: "
+    "random; the response contains it.",
+    "guidance": "How closely to follow the prompt. Ignored by models without guidance.",
+    "negative_prompt": "What the image should not show. A 400 for models without negative prompts.",
+    "response_format": "`url`: return URLs of this gateway instead of base64. Not for streams.",
+    "output_format": "The image file format.",
+    "output_compression": "The quality of `jpeg` and `webp` files.",
+    "background": "`transparent` is not supported.",
+    "stream": "Respond with server-sent events: a comment for each step, and the images.",
+    "partial_images": "Number of partial images streamed before each final image. Needs `stream`.",
+    "moderation": _IGNORED,
+    "style": _IGNORED,
+    "safety_identifier": _IGNORED,
 }
 
 _EDIT: dict[str, str] = {
     **_IMAGE,
-    "prompt": "What the picture shall show; models that edit by instruction do what it says.",
-    "image": "The picture to edit: base64, a data URI or an http(s) URL; a list where the model takes "
-    "several, the one to edit first. Required, unless `images` has it.",
-    "mask": "A picture of the same shape: what is transparent in it is redrawn, or where nothing is, "
-    "what is white.",
-    "strength": "0 gives the original back, 1 redraws it wholly. 0.7 if absent, with a mask 1. A 400 "
-    "for models that only edit by instruction.",
-    "input_fidelity": "Taken, and of no effect.",
+    "prompt": "A description of the result, or an instruction for models that edit by instruction.",
+    "image": "The image to edit: base64, a data URI or an http(s) URL. A list if the model accepts "
+    "several images; the first one is edited. Required, unless `images` is given.",
+    "mask": "An image of the same aspect ratio. Transparent areas are redrawn; if it has no "
+    "transparency, white areas are.",
+    "strength": "0 returns the original, 1 redraws it completely. Default: 0.7, or 1 with a mask. A "
+    "400 for models that only edit by instruction.",
+    "input_fidelity": _IGNORED,
 }
 
 FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -66,147 +70,150 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "ImageGenerationRequest": _IMAGE,
         "ImageEditRequest": {
             **_EDIT,
-            "images": "The same in OpenAI's JSON form, in place of `image`.",
+            "images": "The images in OpenAI's JSON form, instead of `image`.",
         },
         "ImageEditForm": {
             **_EDIT,
-            "image": "The picture to edit: a file, or its base64; several where the model takes them.",
-            "mask": f"A file, or its base64. {_EDIT['mask']}",
+            "image": "The image to edit: a file or base64 text; several if the model accepts them.",
+            "mask": f"A file or base64 text. {_EDIT['mask']}",
         },
         "AnalyzeRequest": {
-            "image": "The picture: base64, a data URI or an http(s) URL.",
-            "task": "What to do; `GET /v1/vision/tasks` tells the prompt behind each.",
-            "prompt": "Your own question: required for the task `custom`, and for no other.",
-            "max_tokens": "The most tokens of the answer.",
-            "temperature": "0 always takes the likeliest token.",
+            "image": "The image: base64, a data URI or an http(s) URL.",
+            "task": "The task. `GET /v1/vision/tasks` lists the tasks and their prompts.",
+            "prompt": "Your own question. Required for the task `custom`; not allowed for others.",
+            "max_tokens": "Maximum number of generated tokens.",
+            "temperature": "Sampling temperature. 0 always takes the most likely token.",
         },
         "ChatRequest": {
-            "messages": "The conversation. A `tool` message answers a call of the assistant before.",
-            "stream_options": "What a stream tells besides.",
-            "max_tokens": "The most tokens of the answer; `max_completion_tokens` wins.",
-            "max_completion_tokens": "The most tokens of the answer.",
-            "temperature": "0 always takes the likeliest token.",
-            "top_p": "Only the likeliest tokens that add up to this probability.",
-            "top_k": "Only so many of the likeliest tokens; 0: all.",
-            "min_p": "Only tokens at least this likely, relative to the likeliest.",
-            "presence_penalty": "Against tokens that the answer has already.",
-            "frequency_penalty": "Against tokens, by how often the answer has them already.",
-            "repetition_penalty": "Above 1 against tokens that were there already.",
-            "stop": "The answer ends before any of these.",
-            "n": "So many answers.",
-            "logprobs": "Tell how likely each token was.",
-            "top_logprobs": "Tell so many of the likeliest tokens of each place. Needs `logprobs`.",
-            "logit_bias": "Added to the scores of tokens, by token id.",
-            "response_format": "The form that the answer must have.",
-            "tools": "Functions that the model may call. The form before tools, `functions` and "
-            "`function_call`, is taken too.",
-            "tool_choice": "Whether it must call one, and which.",
-            "parallel_tool_calls": "`false`: one call at most.",
-            "max_pixels": "Each picture is scaled down to so many pixels before the model looks at it.",
+            "messages": "The conversation. A `tool` message answers a call of an earlier assistant "
+            "message.",
+            "stream_options": "Extra information to include in the stream.",
+            "max_tokens": "Maximum number of generated tokens; `max_completion_tokens` takes "
+            "precedence.",
+            "max_completion_tokens": "Maximum number of generated tokens.",
+            "temperature": "Sampling temperature. 0 always takes the most likely token.",
+            "top_p": "Sample from the most likely tokens whose probabilities add up to this value.",
+            "top_k": "Sample from this many of the most likely tokens. 0: from all.",
+            "min_p": "Sample only tokens at least this likely, relative to the most likely token.",
+            "presence_penalty": "Penalizes tokens that were already generated.",
+            "frequency_penalty": "Penalizes tokens by how often they were already generated.",
+            "repetition_penalty": "Values above 1 penalize tokens that already occurred.",
+            "stop": "Generation stops before any of these strings.",
+            "n": "Number of choices.",
+            "logprobs": "Return the log probability of each token.",
+            "top_logprobs": "Return this many of the most likely tokens at each position. Needs "
+            "`logprobs`.",
+            "logit_bias": "Added to the logits of tokens, by token id.",
+            "response_format": "The format of the generated text.",
+            "tools": "Functions that the model may call. The legacy form, `functions` and "
+            "`function_call`, is accepted too.",
+            "tool_choice": "Whether the model must call a function, and which one.",
+            "parallel_tool_calls": "`false`: at most one call.",
+            "max_pixels": "Scale each image down to this many pixels before the model encodes it.",
         },
         "Message": {
-            "role": "Who says it.",
-            "content": "Text, or parts of text and pictures.",
-            "tool_calls": "What the assistant called.",
+            "role": "The author of the message.",
+            "content": "Text, or parts of text and images.",
+            "tool_calls": "The calls that the assistant made.",
             "tool_call_id": "The call that a `tool` message answers.",
         },
         "ContentPart": {
-            "type": "Which of the other fields counts.",
-            "text": "What is said.",
-            "image_url": "A picture.",
-            "refusal": "What an assistant said in place of an answer.",
+            "type": "Selects which of the other fields is used.",
+            "text": "The text.",
+            "image_url": "An image.",
+            "refusal": "The assistant's refusal.",
         },
-        "ImageUrl": {"url": "The picture: a data URI, base64 or an http(s) URL."},
+        "ImageUrl": {"url": "The image: a data URI, base64 or an http(s) URL."},
         "ImageReference": {
-            "image_url": "The picture: a data URI, base64 or an http(s) URL.",
-            "file_id": "No files are kept here.",
+            "image_url": "The image: a data URI, base64 or an http(s) URL.",
+            "file_id": "Not supported: no files are stored.",
         },
         "ResponseRequest": {
-            "input": "Text, or items: messages, calls of functions, and what those returned.",
+            "input": "Text, or items: messages, function calls and their outputs.",
             "instructions": "A system message before the input.",
-            "max_output_tokens": "The most tokens of the answer.",
-            "temperature": "0 always takes the likeliest token.",
-            "top_p": "Only the likeliest tokens that add up to this probability.",
-            "include": "`message.output_text.logprobs` brings logprobs.",
-            "top_logprobs": "Tell so many of the likeliest tokens of each place.",
-            "text": "The form that the answer must have.",
+            "max_output_tokens": "Maximum number of generated tokens.",
+            "temperature": "Sampling temperature. 0 always takes the most likely token.",
+            "top_p": "Sample from the most likely tokens whose probabilities add up to this value.",
+            "include": "`message.output_text.logprobs` includes log probabilities.",
+            "top_logprobs": "Return this many of the most likely tokens at each position.",
+            "text": "The format of the generated text.",
             "tools": "Functions that the model may call.",
-            "tool_choice": "Whether it must call one, and which.",
-            "parallel_tool_calls": "`false`: one call at most.",
-            "metadata": "Comes back as it was sent.",
-            "prompt_cache_key": "Comes back as it was sent.",
-            "safety_identifier": "Comes back as it was sent.",
+            "tool_choice": "Whether the model must call a function, and which one.",
+            "parallel_tool_calls": "`false`: at most one call.",
+            "metadata": "Returned unchanged.",
+            "prompt_cache_key": "Returned unchanged.",
+            "safety_identifier": "Returned unchanged.",
         },
         "InputItem": {
-            "type": "`message` if absent; `function_call`, `function_call_output` or `reasoning`, "
-            "which is passed over.",
-            "role": "Who says it, in a message.",
-            "content": "Of a message: text, or parts of text and pictures.",
-            "call_id": "The call, which its output has too.",
+            "type": "Default: `message`. Or `function_call`, `function_call_output`, or `reasoning`, "
+            "which is ignored.",
+            "role": "The author of a message.",
+            "content": "A message's text, or parts of text and images.",
+            "call_id": "The id of a call; its output has the same.",
             "name": "The function that was called.",
-            "arguments": "JSON, as the model wrote it.",
-            "output": "What the function returned: text, or parts.",
+            "arguments": "JSON, as the model generated it.",
+            "output": "The function's result: text or parts.",
         },
         "InputPart": {
             "type": "`input_text`, `input_image`, `output_text` or `refusal`.",
-            "text": "What is said.",
-            "refusal": "What was said in place of an answer.",
-            "image_url": "The picture: a data URI, base64 or an http(s) URL.",
-            "detail": "As in a chat; `original` is `high`.",
+            "text": "The text.",
+            "refusal": "The refusal.",
+            "image_url": "The image: a data URI, base64 or an http(s) URL.",
+            "detail": "As in a chat completion; `original` is `high`.",
         },
         "FunctionTool": {
             "type": "`function`.",
-            "description": "What it is for, told to the model.",
-            "parameters": "A JSON schema of type `object`; nothing: it takes none.",
+            "description": "The function's purpose; the model reads it.",
+            "parameters": "A JSON schema of type `object`. Absent: no parameters.",
             "strict": _STRICT,
         },
         "Choice": {
-            "type": "`auto` leaves it to the model, `none` forbids, `required` demands a call.",
-            "name": "The one to call, for `function`.",
+            "type": "`auto`: the model decides; `none`: no calls; `required`: at least one call.",
+            "name": "The function to call, for `function`.",
         },
         "TextFormat": {
             "type": "`json_schema` needs `name` and `schema`.",
-            "description": "What it is for.",
+            "description": "The purpose of the schema.",
             "schema": "The JSON schema.",
             "strict": _STRICT,
         },
         "TextConfig": {
-            "format": "Plain text, JSON, or JSON that fits a schema.",
-            "verbosity": "Taken, and of no effect.",
+            "format": "Plain text, JSON, or JSON that matches a schema.",
+            "verbosity": _IGNORED,
         },
         "MessageToolCall": {
-            "id": "Any text; the `tool` message that answers has it as `tool_call_id`.",
+            "id": "Any text. The answering `tool` message repeats it as `tool_call_id`.",
             "type": "`function`.",
-            "function": "What was called.",
+            "function": "The function call.",
         },
-        "CalledFunction": {"arguments": "JSON, as the model wrote it."},
+        "CalledFunction": {"arguments": "JSON, as the model generated it."},
         "Tool": {"type": "`function`.", "function": "The function."},
         "Function": {
-            "description": "What it is for, told to the model.",
-            "parameters": "A JSON schema of type `object`; nothing: it takes none.",
+            "description": "The function's purpose; the model reads it.",
+            "parameters": "A JSON schema of type `object`. Absent: no parameters.",
             "strict": _STRICT,
         },
         "ToolChoice": {
-            "type": "`auto` leaves it to the model, `none` forbids, `required` demands a call.",
-            "function": "The one to call, for `function`.",
+            "type": "`auto`: the model decides; `none`: no calls; `required`: at least one call.",
+            "function": "The function to call, for `function`.",
         },
         "NamedFunction": {"name": "Its name in `tools`."},
         "JsonSchema": {
-            "description": "What it is for.",
-            "schema": "The JSON schema; nothing: any object.",
+            "description": "The purpose of the schema.",
+            "schema": "The JSON schema. Absent: any object.",
             "strict": _STRICT,
         },
         "ResponseFormat": {
             "type": "`json_schema` needs `json_schema`.",
-            "json_schema": "The schema that the answer fits.",
+            "json_schema": "The schema of the generated text.",
         },
-        "StreamOptions": {"include_usage": "A last chunk tells the usage."},
+        "StreamOptions": {"include_usage": "Send a last chunk with the usage."},
     }
 )
 
 
 def sentence(schema: str, field: str) -> str | None:
-    """What *field* of the component *schema* means."""
+    """The description of *field* of the component *schema*."""
     row = FIELDS.get(schema)
     if row is None:
         return None

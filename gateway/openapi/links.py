@@ -1,7 +1,7 @@
-"""What an answer leads to: OpenAPI links, by which tools (and tests) go from one request to the next.
+"""OpenAPI links: how tools (and tests) get from one response to the next request.
 
-A picture's URL leads to its file, but no link can say so: it takes the whole address apart, and OpenAPI
-has no expression for that.
+An image URL leads to its file, but no link can express that: it would have to take the URL apart, and
+OpenAPI has no expression for it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LINKS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "retrieve_listed": _link("retrieve_model", _FIRST, "The first model of the list."),
         "warm_listed": _link("warm", _FIRST, "Load the first model of the list."),
         "warm_model": _link("warm", _LISTED, "Load this model."),
-        "evict_model": _link("evict", _LISTED, "Take this model out of memory."),
-        "retrieve_named": _link("retrieve_model", _NAMED, "The model that was loaded or evicted."),
-        "evict_named": _link("evict", _NAMED, "Take the loaded model out of memory again."),
-        "warm_named": _link("warm", _NAMED, "Load the evicted model again."),
+        "evict_model": _link("evict", _LISTED, "Unload this model."),
+        "retrieve_named": _link("retrieve_model", _NAMED, "The model that was loaded or unloaded."),
+        "evict_named": _link("evict", _NAMED, "Unload the loaded model again."),
+        "warm_named": _link("warm", _NAMED, "Load the unloaded model again."),
     }
 )
 
-# By operation: the links of its 200.
+# By operation: the links in its 200.
 _OF_ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "list_models": ("retrieve_listed", "warm_listed"),
@@ -43,5 +43,5 @@ _OF_ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def of_answer(operation: str) -> dict[str, Any]:
-    """References to the links of the 200 of *operation*."""
+    """References to the links in the 200 of *operation*."""
     return {name: {"$ref": f"#/components/links/{name}"} for name in _OF_ANSWERS.get(operation, ())}

@@ -1,7 +1,7 @@
-"""The statuses of errors, and which routes can answer them: one table for all routes. Pure data.
+"""The error statuses, and which routes can return them: one table for all routes. Pure data.
 
-The codes of each status are those of the error tree; a status of the tree that has no row here fails a
-test. 405 has none, since an operation is of a method that its path has.
+The codes of each status come from the error tree; a status of the tree without a row fails a test. 405
+has no row, because an operation's method is always one of its path's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gateway.auth import RATE_HEADERS, is_protected
 Schema = dict[str, Any]
 
 _REF = "#/components/"
-# What the manager is asked for, besides what a model answers.
-_OF_THE_MANAGER = ("/v1/system/status", "/v1/system/events", "/v1/system/logs/{name}")
+# Routes without input that the manager answers.
+_MANAGER_ROUTES = ("/v1/system/status", "/v1/system/events", "/v1/system/logs/{name}")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A route as far as its errors depend on it."""
+    """A route, as far as its errors depend on it."""
 
     method: str
     path: str
@@ -34,21 +34,23 @@ class Place:
         return self.method == "post"
 
     @property
-    def names_something(self) -> bool:
+    def names_resource(self) -> bool:
         return "{" in self.path or self.takes_input
 
     @property
-    def asks_the_manager(self) -> bool:
-        return self.takes_input or self.path in _OF_THE_MANAGER
+    def uses_manager(self) -> bool:
+        return self.takes_input or self.path in _MANAGER_ROUTES
 
     @property
-    def wants_a_key(self) -> bool:
+    def requires_key(self) -> bool:
         return is_protected(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """``name`` of the component; ``at``: where it can happen; ``headers``: that it may have."""
+    """``name`` of the component; ``at``: the routes that can return it; ``headers``: those it may
+    have.
+    """
 
     name: str
     description: str
@@ -60,50 +62,52 @@ PROBLEMS: Mapping[int, Problem] = MappingProxyType(
     {
         400: Problem(
             "BadRequest",
-            "The request can't be understood, breaks a rule that stands across fields, or asks for "
-            "what this model can't do or this version does not offer. `param` names the field.",
+            "The request is malformed, breaks a rule across fields, or asks for something that the "
+            "model or this version does not support. `param` names the field.",
         ),
         401: Problem(
             "Unauthorized",
-            "A key is set, and this is not it, or none was sent.",
-            lambda p: p.wants_a_key,
+            "A key is required, and the request has none or a wrong one.",
+            lambda p: p.requires_key,
         ),
         403: Problem(
             "Forbidden",
-            "The `Host` or the `Origin` is a foreign one: a web page may not use the API unless it is "
+            "The `Host` or `Origin` is not allowed: web pages may use the API only if their origin is "
             "listed. The message names the setting.",
         ),
-        404: Problem("NotFound", "There is no such model, or picture.", lambda p: p.names_something),
-        408: Problem("RequestTimeout", "The request came too slowly.", lambda p: p.takes_input),
+        404: Problem("NotFound", "The model or image does not exist.", lambda p: p.names_resource),
+        408: Problem("RequestTimeout", "The request arrived too slowly.", lambda p: p.takes_input),
         413: Problem(
             "PayloadTooLarge",
-            "The body is larger than the limit that is told.",
+            "The body exceeds the limit in the message.",
             lambda p: p.takes_input,
         ),
-        414: Problem("URITooLong", "The address is longer than any that is served."),
+        414: Problem("URITooLong", "The URL is too long."),
         415: Problem(
-            "UnsupportedMediaType", "The body is of a type that is not read.", lambda p: p.takes_input
+            "UnsupportedMediaType",
+            "The content type of the body is not supported.",
+            lambda p: p.takes_input,
         ),
         429: Problem(
             "TooManyRequests",
-            "Too many requests: of this client, or waiting for this model.",
+            "Too many requests from this client, or waiting for this model.",
             lambda p: p.path.startswith("/v1/"),
             ("retry-after", "x-should-retry", *RATE_HEADERS),
         ),
-        431: Problem("HeadersTooLarge", "The headers are larger than any that are served."),
+        431: Problem("HeadersTooLarge", "The headers are too large."),
         500: Problem(
             "InternalError",
-            "A fault of the service. The log has the details, not the answer.",
+            "An internal error. The log has the details.",
             headers=("x-should-retry",),
         ),
         502: Problem(
-            "BadGateway", "The next tier answered what is no answer.", lambda p: p.asks_the_manager
+            "BadGateway", "The upstream tier returned an invalid response.", lambda p: p.uses_manager
         ),
         503: Problem(
             "Unavailable",
-            "The model or the manager can't serve now. With `Retry-After`, waiting helps; with "
-            "`x-should-retry: false` it does not.",
-            lambda p: p.asks_the_manager,
+            "The model or the manager is unavailable. With `Retry-After`, a retry may succeed; with "
+            "`x-should-retry: false` it can't.",
+            lambda p: p.uses_manager,
             ("retry-after", "x-should-retry"),
         ),
     }
@@ -111,7 +115,7 @@ PROBLEMS: Mapping[int, Problem] = MappingProxyType(
 
 ERROR_SCHEMA: Schema = {
     "title": "Error",
-    "description": "OpenAI's error object, and `source`: the tier that made it.",
+    "description": "OpenAI's error object, plus `source`: the tier that made it.",
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -119,13 +123,14 @@ ERROR_SCHEMA: Schema = {
             "type": "object",
             "required": ["message", "type", "param", "code", "source"],
             "properties": {
-                "message": {"type": "string", "description": "What is wrong, for people."},
+                "message": {"type": "string", "description": "The problem, for people."},
                 "type": {"type": "string", "examples": ["invalid_request_error"]},
                 "param": {
                     "type": ["string", "null"],
-                    "description": "The field at fault, as `messages[0].content[1].image_url.url`.",
+                    "description": "The field that caused the error, such as "
+                    "`messages[0].content[1].image_url.url`.",
                 },
-                "code": {"type": "string", "description": "What is wrong, for programs."},
+                "code": {"type": "string", "description": "The problem, for programs."},
                 "source": {"enum": ["gateway", "manager", "worker"]},
             },
         }
@@ -136,55 +141,55 @@ HEADERS: Mapping[str, Schema] = MappingProxyType(
     {
         "x-request-id": {
             "description": "The client's `x-request-id` if it sent a plain one, else a new one. "
-            "It stands in the log of each tier.",
+            "The log of each tier contains it.",
             "required": True,
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
         },
         "retry-after": {
-            "description": "Seconds after which it is worth asking again. Absent where it isn't.",
+            "description": "Seconds after which a retry may succeed. Absent if a retry is useless.",
             "schema": {"type": "integer", "minimum": 1, "maximum": 59},
         },
         "x-should-retry": {
-            "description": "`false`: asking again can't help. OpenAI's SDKs heed it.",
+            "description": "`false`: a retry can't succeed. OpenAI's SDKs respect it.",
             "schema": {"type": "string", "enum": ["true", "false"]},
         },
         "openai-processing-ms": {
-            "description": "Milliseconds until the answer, or the stream, began.",
+            "description": "Milliseconds until the response, or the stream, began.",
             "required": True,
             "schema": {"type": "integer", "minimum": 0},
         },
         RATE_HEADERS[0]: {
-            "description": "Requests that a client may make at once. With `gateway.rate_limit` only.",
+            "description": "Requests that a client may send at once. Only with `gateway.rate_limit`.",
             "schema": {"type": "integer", "minimum": 1},
         },
         RATE_HEADERS[1]: {
-            "description": "How many of them are left. With `gateway.rate_limit` only.",
+            "description": "How many of them are left. Only with `gateway.rate_limit`.",
             "schema": {"type": "integer", "minimum": 0},
         },
         RATE_HEADERS[2]: {
-            "description": "The time until all are there again. With `gateway.rate_limit` only.",
+            "description": "Time until all are available again. Only with `gateway.rate_limit`.",
             "schema": {"type": "string", "examples": ["1m30s"]},
         },
         "x-vision-queue-ms": {
-            "description": "Milliseconds from asking for the model until it took the request.",
+            "description": "Milliseconds from requesting the model until it accepted the request.",
             "schema": {"type": "integer", "minimum": 0},
         },
         "x-vision-load-ms": {
-            "description": "The part of `x-vision-queue-ms` in which the model was loaded.",
+            "description": "The part of `x-vision-queue-ms` spent loading the model.",
             "schema": {"type": "integer", "minimum": 0},
         },
         "x-vision-model-ms": {
-            "description": "Milliseconds of the model's work. Not of streams, which begin before.",
+            "description": "Milliseconds of model time. Absent for streams, which begin earlier.",
             "schema": {"type": "integer", "minimum": 0},
         },
     }
 )
 TIMINGS = ("x-vision-queue-ms", "x-vision-load-ms", "x-vision-model-ms")
-_OF_ALL = ("x-request-id", "openai-processing-ms")
+_COMMON_HEADERS = ("x-request-id", "openai-processing-ms")
 
 
 def problems_of(method: str, path: str) -> dict[str, Schema]:
-    """What the operation can answer besides what its route says: references by status."""
+    """The operation's error responses: references by status."""
     place = Place(method, path)
     return {
         str(status): {"$ref": f"{_REF}responses/{problem.name}"}
@@ -194,8 +199,8 @@ def problems_of(method: str, path: str) -> dict[str, Schema]:
 
 
 def headers(*names: str) -> dict[str, Schema]:
-    """References to the *names* of headers, after those that every answer has."""
-    return {name: {"$ref": f"{_REF}headers/{name}"} for name in (*_OF_ALL, *names)}
+    """References to the headers *names*, after those of every response."""
+    return {name: {"$ref": f"{_REF}headers/{name}"} for name in (*_COMMON_HEADERS, *names)}
 
 
 def responses() -> dict[str, Schema]:
@@ -205,16 +210,16 @@ def responses() -> dict[str, Schema]:
 
 def _response(status: int, problem: Problem) -> Schema:
     codes = codes_of(status)
-    told = f" Codes: {', '.join(f'`{code}`' for code in codes)}." if codes else ""
+    suffix = f" Codes: {', '.join(f'`{code}`' for code in codes)}." if codes else ""
     return {
-        "description": problem.description + told,
+        "description": problem.description + suffix,
         "headers": headers(*problem.headers),
         "content": {"application/json": {"schema": {"$ref": f"{_REF}schemas/Error"}}},
     }
 
 
 def codes_of(status: int) -> list[str]:
-    """The codes of the error tree with this *status*, in its order."""
+    """The codes of the error tree with this *status*, in the tree's order."""
     return list(dict.fromkeys(cls.code for cls in error_tree() if cls.status == status))
 
 

@@ -1,4 +1,4 @@
-"""Bodies as routes describe them: a model's schema, the form of it, the events of a stream. Pure."""
+"""Body schemas for route descriptions: of a model, of its form, of a stream's events. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Schema = dict[str, Any]
 _REF = "#/components/schemas/{model}"
 _FILE: Schema = {"type": "string", "format": "binary"}
 
-# How text fields say yes and no, as forms have no other.
+# Booleans as form text.
 _YES_OR_NO = ["true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"]
 _DONE: Schema = {"const": "[DONE]"}
 
 
 class Events(NamedTuple):
-    """The events of a stream: what is to be said of them, their names, an example.
+    """The events of a stream: description, names, an example.
 
-    ``last``: the data of the event that ends the stream, where that is no JSON.
+    ``last``: the data of the event that ends the stream, if it is not JSON.
     """
 
     description: str
@@ -31,7 +31,7 @@ class Events(NamedTuple):
 
 
 CHAT_EVENTS = Events(
-    "One event: a chunk of the answer, and in the end `[DONE]`. A stream that breaks off ends with an "
+    "One event: a chunk of the completion, and at the end `[DONE]`. A stream that fails ends with an "
     "event `error` instead.",
     ("message", "error"),
     'data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "vlm-best", '
@@ -49,7 +49,7 @@ _PARTS = (
 )
 RESPONSE_EVENTS = Events(
     "One event, numbered by `sequence_number`. The last is `response.completed`, `response.incomplete` "
-    "or, followed by `error`, `response.failed`; these have the response as it then is.",
+    "or, followed by `error`, `response.failed`; these contain the final response.",
     (*(f"response.{name}" for name in (*_STATES, *_PARTS)), "error"),
     'event: response.output_text.delta\ndata: {"type": "response.output_text.delta", '
     '"sequence_number": 4, "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": "Red"}'
@@ -60,8 +60,8 @@ RESPONSE_EVENTS = Events(
 def image_events(kind: str) -> Events:
     """*kind*: image_generation or image_edit."""
     return Events(
-        "One event: a picture on its way, or a complete one. A stream that breaks off ends with an "
-        "event `error` instead.",
+        "One event: a partial image or a complete one. A stream that fails ends with an event `error` "
+        "instead.",
         (f"{kind}.partial_image", f"{kind}.completed", "error"),
         f": step 1 of 4\n\nevent: {kind}.completed\n"
         f'data: {{"type": "{kind}.completed", "b64_json": "iVBORw0K...", ...}}\n\n',
@@ -71,27 +71,25 @@ def image_events(kind: str) -> Events:
 MANAGER_EVENTS = Events(
     "One event; its data is JSON. `transition` (alias, from, to, reason), `progress` of a load (alias, "
     "phase, download), `drawing` (alias, step, steps, picture, pictures, eta_seconds), `memory` "
-    "(budget_gb, charged_gb, available_gb, workers), `pressure` (level), `lost` (count): so many were "
-    "missed.",
+    "(budget_gb, charged_gb, available_gb, workers), `pressure` (level), `lost` (count of missed "
+    "events).",
     ("transition", "progress", "drawing", "memory", "pressure", "lost", "error"),
     'id: 1764150000001\nevent: transition\ndata: {"alias": "vlm-best", "from": "stopped", '
     '"to": "starting", "reason": "a request"}\n\n',
 )
-LOG_LINES = Events(
-    "One line of the log, as a JSON string.", ("message", "error"), 'data: "INFO ready"\n\n'
-)
+LOG_LINES = Events("One log line, as a JSON string.", ("message", "error"), 'data: "INFO ready"\n\n')
 
 
 def model_schema(model: type[BaseModel]) -> Schema:
-    """The schema of *model* as requests have it; other models are referred to as components."""
+    """The request schema of *model*; other models are references to components."""
     return model.model_json_schema(ref_template=_REF)
 
 
 def form_schema(model: type[BaseModel], *, files: Sequence[str], without: Sequence[str] = ()) -> Schema:
-    """*model* as a multipart form: fields are text or, if they are among *files*, files.
+    """*model* as a multipart form: fields are text or, if listed in *files*, files.
 
-    *without*: fields that only JSON has. A form has no null, and a file may be sent as its base64 too;
-    one that may be several is a list.
+    *without*: fields that only JSON has. A form has no null, and a file may be sent as base64 text. A
+    field that accepts several files is a list.
     """
     schema = copy.deepcopy(model_schema(model))
     for name in without:
@@ -113,27 +111,27 @@ def form_schema(model: type[BaseModel], *, files: Sequence[str], without: Sequen
 
 
 def _branches(field: Schema) -> list[Schema]:
-    """The alternatives of a *field*, those within others too."""
+    """The alternatives of a *field*, nested ones included."""
     return [inner for branch in field.get("anyOf", ()) for inner in (_branches(branch) or [branch])]
 
 
 def plain_stream(events: Events) -> dict[str, Any]:
-    """The content of an answer that is a stream of *events* whose data is some JSON."""
+    """The content of a response that is a stream of *events* with arbitrary JSON data."""
     data: Schema = {"type": "string", "contentMediaType": "application/json"}
     return _stream(events, data)
 
 
 def event_stream(model: type[BaseModel], events: Events) -> dict[str, Any]:
-    """The content of an answer that is a stream of *events* with a *model* as data.
+    """The content of a response that is a stream of *events* with a *model* as data.
 
-    OpenAPI 3.1 knows no streams: by convention the schema is that of one event.
+    OpenAPI 3.1 has no streams: by convention the schema is that of one event.
     """
-    answer = model.model_json_schema(ref_template=_REF, mode="serialization")
+    schema = model.model_json_schema(ref_template=_REF, mode="serialization")
     error = {"$ref": _REF.format(model="Error")}
     data: Schema = {
         "type": "string",
         "contentMediaType": "application/json",
-        "contentSchema": {"anyOf": [answer, error]},
+        "contentSchema": {"anyOf": [schema, error]},
     }
     if events.last is not None:
         data = {"anyOf": [events.last, data]}

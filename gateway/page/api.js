@@ -1,11 +1,11 @@
-// Asks this gateway. The key stays in this browser and goes nowhere else.
-// Rules: an error is shown as the API words it; addresses are relative, so that a path in front is fine.
+// Requests to this gateway. The key stays in this browser and is sent nowhere else.
+// Rules: errors are shown in the API's words. URLs are relative, so that a path prefix works.
 
 import { readEvents } from "./sse.js";
 
 const KEY = "vision-key";
 
-export const wanted = new EventTarget(); // "key": the gateway wants one and says why, "changed": there is another
+export const wanted = new EventTarget(); // "key": the gateway requires one and says why; "changed": the key was changed
 
 export const key = () => localStorage.getItem(KEY) ?? "";
 
@@ -24,7 +24,7 @@ export class ApiError extends Error {
 
 export const isAbort = (error) => error?.name === "AbortError";
 
-/** The answer to a request, when it is a good one; raises `ApiError`. */
+/** The response to a request if it succeeds; throws `ApiError` otherwise. */
 export async function ask(path, { method = "GET", body, signal, headers = {} } = {}) {
   const sent = { ...headers };
   if (key()) sent.authorization = `Bearer ${key()}`;
@@ -36,13 +36,13 @@ export async function ask(path, { method = "GET", body, signal, headers = {} } =
     });
   } catch (error) {
     if (isAbort(error)) throw error;
-    throw new ApiError("The gateway can't be reached.");
+    throw new ApiError("Can't reach the gateway.");
   }
   if (answer.ok) return answer;
   const message = await messageOf(answer);
-  // The word of a key that has been replaced since is none on the new one.
-  const ofNow = sent.authorization === (key() ? `Bearer ${key()}` : undefined);
-  if (answer.status === 401 && ofNow) wanted.dispatchEvent(new CustomEvent("key", { detail: message }));
+  // A refusal of an old key says nothing about the current one.
+  const current = sent.authorization === (key() ? `Bearer ${key()}` : undefined);
+  if (answer.status === 401 && current) wanted.dispatchEvent(new CustomEvent("key", { detail: message }));
   throw new ApiError(message, answer.status);
 }
 
@@ -50,23 +50,23 @@ async function messageOf(answer) {
   try {
     return (await answer.json()).error.message;
   } catch {
-    return `The answer is ${answer.status}, without words.`;
+    return `The server returned status ${answer.status}.`;
   }
 }
 
 export const getJson = async (path, options) => (await ask(path, options)).json();
 export const postJson = (path, body, signal) => getJson(path, { method: "POST", body, signal });
 
-/** The events of a streamed answer; one that tells an error is raised. */
+/** The events of a streamed response; an error event is thrown. */
 export async function* stream(path, body, signal) {
   const answer = await ask(path, { method: "POST", body, signal });
   try {
-    for await (const happened of readEvents(answer.body)) {
-      if (happened.event === "error") throw new ApiError(JSON.parse(happened.data).error.message);
-      yield happened;
+    for await (const received of readEvents(answer.body)) {
+      if (received.event === "error") throw new ApiError(JSON.parse(received.data).error.message);
+      yield received;
     }
   } catch (error) {
-    if (error instanceof TypeError) throw new ApiError("The connection to the gateway broke off.");
+    if (error instanceof TypeError) throw new ApiError("The connection to the gateway was lost.");
     throw error;
   }
 }

@@ -1,8 +1,8 @@
-// Puts the page together.
+// Starts all parts of the page.
 
 import { key, setKey, wanted } from "./api.js";
 import { startAsk } from "./ask.js";
-import { byId, tell } from "./dom.js";
+import { byId, showNote } from "./dom.js";
 import { startDraw } from "./draw.js";
 import { startEdit } from "./edit.js";
 import { live } from "./live.js";
@@ -12,10 +12,10 @@ import { startTabs } from "./tabs.js";
 function startKey() {
   const dialog = byId("key-dialog");
   const input = byId("key-input");
-  const told = byId("key-told");
+  const note = byId("key-note");
   const open = (message) => {
     if (dialog.open) return;
-    tell(told, message, { bad: true });
+    showNote(note, message, { bad: true });
     input.value = key();
     dialog.showModal();
     input.select();
@@ -28,16 +28,16 @@ function startKey() {
   byId("key-save").addEventListener("click", save);
   byId("key-cancel").addEventListener("click", () => dialog.close());
   input.addEventListener("keydown", (pressed) => { if (pressed.key === "Enter") save(); });
-  // Who has given none yet has done nothing wrong.
+  // No error message before the first key is entered.
   wanted.addEventListener("key", ({ detail }) => open(key() ? detail : ""));
 }
 
 function startConnection() {
-  const told = byId("connection");
-  const say = (text, state = "") => { told.textContent = text; told.className = state; };
-  live.addEventListener("up", () => say("connected", "up"));
-  live.addEventListener("down", () => say(live.locked ? "a key is wanted" : "not connected, trying again"));
-  wanted.addEventListener("changed", () => { if (!live.up) say("connecting"); });
+  const note = byId("connection");
+  const show = (text, state = "") => { note.textContent = text; note.className = state; };
+  live.addEventListener("up", () => show("connected", "up"));
+  live.addEventListener("down", () => show(live.locked ? "API key required" : "not connected, retrying"));
+  wanted.addEventListener("changed", () => { if (!live.up) show("connecting"); });
 }
 
 function startMemory() {

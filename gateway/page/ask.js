@@ -1,62 +1,62 @@
-// Ask: a chat about pictures, streamed; and the tasks of analysis as buttons.
+// Ask: a streamed chat about images, with the analysis tasks as buttons.
 
 import { getJson, isAbort, postJson, stream, wanted } from "./api.js";
-import { button, el, field, tell } from "./dom.js";
+import { button, el, field, showNote } from "./dom.js";
 import { offerModels } from "./draw.js";
-import { picturePlace } from "./images.js";
+import { imagePlace } from "./images.js";
 import { live } from "./live.js";
 import { isShown, receives, shown } from "./tabs.js";
 
-const picturePart = (url) => ({ type: "image_url", image_url: { url } });
+const imagePart = (url) => ({ type: "image_url", image_url: { url } });
 
 export function startAsk(panel) {
   const model = el("select");
-  const empty = el("p", { class: "empty", textContent: "Add a picture and ask about it; the answer appears here." });
-  const talk = el("div", { class: "talk", role: "log", "aria-label": "The conversation" }, empty);
+  const empty = el("p", { class: "empty", textContent: "Add an image and ask about it. Answers appear here." });
+  const talk = el("div", { class: "talk", role: "log", "aria-label": "Conversation" }, empty);
   const thumbs = el("div", { class: "thumbs" });
-  const question = el("textarea", { placeholder: "What is in this picture?" });
-  const told = el("p", { class: "told", role: "status" });
+  const question = el("textarea", { placeholder: "What is in this image?" });
+  const note = el("p", { class: "note", role: "status" });
   const tasks = el("div", { class: "actions", role: "group", "aria-label": "Tasks" });
   const send = el("button", { class: "main", textContent: "Ask" });
   const stop = button("Stop", () => running?.abort(), { hidden: true });
-  let pictures = []; // of the next question
-  let said = []; // the messages so far
-  let latest = ""; // the picture that a task is about
+  let images = []; // for the next question
+  let messages = []; // so far
+  let latest = ""; // the image that tasks analyze
   let running = null;
 
   function attach(uri) {
     latest = uri;
-    pictures.push(uri);
-    const one = el("div", { class: "one" }, el("img", { src: uri, alt: "a picture to ask about" }));
-    one.append(button("\u00d7", () => { pictures = pictures.filter((p) => p !== uri); one.remove(); latest = pictures.at(-1) ?? ""; }, { "aria-label": "Remove this picture" }));
+    images.push(uri);
+    const one = el("div", { class: "one" }, el("img", { src: uri, alt: "image to ask about" }));
+    one.append(button("\u00d7", () => { images = images.filter((p) => p !== uri); one.remove(); latest = images.at(-1) ?? ""; }, { "aria-label": "Remove this image" }));
     thumbs.append(one);
   }
 
-  function turn(role, text, shownPictures = []) {
+  function turn(role, text, shownImages = []) {
     const words = el("p", { textContent: text });
-    const row = el("div", { class: "thumbs" }, ...shownPictures.map((src) => el("img", { src, alt: "a picture" })));
-    const made = el("div", { class: `turn ${role}` }, ...(shownPictures.length ? [row] : []), words);
+    const row = el("div", { class: "thumbs" }, ...shownImages.map((src) => el("img", { src, alt: "an image" })));
+    const made = el("div", { class: `turn ${role}` }, ...(shownImages.length ? [row] : []), words);
     empty.remove();
     talk.append(made);
     made.scrollIntoView({ block: "nearest" });
     return words;
   }
 
-  /** Run *work* as the only one, told and stoppable. */
-  async function alone(work) {
+  /** Run *work* unless another is running; shows the time and can be stopped. */
+  async function runAlone(work) {
     if (running) return;
     running = new AbortController();
     send.disabled = true;
     stop.hidden = false;
     const began = Date.now();
     const seconds = () => ((Date.now() - began) / 1000).toFixed(1);
-    const ticking = setInterval(() => tell(told, `${live.waitsFor(model.value) || "thinking"} (${seconds()} s)`), 500);
+    const ticking = setInterval(() => showNote(note, `${live.waitsFor(model.value) || "thinking"} (${seconds()} s)`), 500);
     try {
       await work(running.signal);
-      tell(told, `${seconds()} s`);
+      showNote(note, `${seconds()} s`);
     } catch (error) {
-      if (isAbort(error)) tell(told, `stopped after ${seconds()} s`);
-      else tell(told, error.message, { bad: true });
+      if (isAbort(error)) showNote(note, `stopped after ${seconds()} s`);
+      else showNote(note, error.message, { bad: true });
     } finally {
       clearInterval(ticking);
       running = null;
@@ -67,14 +67,14 @@ export function startAsk(panel) {
   }
 
   async function chat(signal) {
-    const before = said; // of this chat: a new one has another
+    const before = messages; // of this chat: a new chat has another list
     const text = question.value.trim();
-    const content = [...pictures.map(picturePart), ...(text ? [{ type: "text", text }] : [])];
+    const content = [...images.map(imagePart), ...(text ? [{ type: "text", text }] : [])];
     const asked = { role: "user", content };
-    const asking = turn("user", text, pictures).parentElement;
-    const taken = pictures;
+    const asking = turn("user", text, images).parentElement;
+    const taken = images;
     question.value = "";
-    pictures = [];
+    images = [];
     thumbs.replaceChildren();
     const words = turn("assistant", "");
     try {
@@ -85,8 +85,8 @@ export function startAsk(panel) {
     } finally {
       if (words.textContent) before.push(asked, { role: "assistant", content: words.textContent });
       else words.parentElement.remove();
-      if (!words.textContent && before === said) {
-        // Nothing was said: the question is there to be asked again.
+      if (!words.textContent && before === messages) {
+        // No answer: put the question back, so that it can be asked again.
         asking.remove();
         question.value ||= text;
         taken.forEach(attach);
@@ -95,7 +95,7 @@ export function startAsk(panel) {
   }
 
   async function analyze(task, signal) {
-    if (!latest) throw new Error("Add a picture first.");
+    if (!latest) throw new Error("Add an image first.");
     const asking = turn("user", task, [latest]).parentElement;
     const words = turn("assistant", "");
     try {
@@ -109,27 +109,27 @@ export function startAsk(panel) {
   async function offerTasks() {
     const { data } = await getJson("v1/vision/tasks");
     tasks.replaceChildren(...data.filter(({ prompt }) => prompt !== null).map(({ id, description }) =>
-      button(id, () => alone((signal) => analyze(id, signal)), { title: description })));
+      button(id, () => runAlone((signal) => analyze(id, signal)), { title: description })));
   }
-  const mayOffer = () => { if (!tasks.children.length) offerTasks().catch((error) => tell(told, error.message, { bad: true })); };
+  const mayOffer = () => { if (!tasks.children.length) offerTasks().catch((error) => showNote(note, error.message, { bad: true })); };
 
   const form = el("form", { "aria-label": "Ask" },
-    picturePlace("Choose pictures", {
+    imagePlace("Choose images", {
       take: attach, listens: () => isShown("ask"),
-      failed: (error) => tell(told, error.message, { bad: true }),
+      failed: (error) => showNote(note, error.message, { bad: true }),
     }),
     thumbs, tasks, field("Question", question), field("Model", model),
     el("p", { class: "actions" }, send, stop, button("New chat", () => {
       running?.abort();
-      said = [];
-      pictures = [];
+      messages = [];
+      images = [];
       latest = "";
       talk.replaceChildren(empty);
       thumbs.replaceChildren();
-    })), told);
+    })), note);
   form.addEventListener("submit", (submitted) => {
     submitted.preventDefault();
-    if (question.value.trim() || pictures.length) alone(chat);
+    if (question.value.trim() || images.length) runAlone(chat);
   });
   question.addEventListener("keydown", (pressed) => {
     if (pressed.key === "Enter" && !pressed.shiftKey && !pressed.isComposing) {

@@ -1,4 +1,4 @@
-// Makes elements. Text goes in as text, never as markup: nothing on this page parses HTML.
+// Creates elements. Text is inserted as text, never as markup: nothing on this page parses HTML.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -8,7 +8,7 @@ export function el(tag, set = {}, ...children) {
   for (const [name, value] of Object.entries(set)) {
     if (name === "class") made.className = value;
     else if (name === "on") {
-      for (const [kind, heard] of Object.entries(value)) made.addEventListener(kind, heard);
+      for (const [kind, handler] of Object.entries(value)) made.addEventListener(kind, handler);
     } else if (name.includes("-") || name === "role" || name === "for") made.setAttribute(name, value);
     else made[name] = value;
   }
@@ -21,27 +21,27 @@ export const button = (text, act, set = {}) =>
 
 export const field = (text, input) => el("label", {}, text, input);
 
-/** Fills *select* anew with [value, text] pairs, and keeps its choice where that is still there. */
+/** Replaces the options of *select* by [value, text] pairs; keeps the choice if it still exists. */
 export function choices(select, pairs, preferred = select.value) {
   select.replaceChildren(...pairs.map(([value, text]) => el("option", { value, textContent: text })));
   const wanted = pairs.some(([value]) => value === preferred) ? preferred : pairs[0]?.[0];
   if (wanted !== undefined) select.value = wanted;
 }
 
-/** Says *text* in the place of what *where* said, as an error if it is one. */
-export function tell(where, text, { bad = false } = {}) {
+/** Shows *text* in *where*; *bad*: as an error. */
+export function showNote(where, text, { bad = false } = {}) {
   where.textContent = text;
-  where.className = bad ? "error" : "told";
+  where.className = bad ? "error" : "note";
 }
 
-/** Writes *text* to the clipboard and says so on *pressed* for a moment. */
+/** Copies *text* to the clipboard and confirms on the button *pressed* for a moment. */
 export async function copy(text, pressed) {
   const before = pressed.textContent;
   try {
     await navigator.clipboard.writeText(text);
     pressed.textContent = "Copied";
   } catch {
-    // Browsers give the clipboard to pages of https and localhost only.
+    // Browsers offer the clipboard only to pages on https and localhost.
     const area = el("textarea", { value: text, "aria-label": "To copy" });
     document.body.append(area);
     area.select();

@@ -1,4 +1,4 @@
-// Draw: words to pictures.
+// Draw: text to images.
 
 import { draw } from "./drawing.js";
 import { button, choices, el, field } from "./dom.js";
@@ -15,14 +15,14 @@ export function sizesWithin(most) {
     .map(([width, height]) => `${width}x${height}`);
 }
 
-/** The field for a seed, empty for a new one each time, with a dice. */
+/** The seed field, with a dice. Empty: a new seed each time. */
 export function seedField() {
   const seed = el("input", { type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, placeholder: "random" });
   const roll = button("\u2684", () => { seed.value = dice(); }, { "aria-label": "Roll a seed" });
   return { seed, row: el("div", { class: "seed" }, field("Seed", seed), roll) };
 }
 
-/** *select* keeps to the models that can do *what*; *changed* is called when another is chosen. */
+/** Fills *select* with the models that support *what*; calls *changed* when another is chosen. */
 export function offerModels(select, what, changed) {
   live.addEventListener("models", () => {
     const before = select.value;
@@ -40,12 +40,12 @@ export function startDraw(panel) {
   const steps = el("input", { type: "number", min: 1, max: 100, placeholder: "auto" });
   const n = el("input", { type: "number", min: 1, max: 10, value: 1, required: true });
   const { seed, row } = seedField();
-  const results = el("div", { class: "results" }, el("p", { class: "empty", textContent: "Pictures appear here." }));
+  const results = el("div", { class: "results" }, el("p", { class: "empty", textContent: "Images appear here." }));
   const form = el("form", { "aria-label": "Draw" },
-    field("What to draw", prompt),
+    field("Describe the image", prompt),
     field("Model", model),
     el("div", { class: "pair" }, field("Size", size), field("Steps", steps)),
-    el("div", { class: "pair" }, row, field("How many", n)),
+    el("div", { class: "pair" }, row, field("Images", n)),
     el("p", { class: "actions" }, el("button", { class: "main", textContent: "Draw" })));
   offerModels(model, "generate", (chosen) => {
     choices(size, [["", "auto"], ...sizesWithin(chosen?.max_pixels ?? 0).map((s) => [s, s.replace("x", " \u00d7 ")])]);

@@ -1,13 +1,13 @@
-// Pictures from files, the clipboard and answers, as data URIs.
-// Rules: what is dropped or pasted goes to the place of the tab in front; a file dropped elsewhere does
-// nothing, where a browser would leave the page for it.
+// Images from files, the clipboard and responses, as data URIs.
+// Rules: dropped or pasted images go to the visible tab. A file dropped elsewhere does nothing; the
+// browser would leave the page.
 
 import { el } from "./dom.js";
 
-const AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp"];
-const LARGEST = 8 << 20; // bytes of a file that is sent as it is
-const LONGEST = 2048; // pixels of a side of one that isn't
-const UNREADABLE = "This file is no picture that this browser can read.";
+const SENT_UNCHANGED = ["image/png", "image/jpeg", "image/webp"];
+const LARGEST = 8 << 20; // bytes of a file that is sent unchanged
+const LONGEST = 2048; // pixels of the longer side of a converted image
+const UNREADABLE = "This browser can't open that file as an image.";
 
 export const dataUri = (base64, form) => `data:image/${form};base64,${base64}`;
 
@@ -24,17 +24,17 @@ function read(file) {
   return new Promise((done, failed) => {
     const reader = new FileReader();
     reader.onload = () => done(reader.result);
-    reader.onerror = () => failed(new Error("This file can't be read."));
+    reader.onerror = () => failed(new Error("Can't read this file."));
     reader.readAsDataURL(file);
   });
 }
 
-/** *file* as a data URI that the API takes: as it is, or made smaller and a JPEG. */
-export async function pictureOf(file) {
+/** *file* as a data URI that the API accepts: unchanged, or as a smaller JPEG. */
+export async function imageOf(file) {
   if (!file.type.startsWith("image/")) throw new Error(UNREADABLE);
   const uri = await read(file);
   const image = await loaded(uri);
-  if (AS_THEY_ARE.includes(file.type) && file.size <= LARGEST) return uri;
+  if (SENT_UNCHANGED.includes(file.type) && file.size <= LARGEST) return uri;
   const share = Math.min(1, LONGEST / Math.max(image.naturalWidth, image.naturalHeight));
   const canvas = el("canvas", {
     width: Math.round(image.naturalWidth * share), height: Math.round(image.naturalHeight * share),
@@ -65,18 +65,18 @@ document.addEventListener("drop", (dropped) => {
 document.addEventListener("paste", (pasted) => {
   const files = pasted.clipboardData?.files;
   if (!files?.length || !listening()) return;
-  pasted.preventDefault(); // a copied file has its name with it, as text
+  pasted.preventDefault(); // a copied file also pastes its name as text
   listening().takeAll(files);
 });
 
-/** A place for pictures: files are chosen in it, and dropped or pasted while *listens* says so. */
-export function picturePlace(text, { take, failed, listens }) {
+/** A drop zone for images: accepts chosen files, and dropped or pasted ones while *listens()* is true. */
+export function imagePlace(text, { take, failed, listens }) {
   const input = el("input", { type: "file", accept: "image/*", multiple: true, class: "unseen" });
-  const place = el("div", { class: "drop" }, el("label", {}, el("strong", { textContent: text }), "or drop it here, or paste it", input));
+  const place = el("div", { class: "drop" }, el("label", {}, el("strong", { textContent: text }), "or drop or paste it here", input));
   const takeAll = async (files) => {
     for (const file of [...files]) {
       try {
-        await take(await pictureOf(file));
+        await take(await imageOf(file));
       } catch (error) {
         failed(error);
       }

@@ -1,7 +1,7 @@
-// What the system is doing, kept up by one stream of events for the whole page.
-// Rules: the status is asked for when an event says that it changed, and at the stream's heartbeats (the
-// System tab asks besides), at most once a second; a stream that ends is opened again, slower each time,
-// from the last event seen.
+// The system's live state, from one event stream for the whole page.
+// Rules: the status is fetched when an event reports a change and on heartbeats (the System tab fetches
+// it too), at most once a second. A stream that ends is reopened after the last event seen, with
+// increasing delays.
 
 import { ApiError, ask, getJson, wanted } from "./api.js";
 import { readEvents } from "./sse.js";
@@ -9,19 +9,19 @@ import { readEvents } from "./sse.js";
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 10_000;
 const BETWEEN = 1000;
-const LOADS = "vision-loads"; // kept in the browser: milliseconds that each alias took to load the last time
+const LOADS = "vision-loads"; // in localStorage: how long each alias took to load last time, in milliseconds
 
-/** Tells "status", "models", "event" ({detail: {kind, data}}), "up" and "down". */
+/** Dispatches "status", "models", "event" ({detail: {kind, data}}), "up" and "down". */
 class Live extends EventTarget {
   status = null;
   models = [];
   up = false;
-  locked = false; // it wants another key
+  locked = false; // the gateway requires another key
   #lastId = "";
   #wait = FIRST_WAIT;
   #askedAt = 0;
   #timer = 0;
-  #begun = new Map(); // alias: when its load was seen to begin
+  #begun = new Map(); // alias: when its load began
   #took = JSON.parse(localStorage.getItem(LOADS) ?? "{}");
 
   start() {
@@ -36,7 +36,7 @@ class Live extends EventTarget {
       } catch (error) {
         this.locked = error instanceof ApiError && error.status === 401;
       }
-      this.#say(false);
+      this.#setUp(false);
       if (this.locked) await new Promise((go) => wanted.addEventListener("changed", go, { once: true }));
       else await new Promise((go) => setTimeout(go, this.#wait * (0.75 + Math.random() / 2)));
       this.#wait = Math.min(LONGEST_WAIT, this.#wait * 2);
@@ -47,8 +47,8 @@ class Live extends EventTarget {
     const headers = this.#lastId ? { "last-event-id": this.#lastId } : {};
     const answer = await ask("v1/system/events", { headers });
     for await (const { comment, event, data, id } of readEvents(answer.body)) {
-      if (event === "error") return; // the gateway or the manager stops
-      if (!this.up) this.#say(true);
+      if (event === "error") return; // the gateway or the manager is stopping
+      if (!this.up) this.#setUp(true);
       this.#wait = FIRST_WAIT;
       if (id) this.#lastId = id;
       if (comment === undefined) {
@@ -60,12 +60,12 @@ class Live extends EventTarget {
     }
   }
 
-  #say(up) {
+  #setUp(up) {
     this.up = up;
     this.dispatchEvent(new Event(up ? "up" : "down"));
   }
 
-  /** Ask for the status soon; many calls are one. */
+  /** Fetch the status soon; several calls are merged. */
   refresh() {
     if (this.#timer) return;
     const due = Math.max(50, this.#askedAt + BETWEEN - Date.now());
@@ -73,14 +73,14 @@ class Live extends EventTarget {
   }
 
   async #load() {
-    if (this.locked) return; // somebody was told, and may want to look around without a key
+    if (this.locked) return; // the user was asked for a key and may look around without one
     this.#askedAt = Date.now();
     try {
       const [status, models] = await Promise.all([getJson("v1/system/status"), getJson("v1/models")]);
       this.status = { ...status, at: Date.now() };
       this.models = models.data;
     } catch {
-      return; // the stream tells whether anybody is there
+      return; // the stream reports the connection
     }
     this.dispatchEvent(new Event("models"));
     this.dispatchEvent(new Event("status"));
@@ -95,31 +95,31 @@ class Live extends EventTarget {
     localStorage.setItem(LOADS, JSON.stringify(this.#took));
   }
 
-  /** How far the load of *alias* is: ", 42 %, about 20 s"; "" when nothing is known. */
+  /** The load progress of *alias*: ", 42 %, about 20 s"; "" if unknown. */
   howFar(alias) {
     const { done_bytes: done, total_bytes: total, eta_seconds: eta } = this.status.models[alias].download;
     if (total) return `, ${Math.floor((100 * done) / total)} %${eta >= 1 ? `, about ${Math.round(eta)} s` : ""}`;
-    // Loads of a model take alike.
+    // A model's loads take similar times.
     const took = this.#took[alias];
     const left = took - (Date.now() - this.#begun.get(alias));
     return left > 0 ? `, ${Math.floor(100 * (1 - left / took))} %, about ${Math.ceil(left / 1000)} s` : "";
   }
 
-  /** What a request for *alias* waits for, in words; "" when it waits for nothing that is known. */
+  /** What a request for *alias* waits for, in words; "" if unknown or nothing. */
   waitsFor(alias) {
     const model = this.status?.models[alias];
     if (!model || model.status === "ready") return "";
     if (model.status === "starting") {
       return `${model.phase.startsWith("downloading") ? "downloading" : "loading"} ${alias}${this.howFar(alias)}`;
     }
-    if (model.status === "failed") return `${alias} did not start: ${model.last_error}`;
+    if (model.status === "failed") return `${alias} failed to start: ${model.last_error}`;
     return `waiting for memory for ${alias}`;
   }
 }
 
 export const live = new Live();
 
-/** The models that can do *what*, the one to be offered first in front: what the settings say, a loaded one, the largest. */
+/** The models that support *what*: the configured default first, then loaded ones, then larger ones. */
 export function modelsFor(what) {
   const rank = (model) =>
     (model.default_for.includes(what) ? 1e9 : 0) + (model.state === "ready" ? 1e6 : 0) + model.memory_gb;

@@ -1,7 +1,7 @@
-// The end of a worker's log, followed while it is looked at.
+// The end of a worker's log, followed on request.
 
 import { ask, isAbort } from "./api.js";
-import { button, choices, el, field, tell } from "./dom.js";
+import { button, choices, el, field, showNote } from "./dom.js";
 import { live } from "./live.js";
 import { readEvents } from "./sse.js";
 
@@ -10,7 +10,7 @@ const SHOWN = 500; // lines
 export function logTail() {
   const alias = el("select");
   const lines = el("pre", { tabIndex: 0, role: "region", "aria-label": "Log" });
-  const told = el("p", { class: "told", role: "status" });
+  const note = el("p", { class: "note", role: "status" });
   let following = null;
 
   const follow = button("Follow", () => (following ? following.abort() : run()));
@@ -18,7 +18,7 @@ export function logTail() {
     following = new AbortController();
     follow.textContent = "Stop following";
     lines.textContent = "";
-    tell(told, "");
+    showNote(note, "");
     try {
       const answer = await ask(`v1/system/logs/${encodeURIComponent(alias.value)}?follow=true&lines=50`, { signal: following.signal });
       for await (const { event, data } of readEvents(answer.body)) {
@@ -29,9 +29,9 @@ export function logTail() {
         while (lines.childNodes.length > SHOWN) lines.firstChild.remove();
         if (atEnd) lines.scrollTop = lines.scrollHeight;
       }
-      tell(told, "The log's stream ended.");
+      showNote(note, "The log stream ended.");
     } catch (error) {
-      if (!isAbort(error)) tell(told, error.message, { bad: true });
+      if (!isAbort(error)) showNote(note, error.message, { bad: true });
     } finally {
       following = null;
       follow.textContent = "Follow";
@@ -42,8 +42,8 @@ export function logTail() {
   alias.addEventListener("change", () => {
     if (!following) return;
     following.abort();
-    setTimeout(run, 0); // once the old stream has ended
+    setTimeout(run, 0); // after the old stream has ended
   });
   return el("section", { class: "card", "aria-label": "Logs" }, el("h2", { textContent: "Log" }),
-    el("div", { class: "beside" }, field("Worker", alias), follow), told, lines);
+    el("div", { class: "beside" }, field("Worker", alias), follow), note, lines);
 }

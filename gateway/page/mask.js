@@ -1,5 +1,5 @@
-// A mask, brushed over a picture: white is redrawn, black is kept.
-// With keys too: arrows move the brush, space paints.
+// A mask painted over an image: white is redrawn, black is kept.
+// Keyboard: arrow keys move the brush, space paints.
 
 import { el } from "./dom.js";
 
@@ -9,7 +9,7 @@ export class Mask {
   #brush;
   #begun;
 
-  /** *brush* says how wide the brush is, as a share of the picture's width; *begun* hears of the first touch. */
+  /** *brush()*: brush width as a share of the image width. *begun* is called at the first stroke. */
   constructor(image, brush, begun) {
     this.image = image;
     this.#brush = brush;
@@ -17,7 +17,7 @@ export class Mask {
     this.empty = true;
     this.canvas = el("canvas", {
       width: image.naturalWidth, height: image.naturalHeight, tabIndex: 0, role: "application",
-      "aria-label": "Mask: paint what is to be redrawn. Arrow keys move the brush, space paints.",
+      "aria-label": "Mask: paint the area to redraw. Arrow keys move the brush, space paints.",
     });
     this.cursor = el("div", { class: "cursor", hidden: true });
     const on = (kind, act) => this.canvas.addEventListener(kind, act);
@@ -47,7 +47,7 @@ export class Mask {
     pen.moveTo(...(this.#last ?? point));
     pen.lineTo(...point);
     pen.stroke();
-    // A line to where it begins is none, and a touch is to leave a dot.
+    // A zero-length line draws nothing, but a tap should leave a dot.
     pen.beginPath();
     pen.arc(...point, this.#width / 2, 0, 2 * Math.PI);
     pen.fill();
@@ -79,7 +79,7 @@ export class Mask {
     this.empty = true;
   }
 
-  /** As the API takes it: white where it was painted, black elsewhere, nothing transparent. */
+  /** In the API's form: white where painted, black elsewhere, nothing transparent. */
   uri() {
     const { width, height } = this.canvas;
     const made = el("canvas", { width, height });

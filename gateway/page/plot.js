@@ -1,4 +1,4 @@
-// Memory over time, with a line where a worker left. The plot is uPlot's (uplot-license.txt).
+// Memory over time, with a line where a worker was unloaded. Uses uPlot (uplot-license.txt).
 
 import { el } from "./dom.js";
 
@@ -47,7 +47,7 @@ export class MemoryPlot {
   #make() {
     if (!this.place.clientWidth) return;
     if (!window.uPlot) {
-      // It asks for the browser's language, and some Linux browsers say one that is none ("C").
+      // uPlot uses the browser's language; some Linux browsers report an invalid one ("C").
       this.place.textContent = "This browser can't draw the plot.";
       return;
     }
@@ -55,7 +55,7 @@ export class MemoryPlot {
     const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
     const lines = SERIES.map(([label, name]) => ({
       label, stroke: color(name), width: 2, points: { show: false },
-      // Where no pointer is, the latest.
+      // The latest value if there is no pointer.
       value: (plot, gb, at) => memory(gb ?? plot.data[at].at(-1)),
       dash: label === "budget" ? [6, 4] : undefined,
     }));
@@ -79,7 +79,7 @@ export class MemoryPlot {
       pen.moveTo(x, top);
       pen.lineTo(x, top + height);
       pen.stroke();
-      pen.fillText(`${alias} left`, x - 4, top + 36 * devicePixelRatio);
+      pen.fillText(`${alias} unloaded`, x - 4, top + 36 * devicePixelRatio);
     }
     pen.restore();
   }

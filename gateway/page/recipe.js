@@ -1,16 +1,16 @@
-// A request as something to paste into a terminal or a Python file. Pure.
-// Rules: the key is never in it; pictures are, as the page can't know their file names. The request goes in
-// by curl's stdin, as a picture is longer than a shell lets an argument be.
+// A request as text to paste into a terminal or a Python file. Pure.
+// Rules: never contains the key. Contains the images, because the page doesn't know their file names. curl
+// reads the request from stdin, because an image is longer than a shell argument may be.
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const SAVE = `python3 -c 'import base64, json
-for i, picture in enumerate(json.load(open("drawn.json"))["data"]):
-    open(f"picture-{i}.png", "wb").write(base64.b64decode(picture["b64_json"]))'`;
+for i, image in enumerate(json.load(open("images.json"))["data"]):
+    open(f"image-{i}.png", "wb").write(base64.b64decode(image["b64_json"]))'`;
 
 export function asCurl(base, path, body, { withKey }) {
   const lines = [`curl -fsS ${quoted(base + path)}`];
   if (withKey) lines.push('-H "Authorization: Bearer $VISION_KEY"');
-  lines.push("-H 'Content-Type: application/json'", "--data-binary @- > drawn.json <<'END'");
+  lines.push("-H 'Content-Type: application/json'", "--data-binary @- > images.json <<'END'");
   return `${lines.join(" \\\n  ")}\n${JSON.stringify(body)}\nEND\n${SAVE}\n`;
 }
 
@@ -29,12 +29,12 @@ export function asPython(base, body, { withKey }) {
     "answer = client.images.generate(",
     ...parts,
     ")",
-    "for i, picture in enumerate(answer.data):",
-    '    with open(f"picture-{i}.png", "wb") as file:',
-    "        file.write(base64.b64decode(picture.b64_json))",
+    "for i, image in enumerate(answer.data):",
+    '    with open(f"image-{i}.png", "wb") as file:',
+    "        file.write(base64.b64decode(image.b64_json))",
     "",
   ].join("\n");
 }
 
-/** Where the API is, for who is not on this page. */
+/** The API's address, for use outside this page. */
 export const base = () => new URL(".", location.href.split("#")[0]).href;

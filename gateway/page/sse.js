@@ -1,6 +1,6 @@
-// Server-sent events out of a fetch, because EventSource sends no Authorization.
+// Server-sent events from a fetch, because EventSource can't send an Authorization header.
 
-/** Yields {comment} or {event, data, id} for each that *body*, a stream of bytes, holds. */
+/** Yields {comment} or {event, data, id} for each comment and event in *body*, a byte stream. */
 export async function* readEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   const parser = new Parser();
@@ -11,7 +11,7 @@ export async function* readEvents(body) {
       yield* parser.feed(value);
     }
   } finally {
-    // Whoever stops reading closes the connection.
+    // Closes the connection when the reader stops.
     reader.cancel().catch(() => {});
   }
 }
@@ -20,7 +20,7 @@ export class Parser {
   #left = "";
   #fields = {};
 
-  /** What *text*, the next piece wherever it was cut, completes. */
+  /** The comments and events completed by *text*, the next piece, cut anywhere. */
   *feed(text) {
     const lines = (this.#left + text).split(/\r\n|\n|\r(?!$)/);
     this.#left = lines.pop();

@@ -1,15 +1,15 @@
-// System: what each worker is doing, memory over time, who left, logs and the last requests.
+// System: workers, memory over time, recent transitions, logs and requests.
 
 import { ask, getJson } from "./api.js";
-import { button, el, tell } from "./dom.js";
+import { button, el, showNote } from "./dom.js";
 import { live } from "./live.js";
 import { logTail } from "./logs.js";
 import { MemoryPlot } from "./plot.js";
 import { isShown, shown } from "./tabs.js";
 
-const LEAVES = ["draining", "stopping", "failed"];
-const LOOK = 3000;
-const KEPT = 8; // happenings that are listed
+const UNLOADING = ["draining", "stopping", "failed"];
+const REFRESH_MS = 3000;
+const KEPT = 8; // transitions shown
 const gb = (value) => `${value.toFixed(2)} GB`;
 const clock = (at) => new Date(at).toLocaleTimeString();
 const ms = (value) => (value === undefined ? "" : value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`);
@@ -18,23 +18,23 @@ class Card {
   constructor(alias) {
     this.alias = alias;
     this.state = el("span", { class: "state" });
-    this.told = el("p", { class: "told", role: "status" });
+    this.note = el("p", { class: "note", role: "status" });
     this.meter = el("meter", { min: 0, "aria-label": `Memory of ${alias}` });
     this.facts = el("dl");
-    this.warm = button("Warm", () => this.#steer("warm"));
-    this.evict = button("Evict", () => this.#steer("evict"));
+    this.load = button("Load", () => this.#request("warm"));
+    this.unload = button("Unload", () => this.#request("evict"));
     this.place = el("article", { class: "card", "data-alias": alias },
-      el("h3", {}, alias, this.state), this.meter, this.facts, this.told,
-      el("p", { class: "actions" }, this.warm, this.evict));
+      el("h3", {}, alias, this.state), this.meter, this.facts, this.note,
+      el("p", { class: "actions" }, this.load, this.unload));
   }
 
-  async #steer(what) {
-    tell(this.told, what === "warm" ? "loading" : "stopping");
+  async #request(what) {
+    showNote(this.note, what === "warm" ? "loading" : "unloading");
     try {
       await ask(`v1/system/${what}/${encodeURIComponent(this.alias)}`, { method: "POST" });
-      tell(this.told, "");
+      showNote(this.note, "");
     } catch (error) {
-      tell(this.told, error.message, { bad: true });
+      showNote(this.note, error.message, { bad: true });
     }
     live.refresh();
   }
@@ -44,7 +44,7 @@ class Card {
     const running = status.workers[this.alias];
     this.model = model;
     this.running = running;
-    const stays = model.idle_timeout_seconds; // -1: it has no end
+    const stays = model.idle_timeout_seconds; // -1: no limit
     this.idleEnd = !running || running.active_requests ? 0
       : stays < 0 ? Infinity : status.at + 1000 * (stays - running.idle_seconds);
     this.state.className = `state ${model.status}`;
@@ -52,8 +52,8 @@ class Card {
       ? `${model.phase || "starting"}${live.howFar(this.alias)}` : model.status;
     this.meter.max = status.memory.budget_gb || 1;
     this.meter.value = model.measured_gb;
-    this.warm.disabled = model.status === "ready" || model.status === "starting";
-    this.evict.disabled = model.status === "stopped";
+    this.load.disabled = model.status === "ready" || model.status === "starting";
+    this.unload.disabled = model.status === "stopped";
     this.facts.replaceChildren(...this.#rows(status).flatMap(([name, value]) =>
       [el("dt", { textContent: name }), el("dd", { textContent: value })]));
     this.tick();
@@ -64,27 +64,27 @@ class Card {
     const drawing = model.drawing.kind ? `step ${model.drawing.step} of ${model.drawing.steps}` : "";
     const rows = [
       ["memory", running
-        ? `${gb(model.measured_gb)} of ${gb(memory.budget_gb)}, charged ${gb(model.memory_gb)}`
-        : `would take ${gb(model.memory_gb)} of ${gb(memory.budget_gb)}`],
-      ["requests", `${running?.active_requests ?? 0} now, ${model.queued} queued, ${running?.request_count ?? 0} in all`],
-      ["leaves", ""],
+        ? `${gb(model.measured_gb)} used, ${gb(model.memory_gb)} charged, budget ${gb(memory.budget_gb)}`
+        : `needs ${gb(model.memory_gb)} of ${gb(memory.budget_gb)}`],
+      ["requests", `${running?.active_requests ?? 0} running, ${model.queued} waiting, ${running?.request_count ?? 0} total`],
+      ["unloads", ""],
     ];
-    if (drawing) rows.push(["drawing", drawing]);
+    if (drawing) rows.push(["progress", drawing]);
     if (model.last_error) rows.push(["last error", model.last_error]);
-    if (model.retry_in_seconds) rows.push(["may start in", `${Math.ceil(model.retry_in_seconds)} s`]);
+    if (model.retry_in_seconds) rows.push(["can start in", `${Math.ceil(model.retry_in_seconds)} s`]);
     return rows;
   }
 
-  /** The countdown, between two statuses. */
+  /** Update the countdown between two statuses. */
   tick() {
-    const told = [...this.facts.children].find((fact) => fact.textContent === "leaves")?.nextSibling;
-    if (!told) return;
+    const note = [...this.facts.children].find((fact) => fact.textContent === "unloads")?.nextSibling;
+    if (!note) return;
     const left = Math.ceil((this.idleEnd - Date.now()) / 1000);
-    if (!this.running) told.textContent = "not loaded";
-    else if (this.model.pinned) told.textContent = "never: it is pinned";
-    else if (!this.idleEnd) told.textContent = "busy";
-    else if (this.idleEnd === Infinity) told.textContent = "not by itself";
-    else told.textContent = left > 0 ? `in ${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}, when idle` : "when it may";
+    if (!this.running) note.textContent = "not loaded";
+    else if (this.model.pinned) note.textContent = "never: pinned";
+    else if (!this.idleEnd) note.textContent = "busy";
+    else if (this.idleEnd === Infinity) note.textContent = "never: no idle time";
+    else note.textContent = left > 0 ? `in ${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")} if idle` : "soon";
   }
 }
 
@@ -112,13 +112,13 @@ export function startSystem(panel) {
   const cards = new Map();
   const row = el("div", { class: "cards" });
   const memory = new MemoryPlot();
-  const happened = el("ul", { class: "happened" });
-  const summary = el("p", { class: "told" });
+  const transitions = el("ul", { class: "transitions" });
+  const summary = el("p", { class: "note" });
   const requests = requestsTable();
 
-  function look() {
+  function refreshRequests() {
     if (!isShown("system")) return;
-    requests.load().catch(() => {}); // the line at the top tells that nobody is there
+    requests.load().catch(() => {}); // the connection line reports it
   }
   live.addEventListener("status", () => {
     const { status } = live;
@@ -131,22 +131,22 @@ export function startSystem(panel) {
     }
     const { models_loaded_gb: charged, models_measured_gb: measured, budget_gb: budget, pressure } = status.memory;
     memory.add(status.at, charged, measured, budget);
-    summary.textContent = `${gb(charged)} of ${gb(budget)} charged, ${gb(measured)} measured; the system has `
-      + `${gb(status.memory.available_gb)} left, pressure ${pressure}.`;
-    look();
+    summary.textContent = `${gb(charged)} of ${gb(budget)} charged, ${gb(measured)} measured; `
+      + `${gb(status.memory.available_gb)} available on this machine, pressure ${pressure}.`;
+    refreshRequests();
   });
   live.addEventListener("event", ({ detail: { kind, data } }) => {
     if (kind !== "transition") return;
-    // A drain and the stop after it are one leaving.
-    if (LEAVES.includes(data.to) && !LEAVES.includes(data.from)) memory.mark(Date.now(), data.alias);
-    happened.prepend(el("li", { textContent: `${clock(Date.now())}  ${data.alias}: ${data.from} \u2192 ${data.to}: ${data.reason}` }));
-    while (happened.children.length > KEPT) happened.lastChild.remove();
+    // A drain and the stop after it count once.
+    if (UNLOADING.includes(data.to) && !UNLOADING.includes(data.from)) memory.mark(Date.now(), data.alias);
+    transitions.prepend(el("li", { textContent: `${clock(Date.now())}  ${data.alias}: ${data.from} \u2192 ${data.to}: ${data.reason}` }));
+    while (transitions.children.length > KEPT) transitions.lastChild.remove();
   });
   setInterval(() => { if (isShown("system")) cards.forEach((card) => card.tick()); }, 1000);
-  // No event tells of the requests of others to a model that is loaded.
-  setInterval(() => { if (isShown("system") && live.up && !document.hidden) live.refresh(); }, LOOK);
+  // No event reports other clients' requests to a loaded model.
+  setInterval(() => { if (isShown("system") && live.up && !document.hidden) live.refresh(); }, REFRESH_MS);
   shown.addEventListener("system", () => live.refresh());
   panel.append(row, el("div", { class: "stack" },
-    el("section", { class: "card", "aria-label": "Memory" }, el("h2", { textContent: "Memory" }), summary, memory.place, happened),
+    el("section", { class: "card", "aria-label": "Memory" }, el("h2", { textContent: "Memory" }), summary, memory.place, transitions),
     logTail(), requests.place));
 }

@@ -1,11 +1,11 @@
-// The tabs: by mouse, by arrow keys, by the address; and pictures that go from one to another.
+// Tabs: by mouse, arrow keys and address; and handing images from one tab to another.
 
 import { byId } from "./dom.js";
 
 const NAMES = ["draw", "edit", "ask", "system"];
 const receivers = {};
 
-export const shown = new EventTarget(); // "draw", "edit", ...: it has come to the front
+export const shown = new EventTarget(); // "draw", "edit", ...: the tab was opened
 export const isShown = (name) => !byId(name).hidden;
 
 export function show(name) {
@@ -19,13 +19,13 @@ export function show(name) {
   shown.dispatchEvent(new Event(name));
 }
 
-/** *take* gets the pictures that are handed over to the tab *name*. */
+/** *take* receives the images handed to the tab *name*. */
 export function receives(name, take) {
   receivers[name] = take;
 }
 
-export function handOver(name, picture) {
-  receivers[name](picture);
+export function handOver(name, image) {
+  receivers[name](image);
   show(name);
   byId(`tab-${name}`).focus();
 }

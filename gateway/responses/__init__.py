@@ -1,4 +1,4 @@
-"""OpenAI's Responses API over chats: what is asked becomes a chat, what the chat answers a response.
+"""OpenAI's Responses API on top of chat completions: translates requests and responses.
 
-Rules: pure; time and ids are parameters. Nothing is kept between two requests.
+Rules: pure; time and ids are parameters. Nothing is stored between two requests.
 """

@@ -1,7 +1,7 @@
-"""From a request for a response to the chat that answers it. Pure.
+"""Turns a Responses API request into the chat completion request that answers it. Pure.
 
-Rules: what is peculiar to responses ends here, nothing that a chat understands is lost; which field of
-the chat came from where is noted, for errors.
+Rules: what is specific to the Responses API ends here; nothing that a chat understands is lost. The
+origin of each chat field is noted, for errors.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from contracts.wire.responses import (
     ResponseRequest,
     TextFormat,
 )
-from gateway.param_names import Names
+from gateway.param_names import ParamNames
 
-# Fields that are the same in both.
+# Fields that both APIs share.
 _SAME = ("model", "user", "stream", "temperature", "top_p", "parallel_tool_calls", "keep_alive")
-# Fields of a chat that OpenAI's Responses API lacks: the check of the chat says what they must be.
+# Chat fields that OpenAI's Responses API lacks; check_chat validates them.
 _EXTENSIONS = (
     "frequency_penalty",
     "logit_bias",
@@ -36,7 +36,7 @@ _EXTENSIONS = (
     "stop",
     "top_k",
 )
-# Where a field of a chat stands in a request for a response.
+# Chat fields and their origin in a Responses API request.
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "messages": "input",
@@ -50,8 +50,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
 _TEXTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
-def chat_of(request: ResponseRequest) -> tuple[bytes, Names]:
-    """The body of the chat, and the names for its errors; raises ``InvalidRequest``."""
+def chat_of(request: ResponseRequest) -> tuple[bytes, ParamNames]:
+    """The chat's body, and the names for its errors. Raises ``InvalidRequest``."""
     conversation = _Conversation()
     if request.instructions is not None:
         conversation.instruct(request.instructions)
@@ -70,73 +70,73 @@ def chat_of(request: ResponseRequest) -> tuple[bytes, Names]:
         chat |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     if request.stream:
         chat["stream_options"] = {"include_usage": True}
-    said = {name: value for name, value in chat.items() if value is not None}
+    given = {name: value for name, value in chat.items() if value is not None}
     try:
-        return json.dumps(said, ensure_ascii=False, allow_nan=False).encode(), names
-    except ValueError as exc:  # in a schema, which may hold anything
+        return json.dumps(given, ensure_ascii=False, allow_nan=False).encode(), names
+    except ValueError as exc:  # in a JSON schema, which may hold anything
         raise InvalidRequest("the body is not valid JSON: it holds NaN or Infinity") from exc
 
 
 class _Conversation:
-    """The messages so far. Calls that follow each other are one message, with what was said before."""
+    """The messages so far. Consecutive calls join one message, with the text before them."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.names = Names(NAMES)
+        self.names = ParamNames(NAMES)
 
     def instruct(self, text: str) -> None:
         self.names.note("messages[0]", "instructions", leaf=True)
         self.messages.append({"role": "system", "content": text})
 
-    def add(self, item: InputItem, told: str) -> None:
+    def add(self, item: InputItem, sent: str) -> None:
         at = f"messages[{len(self.messages)}]"
         if item.type == "message":
-            content = self._parts(item.content or [], f"{at}.content", f"{told}.content")
-            self._append({"role": item.role, "content": content}, told)
+            content = self._parts(item.content or [], f"{at}.content", f"{sent}.content")
+            self._append({"role": item.role, "content": content}, sent)
         elif item.type == "function_call":
-            self._call(item, told)
+            self._call(item, sent)
         elif item.type == "function_call_output":
-            content = self._parts(item.output or [], f"{at}.content", f"{told}.output")
-            self.names.note(f"{at}.tool_call_id", f"{told}.call_id")
-            self._append({"role": "tool", "tool_call_id": item.call_id, "content": content}, told)
+            content = self._parts(item.output or [], f"{at}.content", f"{sent}.output")
+            self.names.note(f"{at}.tool_call_id", f"{sent}.call_id")
+            self._append({"role": "tool", "tool_call_id": item.call_id, "content": content}, sent)
 
-    def _append(self, message: dict[str, Any], told: str) -> None:
-        self.names.note(f"messages[{len(self.messages)}]", told)
+    def _append(self, message: dict[str, Any], sent: str) -> None:
+        self.names.note(f"messages[{len(self.messages)}]", sent)
         self.messages.append(message)
 
-    def _call(self, item: InputItem, told: str) -> None:
+    def _call(self, item: InputItem, sent: str) -> None:
         if not self.messages or self.messages[-1]["role"] != "assistant":
-            self._append({"role": "assistant"}, told)
+            self._append({"role": "assistant"}, sent)
         calls = self.messages[-1].setdefault("tool_calls", [])
         at = f"messages[{len(self.messages) - 1}].tool_calls[{len(calls)}]"
-        self.names.note(at, told)
-        self.names.note(f"{at}.function", told)
-        self.names.note(f"{at}.id", f"{told}.call_id")
+        self.names.note(at, sent)
+        self.names.note(f"{at}.function", sent)
+        self.names.note(f"{at}.id", f"{sent}.call_id")
         function = {"name": item.name, "arguments": item.arguments}
         calls.append({"id": item.call_id, "type": "function", "function": function})
 
-    def _parts(self, parts: list[InputPart], chat: str, told: str) -> list[dict[str, Any]]:
-        self.names.note(chat, told)
+    def _parts(self, parts: list[InputPart], chat: str, sent: str) -> list[dict[str, Any]]:
+        self.names.note(chat, sent)
         made: list[dict[str, Any]] = []
         for at, part in enumerate(parts):
             if kind := _TEXTS.get(part.type):
                 made.append({"type": kind, kind: part.text if kind == "text" else part.refusal})
                 continue
             where = f"{chat}[{at}].image_url"
-            self.names.note(where, f"{told}[{at}].image_url", leaf=True)
-            self.names.note(f"{where}.detail", f"{told}[{at}].detail")
+            self.names.note(where, f"{sent}[{at}].image_url", leaf=True)
+            self.names.note(f"{where}.detail", f"{sent}[{at}].detail")
             made.append({"type": "image_url", "image_url": _image(part)})
         return made
 
 
 def _image(part: InputPart) -> dict[str, Any]:
-    # A chat knows nothing finer than "high".
+    # "high" is the finest detail of a chat.
     detail = "high" if part.detail == "original" else part.detail
     return _given({"url": part.image_url, "detail": detail})
 
 
-def _tools(tools: Sequence[FunctionTool] | None, names: Names) -> list[dict[str, Any]] | None:
-    """None where there are none: a chat takes an empty list too, but has no use for it."""
+def _tools(tools: Sequence[FunctionTool] | None, names: ParamNames) -> list[dict[str, Any]] | None:
+    """None for no tools: a chat accepts an empty list, but has no use for it."""
     made = []
     for at, tool in enumerate(tools or ()):
         names.note(f"tools[{at}].function", f"tools[{at}]")
@@ -158,14 +158,14 @@ def _choice(choice: Choice | None) -> str | dict[str, Any] | None:
     return choice.type
 
 
-def _format(wanted: TextFormat) -> dict[str, Any]:
-    if wanted.type != "json_schema":
-        return {"type": wanted.type}
+def _format(format: TextFormat) -> dict[str, Any]:
+    if format.type != "json_schema":
+        return {"type": format.type}
     schema = {
-        "name": wanted.name,
-        "description": wanted.description,
-        "schema": wanted.definition,
-        "strict": wanted.strict,
+        "name": format.name,
+        "description": format.description,
+        "schema": format.definition,
+        "strict": format.strict,
     }
     return {"type": "json_schema", "json_schema": _given(schema)}
 

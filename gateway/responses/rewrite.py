@@ -1,6 +1,6 @@
-"""What a request for a response must be, and what becomes of the answer to it.
+"""Checks a Responses API request, and rewrites the chat completion that answers it.
 
-Rules: all is decided by the pure modules beside this one; a response refers to nothing that is kept.
+Rules: the pure modules of this package decide; a response refers to nothing that is stored.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contracts.wire.response_object import ResponseObject
 from contracts.wire.responses import ResponseRequest
 from gateway.checks import Checked, check_chat
 from gateway.response_rewrite import ChatRewrite
-from gateway.responses.answer import NewId, Now, begun, response_of
 from gateway.responses.chat import chat_of
 from gateway.responses.events import ResponseEvents
+from gateway.responses.response import NewId, Now, new_response, response_of
 
 
 def new_id(prefix: str) -> str:
@@ -28,16 +28,16 @@ def new_id(prefix: str) -> str:
 def check_response(
     settings: Settings, body: bytes, *, new_id: NewId = new_id, now: Now = time.time
 ) -> Checked:
-    """As those of ``gateway.checks``: what goes on is a chat."""
+    """A check as in ``gateway.checks``: the body becomes a chat."""
     request = parse_json(ResponseRequest, body)
     chat, names = chat_of(request)
     try:
         checked = check_chat(settings, chat)
     except InvalidRequest as exc:
         raise names.error(exc) from exc
-    response = begun(request, new_id("resp"), int(now()), checked.alias)
-    links = tuple(replace(link, param=names.told(link.param)) for link in checked.links)
-    return replace(checked, links=links, rewrite=ResponseRewrite(names, response, new_id, now))
+    response = new_response(request, new_id("resp"), int(now()), checked.alias)
+    linked = tuple(replace(link, param=names.translated(link.param)) for link in checked.linked_images)
+    return replace(checked, linked_images=linked, rewrite=ResponseRewrite(names, response, new_id, now))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The API described: ``/openapi.json``, ``/openapi.yaml``, and ``/docs`` to read it and try it out.
+"""The API description: ``/openapi.json``, ``/openapi.yaml``, and ``/docs`` to browse and try it.
 
-``/docs`` is Swagger UI from a package, so it works without the internet; its page may load nothing from
-anywhere else, and runs no script but these files. Reading it needs no key; the calls that it makes do.
+``/docs`` is Swagger UI from a package, so it works offline. Its page may load nothing from anywhere
+else and runs only these scripts. Reading it needs no key; the calls that it makes do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PAGE = f"""\
 </body>
 </html>
 """
-# Large bodies are pictures in base64: to colour them would freeze the page.
+# Large bodies are images in base64: highlighting them would freeze the page.
 _START = """\
 SwaggerUIBundle({
   url: "openapi.json",
@@ -69,13 +69,13 @@ _KEPT = {**_GUARDED, "cache-control": "max-age=3600"}
 
 @router.get("/openapi.json")
 async def openapi_json(request: Request) -> Response:
-    text = await asyncio.to_thread(_as_json, *_what(request))
+    text = await asyncio.to_thread(_as_json, *_description_args(request))
     return Response(text, media_type="application/json")
 
 
 @router.get("/openapi.yaml")
 async def openapi_yaml(request: Request) -> Response:
-    text = await asyncio.to_thread(_as_yaml, *_what(request))
+    text = await asyncio.to_thread(_as_yaml, *_description_args(request))
     return Response(text, media_type="application/yaml")
 
 
@@ -97,17 +97,17 @@ async def asset(name: str) -> Response:
 
 
 def _path(name: str) -> Path:
-    with as_file(files(_ASSETS) / name) as path:  # a folder on disk: the path stays true
+    with as_file(files(_ASSETS) / name) as path:  # a folder on disk: the path stays valid
         return path
 
 
-def _what(request: Request) -> tuple[str, bool]:
-    """What the description depends on: the address, and whether a key is wanted."""
+def _description_args(request: Request) -> tuple[str, bool]:
+    """What the description depends on: the address, and whether a key is required."""
     state = request.app.state
     return state.settings.gateway.public_url or "/", bool(state.keyring)
 
 
-# Made once: it takes a second, and anybody may ask.
+# Cached: it takes a second, and anyone may request it.
 @lru_cache(maxsize=4)
 def _as_json(server: str, key: bool) -> str:
     return json.dumps(document(server, key=key), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Pictures that were asked for with ``response_format: url``."""
+"""Images that were requested with ``response_format: url``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.images_out.links import FILES
 
 router = APIRouter()
 
-FileName = Annotated[str, Path(description="The end of a ``url`` of an answer.")]
+FileName = Annotated[str, Path(description="The last part of a ``url`` from a response.")]
 
 
 @router.api_route(
@@ -22,24 +22,24 @@ FileName = Annotated[str, Path(description="The end of a ``url`` of an answer.")
     response_class=Response,
     responses={
         200: {
-            "description": "The picture.",
+            "description": "The image.",
             "content": {f"image/{form}": {} for form in ("png", "jpeg", "webp")},
         }
     },
 )
 async def image_file(request: Request, name: FileName) -> Response:
-    """A picture by its URL, while it is kept.
+    """An image by its URL, until it expires.
 
-    The name is the key to it, so no other is needed.
+    The name is the key to it, so no other key is needed.
     """
     token, _, form = name.partition(".")
-    found = request.app.state.pictures.get(token)
+    found = request.app.state.images.get(token)
     if found is None or found[0].form != form:
-        raise NotFound("this picture is not here, or not any more: URLs of pictures expire")
-    picture, left_s = found
+        raise NotFound("no such image; image URLs expire")
+    image, left_s = found
     headers = {
         "cache-control": f"private, immutable, max-age={int(left_s)}",
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
-    return Response(picture.data, media_type=picture.content_type, headers=headers)
+    return Response(image.data, media_type=image.content_type, headers=headers)

@@ -1,4 +1,4 @@
-"""The routes that a model answers: chat, responses, generations, edits, analyze. All are proxied."""
+"""Routes answered by models: chat, responses, generations, edits, analyze. All are proxied."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from contracts.wire.response_object import ResponseEvent, ResponseObject
 from contracts.wire.responses import ResponseRequest
 from gateway.checks import check_analyze, check_edit, check_generation
 from gateway.exchange import Check, Exchange
-from gateway.legacy_functions import check_chat_of_any_age
+from gateway.legacy_functions import check_chat_or_legacy
 from gateway.openapi.schemas import (
     CHAT_EVENTS,
     RESPONSE_EVENTS,
@@ -39,7 +39,7 @@ from gateway.responses.rewrite import check_response
 
 
 class ProxiedRoute(APIRoute):
-    """Described by FastAPI, answered without it: an ``Exchange`` reads the request by hand."""
+    """Described by FastAPI, answered without it: an ``Exchange`` reads the raw request."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
@@ -55,14 +55,16 @@ JSON, FORM = "application/json", "multipart/form-data"
 
 
 def _documented(*bodies: tuple[str, Schema]) -> dict[str, Any]:
-    """The request body for the API's description: it is read by hand, so FastAPI can't see it."""
+    """The request body for the API description: FastAPI can't see it, because an ``Exchange`` reads
+    it.
+    """
     content = {kind: {"schema": schema} for kind, schema in bodies}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def _answer(model: type[BaseModel], events: dict[str, Any] | None = None) -> dict[int | str, Any]:
-    """The 200 of a route for its description; *events*: of the stream that may come instead."""
-    return {200: {"model": model, "description": "The answer.", "content": events or {}}}
+    """A route's 200 for its description. *events*: the event stream that may be returned instead."""
+    return {200: {"model": model, "description": "The result.", "content": events or {}}}
 
 
 def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = False) -> Exchange:
@@ -76,12 +78,12 @@ def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = 
     openapi_extra=_documented((JSON, model_schema(ChatRequest))),
 )
 async def chat_completions(request: Request) -> Response:
-    """Talk about text and images.
+    """Chat about text and images.
 
-    Any number of pictures per message and over turns; tools, JSON schemas, logprobs; ``stream: true``
-    for server-sent events. Sampling fields that are absent mean OpenAI's defaults.
+    Any number of images per message and turn; tools, JSON schemas, logprobs; ``stream: true`` for
+    server-sent events. Absent sampling fields have OpenAI's defaults.
     """
-    return _exchange(request, "/v1/chat/completions", check_chat_of_any_age)
+    return _exchange(request, "/v1/chat/completions", check_chat_or_legacy)
 
 
 @router.post(
@@ -93,7 +95,7 @@ async def chat_completions(request: Request) -> Response:
 async def responses(request: Request) -> Response:
     """Chat in the form of OpenAI's Responses API.
 
-    Responses are not kept: send the whole input each time.
+    Responses are not stored: send the whole input each time.
     """
     return _exchange(request, "/v1/chat/completions", check_response)
 
@@ -105,11 +107,10 @@ async def responses(request: Request) -> Response:
     openapi_extra=_documented((JSON, model_schema(ImageGenerationRequest))),
 )
 async def images_generations(request: Request) -> Response:
-    """Draw a picture.
+    """Generate images.
 
-    The answer has the pictures as base64 or, with ``response_format: url``, their addresses, which last
-    for a while; ``stream: true`` shows them while they are drawn. What a model can do stands in its
-    ``capabilities`` (``GET /v1/models``).
+    Returns images as base64 or, with ``response_format: url``, as URLs that expire. ``stream: true``
+    also sends previews. A model's ``capabilities`` (``GET /v1/models``) list what it supports.
     """
     return _exchange(request, "/v1/images/generations", check_generation)
 
@@ -124,7 +125,7 @@ async def images_generations(request: Request) -> Response:
     ),
 )
 async def images_edits(request: Request) -> Response:
-    """Change a picture.
+    """Edit an image.
 
     JSON with base64, or a multipart form as OpenAI's SDKs send it (``image[]`` is read as ``image``).
     """
@@ -138,7 +139,7 @@ async def images_edits(request: Request) -> Response:
     openapi_extra=_documented((JSON, model_schema(AnalyzeRequest))),
 )
 async def vision_analyze(request: Request) -> Response:
-    """Caption, read, describe, analyze, list objects, or answer a question of your own."""
+    """Caption, transcribe, describe or analyze an image, list its objects, or ask your own question."""
     return _exchange(request, "/v1/vision/analyze", check_analyze)
 
 

@@ -1,4 +1,4 @@
-"""To look on: what happens, what workers write, what was asked last. The page lives on these."""
+"""Live observation: events, worker logs, recent requests. The page is built on these."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
-from gateway.live_streams import Watch
+from gateway.live_streams import ManagerStream
 from gateway.openapi.schemas import LOG_LINES, MANAGER_EVENTS, plain_stream
 from gateway.recent_requests import RecentRequests
 from gateway.routing import find_alias
 
 router = APIRouter(tags=["system"])
 
-Alias = Annotated[str, Path(description="An alias, or another of the model's names.")]
-Lines = Annotated[int, Query(ge=1, le=1000, description="So many of the last lines.")]
-Follow = Annotated[bool, Query(description="Stay, and tell each line as it is written.")]
+Alias = Annotated[str, Path(description="Alias, or another name of the model.")]
+Lines = Annotated[int, Query(ge=1, le=1000, description="Number of lines.")]
+Follow = Annotated[bool, Query(description="Keep the stream open and send new lines.")]
 _TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 
 
@@ -26,12 +26,12 @@ _TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     responses={200: {"description": "The events.", "content": plain_stream(MANAGER_EVENTS)}},
 )
 async def system_events(request: Request) -> Response:
-    """What happens, as server-sent events.
+    """Follow what happens, as server-sent events.
 
-    Loads, evictions, progress, memory. ``Last-Event-ID`` brings what was missed since. The stream ends
-    with the manager or the gateway only.
+    Loads, evictions, progress, memory. ``Last-Event-ID`` resumes after the last event seen. The stream
+    ends only when the manager or the gateway stops.
     """
-    return _watch(request, "/events")
+    return _stream(request, "/events")
 
 
 @router.get(
@@ -44,24 +44,24 @@ async def system_events(request: Request) -> Response:
 async def system_logs(
     request: Request, name: Alias, lines: Lines = 50, follow: Follow = False
 ) -> Response:
-    """The last lines that a worker wrote.
+    """Get the last lines of a worker's log.
 
-    As text; with ``follow`` as server-sent events, one for each line, and those to come.
+    As text; with ``follow`` as server-sent events, one per line, new lines included.
     """
     alias = find_alias(request.app.state.settings, name)
-    return _watch(request, f"/logs/{alias}?lines={lines}&follow={int(follow)}")
+    return _stream(request, f"/logs/{alias}?lines={lines}&follow={int(follow)}")
 
 
 @router.get("/v1/system/requests", response_model_exclude_none=True)
 async def system_requests(request: Request) -> RecentRequests:
-    """The last requests that models were asked, newest first.
+    """List the last requests to models, newest first.
 
-    With what each cost and nothing of what it said; a restart of the gateway forgets them.
+    With each request's cost and none of its content. A gateway restart clears the list.
     """
     recent: RecentRequests = request.app.state.recent.newest_first()
     return recent
 
 
-def _watch(request: Request, path: str) -> Watch:
+def _stream(request: Request, path: str) -> ManagerStream:
     state = request.app.state
-    return Watch(state.services, state.watchers, path)
+    return ManagerStream(state.services, state.open_streams, path)

@@ -1,8 +1,8 @@
-"""``/metrics`` for Prometheus: the gateway's own figures, and the manager's, which it passes on.
+"""``/metrics`` for Prometheus: the gateway's own metrics, and the manager's, which it forwards.
 
-The manager listens where only this machine reaches it; a Prometheus elsewhere finds all that there is
-here. Who may read them: ``gateway.metrics``. They are no part of the API that clients program against:
-docs/monitoring.md describes them, and not openapi.yaml.
+The manager is reachable from this machine only; here a Prometheus elsewhere finds both.
+``gateway.metrics`` decides who may read them. They are not part of the client API: docs/monitoring.md
+describes them, openapi.yaml does not.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/metrics/manager")
 async def manager_metrics(request: Request) -> Response:
-    answer = await request.app.state.manager.metrics()
-    kind = answer.headers.get("content-type", "application/json")
-    return Response(answer.content, answer.status_code, headers={"content-type": kind})
+    response = await request.app.state.manager.metrics()
+    kind = response.headers.get("content-type", "application/json")
+    return Response(response.content, response.status_code, headers={"content-type": kind})

@@ -1,4 +1,4 @@
-"""What there is: models and analysis tasks."""
+"""Models and analysis tasks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from gateway.routing import find_alias
 
 router = APIRouter()
 
-ModelName = Annotated[str, Path(description="An alias, or another of the model's names.")]
+ModelName = Annotated[str, Path(description="Alias, or another name of the model.")]
 
-UNKNOWN = "unknown"  # the state of a model while the manager is away
+UNKNOWN = "unknown"  # a model's state while the manager is unreachable
 
 
 def model_object(
     settings: Settings, alias: str, status: ModelStatus | None, created: int
 ) -> ModelObject:
     model = settings.models[alias]
-    drawing: dict[str, Any] = {}
+    image_fields: dict[str, Any] = {}
     if isinstance(model, ImageSettings):
-        drawing = {
+        image_fields = {
             "family": model.family,
             "max_images": model.traits.max_images,
             "max_pixels": model.max_pixels,
@@ -43,13 +43,13 @@ def model_object(
         default_for=[route for route in ROUTES if settings.default_for(route) == alias],
         memory_gb=model.memory_gb,
         state=status.status if status else UNKNOWN,
-        **drawing,
+        **image_fields,
     )
 
 
 @router.get("/v1/models", tags=["models"], response_model_exclude_none=True)
 async def list_models(request: Request) -> ModelList:
-    """The models, with the state of each."""
+    """List all models with their state."""
     state = request.app.state
     statuses = await state.manager.models()
     return ModelList(
@@ -60,10 +60,10 @@ async def list_models(request: Request) -> ModelList:
     )
 
 
-# A path, because SDKs send the slash of "org/name" as %2F, which arrives decoded.
+# A path parameter: SDKs send the slash of "org/name" as %2F, which arrives decoded.
 @router.get("/v1/models/{name:path}", tags=["models"], response_model_exclude_none=True)
 async def retrieve_model(request: Request, name: ModelName) -> ModelObject:
-    """One model, by its alias or another of its names."""
+    """Get one model, by alias or another of its names."""
     state = request.app.state
     alias = find_alias(state.settings, name)
     statuses = await state.manager.models()
@@ -72,9 +72,9 @@ async def retrieve_model(request: Request, name: ModelName) -> ModelObject:
 
 @router.get("/v1/vision/tasks", tags=["vision"])
 async def list_tasks(request: Request) -> TaskList:
-    """The tasks of ``POST /v1/vision/analyze``.
+    """List the tasks of ``POST /v1/vision/analyze``.
 
-    With the prompt behind each, and which model does which.
+    With the prompt of each task, and the tasks of each model.
     """
     models = request.app.state.settings.models
     return TaskList(

@@ -1,7 +1,7 @@
-"""The page at ``/``: files that are served as they are. They need no key; what the page asks does.
+"""The page at ``/``: static files. They need no key; the page's requests do.
 
-Rules: only what lies in ``gateway/page`` is served. The page may load and ask nothing but this gateway,
-and runs no script and no style that is not one of these files (its Content-Security-Policy).
+Rules: only files in ``gateway/page`` are served. The page may load from and connect to this gateway
+only, and runs no script and no style outside these files (its Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEADERS = {
     "content-security-policy": _CSP,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    # Modules of two versions don't fit together: after an upgrade all are fetched anew.
+    # Modules of two versions do not fit together: after an upgrade all are fetched again.
     "cache-control": "no-cache",
 }
 

@@ -1,4 +1,4 @@
-"""Health, status, and steering of workers by hand."""
+"""Health, status, and manual loading and unloading of models."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gateway.routing import find_alias
 
 router = APIRouter(tags=["system"])
 
-Stay = Annotated[
+IdleTime = Annotated[
     KeepAlive | None,
     Query(
-        description="Seconds for which the model stays in memory, in place of the configured idle "
-        "time; 0: it leaves at once, -1: no idle time."
+        description="Idle seconds before the model unloads, instead of the configured time. 0: unload "
+        "at once; -1: never because of idle time."
     ),
 ]
 
@@ -39,9 +39,9 @@ class Readiness(BaseModel):
 
 @router.api_route("/healthz", methods=["GET", "HEAD"])
 async def healthz(request: Request) -> Health:
-    """200 while the gateway lives.
+    """Liveness: 200 while the gateway runs.
 
-    ``degraded`` while the manager is away.
+    ``degraded`` while the manager is unreachable.
     """
     up = await request.app.state.manager.is_up()
     return Health(
@@ -56,11 +56,11 @@ async def healthz(request: Request) -> Health:
     methods=["GET", "HEAD"],
     responses={
         200: {"description": "Requests can be served."},
-        503: {"model": Readiness, "description": "The manager is away."},
+        503: {"model": Readiness, "description": "The manager is unreachable."},
     },
 )
 async def readyz(request: Request, response: Response) -> Readiness:
-    """200 when requests can be served, else 503: for strict probes."""
+    """Readiness: 200 when requests can be served, else 503."""
     up = await request.app.state.manager.is_up()
     response.status_code = 200 if up else 503
     return Readiness(status="ok" if up else "degraded")
@@ -68,31 +68,31 @@ async def readyz(request: Request, response: Response) -> Readiness:
 
 @router.get("/v1/system/status", responses={200: {"model": ManagerStatus}})
 async def system_status(request: Request) -> Response:
-    """The manager's status: memory, workers, models."""
-    return _passed_on(await request.app.state.manager.status())
+    """Get the manager's status: memory, workers, models."""
+    return _forwarded(await request.app.state.manager.status())
 
 
 @router.post("/v1/system/evict/{name}", responses={200: {"model": Stopped}})
 async def evict(request: Request, name: ModelName) -> Response:
-    """Stop a worker once its open requests are done.
+    """Unload a model once its open requests have finished.
 
-    One that is not loaded is 200 as well.
+    A model that is not loaded is a 200 too.
     """
     state = request.app.state
-    return _passed_on(await state.manager.stop(find_alias(state.settings, name)))
+    return _forwarded(await state.manager.stop(find_alias(state.settings, name)))
 
 
 @router.post("/v1/system/warm/{name}", responses={200: {"model": Spawned}})
-async def warm(request: Request, name: ModelName, keep_alive: Stay = None) -> Response:
-    """Load a worker, and answer when it is ready."""
+async def warm(request: Request, name: ModelName, keep_alive: IdleTime = None) -> Response:
+    """Load a model; responds when it is ready."""
     state = request.app.state
-    return _passed_on(await state.manager.spawn(find_alias(state.settings, name), keep_alive))
+    return _forwarded(await state.manager.spawn(find_alias(state.settings, name), keep_alive))
 
 
-def _passed_on(answer: httpx.Response) -> Response:
+def _forwarded(response: httpx.Response) -> Response:
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError as exc:
-        raise UpstreamError("the worker manager's answer is not JSON") from exc
-    kept = {k: v for k, v in answer.headers.items() if k in ("retry-after", "x-should-retry")}
-    return JSONResponse(body, answer.status_code, headers=kept)
+        raise UpstreamError("the worker manager's response is not JSON") from exc
+    kept = {k: v for k, v in response.headers.items() if k in ("retry-after", "x-should-retry")}
+    return JSONResponse(body, response.status_code, headers=kept)

@@ -23,7 +23,7 @@ from testkit import plain
 from testkit.stacks import wait_for
 from tests.faults.processes import Sampler, alive, children, descendants
 
-FAKES = ROOT / "tests" / "fakes"
+FAKES = ROOT / "testkit" / "fakes"
 END_S = 45.0
 _PRIVATE = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
 

@@ -16,17 +16,16 @@ from uvicorn.server import ServerState
 from contracts.errors import InvalidRequest, WorkerFailed
 from gateway.auth import given_key
 from gateway.images_out.links import base_url
-from manager.events import BusEvent, last_event_id
-from manager.events import sse as told
+from manager.events import BusEvent, event_of, last_event_id
 from manager.proxy import keep_alive_of, split
 from tests.fuzz.seeds import SETTINGS_READ as SETTINGS
-from web.access_log import Access
-from web.origin_guard import Door
-from web.printable import printable
-from web.protocol import bounded
+from web.access_log import AccessLog
+from web.http_protocol import protocol_class
+from web.logs import printable
+from web.origin_guard import OriginPolicy
 from web.receive_timeouts import Limits
-from web.relay import pass_on, passed_on
-from web.request_record import Account, account_of
+from web.relay import forward_response, forwarded_headers
+from web.request_record import RequestRecord, record_of
 
 # --- a stream of events ---------------------------------------------------------------------------
 
@@ -70,8 +69,8 @@ def cut_stream(data: bytes) -> None:
             sent.append(message)
 
         upstream: Any = Upstream(data, cut=cut)
-        relay = pass_on(
-            upstream, send, cut_off=lambda: WorkerFailed("cut"), source="t", account=Account(0)
+        relay = forward_response(
+            upstream, send, cut_off=lambda: WorkerFailed("cut"), source="t", record=RequestRecord(0)
         )
         try:
             relay.send(None)
@@ -90,7 +89,7 @@ def cut_stream(data: bytes) -> None:
             assert out == data
     text = data.decode("utf-8", "replace")
     event = BusEvent("progress", {"alias": text, text: [text]}, 7)
-    ((name, line),) = events(told(event))
+    ((name, line),) = events(event_of(event))
     assert (name, json.loads(line)) == ("progress", event.data)
 
 
@@ -175,15 +174,15 @@ def examine(scope: Scope) -> None:
         assert not set(b"\r\n\0") & set(key + value)
         assert key == key.lower()
     assert headers[-1][0] == b"x-request-id"
-    names = {key for key, _ in passed_on(headers)}
+    names = {key for key, _ in forwarded_headers(headers)}
     assert not names & {b"connection", b"transfer-encoding", b"content-length", b"upgrade", b"host"}
     assert b"x-request-id" in names
     assert len([value for key, value in headers if key == b"content-length"]) <= 1
-    account = account_of(scope)
-    account.alias = split(scope["raw_path"])[0]
-    assert printable(str(account)).isprintable()
-    assert account.path.isprintable()
-    if _DOOR.refusal(scope) is None:
+    record = record_of(scope)
+    record.alias = split(scope["raw_path"])[0]
+    assert printable(str(record)).isprintable()
+    assert record.path.isprintable()
+    if _POLICY.refusal(scope) is None:
         assert base_url(SETTINGS, scope).isprintable()
     given_key(headers)
     with contextlib.suppress(InvalidRequest):
@@ -192,9 +191,11 @@ def examine(scope: Scope) -> None:
 
 
 _RECORDER = Recorder()
-_DOOR = Door("gateway")
-_CONFIG = uvicorn.Config(Access(_RECORDER, "fuzz"), log_config=None, access_log=False, lifespan="off")
-_PROTOCOL = bounded(Limits(), "fuzz")
+_POLICY = OriginPolicy("gateway")
+_CONFIG = uvicorn.Config(
+    AccessLog(_RECORDER, "fuzz"), log_config=None, access_log=False, lifespan="off"
+)
+_PROTOCOL = protocol_class(Limits(), "fuzz")
 _RUNNER = asyncio.Runner()
 
 

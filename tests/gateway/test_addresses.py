@@ -1,4 +1,4 @@
-"""Which addresses may be fetched from: the table, and what holds for every address."""
+"""Which addresses may be fetched from: a table, and properties of every address."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_private_address_is_reached_only_where_the_settings_say_so(text: str) 
 
 
 @pytest.mark.parametrize("text", NEVER)
-def test_where_clouds_keep_credentials_and_what_is_nobody_s_is_never_reached(text: str) -> None:
+def test_cloud_metadata_and_unassigned_addresses_are_never_reached(text: str) -> None:
     assert not may_reach(at(text), "public")
     assert not may_reach(at(text), "any", EVERYTHING)
 
@@ -83,7 +83,7 @@ def test_an_allowed_network_lets_through_its_own_addresses_and_no_others() -> No
         assert not may_reach(at(text), "public", allow), text
 
 
-def test_a_neighbour_with_a_public_ipv6_address_is_no_stranger() -> None:
+def test_a_neighbour_with_a_public_ipv6_address_counts_as_private() -> None:
     own = at("2a00:1450:4001:1::10")
     assert not may_reach(at("2a00:1450:4001:1:dead:beef:0:1"), "public", own=own)
     assert not may_reach(own, "public", own=own)
@@ -138,7 +138,7 @@ CARRIERS = {
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @given(address=FOUR)
-def test_an_ipv6_address_is_no_better_than_the_ipv4_address_that_it_carries(
+def test_an_ipv6_address_is_judged_by_its_embedded_ipv4_address(
     carrier: str, address: IPv4Address
 ) -> None:
     assume(int(address) > 1)  # ::1 is the loopback, and carries nothing

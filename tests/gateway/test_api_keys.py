@@ -1,4 +1,4 @@
-"""Named keys: from where they come, how they are compared, and that nothing ever shows one."""
+"""Named keys: their sources, their comparison, and that nothing ever shows one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_n
     assert ring.name_of(b"k-tv") is None, "the environment wins over the file"
 
 
-def test_what_is_no_key_opens_nothing(tmp_path: Path) -> None:
+def test_invalid_keys_are_refused(tmp_path: Path) -> None:
     ring = keyring(tmp_path, "{keys: {tv: k-tv}}")
     assert [ring.name_of(key) for key in (b"", b"k-t", b"k-tv ", b"K-TV", b"\xff", b"tv")] == [None] * 6
 
@@ -80,33 +80,33 @@ def test_a_key_is_compared_with_all_in_constant_time_and_never_looked_up() -> No
         ("{keys: {a: 5}}", "", "gateway.keys.a"),
         ("{keys: [CANARY-1]}", "", "gateway.keys"),
         ("{keys: {a: CANARY-1, b: CANARY-1}}", "", "'a' and 'b' have the same key"),
-        ("{keys: {default: CANARY-1}, api_key: CANARY-2}", "", "another key named 'default'"),
+        ("{keys: {default: CANARY-1}, api_key: CANARY-2}", "", "a key named 'default' exists already"),
         (f"{{keys: {{a: {PLACEHOLDER_KEY}}}}}", "", "placeholder"),
         ("{api_key: [CANARY-1]}", "", "gateway.api_key"),
         ("{api_key: !CANARY-1 }", "", "needs quotes"),
         ("{api_key: *CANARY-1 }", "", "needs quotes"),
-        ("{keys_file: nowhere}", "", "nowhere: gateway.keys_file can't be read: No such file"),
+        ("{keys_file: nowhere}", "", "nowhere: can't read gateway.keys_file: No such file"),
         ("{keys_file: keys}", "a: CANARY-1\nCANARY-2\n", "keys:"),
         ("{keys_file: keys}", "CANARY-2", "keys:1: expected lines"),
         ("{keys_file: keys}", "- CANARY-2", "keys:1: expected lines"),
-        ("{keys_file: keys}", "a: CANARY-1\na: CANARY-2", "keys:2: 'a' is there twice"),
+        ("{keys_file: keys}", "a: CANARY-1\na: CANARY-2", "keys:2: 'a' is repeated"),
         ("{keys_file: keys}", "a: [CANARY-2]", "keys:1: expected lines"),
         ("{keys_file: keys}", "a: {b: CANARY-2", "keys:"),
         ("{keys_file: keys}", "a: 'CANARY-2 x'", "keys:1: key 'a'"),
         ("{keys_file: keys}", "a:", "keys:1: key 'a'"),
         ("{keys_file: keys}", "a: *CANARY-2", "keys:1: expected lines"),
-        ("{keys: {a: CANARY-1}, keys_file: keys}", "a: CANARY-2", "another key named 'a'"),
+        ("{keys: {a: CANARY-1}, keys_file: keys}", "a: CANARY-2", "a key named 'a' exists already"),
     ],
 )
-def test_what_is_wrong_with_keys_is_told_with_its_place_and_without_a_key(
+def test_key_errors_name_the_place_and_never_a_key(
     tmp_path: Path, gateway: str, text: str, says: str
 ) -> None:
     keys_file(tmp_path, text)
     with pytest.raises(SettingsError) as caught:
         keyring(tmp_path, gateway)
-    told = str(caught.value)
-    assert says in told
-    assert "CANARY" not in told
+    reported = str(caught.value)
+    assert says in reported
+    assert "CANARY" not in reported
     # What a traceback shows of the errors behind it, without the lines of this test.
     chain = "".join(
         line for line in traceback.format_exception(caught.value) if "CANARY-" in line and "E " in line
@@ -117,13 +117,15 @@ def test_what_is_wrong_with_keys_is_told_with_its_place_and_without_a_key(
 @pytest.mark.parametrize(
     "text", ["CANARY-1", "a=CANARY-1,CANARY-2", "a=CANARY-1,a=CANARY-2", "a=", ","]
 )
-def test_a_broken_variable_is_told_without_a_key(tmp_path: Path, text: str) -> None:
+def test_a_broken_variable_is_reported_without_a_key(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         keyring(tmp_path, "{}", {"GATEWAY_API_KEYS": text})
     assert "CANARY" not in str(caught.value)
 
 
-def test_a_file_that_others_can_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_world_readable_key_file_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     keys_file(tmp_path, "a: k", 0o644)
     keyring(tmp_path, "{keys_file: keys}")
     assert "chmod 600" in caplog.text
@@ -136,7 +138,7 @@ def test_a_file_that_others_can_read_is_told(tmp_path: Path, caplog: pytest.LogC
 # --- nothing shows a key --------------------------------------------------------------------------
 
 
-def test_a_key_is_in_no_answer_no_log_line_and_no_repr(
+def test_a_key_is_never_in_a_response_a_log_or_a_repr(
     tmp_path: Path, manager: StandIn, manager_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -183,7 +185,7 @@ def test_a_key_is_in_no_answer_no_log_line_and_no_repr(
                 note(http.get(path, headers=headers))
     seen.extend(caplog.text.splitlines())
     assert [text for text in seen if CANARY in text] == []
-    assert "key=phone" in caplog.text, "its name is what is told"
+    assert "key=phone" in caplog.text, "its name is what is reported"
     assert "key=laptop" in caplog.text
     forwarded = [str(received.headers) for received in manager.received]
     assert [text for text in forwarded if f"{CANARY}-token" not in text] == []

@@ -1,4 +1,4 @@
-"""Keys and shares: which routes want a key, how it may be sent, how much one client may ask for."""
+"""Keys and per-client limits: which routes need a key, how it is sent, how much one client may use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def locked(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterat
         {"x-api-key": KEY, "authorization": "Basic abc"},
     ],
 )
-def test_the_right_key_opens_in_either_header(locked: httpx.Client, headers: dict[str, str]) -> None:
+def test_a_valid_key_is_accepted_in_either_header(
+    locked: httpx.Client, headers: dict[str, str]
+) -> None:
     assert locked.get("/v1/models", headers=headers).status_code == 200
 
 
@@ -93,11 +95,11 @@ def test_a_configured_origin_may_call_from_a_page_and_another_may_not(
         assert "access-control-allow-origin" not in refused.headers
 
 
-def test_an_open_gateway_says_so_loudly_at_start(
+def test_an_open_gateway_logs_a_warning_at_startup(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     create_app(make_settings(tmp_path, "http://127.0.0.1:1"))
-    assert "open to everybody" in caplog.text
+    assert "open to everyone" in caplog.text
 
 
 def test_the_bearer_token_wins_over_the_other_header() -> None:
@@ -123,15 +125,15 @@ def key(name: str) -> dict[str, str]:
     return {"x-api-key": f"key-{name}"}
 
 
-def test_each_key_has_so_many_requests_a_minute_and_is_told_how_it_stands(
+def test_each_key_has_its_own_rate_limit_and_the_headers_report_it(
     tmp_path: Path, manager_url: str
 ) -> None:
     now = [100.0]
     rate = "rate_limit: {requests_per_minute: 12, burst: 2}"
     with limited(tmp_path, manager_url, rate, now) as http:
         first = http.get("/v1/models", headers=key("a"))
-        told = {k: v for k, v in first.headers.items() if k.startswith("x-ratelimit-")}
-        assert told == {
+        reported = {k: v for k, v in first.headers.items() if k.startswith("x-ratelimit-")}
+        assert reported == {
             "x-ratelimit-limit-requests": "2",
             "x-ratelimit-remaining-requests": "1",
             "x-ratelimit-reset-requests": "5s",
@@ -150,15 +152,15 @@ def test_each_key_has_so_many_requests_a_minute_and_is_told_how_it_stands(
         assert http.get("/v1/models", headers=key("a")).status_code == 200
 
 
-def test_guessing_keys_is_as_limited_as_asking(tmp_path: Path, manager_url: str) -> None:
+def test_guessing_keys_is_rate_limited(tmp_path: Path, manager_url: str) -> None:
     rate = "rate_limit: {requests_per_minute: 12, burst: 2}"
     with limited(tmp_path, manager_url, rate, [0.0]) as http:
-        told = [http.get("/v1/models", headers=key(f"guess{n}")).status_code for n in range(4)]
-        assert told == [401, 401, 429, 429]
+        reported = [http.get("/v1/models", headers=key(f"guess{n}")).status_code for n in range(4)]
+        assert reported == [401, 401, 429, 429]
         assert http.get("/v1/models", headers=key("a")).status_code == 200, "nobody else suffers"
 
 
-def test_a_client_has_so_many_requests_open_and_no_more(
+def test_a_client_can_not_exceed_its_limit_of_open_requests(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     manager.mode = "hang"
@@ -196,6 +198,6 @@ def _abandoned(url: str, body: object, headers: dict[str, str]) -> None:
         ("::ffff:10.0.0.1", "10.0.0.1", True),
     ],
 )
-def test_a_household_s_addresses_are_one_client(one: str, other: str, same: bool) -> None:
+def test_all_addresses_of_a_household_count_as_one_client(one: str, other: str, same: bool) -> None:
     first, second = (_address({"client": (host, 1)}) for host in (one, other))
     assert (first == second) is same

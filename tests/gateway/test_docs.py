@@ -1,4 +1,4 @@
-"""``/docs`` and the description that it reads: served, and without the internet."""
+"""``/docs`` and the description behind it: served, and offline."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_other_file_of_the_package_is_served(client: httpx.Client, name: str)
     assert client.get(f"/docs/{name}").status_code == 404
 
 
-def test_the_page_wants_no_key_and_tells_that_the_calls_do(tmp_path: Path, manager_url: str) -> None:
+def test_the_page_needs_no_key_and_says_that_calls_do(tmp_path: Path, manager_url: str) -> None:
     extra = "gateway: {api_key: sesame, public_url: 'https://vision.example.org/api'}\n"
     with served(create_app(make_settings(tmp_path, manager_url, extra))) as url:
         assert plain.get(f"{url}/docs").status_code == 200
@@ -59,5 +59,5 @@ def test_the_page_wants_no_key_and_tells_that_the_calls_do(tmp_path: Path, manag
     assert security == [{"bearer": []}, {"x-api-key": []}]
 
 
-def test_a_path_with_a_slash_too_many_is_another_path(client: httpx.Client) -> None:
+def test_a_path_with_an_extra_slash_is_another_path(client: httpx.Client) -> None:
     assert client.get("/healthz/").status_code == 404

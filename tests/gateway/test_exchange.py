@@ -1,4 +1,4 @@
-"""What the gateway adds to a proxied request: one repetition, keep_alive, timings, a log line."""
+"""What the gateway adds to a proxied request: one retry, keep_alive, timings, a log line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.app import create_app
 from gateway.checks import check_chat
 from gateway.exchange import Exchange, Services
 from gateway.images_in.fetching import Fetcher
-from gateway.images_out.store import Pictures
+from gateway.images_out.store import ImageStore
 from gateway.manager_client import ManagerClient
 from testkit import plain
 from testkit.servers import served
@@ -27,7 +27,7 @@ from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_routes import B64, HELLO, PNG, VALID, error
 from web.relay import open_session
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 CHAT = "/v1/chat/completions"
 
@@ -53,7 +53,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("path", VALID)
-def test_a_request_whose_worker_ended_before_it_answered_is_sent_once_more(
+def test_a_request_is_sent_again_when_its_worker_ended_before_answering(
     client: httpx.Client, manager: StandIn, lines: list[str], path: str
 ) -> None:
     manager.deaths = 1
@@ -94,13 +94,13 @@ def test_another_error_is_not_repeated(client: httpx.Client, manager: StandIn) -
     assert len(manager.received) == 1
 
 
-def test_whatever_the_second_answer_is_it_is_passed_on(client: httpx.Client, manager: StandIn) -> None:
+def test_the_second_response_is_forwarded_in_any_case(client: httpx.Client, manager: StandIn) -> None:
     manager.deaths, manager.mode = 1, "fail"
     answer = client.post(CHAT, json=HELLO)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
 
 
-def test_a_client_that_leaves_while_its_request_is_repeated_ends_it(
+def test_a_client_that_disconnects_during_the_retry_ends_the_request(
     client: httpx.Client, manager: StandIn
 ) -> None:
     manager.deaths, manager.mode = 1, "hang"
@@ -118,9 +118,7 @@ DIED = b"HTTP/1.1 503 X\r\nx-vision-retryable: 1\r\ncontent-length: 0\r\nconnect
 
 
 @pytest.mark.parametrize("heads", [[STREAM], [DIED, STREAM]], ids=["at once", "second time"])
-def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
-    tmp_path: Path, heads: list[bytes]
-) -> None:
+def test_a_body_is_freed_when_the_response_begins(tmp_path: Path, heads: list[bytes]) -> None:
     """Bytes are traced here in whatever object they hide; the manager reads and forgets them."""
     held: dict[str, int] = {}
 
@@ -151,7 +149,7 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
         async with server, open_session() as session:
             settings = make_settings(tmp_path, url)
             fetcher = Fetcher(settings)
-            services = Services(settings, session, ManagerClient(settings), fetcher, Pictures(1, 1))
+            services = Services(settings, session, ManagerClient(settings), fetcher, ImageStore(1, 1))
             exchange = Exchange(services, CHAT, check_chat)
             base = tracemalloc.get_traced_memory()[0]
             serving = asyncio.create_task(exchange(SCOPE, large_body(), send))
@@ -170,7 +168,13 @@ def test_a_body_is_held_until_the_answer_begins_and_let_go_of_then(
     assert held["after"] < PIECE
 
 
-SCOPE: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "account": Account(0)}
+SCOPE: Scope = {
+    "type": "http",
+    "method": "POST",
+    "path": CHAT,
+    "headers": [],
+    "record": RequestRecord(0),
+}
 
 
 def large_body() -> Any:
@@ -203,7 +207,7 @@ def test_keep_alive_goes_to_the_manager_in_a_header_and_stays_in_the_body(
 
 
 @pytest.mark.parametrize("given", [{}, {"keep_alive": None}])
-def test_without_keep_alive_the_manager_is_told_nothing_whatever_the_client_s_header_says(
+def test_a_client_s_keep_alive_header_is_not_forwarded(
     client: httpx.Client, manager: StandIn, given: dict[str, Any]
 ) -> None:
     client.post(CHAT, json={**HELLO, **given}, headers={"x-vision-keep-alive": "-1"})
@@ -221,7 +225,7 @@ def test_keep_alive_of_the_body_wins_over_a_client_s_header(
 @pytest.mark.parametrize(
     "wrong", ['"5m"', '"5"', "NaN", "Infinity", "-2", "-1.001", "true", "[1]", "1e999"]
 )
-def test_a_keep_alive_that_is_no_number_of_seconds_is_a_400_that_names_it(
+def test_an_invalid_keep_alive_is_a_400_that_names_the_field(
     client: httpx.Client, manager: StandIn, path: str, wrong: str
 ) -> None:
     body = json.dumps({**VALID[path], "keep_alive": "?"}).replace('"?"', wrong)
@@ -286,7 +290,7 @@ def test_a_refused_request_is_one_line_too(client: httpx.Client, lines: list[str
     assert " alias=- status=400 total_ms=" in line
 
 
-def test_a_client_that_left_is_one_line_too(
+def test_a_client_that_disconnected_is_one_line_too(
     client: httpx.Client, manager: StandIn, lines: list[str]
 ) -> None:
     manager.mode = "stream"
@@ -300,17 +304,17 @@ def test_a_client_that_left_is_one_line_too(
 # --- faults of our own ----------------------------------------------------------------------------
 
 
-def test_a_fault_of_the_gateway_is_an_error_in_openais_shape_that_tells_nothing_of_the_inside(
+def test_an_internal_error_has_openais_shape_and_reveals_nothing(
     client: httpx.Client, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: object, checked: object, scope: Scope) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Exchange, "_outbound", broken)
+    monkeypatch.setattr(Exchange, "_upstream_request", broken)
     answer = client.post(CHAT, json=HELLO)
     assert (answer.status_code, answer.json()["error"]["source"]) == (500, "gateway")
     assert "secret" not in answer.text
-    assert any("a fault of the gateway" in line for line in lines)
+    assert any("internal error" in line for line in lines)
 
 
 def test_a_refusal_is_one_line_in_the_log(client: httpx.Client, lines: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Reading multipart forms: whole or not at all."""
+"""Multipart forms are read completely or refused."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def read(body: bytes) -> list[tuple[str, str | bytes]]:
     return asyncio.run(read_form(HEADERS, chunks(), 1 << 20))
 
 
-def test_a_form_gives_its_fields_in_their_order() -> None:
+def test_form_fields_keep_their_order() -> None:
     assert read(WHOLE) == [("prompt", "p"), ("mask", b"PNG")]
 
 
 @pytest.mark.parametrize("size", [*range(len(WHOLE) - len("--\r\n"))])
-def test_a_form_that_ends_too_early_is_refused_and_not_read_without_its_last_part(size: int) -> None:
+def test_a_truncated_form_is_refused(size: int) -> None:
     with pytest.raises(InvalidRequest, match="multipart form"):
         read(WHOLE[:size])

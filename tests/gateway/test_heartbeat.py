@@ -1,4 +1,4 @@
-"""Streams that are slow to begin: comments meanwhile, and what goes wrong then is told by an event."""
+"""Streams that are slow to begin: comments first; a later error is an event."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterato
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (None, "waiting"),
         (status(WorkerState.READY), "waiting for its turn"),
@@ -74,11 +74,11 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterato
         ),
     ],
 )
-def test_it_is_told_what_a_request_waits_for(model: ModelStatus | None, said: str) -> None:
-    assert progress_of(model) == said
+def test_progress_names_what_a_request_waits_for(model: ModelStatus | None, message: str) -> None:
+    assert progress_of(model) == message
 
 
-def test_a_stream_that_is_slow_to_begin_says_what_it_waits_for(
+def test_a_stream_that_is_slow_to_begin_sends_progress_comments(
     hasty: httpx.Client, manager: StandIn
 ) -> None:
     manager.mode, manager.slow = "break", 5 * EVERY_S
@@ -90,19 +90,19 @@ def test_a_stream_that_is_slow_to_begin_says_what_it_waits_for(
     assert '\n\ndata: {"i": 0}\n\n' in answer.text  # and then the stream itself
 
 
-def test_a_stream_that_begins_in_time_is_passed_on_as_it_is(
+def test_a_stream_that_begins_in_time_is_forwarded_unchanged(
     hasty: httpx.Client, manager: StandIn
 ) -> None:
     manager.mode = "break"
     assert hasty.post(CHAT, json=STREAMED).text.startswith('data: {"i": 0}')
 
 
-def test_what_is_no_stream_waits_in_silence(hasty: httpx.Client, manager: StandIn) -> None:
+def test_a_request_without_streaming_gets_no_comments(hasty: httpx.Client, manager: StandIn) -> None:
     manager.slow = 3 * EVERY_S
     assert hasty.post(CHAT, json=HELLO).json()["echo"] > 0
 
 
-def test_an_error_that_comes_late_is_the_last_event(hasty: httpx.Client, manager: StandIn) -> None:
+def test_a_late_error_is_the_last_event(hasty: httpx.Client, manager: StandIn) -> None:
     manager.mode, manager.slow = "fail", 5 * EVERY_S
     answer = hasty.post(CHAT, json=STREAMED)
     assert answer.status_code == 200
@@ -111,9 +111,7 @@ def test_an_error_that_comes_late_is_the_last_event(hasty: httpx.Client, manager
     assert json.loads(last.partition("data: ")[2]) == {"error": {"message": "busy"}}
 
 
-def test_an_answer_that_is_no_stream_and_no_error_is_told_as_an_error(
-    hasty: httpx.Client, manager: StandIn
-) -> None:
+def test_an_invalid_late_response_becomes_an_error_event(hasty: httpx.Client, manager: StandIn) -> None:
     manager.slow = 5 * EVERY_S
     answer = hasty.post(CHAT, json=STREAMED)
     assert "upstream_error" in answer.text.rpartition("event: error")[2]
@@ -131,7 +129,7 @@ def test_openais_sdk_waits_through_comments_and_raises_the_late_error(
         list(stream)
 
 
-def test_a_client_that_leaves_during_the_comments_ends_the_request(
+def test_a_client_that_disconnects_during_the_comments_ends_the_request(
     hasty: httpx.Client, manager: StandIn
 ) -> None:
     manager.mode = "hang"
@@ -140,5 +138,5 @@ def test_a_client_that_leaves_during_the_comments_ends_the_request(
     assert manager.client_left.wait(3)
 
 
-def test_a_manager_that_is_away_is_told_at_once(tmp_path: Path, lonely: httpx.Client) -> None:
+def test_an_unreachable_manager_is_reported_at_once(tmp_path: Path, lonely: httpx.Client) -> None:
     assert lonely.post(CHAT, json=STREAMED).status_code == 503

@@ -1,4 +1,4 @@
-"""``response_format: url``, over sockets: what is told, what is found there, and for how long."""
+"""``response_format: url`` over sockets: the URLs, their content and their expiry."""
 
 from __future__ import annotations
 
@@ -45,16 +45,14 @@ def status_of_raw(client: httpx.Client, target: str) -> int:
 
 
 def drawn(client: httpx.Client, manager: StandIn, *pictures: bytes, **fields: Any) -> list[str]:
-    """The URLs that are told."""
+    """The URLs that are reported."""
     manager.mode, manager.drawn = "draw", list(pictures)
     answer = client.post("/v1/images/generations", json={**DRAW, **fields})
     assert answer.status_code == 200, answer.text
     return [data["url"] for data in answer.json()["data"]]
 
 
-def test_an_answer_has_urls_in_place_of_its_pictures_and_all_else(
-    client: httpx.Client, manager: StandIn
-) -> None:
+def test_a_response_has_urls_in_place_of_its_images(client: httpx.Client, manager: StandIn) -> None:
     manager.mode, manager.drawn = "draw", [PNG, PNG[::-1]]
     answer = client.post("/v1/images/generations", json=DRAW)
     body = answer.json()
@@ -81,16 +79,14 @@ def test_a_file_has_the_type_of_its_format_and_is_nothing_else(
     assert plain.get(other).status_code == 404
 
 
-def test_an_edit_by_a_form_is_answered_with_urls_too(client: httpx.Client, manager: StandIn) -> None:
+def test_an_edit_sent_as_a_form_returns_urls_too(client: httpx.Client, manager: StandIn) -> None:
     manager.mode, manager.drawn = "draw", [PNG]
     form = {"prompt": "p", "response_format": "url"}
     answer = client.post("/v1/images/edits", data=form, files=[("image", PNG)])
     assert plain.get(answer.json()["data"][0]["url"]).content == PNG
 
 
-def test_a_picture_is_gone_when_its_time_is_up(
-    tmp_path: Path, manager: StandIn, manager_url: str
-) -> None:
+def test_an_image_expires(tmp_path: Path, manager: StandIn, manager_url: str) -> None:
     clock = Clock()
     with gateway(tmp_path, manager_url, "gateway: {image_url_ttl_s: 60}\n", clock) as client:
         (url,) = drawn(client, manager, PNG)
@@ -102,7 +98,7 @@ def test_a_picture_is_gone_when_its_time_is_up(
         assert error(answer)["code"] == "not_found"
 
 
-def test_the_oldest_pictures_go_first_when_there_are_too_many(
+def test_a_full_store_drops_the_oldest_images(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     large = bytes(600_000)
@@ -113,7 +109,7 @@ def test_the_oldest_pictures_go_first_when_there_are_too_many(
 
 
 @pytest.mark.parametrize("size", [1_100_000, 3_000_000])
-def test_an_answer_with_more_than_may_be_kept_is_refused_by_name(
+def test_images_larger_than_the_store_are_refused(
     tmp_path: Path, manager: StandIn, manager_url: str, size: int
 ) -> None:
     manager.mode, manager.drawn = "draw", [bytes(size)]
@@ -126,21 +122,21 @@ def test_an_answer_with_more_than_may_be_kept_is_refused_by_name(
         assert client.post("/v1/images/generations", json=DRAW).status_code == 200
 
 
-def test_a_url_is_where_the_client_found_the_gateway(client: httpx.Client, manager: StandIn) -> None:
+def test_a_url_has_the_host_of_the_request(client: httpx.Client, manager: StandIn) -> None:
     manager.mode, manager.drawn = "draw", [PNG]
 
-    def told(host: str) -> str:
+    def reported(host: str) -> str:
         answer = client.post("/v1/images/generations", json=DRAW, headers={"host": host})
         parts = urlsplit(answer.json()["data"][0]["url"])
         return f"{parts.scheme}://{parts.netloc}"
 
-    assert told("mac.local:8000") == "http://mac.local:8000"
-    assert told("[fd00::1]:8000") == "http://[fd00::1]:8000"
+    assert reported("mac.local:8000") == "http://mac.local:8000"
+    assert reported("[fd00::1]:8000") == "http://[fd00::1]:8000"
     strange = client.post("/v1/images/generations", json=DRAW, headers={"host": 'a"b/../c'})
     assert strange.status_code == 403, "a name that is none gets no picture to be linked to"
 
 
-def test_a_configured_address_wins_over_the_one_that_was_asked(
+def test_the_configured_public_url_takes_precedence(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     extra = "gateway: {public_url: 'https://vision.example.org/ai/'}\n"
@@ -154,12 +150,12 @@ def test_a_configured_address_wins_over_the_one_that_was_asked(
 @pytest.mark.parametrize(
     "url", ["vision.example.org", "ftp://x", "http://", "http://a b", "http://a?x"]
 )
-def test_an_address_that_is_none_stops_the_start(tmp_path: Path, manager_url: str, url: str) -> None:
+def test_an_invalid_public_url_prevents_startup(tmp_path: Path, manager_url: str, url: str) -> None:
     with pytest.raises(SettingsError, match=r"gateway\.public_url"):
         make_settings(tmp_path, manager_url, f"gateway: {{public_url: '{url}'}}\n")
 
 
-def test_the_link_is_key_enough_and_opens_nothing_else(
+def test_an_image_url_needs_no_key_and_opens_nothing_else(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     with gateway(tmp_path, manager_url, "gateway: {api_key: s3cret}\n") as client:
@@ -173,7 +169,7 @@ def test_the_link_is_key_enough_and_opens_nothing_else(
             assert status_of_raw(client, f"/v1/images/files/{name}") == 404, name
 
 
-def test_the_token_stands_in_no_log(
+def test_the_token_is_never_logged(
     client: httpx.Client, manager: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "gateway")
@@ -183,16 +179,14 @@ def test_the_token_stands_in_no_log(
     assert not [r for r in caplog.records if r.name.startswith("gateway") and token in r.getMessage()]
 
 
-def test_without_being_asked_for_urls_pictures_pass_through_byte_for_byte(
-    client: httpx.Client, manager: StandIn
-) -> None:
+def test_base64_images_are_forwarded_byte_for_byte(client: httpx.Client, manager: StandIn) -> None:
     manager.mode, manager.drawn = "draw", [PNG]
     body = client.post("/v1/images/generations", json={"prompt": "p"}).json()
     assert body["data"][0]["b64_json"] == B64
 
 
 @pytest.mark.parametrize(("mode", "status"), [("fail", 429), ("cut", 503), ("echo", 502)])
-def test_what_is_no_answer_makes_no_url(
+def test_an_invalid_response_produces_no_url(
     client: httpx.Client, manager: StandIn, mode: str, status: int
 ) -> None:
     manager.mode = mode

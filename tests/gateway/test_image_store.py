@@ -1,10 +1,10 @@
-"""How pictures are kept: for a while, in so many bytes, under names that can't be guessed."""
+"""The image store: bounded in time and bytes, with names that can't be guessed."""
 
 from __future__ import annotations
 
 import pytest
 
-from gateway.images_out.store import NoRoom, Picture, Pictures
+from gateway.images_out.store import ImageStore, StoredImage, StoreFull
 
 
 class Clock:
@@ -14,53 +14,53 @@ class Clock:
         return self.now
 
 
-def picture(size: int) -> Picture:
-    return Picture("png", bytes(size))
+def picture(size: int) -> StoredImage:
+    return StoredImage("png", bytes(size))
 
 
-def test_a_picture_is_found_until_it_expires_and_then_its_memory_is_free() -> None:
+def test_an_image_is_available_until_it_expires_and_is_then_freed() -> None:
     clock = Clock()
-    pictures = Pictures(60, 100, clock=clock)
+    pictures = ImageStore(60, 100, clock=clock)
     (token,) = pictures.put([picture(80)])
     clock.now += 59
     assert pictures.get(token) == (picture(80), 1.0)
     clock.now += 1
     assert pictures.get(token) is None
-    assert repr(pictures) == "<Pictures 0, 0 of 100 bytes>"
+    assert repr(pictures) == "<ImageStore 0, 0 of 100 bytes>"
 
 
-def test_a_sweep_frees_what_nobody_asks_for_any_more() -> None:
+def test_a_sweep_frees_expired_images() -> None:
     clock = Clock()
-    pictures = Pictures(60, 100, clock=clock)
+    pictures = ImageStore(60, 100, clock=clock)
     pictures.put([picture(40)])
     clock.now += 30
     pictures.put([picture(40)])
     clock.now += 30
     pictures.sweep()
-    assert repr(pictures) == "<Pictures 1, 40 of 100 bytes>"
+    assert repr(pictures) == "<ImageStore 1, 40 of 100 bytes>"
 
 
-def test_the_oldest_make_room_and_no_more_of_them_than_needed() -> None:
-    pictures = Pictures(60, 100, clock=Clock())
+def test_only_as_many_of_the_oldest_images_as_needed_are_dropped() -> None:
+    pictures = ImageStore(60, 100, clock=Clock())
     first, second = pictures.put([picture(40), picture(40)])
     (third,) = pictures.put([picture(50)])
     assert [pictures.get(token) is not None for token in (first, second, third)] == [False, True, True]
 
 
-def test_an_answer_that_is_too_large_is_refused_whole_and_costs_nobody_else() -> None:
-    pictures = Pictures(60, 100, clock=Clock())
+def test_an_oversized_response_is_refused_and_evicts_nothing() -> None:
+    pictures = ImageStore(60, 100, clock=Clock())
     (kept,) = pictures.put([picture(100)])
-    with pytest.raises(NoRoom):
+    with pytest.raises(StoreFull):
         pictures.put([picture(60), picture(60)])
     assert pictures.get(kept) is not None
 
 
-def test_tokens_are_long_and_different() -> None:
-    pictures = Pictures(60, 10_000, clock=Clock())
+def test_tokens_are_long_and_unique() -> None:
+    pictures = ImageStore(60, 10_000, clock=Clock())
     tokens = pictures.put([picture(1)] * 1000)
     assert len(set(tokens)) == 1000
     assert all(len(token) == 32 for token in tokens), "192 bits"
 
 
-def test_no_picture_is_shown_in_a_log() -> None:
+def test_image_data_is_not_in_the_repr() -> None:
     assert "data" not in repr(picture(3))

@@ -1,4 +1,4 @@
-"""What was fetched stands where the URL stood, and the rest of the body is what it was."""
+"""A fetched image replaces its URL; the rest of the body is unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import InvalidRequest
-from gateway.images_in.inputs import At, Link, with_fetched
+from gateway.images_in.inputs import At, LinkedImage, with_fetched
 
 PNG = b"\x89PNG\r\n\x1a\n"
 URI = "data:image/png;base64,iVBORw0KGgo="
@@ -24,8 +24,8 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_everything_else_is_left_as_it_is(other: Any) -> None:
-    link = Link(URL, "a.b[1]", ("a", "b", 1))
+def test_everything_else_is_unchanged(other: Any) -> None:
+    link = LinkedImage(URL, "a.b[1]", ("a", "b", 1))
     body = json.dumps({"other": other, "a": {"b": [URL, URL, other]}}).encode()
     sent = json.loads(with_fetched(body, (link,), {URL: PNG}))
     assert sent == {"other": other, "a": {"b": [URL, URI, other]}}
@@ -43,7 +43,7 @@ def test_everything_else_is_left_as_it_is(other: Any) -> None:
         ({"messages": [5]}, ("messages", 0, "content", 1)),
     ],
 )
-def test_a_body_that_is_not_what_was_checked_is_refused(body: Any, at: At) -> None:
+def test_a_body_that_differs_from_the_checked_one_is_refused(body: Any, at: At) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        with_fetched(json.dumps(body).encode(), (Link(URL, "image", at),), {URL: PNG})
+        with_fetched(json.dumps(body).encode(), (LinkedImage(URL, "image", at),), {URL: PNG})
     assert caught.value.param == "image"

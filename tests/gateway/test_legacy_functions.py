@@ -1,4 +1,4 @@
-"""Chats in the form before tools: what the worker is asked, what the client is told."""
+"""Chats in the form before tools: what the worker receives and what the client gets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from contracts.errors import InvalidRequest
 from contracts.settings import Settings
 from gateway.checks import check_chat
-from gateway.legacy_functions import FunctionEvents, check_chat_of_any_age
-from gateway.param_names import Names
+from gateway.legacy_functions import LegacyEvents, check_chat_or_legacy
+from gateway.param_names import ParamNames
 from tests.gateway.conftest import make_settings
 from tests.gateway.responses import given as responses
 from tests.gateway.responses.given import USAGE, sse
@@ -59,7 +59,7 @@ def chunk(*delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
 def asked(settings: Settings, **fields: Any) -> dict[str, Any]:
     """What goes on of a request of *fields*."""
     body = json.dumps({"messages": [HI], **fields}).encode()
-    sent: dict[str, Any] = json.loads(check_chat_of_any_age(settings, body).body)
+    sent: dict[str, Any] = json.loads(check_chat_or_legacy(settings, body).body)
     return sent
 
 
@@ -72,7 +72,7 @@ def refused(settings: Settings, **fields: Any) -> InvalidRequest:
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def test_functions_are_offered_as_tools_of_which_one_is_called_at_a_time(settings: Settings) -> None:
+def test_functions_become_tools_without_parallel_calls(settings: Settings) -> None:
     sent = asked(settings, functions=[LOOK], function_call="auto", temperature=0)
     assert sent == {
         "messages": [HI],
@@ -83,7 +83,7 @@ def test_functions_are_offered_as_tools_of_which_one_is_called_at_a_time(setting
     }
 
 
-def test_a_function_may_be_wanted_by_its_name(settings: Settings) -> None:
+def test_a_function_can_be_required_by_name(settings: Settings) -> None:
     sent = asked(settings, functions=[LOOK], function_call={"name": "look"})
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "look"}}
 
@@ -99,10 +99,10 @@ def test_a_result_belongs_to_the_last_call_of_its_function(settings: Settings) -
     assert [message["role"] for message in messages] == ["user", *("assistant", "tool") * 2]
 
 
-def test_a_chat_in_todays_form_goes_on_byte_for_byte(settings: Settings) -> None:
+def test_a_chat_in_todays_form_is_forwarded_byte_for_byte(settings: Settings) -> None:
     for text in ("hi", 'the word "functions" and "function_call"'):
         body = json.dumps({"messages": [{"role": "user", "content": text}], "functions": []}).encode()
-        assert check_chat_of_any_age(settings, body) == check_chat(settings, body)
+        assert check_chat_or_legacy(settings, body) == check_chat(settings, body)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,19 @@ def test_a_chat_in_todays_form_goes_on_byte_for_byte(settings: Settings) -> None
         ),
     ],
 )
-def test_what_is_wrong_is_named_as_the_client_named_it(
+def test_errors_name_the_client_s_fields(
     settings: Settings, fields: dict[str, Any], param: str
 ) -> None:
-    told = refused(settings, **fields)
-    assert (told.status, told.param) == (400, param)
-    assert told.message.startswith(param)
+    reported = refused(settings, **fields)
+    assert (reported.status, reported.param) == (400, param)
+    assert reported.message.startswith(param)
 
 
 @pytest.mark.parametrize("odd", ["NaN", r'"\ud800"', '{"a": ' * 5000 + "1" + "}" * 5000])
-def test_what_is_no_json_elsewhere_is_refused(settings: Settings, odd: str) -> None:
+def test_non_standard_json_is_refused(settings: Settings, odd: str) -> None:
     body = f'{{"messages": [], "functions": [{{"name": "f", "parameters": {odd}}}]}}'.encode()
     with pytest.raises(InvalidRequest, match="the body is not valid JSON"):
-        check_chat_of_any_age(settings, body)
+        check_chat_or_legacy(settings, body)
 
 
 _JSON = st.recursive(
@@ -153,19 +153,19 @@ _JSON = st.recursive(
 
 
 @given(functions=_JSON, call=_JSON, said=_JSON, role=st.sampled_from(["assistant", "function", "user"]))
-def test_whatever_stands_there_is_taken_or_refused(
+def test_any_input_is_accepted_or_refused(
     settings: Settings, functions: Any, call: Any, said: Any, role: str
 ) -> None:
     message = {"role": role, "content": "x", "name": said, "function_call": said}
     body = {"messages": [HI, message], "functions": functions, "function_call": call}
     with suppress(InvalidRequest):
-        check_chat_of_any_age(settings, json.dumps(body).encode())
+        check_chat_or_legacy(settings, json.dumps(body).encode())
 
 
 # --- what is answered ----------------------------------------------------------------------------
 
 
-def test_a_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> None:
+def test_a_call_is_reported_in_the_legacy_form(sdk: Any, manager: StandIn) -> None:
     manager.answer(completion(CALL, {"name": "other", "arguments": "{}"}))
     made = sdk.chat.completions.create(model="a", messages=[HI], functions=[LOOK])
     (choice,) = made.choices
@@ -175,14 +175,14 @@ def test_a_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> None:
     assert made.usage.total_tokens == USAGE["total_tokens"]
 
 
-def test_an_answer_in_words_is_left_as_it_is(client: httpx.Client, manager: StandIn) -> None:
+def test_a_text_completion_is_unchanged(client: httpx.Client, manager: StandIn) -> None:
     given = completion(finish="stop")
     given["choices"][0]["message"] = {"role": "assistant", "content": "한글"}
     manager.answer(given)
     assert client.post(ROUTE, json={"messages": [HI], "functions": [LOOK]}).json() == given
 
 
-def test_a_streamed_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> None:
+def test_a_streamed_call_is_reported_in_the_legacy_form(sdk: Any, manager: StandIn) -> None:
     call = {"index": 0, "id": "c0", "type": "function", "function": {"name": "look", "arguments": ""}}
     more = [{"index": 0, "function": {"arguments": piece}} for piece in ('{"a":', " 1}")]
     manager.answer(
@@ -198,9 +198,9 @@ def test_a_streamed_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> 
     stream = sdk.chat.completions.create(model="a", messages=[HI], functions=[LOOK], stream=True)
     chunks = list(stream)
     deltas = [choice.delta.function_call for made in chunks for choice in made.choices]
-    told = [delta for delta in deltas if delta is not None]
-    assert told[0].name == "look"
-    assert "".join(delta.arguments for delta in told) == '{"a": 1}'
+    reported = [delta for delta in deltas if delta is not None]
+    assert reported[0].name == "look"
+    assert "".join(delta.arguments for delta in reported) == '{"a": 1}'
     assert all(choice.delta.tool_calls is None for made in chunks for choice in made.choices)
     assert [choice.finish_reason for choice in chunks[-2].choices] == ["function_call"]
     assert chunks[-1].usage.total_tokens == USAGE["total_tokens"]
@@ -208,14 +208,14 @@ def test_a_streamed_call_is_told_in_the_old_form(sdk: Any, manager: StandIn) -> 
 
 def test_a_stream_that_is_cut_raises(sdk: Any, manager: StandIn) -> None:
     manager.answer(sse(chunk({"content": "a"}), chunk({"content": "b"}))[:-20], cut=True)
-    with pytest.raises(openai.APIError, match="the answer broke off"):
+    with pytest.raises(openai.APIError, match="the response broke off"):
         list(sdk.chat.completions.create(model="a", messages=[HI], functions=[LOOK], stream=True))
 
 
 def test_an_error_in_a_stream_names_what_the_client_sent() -> None:
-    names = Names({"tools": "functions"})
-    told = {"error": {"message": "tools: no", "param": "tools", "code": None, "type": "t"}}
-    event, _, data = FunctionEvents(names).feed(sse(told)).partition(b"\n")
+    names = ParamNames({"tools": "functions"})
+    reported = {"error": {"message": "tools: no", "param": "tools", "code": None, "type": "t"}}
+    event, _, data = LegacyEvents(names).feed(sse(reported)).partition(b"\n")
     assert event == b"event: error"
     assert json.loads(data.removeprefix(b"data: "))["error"]["message"] == "functions: no"
 
@@ -225,21 +225,27 @@ def test_a_stream_reads_the_same_however_it_is_cut(cut: int) -> None:
     stream = b": loading\n\n" + sse(
         chunk({"content": "한"}), chunk({}, finish_reason="tool_calls"), "[DONE]"
     )
-    whole, cutted = FunctionEvents(Names({})), FunctionEvents(Names({}))
+    whole, cutted = LegacyEvents(ParamNames({})), LegacyEvents(ParamNames({}))
     pieces = [stream[at : at + cut] for at in range(0, len(stream), cut)]
     assert b"".join(map(cutted.feed, pieces)) == whole.feed(stream)
 
 
 def test_an_error_of_the_worker_names_the_function(client: httpx.Client, manager: StandIn) -> None:
     param = "tools[0].function.parameters"
-    told = {"message": f"{param}: no grammar", "type": "t", "param": param, "code": None, "source": "w"}
-    manager.answer({"error": told}, status=400)
+    reported = {
+        "message": f"{param}: no grammar",
+        "type": "t",
+        "param": param,
+        "code": None,
+        "source": "w",
+    }
+    manager.answer({"error": reported}, status=400)
     answer = client.post(ROUTE, json={"messages": [HI], "functions": [LOOK]})
     assert answer.status_code == 400
     assert error(answer)["param"] == "functions[0].parameters"
 
 
-def test_an_answer_that_is_no_chat_is_the_worker_s_fault(
+def test_an_invalid_chat_completion_is_an_upstream_error(
     client: httpx.Client, manager: StandIn
 ) -> None:
     manager.answer({"choices": "none"})

@@ -1,4 +1,4 @@
-"""Events and logs of the manager through the gateway, and the list of the last requests."""
+"""The manager's events and logs through the gateway, and the list of recent requests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.app import create_app
-from gateway.live_streams import Watchers
-from gateway.recent_requests import KEPT, Recent
-from gateway.server import GatewayServer
+from gateway.live_streams import GatewayServer, OpenStreams
+from gateway.recent_requests import KEPT, RequestHistory
 from testkit import plain
 from testkit.servers import free_port, served
 from tests.gateway.conftest import make_settings
-from web.request_record import Account
+from web.request_record import RequestRecord
 from web.serve import bind
 
 
@@ -54,15 +53,15 @@ class Manager:
 
 
 def first_event(lines: httpx.Response) -> list[str]:
-    told: list[str] = []
+    reported: list[str] = []
     for line in lines.iter_lines():
         if not line:
             break
-        told.append(line)
-    return told
+        reported.append(line)
+    return reported
 
 
-def test_events_are_passed_on_as_they_come_with_what_was_seen_last(tmp_path: Path) -> None:
+def test_events_are_forwarded_as_they_arrive_and_last_event_id_is_sent_on(tmp_path: Path) -> None:
     manager = Manager()
     with served(manager.app()) as manager_url:
         settings = make_settings(tmp_path, manager_url, "manager: {token: t}\ngateway: {api_key: k}\n")
@@ -78,13 +77,13 @@ def test_events_are_passed_on_as_they_come_with_what_was_seen_last(tmp_path: Pat
 
 
 @pytest.mark.parametrize("path", ["events", "logs/a", "requests"])
-def test_looking_on_needs_the_key(tmp_path: Path, path: str) -> None:
+def test_live_streams_need_a_key(tmp_path: Path, path: str) -> None:
     settings = make_settings(tmp_path, f"http://127.0.0.1:{free_port()}", "gateway: {api_key: k}\n")
     with served(create_app(settings)) as url:
         assert plain.get(f"{url}/v1/system/{path}").status_code == 401
 
 
-def test_a_log_is_asked_for_by_any_name_of_the_model(tmp_path: Path) -> None:
+def test_a_log_is_found_by_any_name_of_the_model(tmp_path: Path) -> None:
     with (
         served(Manager().app()) as manager_url,
         served(create_app(make_settings(tmp_path, manager_url))) as url,
@@ -103,11 +102,11 @@ def test_a_manager_that_is_away_is_a_503(tmp_path: Path) -> None:
     assert answer.json()["error"]["code"] == "manager_unreachable"
 
 
-def test_a_gateway_that_stops_ends_the_streams_and_says_why(tmp_path: Path) -> None:
-    watchers = Watchers()
+def test_a_stopping_gateway_ends_open_streams_with_a_reason(tmp_path: Path) -> None:
+    open_streams = OpenStreams()
     with served(Manager().app()) as manager_url:
-        app = create_app(make_settings(tmp_path, manager_url), watchers=watchers)
-        server = GatewayServer(app, watchers, graceful_s=30)
+        app = create_app(make_settings(tmp_path, manager_url), open_streams=open_streams)
+        server = GatewayServer(app, open_streams, graceful_s=30)
         sock = bind("127.0.0.1", 0)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         serving.start()
@@ -115,22 +114,24 @@ def test_a_gateway_that_stops_ends_the_streams_and_says_why(tmp_path: Path) -> N
         with plain.stream("GET", f"{url}/v1/system/events") as answer:
             lines = answer.iter_lines()
             assert next(lines) == "id: 7"
-            assert len(watchers) == 1
+            assert len(open_streams) == 1
             server.should_exit = True
             assert "the gateway is stopping" in "".join(lines)
         serving.join(10)
         sock.close()
     assert not serving.is_alive()
-    assert len(watchers) == 0
+    assert len(open_streams) == 0
 
 
-def test_the_last_requests_tell_what_they_cost_and_not_what_they_said() -> None:
-    recent = Recent({"/v1/chat/completions"}, clock=lambda: 1000.0)
-    account = Account(0.0, "POST", "/v1/chat/completions", "req_1", key="anna", alias="a", status=200)
-    account.queue_ms, account.load_ms, account.total_ms, account.prompt = 5, 4, 20.04, "a secret"
-    recent.ended(account)
-    (told,) = recent.newest_first().data
-    assert told.model_dump(exclude_none=True) == {
+def test_recent_requests_report_their_cost_and_not_their_content() -> None:
+    recent = RequestHistory({"/v1/chat/completions"}, clock=lambda: 1000.0)
+    record = RequestRecord(
+        0.0, "POST", "/v1/chat/completions", "req_1", key="anna", alias="a", status=200
+    )
+    record.queue_ms, record.load_ms, record.total_ms, record.prompt = 5, 4, 20.04, "a secret"
+    recent.ended(record)
+    (reported,) = recent.newest_first().data
+    assert reported.model_dump(exclude_none=True) == {
         "at": 1000.0,
         "path": "/v1/chat/completions",
         "request_id": "req_1",
@@ -142,18 +143,18 @@ def test_the_last_requests_tell_what_they_cost_and_not_what_they_said() -> None:
     }
 
 
-def test_only_requests_to_models_are_told_and_only_the_last() -> None:
-    recent = Recent({"/v1/chat/completions"}, clock=lambda: 0.0)
-    recent.ended(Account(0.0, "GET", "/v1/chat/completions"))
-    recent.ended(Account(0.0, "POST", "/v1/system/warm/a"))
+def test_only_the_latest_requests_to_models_are_listed() -> None:
+    recent = RequestHistory({"/v1/chat/completions"}, clock=lambda: 0.0)
+    recent.ended(RequestRecord(0.0, "GET", "/v1/chat/completions"))
+    recent.ended(RequestRecord(0.0, "POST", "/v1/system/warm/a"))
     assert recent.newest_first().data == []
     for number in range(KEPT + 5):
-        recent.ended(Account(0.0, "POST", "/v1/chat/completions", f"r{number}"))
-    told = [one.request_id for one in recent.newest_first().data]
-    assert (told[0], told[-1], len(told)) == (f"r{KEPT + 4}", "r5", KEPT)
+        recent.ended(RequestRecord(0.0, "POST", "/v1/chat/completions", f"r{number}"))
+    reported = [one.request_id for one in recent.newest_first().data]
+    assert (reported[0], reported[-1], len(reported)) == (f"r{KEPT + 4}", "r5", KEPT)
 
 
-def test_a_request_is_in_the_list_once_it_is_over(client: httpx.Client) -> None:
+def test_a_request_is_listed_when_it_is_finished(client: httpx.Client) -> None:
     client.post("/v1/chat/completions", json={"messages": []}, headers={"x-request-id": "of-the-list"})
     newest = client.get("/v1/system/requests").json()["data"][0]
     assert (newest["request_id"], newest["status"]) == ("of-the-list", 400)

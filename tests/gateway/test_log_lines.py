@@ -1,4 +1,4 @@
-"""What the gateway's log says of requests, and what it never says."""
+"""What the gateway logs about requests, and what it never logs."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def for_people(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> li
     return logged(tmp_path_factory.mktemp("prompts"), manager_url, "logs: {prompts: true}\n")
 
 
-def test_lines_are_for_people_or_for_machines_as_the_settings_say(
-    for_people: list[str], for_machines: list[str]
-) -> None:
+def test_the_log_format_follows_the_settings(for_people: list[str], for_machines: list[str]) -> None:
     records = [json.loads(line) for line in for_machines]
     paths = [record["path"] for record in records if record["logger"] == "gateway.access"]
     assert paths == [path for path, _ in REQUESTS]
@@ -86,7 +84,7 @@ def test_lines_are_for_people_or_for_machines_as_the_settings_say(
     )
 
 
-def test_a_prompt_is_in_the_log_only_if_the_settings_want_it(
+def test_prompts_are_logged_only_if_the_settings_allow_it(
     for_people: list[str], for_machines: list[str]
 ) -> None:
     silent = "\n".join(for_machines)

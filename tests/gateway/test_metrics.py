@@ -1,4 +1,4 @@
-"""The gateway's figures: what is counted, under which labels, for whom, and at what cost."""
+"""The gateway's metrics: what is counted, under which labels, who may read it, and its cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import create_app
-from gateway.images_out.store import Pictures
+from gateway.images_out.store import ImageStore
 from gateway.metrics import GatewayMetrics
 from testkit import plain
 from testkit.servers import served
@@ -18,7 +18,7 @@ from testkit.stacks import wait_for
 from tests.gateway.conftest import make_settings
 from tests.gateway.stand_in import StandIn
 from web.metrics import OTHER, RouteNames
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
@@ -61,7 +61,7 @@ def test_a_request_is_counted_by_route_alias_and_status_and_timed(
     assert growth(before, after, "vision_gateway_request_seconds_sum", **labels) > 0
 
 
-def test_what_a_client_writes_never_becomes_a_label(client: httpx.Client, manager: StandIn) -> None:
+def test_client_text_never_becomes_a_label(client: httpx.Client, manager: StandIn) -> None:
     before = set(figures(client))
     for name in ("x1", "x2", "x3"):
         client.post(CHAT, json={**HELLO, "model": name})
@@ -72,7 +72,7 @@ def test_what_a_client_writes_never_becomes_a_label(client: httpx.Client, manage
     assert names <= {CHAT, "/v1/models/{name}", OTHER, "none", "404", "405"}
 
 
-def test_one_that_was_sent_again_is_a_retry(client: httpx.Client, manager: StandIn) -> None:
+def test_a_repeated_request_counts_as_a_retry(client: httpx.Client, manager: StandIn) -> None:
     before = figures(client)
     manager.deaths = 1
     assert client.post(CHAT, json=HELLO).status_code == 200
@@ -89,7 +89,9 @@ def test_a_refusal_is_counted_and_not_timed(client: httpx.Client, manager: Stand
     assert growth(before, after, "vision_gateway_request_seconds_count", **labels) == 0
 
 
-def test_an_answer_that_breaks_off_is_no_good_one(client: httpx.Client, manager: StandIn) -> None:
+def test_a_response_that_breaks_off_does_not_count_as_successful(
+    client: httpx.Client, manager: StandIn
+) -> None:
     before = figures(client)
     manager.mode = "break"
     client.post(CHAT, json={**HELLO, "stream": True})
@@ -99,7 +101,7 @@ def test_an_answer_that_breaks_off_is_no_good_one(client: httpx.Client, manager:
     assert growth(before, after, "vision_gateway_request_seconds_count", **labels) == 0
 
 
-def test_what_is_open_is_in_flight_until_it_is_over(client: httpx.Client, manager: StandIn) -> None:
+def test_an_open_request_is_in_flight_until_it_ends(client: httpx.Client, manager: StandIn) -> None:
     name = "vision_gateway_requests_in_flight"
     assert value(figures(client), name) == 1  # the scrape itself
     manager.mode = "hang"
@@ -113,11 +115,11 @@ def test_what_is_open_is_in_flight_until_it_is_over(client: httpx.Client, manage
 @pytest.fixture
 def metrics(tmp_path: Path) -> GatewayMetrics:
     settings = make_settings(tmp_path, "http://127.0.0.1:1")
-    return GatewayMetrics(settings, [CHAT, "/v1/images/generations"], Pictures(1, 1))
+    return GatewayMetrics(settings, [CHAT, "/v1/images/generations"], ImageStore(1, 1))
 
 
-def account(body: bytes, **known: object) -> Account:
-    made = Account(0.0, "POST", CHAT, alias="a", status=200, total_ms=3000.0)
+def record(body: bytes, **known: object) -> RequestRecord:
+    made = RequestRecord(0.0, "POST", CHAT, alias="a", status=200, total_ms=3000.0)
     for name, known_value in known.items():
         setattr(made, name, known_value)
     made.note(body)
@@ -134,9 +136,9 @@ def counted(metrics: GatewayMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_tokens_are_counted_and_their_rate_is_that_of_the_model(metrics: GatewayMetrics) -> None:
+def test_tokens_are_counted_and_the_rate_uses_model_time(metrics: GatewayMetrics) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, model_ms=2000, queue_ms=700, load_ms=500))
+    metrics.ended(record(USAGE, model_ms=2000, queue_ms=700, load_ms=500))
     for kind, tokens in (("prompt", 100), ("cached", 64), ("completion", 40)):
         assert counted(metrics, "vision_gateway_tokens_total", alias="a", kind=kind) == tokens
     rate = {"alias": "a", "streamed": "false"}
@@ -147,22 +149,24 @@ def test_tokens_are_counted_and_their_rate_is_that_of_the_model(metrics: Gateway
 
 def test_the_rate_of_a_stream_is_counted_from_its_first_event(metrics: GatewayMetrics) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, streamed=True, first_output_ms=1000.0))
+    metrics.ended(record(USAGE, streamed=True, first_output_ms=1000.0))
     rate = {"alias": "a", "streamed": "true"}
     assert counted(metrics, "vision_gateway_tokens_per_second_sum", **rate) == 20
     assert counted(metrics, "vision_gateway_first_output_seconds_sum", alias="a") == 1
 
 
-def test_a_request_that_waited_for_no_load_is_not_among_those_that_did(metrics: GatewayMetrics) -> None:
+def test_a_request_that_waited_for_no_load_is_not_in_the_load_histogram(
+    metrics: GatewayMetrics,
+) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, queue_ms=0, load_ms=0))
+    metrics.ended(record(USAGE, queue_ms=0, load_ms=0))
     assert counted(metrics, "vision_gateway_load_wait_seconds_count", alias="a") == 0
     assert counted(metrics, "vision_gateway_queue_seconds_count", alias="a") == 1
 
 
-def test_the_tokens_of_pictures_are_none_of_a_rate(metrics: GatewayMetrics) -> None:
+def test_image_tokens_have_no_rate(metrics: GatewayMetrics) -> None:
     metrics.began()
-    metrics.ended(account(USAGE, alias="b", model_ms=2000))
+    metrics.ended(record(USAGE, alias="b", model_ms=2000))
     rate = {"alias": "b", "streamed": "false"}
     assert counted(metrics, "vision_gateway_tokens_per_second_count", **rate) is None
 
@@ -175,7 +179,7 @@ def test_a_path_is_its_template() -> None:
     ] == ["/a", OTHER, "/v1/models", "/v1/models/{name}", "/v1/models/x/{y}", OTHER]
 
 
-def test_who_may_read_them_is_configured(tmp_path: Path, manager_url: str) -> None:
+def test_access_to_metrics_is_configurable(tmp_path: Path, manager_url: str) -> None:
     seen = {}
     for access in ("key", "open", "off"):
         settings = make_settings(
@@ -196,7 +200,7 @@ def test_who_may_read_them_is_configured(tmp_path: Path, manager_url: str) -> No
     }
 
 
-def test_the_manager_s_are_passed_on_and_its_absence_is_no_empty_answer(
+def test_the_manager_s_metrics_are_forwarded_and_its_absence_is_an_error(
     client: httpx.Client, lonely: httpx.Client, manager: StandIn
 ) -> None:
     answer = client.get("/metrics/manager")
@@ -213,7 +217,7 @@ def test_counting_costs_a_request_some_microseconds(metrics: GatewayMetrics) -> 
     rounds = 2000
     best_count = best_line = float("inf")
     for _ in range(5):
-        accounts = [account(USAGE, model_ms=2000, queue_ms=1, load_ms=0) for _ in range(rounds)]
+        accounts = [record(USAGE, model_ms=2000, queue_ms=1, load_ms=0) for _ in range(rounds)]
         began = time.perf_counter()
         for each in accounts:
             str(each)  # reads the usage, which counting takes from there

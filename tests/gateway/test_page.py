@@ -1,4 +1,4 @@
-"""The page's files: without a key, under a strict policy, and nothing but them."""
+"""The page's files: served without a key, under a strict policy, and no other files."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def test_every_file_of_the_page_is_served(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "..%2Fapp.py", "%2e%2e/app.py", "../page.py"])
-def test_nothing_else_is(client: httpx.Client, name: str) -> None:
+def test_no_other_file_is_served(client: httpx.Client, name: str) -> None:
     assert client.get(f"/page/{name}").status_code == 404

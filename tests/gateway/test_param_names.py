@@ -1,4 +1,4 @@
-"""Names of fields, from the chat's to the client's."""
+"""Field names are translated from the chat's to the client's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
-from gateway.param_names import Names
+from gateway.param_names import ParamNames
 from gateway.responses.chat import NAMES
 
 
 @pytest.fixture
-def names() -> Names:
-    names = Names(NAMES)
+def names() -> ParamNames:
+    names = ParamNames(NAMES)
     names.note("messages[0]", "instructions", leaf=True)
     names.note("messages[1]", "input[0]")
     names.note("messages[1].content[2].image_url", "input[0].content[2].image_url", leaf=True)
@@ -23,7 +23,7 @@ def names() -> Names:
 
 
 @pytest.mark.parametrize(
-    ("chat", "told"),
+    ("chat", "translated"),
     [
         ("messages", "input"),
         ("messages[0].content[0].text", "instructions"),
@@ -42,23 +42,29 @@ def names() -> Names:
         ("messages_of_mine", "messages_of_mine"),
     ],
 )
-def test_a_name_is_told_by_the_nearest_that_is_known(names: Names, chat: str, told: str) -> None:
-    assert names.told(chat) == told
+def test_a_name_is_translated_by_its_nearest_known_parent(
+    names: ParamNames, chat: str, translated: str
+) -> None:
+    assert names.translated(chat) == translated
 
 
-def test_an_error_keeps_its_kind_and_its_words(names: Names) -> None:
+def test_an_error_keeps_its_kind_and_its_words(names: ParamNames) -> None:
     error = UnsupportedParameter("messages[1].content: no", param="messages[1].content", code="x")
-    told = names.error(error)
-    assert type(told) is UnsupportedParameter
-    assert (told.param, told.message, told.code) == ("input[0].content", "input[0].content: no", "x")
+    translated = names.error(error)
+    assert type(translated) is UnsupportedParameter
+    assert (translated.param, translated.message, translated.code) == (
+        "input[0].content",
+        "input[0].content: no",
+        "x",
+    )
 
 
-def test_an_error_without_a_field_is_left_as_it_is(names: Names) -> None:
-    told = names.error(InvalidRequest("the body is no JSON"))
-    assert (told.param, told.message) == (None, "the body is no JSON")
+def test_an_error_without_a_field_is_unchanged(names: ParamNames) -> None:
+    translated = names.error(InvalidRequest("the body is no JSON"))
+    assert (translated.param, translated.message) == (None, "the body is no JSON")
 
 
-def test_the_body_of_an_error_is_told_likewise(names: Names) -> None:
+def test_an_error_body_is_translated(names: ParamNames) -> None:
     error = {
         "message": "세 messages",
         "type": "t",
@@ -66,12 +72,12 @@ def test_the_body_of_an_error_is_told_likewise(names: Names) -> None:
         "code": None,
         "source": "worker",
     }
-    told = json.loads(names.error_body(json.dumps({"error": error}).encode()))
-    assert told == {"error": {**error, "param": "input"}}
+    translated = json.loads(names.error_body(json.dumps({"error": error}).encode()))
+    assert translated == {"error": {**error, "param": "input"}}
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"error": "x"}', b'{"error": {}}', b'"x"', b"\xff"]
 )
-def test_a_body_that_is_no_error_is_left_as_it_is(names: Names, body: bytes) -> None:
+def test_other_bodies_are_unchanged(names: ParamNames, body: bytes) -> None:
     assert names.error_body(body) == body

@@ -1,4 +1,4 @@
-"""Rates: nobody gets more than the bucket holds, whoever waits as told gets in, memory is bounded."""
+"""Rate limits: no client exceeds its bucket, a timely retry succeeds, memory is bounded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def buckets(per_minute: float = 60, burst: int = 3, clients: int = 100) -> Token
     return TokenBuckets(per_minute, burst, clients=clients)
 
 
-def test_a_burst_passes_and_then_one_as_often_as_configured() -> None:
+def test_a_burst_passes_and_then_the_configured_rate() -> None:
     of = buckets()
     assert [of.take("a", 0).allowed for _ in range(5)] == [True, True, True, False, False]
     assert [of.take("a", t).allowed for t in (0.5, 1, 1.5, 2)] == [False, True, False, True]
 
 
-def test_what_is_told_of_a_bucket_is_so() -> None:
+def test_the_reported_state_of_a_bucket_is_correct() -> None:
     of = buckets()
     grant = of.take("a", 0)
     assert (grant.remaining, grant.reset_s, grant.retry_after_s) == (2, 1, 0)
@@ -36,7 +36,7 @@ def test_what_is_told_of_a_bucket_is_so() -> None:
     )
 
 
-def test_clients_do_not_share() -> None:
+def test_clients_have_separate_buckets() -> None:
     of = buckets(burst=1)
     assert of.take("a", 0).allowed
     assert not of.take("a", 0).allowed
@@ -49,7 +49,7 @@ def test_a_clock_that_steps_back_gives_and_takes_nothing() -> None:
     assert of.take("a", 5).remaining == 0
 
 
-def test_ever_new_clients_take_no_memory_and_who_came_last_is_remembered() -> None:
+def test_new_clients_evict_the_least_recent_ones() -> None:
     of = buckets(burst=1, clients=10)
     for number in range(1000):
         of.take(str(number), 0)
@@ -63,7 +63,9 @@ GAPS = st.lists(st.floats(0, 100), min_size=1, max_size=60)
 
 
 @given(gaps=GAPS, **RATES)
-def test_who_comes_back_when_told_gets_in(per_minute: int, burst: int, gaps: list[float]) -> None:
+def test_a_retry_after_the_reported_time_is_admitted(
+    per_minute: int, burst: int, gaps: list[float]
+) -> None:
     of, now = buckets(per_minute, burst), 0.0
     for gap in gaps:
         now += gap / 10
@@ -76,7 +78,7 @@ def test_who_comes_back_when_told_gets_in(per_minute: int, burst: int, gaps: lis
 
 
 @given(gaps=GAPS, **RATES)
-def test_no_stretch_of_time_sees_more_than_the_bucket_and_its_refill(
+def test_no_interval_admits_more_than_the_burst_and_its_refill(
     per_minute: int, burst: int, gaps: list[float]
 ) -> None:
     of, now = buckets(per_minute, burst), 0.0
@@ -90,7 +92,7 @@ def test_no_stretch_of_time_sees_more_than_the_bucket_and_its_refill(
             assert count <= burst + (end - start) * per_minute / 60 + 1e-6
 
 
-def test_so_many_requests_may_be_open_and_a_client_without_any_is_forgotten() -> None:
+def test_open_requests_are_limited_and_idle_clients_are_forgotten() -> None:
     of = OpenRequests(2)
     assert [of.enter("a") for _ in range(3)] == [True, True, False]
     assert of.enter("b")
@@ -106,12 +108,12 @@ def test_so_many_requests_may_be_open_and_a_client_without_any_is_forgotten() ->
     ("seconds", "text"),
     [(0, "0ms"), (0.1201, "121ms"), (1, "1s"), (7.66, "7.66s"), (60, "1m0s"), (361.5, "6m1.5s")],
 )
-def test_times_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
+def test_durations_have_openais_format(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
 @given(st.floats(0, 1e6))
-def test_every_time_can_be_read_back(seconds: float) -> None:
+def test_every_duration_can_be_parsed_back(seconds: float) -> None:
     match = re.fullmatch(r"(?:(\d+)ms|(?:(\d+)m)?(\d+(?:\.\d+)?)s)", duration(seconds))
     assert match is not None
     ms, minutes, rest = (float(part or 0) for part in match.groups())

@@ -1,4 +1,4 @@
-"""``/v1/responses`` over sockets: what the manager is sent, what the client gets, what it is told."""
+"""``/v1/responses`` over sockets: the manager's request, the client's response, the errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sdk(client: httpx.Client) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_what_the_worker_is_asked_is_a_chat(client: httpx.Client, manager: StandIn) -> None:
+def test_the_worker_receives_a_chat_completion_request(client: httpx.Client, manager: StandIn) -> None:
     manager.answer(COMPLETION)
     answer = client.post(ROUTE, json={"input": "hi", "model": "alpha", "max_output_tokens": 5})
     assert answer.status_code == 200
@@ -67,7 +67,7 @@ def test_what_the_worker_is_asked_is_a_chat(client: httpx.Client, manager: Stand
     }
 
 
-def test_ids_are_never_the_same_twice(client: httpx.Client, manager: StandIn) -> None:
+def test_ids_are_unique(client: httpx.Client, manager: StandIn) -> None:
     manager.answer(COMPLETION)
     answers = [client.post(ROUTE, json={"input": "hi"}).json() for _ in range(2)]
     ids = [id for answer in answers for id in (answer["id"], answer["output"][0]["id"])]
@@ -75,7 +75,7 @@ def test_ids_are_never_the_same_twice(client: httpx.Client, manager: StandIn) ->
     assert [id.partition("_")[0] for id in ids] == ["resp", "msg"] * 2
 
 
-def test_a_stream_is_one_of_response_events(client: httpx.Client, manager: StandIn) -> None:
+def test_a_stream_consists_of_response_events(client: httpx.Client, manager: StandIn) -> None:
     manager.answer(STREAM)
     answer = client.post(ROUTE, json={"input": "hi", "stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -85,7 +85,7 @@ def test_a_stream_is_one_of_response_events(client: httpx.Client, manager: Stand
     assert json.loads(manager.received[0].body)["stream_options"] == {"include_usage": True}
 
 
-def test_a_slow_stream_says_what_it_waits_for_before_its_first_event(
+def test_a_slow_stream_sends_progress_comments_before_its_first_event(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     manager.answer(STREAM)
@@ -97,7 +97,7 @@ def test_a_slow_stream_says_what_it_waits_for_before_its_first_event(
     assert read(answer.content)[-1]["type"] == "response.completed"
 
 
-def test_what_goes_wrong_after_a_comment_is_a_failed_response(
+def test_an_error_after_a_comment_is_a_failed_response(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     manager.mode, manager.slow = "fail", 0.5
@@ -111,20 +111,20 @@ def test_what_goes_wrong_after_a_comment_is_a_failed_response(
 def test_a_stream_that_is_cut_raises_in_openai_s_sdk(sdk: openai.OpenAI, manager: StandIn) -> None:
     manager.answer(STREAM[:200], cut=True)
     seen: list[str] = []
-    with pytest.raises(openai.APIError, match="the answer broke off") as caught:
+    with pytest.raises(openai.APIError, match="the response broke off") as caught:
         seen.extend(event.type for event in sdk.responses.create(input="hi", stream=True))
     assert caught.value.code == "worker_failed"
     assert seen[0] == "response.created"
     assert seen[-1] == "response.failed"
 
 
-def test_an_answer_that_is_cut_is_the_worker_s_failure(client: httpx.Client, manager: StandIn) -> None:
+def test_a_response_that_breaks_off_is_a_worker_failure(client: httpx.Client, manager: StandIn) -> None:
     manager.mode = "cut"
     answer = client.post(ROUTE, json={"input": "hi"})
     assert (answer.status_code, error(answer)["code"]) == (503, "worker_failed")
 
 
-def test_an_answer_that_is_no_chat_is_the_worker_s_fault(
+def test_an_invalid_chat_completion_is_an_upstream_error(
     client: httpx.Client, manager: StandIn
 ) -> None:
     answer = client.post(ROUTE, json={"input": "hi"})  # the stand-in's echo
@@ -136,13 +136,13 @@ def test_an_error_of_the_worker_keeps_its_status_and_names_the_client_s_field(
     client: httpx.Client, manager: StandIn, stream: bool
 ) -> None:
     param = "messages[0].content[0].image_url.url"
-    told = {"message": "it is broken", "type": "t", "param": param, "code": "c", "source": "worker"}
-    manager.answer({"error": told}, status=400)
+    reported = {"message": "it is broken", "type": "t", "param": param, "code": "c", "source": "worker"}
+    manager.answer({"error": reported}, status=400)
     image = {"type": "input_image", "image_url": f"data:image/png;base64,{B64}"}
     body = {"input": [{"role": "user", "content": [image]}], "stream": stream}
     answer = client.post(ROUTE, json=body)
     assert answer.status_code == 400
-    assert error(answer) == {**told, "param": "input[0].content[0].image_url"}
+    assert error(answer) == {**reported, "param": "input[0].content[0].image_url"}
 
 
 BAD: list[tuple[Any, str]] = [
@@ -167,7 +167,7 @@ def test_bad_input_is_refused_before_anything_is_loaded(
     assert manager.received == []
 
 
-def test_no_response_is_kept(sdk: openai.OpenAI) -> None:
+def test_responses_are_not_stored(sdk: openai.OpenAI) -> None:
     asked = (
         lambda: sdk.responses.retrieve("resp_1"),
         lambda: sdk.responses.delete("resp_1"),
@@ -175,7 +175,7 @@ def test_no_response_is_kept(sdk: openai.OpenAI) -> None:
         lambda: sdk.responses.input_items.list("resp_1"),
     )
     for ask in asked:
-        with pytest.raises(openai.NotFoundError, match="responses are not kept") as caught:
+        with pytest.raises(openai.NotFoundError, match="responses are not stored") as caught:
             ask()
         assert caught.value.param == "response_id"
 

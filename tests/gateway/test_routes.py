@@ -1,4 +1,4 @@
-"""The gateway's routes, over sockets: what is passed on, what is refused, what is said."""
+"""The gateway's routes over sockets: what is forwarded, refused and returned."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_model_is_found_by_alias_and_by_its_other_names(
     assert manager.received[0].path.startswith("/workers/a/")
 
 
-def test_an_unknown_model_is_404_and_names_those_there_are(client: httpx.Client) -> None:
+def test_an_unknown_model_is_a_404_that_lists_the_models(client: httpx.Client) -> None:
     answer = client.post("/v1/chat/completions", json={**HELLO, "model": "gpt-9"})
     assert answer.status_code == 404
     problem = error(answer)
@@ -127,13 +127,15 @@ def test_bad_input_is_refused_before_anything_is_loaded(
 
 @pytest.mark.parametrize("path", VALID)
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"prompt": NaN}'])
-def test_a_body_that_is_no_json_object_is_a_400(client: httpx.Client, path: str, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_a_400(
+    client: httpx.Client, path: str, body: bytes
+) -> None:
     answer = client.post(path, content=body)
     assert answer.status_code == 400
     error(answer)
 
 
-def test_a_form_becomes_json_whatever_its_order_and_part_types(
+def test_a_form_becomes_json_in_any_order_and_with_any_part_types(
     client: httpx.Client, manager: StandIn
 ) -> None:
     files = [("image", ("사진.png", PNG, "application/octet-stream"))]
@@ -145,7 +147,7 @@ def test_a_form_becomes_json_whatever_its_order_and_part_types(
 
 
 @pytest.mark.parametrize("name", ["image", "image[]", "image[0]"])
-def test_an_image_is_found_under_each_name_that_sdks_use(
+def test_every_sdk_s_name_for_the_image_field_is_accepted(
     client: httpx.Client, manager: StandIn, name: str
 ) -> None:
     answer = client.post("/v1/images/edits", data={"prompt": "p"}, files=[(name, PNG)])
@@ -153,13 +155,13 @@ def test_an_image_is_found_under_each_name_that_sdks_use(
     assert json.loads(manager.received[0].body)["image"] == [B64]
 
 
-def test_a_form_s_mask_goes_along_as_base64(client: httpx.Client, manager: StandIn) -> None:
+def test_a_form_s_mask_is_sent_as_base64(client: httpx.Client, manager: StandIn) -> None:
     files: Any = [("mask", ("mask.png", PNG, "application/octet-stream")), ("image", PNG)]
     assert client.post("/v1/images/edits", data={"prompt": "p"}, files=files).status_code == 200
     assert json.loads(manager.received[0].body) == {"prompt": "p", "image": [B64], "mask": B64}
 
 
-def test_an_edit_goes_to_the_model_asked_for_with_as_many_pictures_as_it_takes(
+def test_an_edit_reaches_the_requested_model_with_all_its_images(
     client: httpx.Client, manager: StandIn
 ) -> None:
     files = [("image[]", PNG)] * 3
@@ -221,7 +223,7 @@ def test_a_broken_form_is_a_400(client: httpx.Client, content_type: str, body: b
     error(answer)
 
 
-def test_a_form_where_json_is_wanted_is_a_415(client: httpx.Client) -> None:
+def test_a_form_on_a_json_route_is_a_415(client: httpx.Client) -> None:
     answer = client.post("/v1/images/generations", files=[("image", PNG)])
     assert answer.status_code == 415
 
@@ -250,7 +252,7 @@ def test_an_event_stream_arrives_chunk_by_chunk_and_leaving_closes_it_upstream(
     assert manager.client_left.wait(3)
 
 
-def test_a_client_that_leaves_before_the_answer_closes_the_upstream_at_once(
+def test_a_client_that_disconnects_before_the_response_closes_the_upstream_at_once(
     client: httpx.Client, manager: StandIn
 ) -> None:
     manager.mode = "hang"
@@ -277,7 +279,7 @@ def test_the_manager_s_own_status_and_headers_pass_through(
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
 
 
-def test_keys_and_cookies_end_at_the_gateway_and_the_request_id_goes_on(
+def test_keys_and_cookies_are_not_forwarded_and_the_request_id_is(
     client: httpx.Client, manager: StandIn
 ) -> None:
     headers = {"authorization": "Bearer s", "x-api-key": "s", "cookie": "s=1", "x-request-id": "r-1"}
@@ -317,7 +319,7 @@ def test_a_model_is_retrieved_by_any_of_its_names(client: httpx.Client, name: st
     assert client.get(f"/v1/models/{name}").json()["id"] == "a"
 
 
-def test_a_model_that_is_not_there_is_404(client: httpx.Client) -> None:
+def test_an_unknown_model_id_is_a_404(client: httpx.Client) -> None:
     answer = client.get("/v1/models/nope")
     assert answer.status_code == 404
     assert error(answer)["code"] == "model_not_found"
@@ -345,7 +347,7 @@ def test_evict_and_warm_steer_the_manager(
     assert client.post(f"/v1/system/{verb}/nope").status_code == 404
 
 
-def test_an_error_of_the_manager_is_passed_on_with_its_retry_after_and_no_more(
+def test_a_manager_error_is_forwarded_with_its_retry_after(
     client: httpx.Client, manager: StandIn
 ) -> None:
     manager.mode = "fail"
@@ -369,7 +371,7 @@ def test_a_wrong_method_is_405_in_openai_s_shape(client: httpx.Client) -> None:
     error(answer)
 
 
-def test_without_a_manager_the_gateway_lives_and_says_so(lonely: httpx.Client) -> None:
+def test_without_a_manager_the_gateway_is_degraded(lonely: httpx.Client) -> None:
     assert lonely.get("/healthz").status_code == 200
     assert lonely.get("/healthz").json()["status"] == "degraded"
     assert lonely.get("/readyz").status_code == 503
@@ -377,9 +379,7 @@ def test_without_a_manager_the_gateway_lives_and_says_so(lonely: httpx.Client) -
 
 
 @pytest.mark.parametrize("path", VALID)
-def test_without_a_manager_a_request_is_a_503_that_says_when_to_ask_again(
-    lonely: httpx.Client, path: str
-) -> None:
+def test_without_a_manager_a_request_is_a_503_with_retry_after(lonely: httpx.Client, path: str) -> None:
     answer = lonely.post(path, json=VALID[path])
     assert answer.status_code == 503
     assert error(answer)["code"] == "manager_unreachable"

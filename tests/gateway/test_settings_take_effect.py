@@ -1,4 +1,4 @@
-"""Settings of the gateway that no other test changes: each is changed, and something else is seen."""
+"""Gateway settings that no other test changes: each is changed and its effect observed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_configuration_without_image_models_serves_and_says_that_it_draws_noth
     assert models[0]["default_for"] == ["chat", "analyze"]
 
 
-def test_the_manager_is_looked_for_on_the_configured_host(tmp_path: Path, manager_url: str) -> None:
+def test_the_manager_is_contacted_on_the_configured_host(tmp_path: Path, manager_url: str) -> None:
     # Nobody listens there; what is seen is where the gateway looked.
     settings = make_settings(tmp_path, manager_url, "gateway: {manager_host: nowhere.invalid}\n")
     with served(create_app(settings)) as url:

@@ -1,4 +1,4 @@
-"""The stand-in that tests share: none of them sees what another has left behind."""
+"""The shared stand-in: no test sees the state of another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.mark.parametrize("time", ["once", "again"])
-def test_who_only_asks_for_a_client_finds_the_stand_in_unused(client: httpx.Client, time: str) -> None:
+def test_the_client_fixture_resets_the_stand_in(client: httpx.Client, time: str) -> None:
     assert StandIn(client_left=SHARED.client_left) == SHARED
     assert client.post(CHAT, json=HELLO).status_code == 200
     assert len(SHARED.received) == 1

@@ -19,8 +19,8 @@ from manager.events import (
     BusEvent,
     EventBus,
     Subscription,
+    event_of,
     last_event_id,
-    sse,
     stream,
 )
 
@@ -190,18 +190,18 @@ def test_a_published_event_does_not_change_with_the_publisher_s_data() -> None:
 
 def test_an_event_has_id_kind_and_one_line_of_json() -> None:
     event = BusEvent("transition", {"alias": "a", "from": "ready", "reason": "two\nlines"}, 7)
-    assert sse(event) == (
-        b'id: 7\nevent: transition\ndata: {"alias": "a", "from": "ready", "reason": "two\\nlines"}\n\n'
+    assert event_of(event) == (
+        b'id: 7\nevent: transition\ndata: {"alias":"a","from":"ready","reason":"two\\nlines"}\n\n'
     )
 
 
 def test_lost_has_no_id_so_that_a_reconnect_starts_at_the_last_real_event() -> None:
-    assert sse(BusEvent("lost", {"count": 3})) == b'event: lost\ndata: {"count": 3}\n\n'
+    assert event_of(BusEvent("lost", {"count": 3})) == b'event: lost\ndata: {"count":3}\n\n'
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.booleans()))
 def test_no_text_breaks_the_lines_of_an_event(data: dict[str, Any]) -> None:
-    first, second, third, *end = sse(BusEvent("memory", data, 1)).split(b"\n")
+    first, second, third, *end = event_of(BusEvent("memory", data, 1)).split(b"\n")
     assert (first, second, end) == (b"id: 1", b"event: memory", [b"", b""])
     assert b"\r" not in third
     assert json.loads(third.removeprefix(b"data: ")) == data
@@ -222,7 +222,7 @@ def test_the_stream_begins_at_once_and_ends_when_the_bus_closes() -> None:
             bus.publish("pressure", {"level": "normal"})
             bus.close()
             chunks = [chunk async for chunk in stream(reader)]
-        assert chunks == [HEARTBEAT, sse(bus.recent[0])]
+        assert chunks == [HEARTBEAT, event_of(bus.recent[0])]
 
     run(test())
 
@@ -236,7 +236,7 @@ def test_silence_is_filled_with_comments_and_costs_no_event() -> None:
             numbered(bus, 3)
             bus.close()
             rest = [chunk async for chunk in body]
-        assert [chunk for chunk in rest if chunk != HEARTBEAT] == [sse(h) for h in bus.recent]
+        assert [chunk for chunk in rest if chunk != HEARTBEAT] == [event_of(h) for h in bus.recent]
 
     run(test())
 

@@ -21,7 +21,7 @@ from manager.worker_facts import Process
 from testkit.stacks import demo_config
 from tests.gateway.test_metrics import Figures, parsed, value
 from tests.manager.conftest import Bench, Manager
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 
 class Clock:
@@ -86,7 +86,7 @@ def test_each_reason_to_leave_is_there_from_the_start_and_counted_once(
 
 def test_an_unknown_alias_is_no_label(metrics: ManagerMetrics) -> None:
     for alias, status in (("vlm-best", 200), ("x1", 404), ("x2", 404), ("-", 200)):
-        metrics.ended(Account(0.0, alias=alias, status=status))
+        metrics.ended(RequestRecord(0.0, alias=alias, status=status))
     labels = [
         sample.labels
         for family in metrics.registry.collect()

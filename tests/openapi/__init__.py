@@ -1,1 +1,1 @@
-"""The description of the API: that it is whole, that it is true, and that its examples work."""
+"""The API description is complete and true, and its examples work."""

@@ -1,4 +1,4 @@
-"""``openapi.yaml`` is what the code says, is whole, and holds together."""
+"""``openapi.yaml`` matches the code, is complete and consistent."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def reached(start: Any) -> set[str]:
 REQUESTS = sorted(reached(BODIES))
 
 
-def test_the_file_is_what_the_code_says() -> None:
+def test_the_file_matches_the_code() -> None:
     assert openapi.FILE.read_text(encoding="utf-8") == openapi.text(), "stale: make openapi"
 
 
@@ -67,7 +67,7 @@ def test_the_file_means_the_same_as_what_the_gateway_serves() -> None:
     assert yaml.safe_load(openapi.text()) == MADE
 
 
-def test_bounds_are_told_to_the_last_digit() -> None:
+def test_bounds_are_exact() -> None:
     seed = SCHEMAS["ImageGenerationRequest"]["properties"]["seed"]["anyOf"][0]
     assert (seed["minimum"], seed["maximum"]) == (0, 2**64 - 1)
 
@@ -78,7 +78,7 @@ def test_every_route_of_the_api_is_described() -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_has_its_words_and_its_errors(name: str) -> None:
+def test_every_operation_has_descriptions_and_errors(name: str) -> None:
     operation = OPERATIONS[name]
     assert operation["summary"]
     assert operation["description"]
@@ -93,19 +93,19 @@ def test_every_status_of_the_error_tree_is_described() -> None:
     assert {cls.status for cls in problems.error_tree()} - {405} <= set(problems.PROBLEMS)
 
 
-def test_a_status_tells_the_codes_that_it_comes_with() -> None:
+def test_a_status_lists_its_codes() -> None:
     unavailable = MADE["components"]["responses"]["Unavailable"]["description"]
     assert "`queue_timeout`" in unavailable
     assert "`insufficient_memory`" in unavailable
 
 
 @pytest.mark.parametrize("schema", REQUESTS)
-def test_every_field_of_a_request_has_its_sentence(schema: str) -> None:
+def test_every_request_field_has_a_description(schema: str) -> None:
     for name, field in SCHEMAS[schema]["properties"].items():
         assert field.get("description"), f"{schema}.{name} (gateway/openapi/fields.py)"
 
 
-def test_no_sentence_is_left_of_a_field_that_is_gone() -> None:
+def test_no_description_is_left_of_a_removed_field() -> None:
     there = {name: set(SCHEMAS[name]["properties"]) for name in REQUESTS}
     for schema, row in fields.FIELDS.items():
         assert set(row) <= there[schema], schema
@@ -120,7 +120,7 @@ def test_every_body_has_an_example_of_each_type() -> None:
             )
 
 
-def test_no_example_is_left_of_an_operation_that_is_gone() -> None:
+def test_no_example_is_left_of_a_removed_operation() -> None:
     assert set(examples.BODIES) == set(BODIES)
     for name, row in examples.PARAMETERS.items():
         assert set(row) == {parameter["name"] for parameter in OPERATIONS[name]["parameters"]}
@@ -140,7 +140,7 @@ def test_a_form_has_files_and_no_null() -> None:
 
 
 @pytest.mark.parametrize(("key", "wanted"), [(None, 3), (True, 2), (False, 0)])
-def test_the_keys_are_told_as_they_are_wanted(key: bool | None, wanted: int) -> None:
+def test_key_schemes_match_the_key_requirement(key: bool | None, wanted: int) -> None:
     made = document("/", key=key)
     chat = made["paths"]["/v1/chat/completions"]["post"]
     assert len(chat.get("security", ())) == wanted
@@ -148,5 +148,5 @@ def test_the_keys_are_told_as_they_are_wanted(key: bool | None, wanted: int) -> 
     assert "security" not in made["paths"]["/v1/images/files/{name}"]["get"]
 
 
-def test_docstrings_are_markdown_here() -> None:
+def test_docstrings_become_markdown() -> None:
     assert "``" not in re.sub(r"^#.*$", "", openapi.text(), flags=re.M)

@@ -29,7 +29,8 @@ _NEAR = """## How near the checkpoints are
 | model | how near | what is a stand-in |
 |---|---|---|
 | vikhyatk/moondream2 | weights of the published byte count, the published config.json, the stale
-tokenizer and the code files beside them | the merges of moondream/starmie-v1; its control tokens and size are real |
+tokenizer and the code files beside them | the merges of moondream/starmie-v1; its control tokens and
+size are real |
 | mlx-community/Qwen2.5-VL-7B- and 3B-Instruct-4bit | published layout in float16 at 4 bit, Qwen's real
 tokenizer, the published template | nothing but the weights |
 | madroid/flux.1-schnell-mflux-4bit | names and shapes from the classes of mflux 0.2.0, which saved it;

@@ -1,1 +1,1 @@
-"""What strangers may send: each attack over real sockets, or against what it is meant for."""
+"""Attacks by strangers, over real sockets or against the code that they target."""

@@ -67,7 +67,7 @@ class Peak:
 
 
 @pytest.mark.parametrize("name", BY_HEAD)
-def test_what_a_head_tells_is_refused_by_the_gateway_with_the_limit(
+def test_the_gateway_refuses_an_oversized_header_and_names_the_limit(
     stack: LocalStack, name: str
 ) -> None:
     bomb, words = BY_HEAD[name]
@@ -93,7 +93,7 @@ def test_a_worker_refuses_it_too_and_spends_nothing_on_it(stack: LocalStack, nam
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_of_a_file_of_many_pictures_only_the_first_is_decoded(stack: LocalStack, name: str) -> None:
+def test_only_the_first_frame_of_a_file_is_decoded(stack: LocalStack, name: str) -> None:
     peak = Peak(process_of(stack, "vlm-fast"))
     body = {"image": encoded(GOOD[name]()), "model": "vlm-fast", "max_tokens": 4}
     answer = httpx.post(stack.url + ANALYZE, json=body, timeout=20)
@@ -101,7 +101,7 @@ def test_of_a_file_of_many_pictures_only_the_first_is_decoded(stack: LocalStack,
     assert peak.grown < 96 * MIB
 
 
-def test_a_crowd_of_the_largest_pictures_takes_the_room_of_one(stack: LocalStack) -> None:
+def test_many_of_the_largest_images_take_the_memory_of_one(stack: LocalStack) -> None:
     """8 kB each, 256 MB unfolded; with a conversion the more careless reader takes a GB for each."""
     picture = encoded(saved(Image.new("P", (8_000, 8_000)), "PNG", transparency=0))
     assert len(picture) < 16_000
@@ -139,6 +139,6 @@ def test_a_photo_of_ten_megabytes_is_fine(stack: LocalStack) -> None:
     assert httpx.post(stack.url + ANALYZE, json=body, timeout=60).status_code == 200
 
 
-def test_after_all_of_it_the_answer_is_still_right(stack: LocalStack) -> None:
+def test_the_response_is_still_correct_after_all_attacks(stack: LocalStack) -> None:
     assert caption(stack) == "a green star on a yellow background"
     assert httpx.get(f"{stack.url}/healthz", timeout=5).json()["status"] == "ok"

@@ -1,4 +1,4 @@
-"""Who may come in, over real sockets: strangers' pages, strangers' names, too much of anything."""
+"""Access control over real sockets: foreign pages, foreign host names, oversized input."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def refused(answer: Answer, status: int, code: str, tier: str) -> None:
 
 @pytest.mark.parametrize(("tier", "path"), [*READS.items(), *CHANGED])
 @pytest.mark.parametrize("host", ["evil.com", "a.127.0.0.1.nip.io:8000", "localhost.evil.com"])
-def test_a_name_that_a_stranger_s_dns_points_at_us_reaches_nothing(
-    tiers: Tiers, tier: str, path: str, host: str
-) -> None:
+def test_a_rebinding_host_name_reaches_nothing(tiers: Tiers, tier: str, path: str, host: str) -> None:
     method = "GET" if path in READS.values() else "POST"
     # As a browser does: the page and we are one site to it.
     page = ("Origin", f"http://{host}")
@@ -68,7 +66,7 @@ def test_every_name_of_this_machine_reaches_it(tiers: Tiers, tier: str, host: st
     assert send(tiers.url(tier), request(READS[tier], host=host)).status == 200
 
 
-def test_a_name_that_is_allowed_to_one_tier_is_not_to_the_other(tiers: Tiers) -> None:
+def test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other(tiers: Tiers) -> None:
     assert send(tiers.manager, request("/status", host="vision.example.org")).status == 403
     assert send(tiers.gateway, request("/healthz", host="mac.example.org")).status == 403
 
@@ -89,9 +87,7 @@ def test_a_request_has_one_host(tiers: Tiers, tier: str) -> None:
     "origin", ["http://evil.com", "https://127.0.0.1:1", "null", "http://localhost"]
 )
 @pytest.mark.parametrize(("tier", "path"), CHANGED)
-def test_a_form_of_another_site_s_page_changes_nothing(
-    tiers: Tiers, tier: str, path: str, origin: str
-) -> None:
+def test_a_cross_site_form_changes_nothing(tiers: Tiers, tier: str, path: str, origin: str) -> None:
     # text/plain: what a page may send anywhere without being asked.
     simple = (("Origin", origin), ("Content-Type", "text/plain"))
     answer = send(tiers.url(tier), request(path, *simple, method="POST", body=CHAT))
@@ -100,13 +96,13 @@ def test_a_form_of_another_site_s_page_changes_nothing(
 
 
 @pytest.mark.parametrize(("tier", "path"), CHANGED)
-def test_nor_does_one_that_hides_where_it_is_from(tiers: Tiers, tier: str, path: str) -> None:
+def test_a_cross_site_form_without_origin_changes_nothing(tiers: Tiers, tier: str, path: str) -> None:
     hidden = ("Sec-Fetch-Site", "cross-site")
     answer = send(tiers.url(tier), request(path, hidden, method="POST", body=CHAT))
     refused(answer, 403, "foreign_origin", tier)
 
 
-def test_a_configured_page_asks_and_reads_across_both_tiers(tiers: Tiers) -> None:
+def test_a_configured_origin_can_use_both_tiers(tiers: Tiers) -> None:
     page = {"origin": "http://page.example.org", "sec-fetch-site": "cross-site"}
     asks = {**page, "access-control-request-method": "POST"}
     allowed = httpx.options(f"{tiers.gateway}/v1/chat/completions", headers=asks)
@@ -118,7 +114,7 @@ def test_a_configured_page_asks_and_reads_across_both_tiers(tiers: Tiers) -> Non
     assert answer.json()["state"] == "stopped", "the gateway got through to the manager"
 
 
-def test_a_picture_can_be_shown_in_any_page(tiers: Tiers) -> None:
+def test_an_image_can_be_embedded_in_any_page(tiers: Tiers) -> None:
     shown = ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")
     answer = send(tiers.gateway, request("/v1/images/files/nope.png", *shown))
     refused(answer, 404, "not_found", "gateway")
@@ -174,7 +170,7 @@ _TRICKS = [
         ("manager", "/workers/{}", "GET"),
     ],
 )
-def test_an_alias_is_one_of_the_configured_and_no_way_to_anything_else(
+def test_only_configured_aliases_are_reachable(
     tiers: Tiers, tier: str, path: str, method: str, trick: str
 ) -> None:
     answer = send(tiers.url(tier), request(path.format(trick), method=method))
@@ -188,7 +184,7 @@ def test_there_is_no_way_around_the_manager_s_routes(tiers: Tiers, path: str) ->
     refused(send(tiers.manager, request(path)), 404, "model_not_found", "manager")
 
 
-def test_status_tells_nothing_secret(
+def test_status_reveals_no_secrets(
     tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "CANARY-hf")
@@ -232,7 +228,7 @@ def test_large_headers_are_a_431(tiers: Tiers, tier: str) -> None:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_what_is_no_http_is_a_400_in_the_shape_of_all_errors(tiers: Tiers, tier: str) -> None:
+def test_invalid_http_is_a_400_in_the_usual_shape(tiers: Tiers, tier: str) -> None:
     for garbage in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"HELLO\r\n\r\n", b"GET\r\n\r\n"):
         refused(send(tiers.url(tier), garbage), 400, "invalid_request", SERVER)
 
@@ -240,20 +236,20 @@ def test_what_is_no_http_is_a_400_in_the_shape_of_all_errors(tiers: Tiers, tier:
 @pytest.mark.parametrize(
     ("tier", "path"), [("gateway", "/v1/system/evict/a"), ("manager", "/stop-all")]
 )
-def test_a_route_that_reads_no_body_takes_no_large_one(tiers: Tiers, tier: str, path: str) -> None:
+def test_a_route_without_a_body_refuses_a_large_one(tiers: Tiers, tier: str, path: str) -> None:
     large = request(path, ("Content-Length", "1000000"), method="POST")
     refused(send(tiers.url(tier), large), 413, "payload_too_large", tier)
     assert send(tiers.url(tier), request(path, method="POST", body=b"x" * 1000)).status == 200
 
 
-def test_a_body_that_says_it_is_too_large_is_answered_before_it_is_sent(tiers: Tiers) -> None:
+def test_a_too_large_content_length_is_answered_before_the_body(tiers: Tiers) -> None:
     head = request("/v1/chat/completions", ("Content-Length", str(65 << 20)), method="POST")
     answer = send(tiers.gateway, head)
     refused(answer, 413, "payload_too_large", "gateway")
     assert "64 MiB" in answer.error["message"]
 
 
-def test_a_body_without_an_end_is_cut_at_the_limit(tmp_path: Path) -> None:
+def test_an_endless_body_is_cut_at_the_limit(tmp_path: Path) -> None:
     settings = settings_with(tmp_path, "gateway: {max_body_mb: 1}\n")
     head = request("/v1/chat/completions", ("Transfer-Encoding", "chunked"), method="POST")
     chunk = b"10000\r\n" + b"a" * 0x10000 + b"\r\n"
@@ -272,7 +268,7 @@ def test_a_body_without_an_end_is_cut_at_the_limit(tmp_path: Path) -> None:
         b"[" * 5_000_000,
     ],
 )
-def test_json_deeper_than_anybody_needs_is_a_quick_400(tiers: Tiers, body: bytes) -> None:
+def test_deeply_nested_json_is_a_quick_400(tiers: Tiers, body: bytes) -> None:
     began = time.monotonic()
     for path in ("/v1/chat/completions", "/v1/vision/analyze", "/v1/images/generations"):
         answer = send(tiers.gateway, request(path, method="POST", body=body))
@@ -281,7 +277,7 @@ def test_json_deeper_than_anybody_needs_is_a_quick_400(tiers: Tiers, body: bytes
     assert send(tiers.gateway, request("/healthz")).status == 200
 
 
-def test_a_burst_of_clients_at_once_gets_the_bucket_and_no_more(tmp_path: Path) -> None:
+def test_concurrent_clients_get_the_burst_and_no_more(tmp_path: Path) -> None:
     rate = "gateway: {rate_limit: {requests_per_minute: 60, burst: 10}}\n"
     app = create_app(settings_with(tmp_path, rate), clock=lambda: 0.0)
     with served(app) as url, ThreadPoolExecutor(20) as threads:

@@ -1,4 +1,4 @@
-"""What a hostile server can do about an image that is fetched from it: nothing but be told of."""
+"""A hostile image server can cause an error, and nothing else."""
 
 from __future__ import annotations
 
@@ -69,22 +69,24 @@ GZIP_BOMB = gzip.compress(bytes(16 << 20))
 HOSTILE: dict[str, tuple[Any, int, str]] = {
     "endless body": (endless, 413, "1 MiB"),
     "endless chunks": (endless_chunks, 413, "1 MiB"),
-    "a body told to be large": (answer(STAR, length=10**12), 413, "1 MiB"),
-    "a length beyond all numbers": (answer(STAR, length=10**400), 400, "can't be fetched"),
-    "a body shorter than told": (answer(STAR, length=len(STAR) + 1), 400, "before the image was whole"),
-    "a length that is none": (answer(STAR).replace(b"th: ", b"th: x"), 400, "can't be fetched"),
-    "two lengths": (answer(STAR, "Content-Length: 5"), 400, "can't be fetched"),
-    "endless head": (endless_head, 400, "can't be fetched"),
-    "a closed connection": (b"", 400, "can't be fetched"),
-    "no HTTP": (b"\x89PNG\r\n\x1a\n" + STAR, 400, "can't be fetched"),
+    "a body with a large content-length": (answer(STAR, length=10**12), 413, "1 MiB"),
+    "a length beyond all numbers": (answer(STAR, length=10**400), 400, "can't fetch"),
+    "a body shorter than its length": (
+        answer(STAR, length=len(STAR) + 1), 400, "before the image was complete",
+    ),
+    "a length that is none": (answer(STAR).replace(b"th: ", b"th: x"), 400, "can't fetch"),
+    "two lengths": (answer(STAR, "Content-Length: 5"), 400, "can't fetch"),
+    "endless head": (endless_head, 400, "can't fetch"),
+    "a closed connection": (b"", 400, "can't fetch"),
+    "no HTTP": (b"\x89PNG\r\n\x1a\n" + STAR, 400, "can't fetch"),
     "a gzip bomb": (
         answer(GZIP_BOMB, "Content-Encoding: gzip"), 400, "compressed",
     ),
-    "a gzip bomb that does not say so": (answer(GZIP_BOMB), 400, "no image"),
+    "a gzip bomb that does not say so": (answer(GZIP_BOMB), 400, "not lead to an image"),
     "a brotli body": (answer(STAR, "Content-Encoding: br"), 400, "compressed"),
-    "a page": (answer(b"<html>", "Content-Type: image/png"), 400, "no image"),
-    "a drawing with scripts": (answer(b"<svg/>", "Content-Type: image/svg+xml"), 400, "no image"),
-    "nothing": (answer(b""), 400, "no image"),
+    "a page": (answer(b"<html>", "Content-Type: image/png"), 400, "not lead to an image"),
+    "an SVG": (answer(b"<svg/>", "Content-Type: image/svg+xml"), 400, "not lead to an image"),
+    "nothing": (answer(b""), 400, "not lead to an image"),
     "no content": (b"HTTP/1.1 204 No\r\n\r\n", 400, "204"),
     "a part": (answer(STAR, status="206 Partial"), 400, "206"),
     "an error": (answer(STAR, status="500 X"), 400, "500"),
@@ -110,9 +112,7 @@ def test_a_hostile_server_costs_a_clear_error_and_nothing_else(
     assert manager.received == []
 
 
-def test_a_server_that_takes_its_time_has_two_seconds(
-    client: httpx.Client, manager: StandIn, there: Elsewhere
-) -> None:
+def test_a_slow_server_times_out(client: httpx.Client, manager: StandIn, there: Elsewhere) -> None:
     slow = {"/drip": drip, "/silence": silent, "/hints": endless_hints}
     there.pages |= slow
     begun = time.monotonic()
@@ -121,11 +121,11 @@ def test_a_server_that_takes_its_time_has_two_seconds(
         drips, *others = [problem(asking.result()) for asking in asked]
     assert 1.9 < time.monotonic() - begun < 10
     assert "within 2 s" in drips["message"]
-    assert all("can't be fetched" in error["message"] for error in others)
+    assert all("can't fetch" in error["message"] for error in others)
     assert manager.received == []
 
 
-def test_a_body_longer_than_told_ends_where_it_was_told(
+def test_a_body_longer_than_content_length_is_cut_there(
     client: httpx.Client, manager: StandIn, there: Elsewhere
 ) -> None:
     there.pages["/x"] = answer(STAR + b"GET /admin HTTP/1.1\r\n\r\n", length=len(STAR))
@@ -133,12 +133,12 @@ def test_a_body_longer_than_told_ends_where_it_was_told(
     assert STAR_URI in manager.received[0].body.decode()
 
 
-def test_an_image_need_not_say_what_it_is(client: httpx.Client, there: Elsewhere) -> None:
+def test_an_image_needs_no_content_type(client: httpx.Client, there: Elsewhere) -> None:
     there.pages["/x"] = answer(STAR, "Content-Type: application/octet-stream")
     assert client.post(CHAT, json=chat(there.url("/x"))).status_code == 200
 
 
-def test_few_are_fetched_at_a_time(client: httpx.Client, there: Elsewhere) -> None:
+def test_concurrent_fetches_are_limited(client: httpx.Client, there: Elsewhere) -> None:
     def slowly(connection: socket.socket) -> None:
         time.sleep(0.1)
         connection.sendall(answer(STAR))
@@ -160,7 +160,7 @@ def test_few_are_fetched_at_a_time(client: httpx.Client, there: Elsewhere) -> No
     assert there.connections == 60
 
 
-def test_the_first_that_fails_ends_the_others(client: httpx.Client, there: Elsewhere) -> None:
+def test_the_first_failure_cancels_the_other_fetches(client: httpx.Client, there: Elsewhere) -> None:
     there.pages["/drip"] = drip
     begun = time.monotonic()
     error = problem(client.post(CHAT, json=chat(there.url("/drip"), there.url("/none"))))
@@ -169,7 +169,7 @@ def test_the_first_that_fails_ends_the_others(client: httpx.Client, there: Elsew
     assert there.gone.wait(5)
 
 
-def test_a_client_that_leaves_ends_what_is_fetched_for_it(
+def test_a_disconnect_cancels_the_fetches(
     client: httpx.Client, manager: StandIn, there: Elsewhere
 ) -> None:
     there.pages["/drip"] = drip
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_ends_what_is_fetched_for_it(
     assert manager.received == []
 
 
-def test_names_that_are_looked_up_slowly_hold_up_nobody_else(
+def test_slow_name_lookups_do_not_block_other_requests(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     class Slow(Names):
@@ -197,9 +197,7 @@ def test_names_that_are_looked_up_slowly_hold_up_nobody_else(
         assert not any(request.done() for request in waiting)
 
 
-def test_memory_of_the_gateway_is_not_spent_on_what_is_refused(
-    tmp_path: Path, manager_url: str
-) -> None:
+def test_refused_images_cost_no_memory(tmp_path: Path, manager_url: str) -> None:
     """Counted where it would be spent: in this process, which the gateway of the test shares."""
     bomb = answer(gzip.compress(bytes(64 << 20)), "Content-Encoding: gzip")
     assert len(bomb) < 1 << 20

@@ -1,4 +1,4 @@
-"""Where an image URL may stand, what becomes of it, and what the settings say to it."""
+"""Where image URLs are accepted, what replaces them, and which settings apply."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_an_image_may_be_a_url_wherever_there_is_an_image(
 
 
 @pytest.mark.parametrize(("path", "body", "param"), PLACES)
-def test_the_field_of_what_can_t_be_fetched_is_named(
+def test_a_failed_fetch_names_its_field(
     client: httpx.Client, manager: StandIn, url: str, path: str, body: Any, param: str
 ) -> None:
     error = problem(client.post(path, json=body(f"{url}less")))
@@ -115,7 +115,7 @@ def test_a_text_field_of_a_form_may_be_a_url(client: httpx.Client, manager: Stan
     assert sent(manager)["mask"] == STAR_URI
 
 
-def test_a_file_that_openai_would_keep_is_refused_by_name(client: httpx.Client) -> None:
+def test_a_file_id_is_refused_by_name(client: httpx.Client) -> None:
     for body, param in (
         ({"images": [{"file_id": "file-1"}]}, "images[0].file_id"),
         ({"image": B64, "mask": {"file_id": "file-1"}}, "mask.file_id"),
@@ -127,7 +127,7 @@ def test_a_file_that_openai_would_keep_is_refused_by_name(client: httpx.Client) 
         assert error["param"] == param
 
 
-def test_openai_s_json_form_goes_on_byte_for_byte_when_nothing_is_fetched(
+def test_openai_s_json_form_is_forwarded_byte_for_byte_when_nothing_is_fetched(
     client: httpx.Client, manager: StandIn
 ) -> None:
     raw = json.dumps({"images": [{"image_url": STAR_URI}], "prompt": "p"}, indent=3).encode()
@@ -135,7 +135,7 @@ def test_openai_s_json_form_goes_on_byte_for_byte_when_nothing_is_fetched(
     assert manager.received[0].body == raw
 
 
-def test_what_is_sent_is_what_was_checked_when_a_body_says_two_things(
+def test_a_body_with_repeated_fields_is_sent_as_it_was_checked(
     client: httpx.Client, manager: StandIn, there: Elsewhere, url: str
 ) -> None:
     for raw in (
@@ -156,7 +156,7 @@ def test_what_is_sent_is_what_was_checked_when_a_body_says_two_things(
 
 
 @pytest.mark.parametrize("word", ["off", "'off'", "false"])
-def test_where_fetching_is_off_nothing_is_fetched_and_it_says_so(
+def test_fetching_can_be_turned_off(
     tmp_path: Path, manager_url: str, there: Elsewhere, url: str, word: str
 ) -> None:
     extra = f"images: {{fetch: {word}, fetch_allow: [127.0.0.0/8]}}\n"
@@ -172,7 +172,7 @@ def test_where_fetching_is_off_nothing_is_fetched_and_it_says_so(
     [("", 400), ("fetch: public", 400), ("fetch: any", 200), ("fetch_allow: [127.0.0.0/8]", 200),
      ("fetch_allow: [192.168.0.0/16]", 400)],
 )  # fmt: skip
-def test_a_private_address_is_fetched_from_where_the_settings_say_so(
+def test_private_addresses_are_fetched_from_only_if_allowed(
     tmp_path: Path, manager_url: str, url: str, extra: str, status: int
 ) -> None:
     with gateway(tmp_path, manager_url, f"images: {{{extra}}}\n", Names()) as http:
@@ -236,7 +236,7 @@ def test_the_size_of_an_image_is_bounded(
     assert "1 MiB (images.max_mb)" in error["message"]
 
 
-def test_a_file_of_a_form_is_bounded_alike(client: httpx.Client) -> None:
+def test_the_size_of_a_form_s_file_is_bounded(client: httpx.Client) -> None:
     files = [("image", STAR + b"\0" * (1 << 20))]
     error = problem(client.post(EDITS, data={"prompt": "p"}, files=files), 413)
     assert error["param"] == "image"

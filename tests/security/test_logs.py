@@ -1,4 +1,4 @@
-"""The log says what happened, one line each: no client writes lines of its own, or to the terminal."""
+"""The log has one line per record: no client can add lines or terminal sequences."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from manager.logs import WorkerLog
 from testkit import plain
 from testkit.stacks import wait_for
 from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, under_attack
-from web.logs import LineFormatter
-from web.printable import printable
+from web.logs import LineFormatter, printable
 
 FORGED = "2026-11-26 10:00:00,123 INFO gateway: forged"
 # What ends a line or moves a cursor somewhere: C0, DEL, C1, Unicode's line ends, direction of writing.
@@ -46,7 +45,7 @@ PATHS = {
 
 @pytest.mark.process
 @pytest.mark.parametrize("tier", TIERS)
-def test_nothing_that_a_request_holds_writes_a_line_of_its_own(attacked: Attacked, tier: str) -> None:
+def test_a_request_can_not_write_a_log_line_of_its_own(attacked: Attacked, tier: str) -> None:
     """In paths, queries, ids, keys, names of models, prompts, and what is no request at all."""
     asked = 0
     for nasty in NASTY:
@@ -77,7 +76,7 @@ def test_nothing_that_a_request_holds_writes_a_line_of_its_own(attacked: Attacke
     assert [line for line in lines if line.startswith(FORGED)] == []
 
 
-def test_a_traceback_looks_like_no_line_of_the_log() -> None:
+def test_a_traceback_can_not_imitate_a_log_line() -> None:
     try:
         raise ValueError(f"x\n{FORGED}\x1b[2J")
     except ValueError:
@@ -91,19 +90,19 @@ def test_a_traceback_looks_like_no_line_of_the_log() -> None:
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_printable_text_has_one_line_and_fits_into_utf_8(text: str) -> None:
-    told = printable(text)
-    assert told.isprintable()
-    assert told.encode().decode() == told
-    assert (told == text) == text.isprintable()
+    escaped = printable(text)
+    assert escaped.isprintable()
+    assert escaped.encode().decode() == escaped
+    assert (escaped == text) == text.isprintable()
 
 
 @pytest.mark.parametrize("text", ["a b", "한국어", "é", "😀", "'\"\\"])
-def test_what_prints_is_told_as_it_is(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-def test_a_worker_s_lines_hold_nothing_that_a_terminal_obeys(tmp_path: Path, nasty: str) -> None:
+def test_a_worker_s_lines_contain_no_terminal_sequences(tmp_path: Path, nasty: str) -> None:
     log = WorkerLog(tmp_path / "a.log", 1 << 20)
     log.write(f"before{nasty}after\n".encode())
     assert all(line.isprintable() for line in log.last_lines())

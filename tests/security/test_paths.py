@@ -1,4 +1,4 @@
-"""Paths that want to be elsewhere: each is refused as any unknown name is, and touches nothing."""
+"""Path traversal: each attempt is refused like any unknown name and touches nothing."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ def files(folder: Path) -> set[Path]:
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:30])
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_name_that_wants_to_be_elsewhere_is_an_unknown_one(
-    attacked: Attacked, tier: str, name: str
-) -> None:
+def test_a_path_traversal_name_is_unknown(attacked: Attacked, tier: str, name: str) -> None:
     before = files(attacked.stack.folder)
     for method, route in ROUTES[tier]:
         # As it is: a client library would put the path in order first.
@@ -129,14 +127,14 @@ def test_a_name_that_wants_to_be_elsewhere_is_an_unknown_one(
         "../b/x",
     ],
 )
-def test_what_follows_the_alias_leads_nowhere_but_to_its_worker(
+def test_the_path_after_an_alias_reaches_only_its_worker(
     tmp_path_factory: pytest.TempPathFactory, attacked: Attacked, path: str
 ) -> None:
     raw = head(f"/workers/{ALIAS}/{path}?marked".encode(), b"connection: close", method=b"GET")
     (answer,) = attacked.send("manager", raw).answers
     assert answer.status == 200
-    told = json.loads(answer.body)  # by the fake worker, which tells what it was asked for
-    assert told["target"].startswith("/")
+    reported = json.loads(answer.body)  # by the fake worker, which tells what it was asked for
+    assert reported["target"].startswith("/")
     port = attacked.stack.settings.models[ALIAS].port
-    assert ["host", f"127.0.0.1:{port}"] in told["headers"]
+    assert ["host", f"127.0.0.1:{port}"] in reported["headers"]
     attacked.stack.control(f"/stop/{ALIAS}")

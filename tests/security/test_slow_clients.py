@@ -80,7 +80,7 @@ def took(answer: Answer, began: float, least: float = 0.2) -> Answer:
     return answer
 
 
-def test_a_connection_that_says_nothing_is_closed_without_a_word(url: str) -> None:
+def test_a_silent_connection_is_closed_without_a_response(url: str) -> None:
     began = time.monotonic()
     assert took(send(url), began).status == 0
 
@@ -104,7 +104,7 @@ def test_a_head_that_is_never_complete_is_a_408(url: str, head: list[bytes]) -> 
         assert answer.error["code"] == "request_timeout"
 
 
-def test_the_head_of_the_next_request_has_its_time_as_well(url: str) -> None:
+def test_the_next_request_s_head_has_its_own_timeout(url: str) -> None:
     with connect(url) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert sock.recv(1000).endswith(b"0\r\n\r\n")
@@ -116,7 +116,7 @@ def test_the_head_of_the_next_request_has_its_time_as_well(url: str) -> None:
 
 
 @pytest.mark.parametrize("head", [POST + b"Content-Length: 1000\r\n\r\n", CHUNKED + b"5\r\nabcde\r\n"])
-def test_a_body_that_stops_coming_is_a_408_and_its_app_is_told(
+def test_a_stalled_body_is_a_408_and_a_disconnect_for_the_app(
     server: tuple[str, Counter], head: bytes
 ) -> None:
     url, app = server
@@ -128,7 +128,7 @@ def test_a_body_that_stops_coming_is_a_408_and_its_app_is_told(
     wait_for(app.gone.is_set)
 
 
-def test_a_body_that_drips_is_given_up(url: str) -> None:
+def test_a_dripping_body_times_out(url: str) -> None:
     began = time.monotonic()
     with connect(url) as sock:
         # 80 bytes a second, where 200 are wanted.
@@ -137,7 +137,7 @@ def test_a_body_that_drips_is_given_up(url: str) -> None:
     assert 0.35 < time.monotonic() - began < 10
 
 
-def test_an_upload_that_gets_on_is_waited_for(url: str) -> None:
+def test_a_steady_slow_upload_is_accepted(url: str) -> None:
     # Thrice as long as a body has, at twice the rate that it must have.
     size, step = 600, 20
     head = POST + b"Content-Length: %d\r\n\r\n" % size
@@ -147,7 +147,7 @@ def test_an_upload_that_gets_on_is_waited_for(url: str) -> None:
     assert time.monotonic() - began > 1.2
 
 
-def test_an_answer_that_streams_longer_than_any_limit_is_not_cut(url: str) -> None:
+def test_a_stream_longer_than_any_timeout_is_not_cut(url: str) -> None:
     began = time.monotonic()
     answer = send(url, b"GET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert answer.status == 200
@@ -155,7 +155,7 @@ def test_an_answer_that_streams_longer_than_any_limit_is_not_cut(url: str) -> No
     assert time.monotonic() - began > 0.7
 
 
-def test_nor_is_it_by_half_a_request_sent_with_it(url: str) -> None:
+def test_a_stream_is_not_cut_by_half_a_request_behind_it(url: str) -> None:
     with connect(url) as sock:
         sock.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\nGET /half HTTP/1.1\r\n")
         stream = b""
@@ -166,13 +166,13 @@ def test_nor_is_it_by_half_a_request_sent_with_it(url: str) -> None:
         assert read(sock).status == 408, "and then that one is late"
 
 
-def test_a_head_sent_while_an_answer_streams_is_bounded(url: str) -> None:
+def test_a_head_sent_during_a_stream_is_bounded(url: str) -> None:
     with connect(url) as sock:
         sock.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nX: ")
         assert drip(sock, [b"a" * (1 << 16)] * 400, 0) < 400
 
 
-def test_nor_does_it_get_anything_else_mixed_in(url: str) -> None:
+def test_nothing_is_mixed_into_a_stream(url: str) -> None:
     with connect(url) as sock:
         sock.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
         assert sock.recv(1000)
@@ -183,7 +183,7 @@ def test_nor_does_it_get_anything_else_mixed_in(url: str) -> None:
     assert b"HTTP/1.1" not in rest
 
 
-def test_who_is_not_read_is_not_late(url: str) -> None:
+def test_time_without_reading_does_not_count(url: str) -> None:
     # More than the buffers hold, so that the sender waits for the app.
     size = 8 << 20
     head = POST.replace(b"POST /", b"POST /busy") + b"Content-Length: %d\r\n\r\n" % size
@@ -191,7 +191,7 @@ def test_who_is_not_read_is_not_late(url: str) -> None:
     assert (answer.status, answer.body) == (200, b"7\r\n%d\r\n0\r\n\r\n" % size)
 
 
-def test_the_rest_of_a_body_that_was_answered_already_has_an_end(url: str) -> None:
+def test_the_rest_of_an_answered_body_times_out(url: str) -> None:
     head = b"POST /early HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"1000\r\n" + bytes(0x1000) + b"\r\n"
     began = time.monotonic()
@@ -204,14 +204,14 @@ def test_the_rest_of_a_body_that_was_answered_already_has_an_end(url: str) -> No
 @pytest.mark.parametrize(
     "endless", [b"0\r\nx: ", b"5;", b"0\r\n"], ids=["trailer", "extension", "lines"]
 )
-def test_trailers_and_extensions_of_chunks_have_an_end(url: str, endless: bytes) -> None:
+def test_trailers_and_chunk_extensions_are_bounded(url: str, endless: bytes) -> None:
     piece = b"x: y\r\n" * 1000 if endless.endswith(b"\n") else b"y" * 6000
     answer = send(url, CHUNKED, endless, *[piece] * 12, pause_s=0.005)
     assert answer.status == 431
     assert "trailers" in answer.error["message"]
 
 
-def test_there_are_so_many_connections_and_who_is_one_too_many_is_told(url: str) -> None:
+def test_too_many_connections_are_refused_with_an_error(url: str) -> None:
     wait_for(lambda: send(url, POST + b"\r\n").status == 200)
     open_ones = [connect(url) for _ in range(LIMITS.connections)]
     try:
@@ -225,7 +225,7 @@ def test_there_are_so_many_connections_and_who_is_one_too_many_is_told(url: str)
     wait_for(lambda: send(url, POST + b"\r\n").status == 200)
 
 
-def test_a_server_that_stands_still_blames_nobody() -> None:
+def test_a_suspended_server_times_nobody_out() -> None:
     """Its event loop is blocked for longer than a client has; the client has sent all it must."""
 
     class Blocked(Counter):

@@ -48,8 +48,8 @@ def fields(*lines: bytes, version: bytes = b"1.1") -> Build:
     """The body as it is, after these header lines (``%d``: its length), and the hidden request."""
 
     def build(path: bytes, data: bytes, hidden: bytes) -> bytes:
-        told = [line % len(data) if b"%" in line else line for line in lines]
-        return head(path, *told, version=version) + data + hidden
+        framing = [line % len(data) if b"%" in line else line for line in lines]
+        return head(path, *framing, version=version) + data + hidden
 
     return build
 
@@ -58,8 +58,8 @@ def coded(*lines: bytes) -> Build:
     """The body in one chunk, after these header lines, and the hidden request."""
 
     def build(path: bytes, data: bytes, hidden: bytes) -> bytes:
-        told = [line % len(data) if b"%" in line else line for line in lines]
-        return head(path, *told) + chunked(data) + hidden
+        framing = [line % len(data) if b"%" in line else line for line in lines]
+        return head(path, *framing) + chunked(data) + hidden
 
     return build
 
@@ -246,7 +246,7 @@ ATTACKS = [
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize(("build", "read"), ATTACKS)
-def test_what_two_servers_could_read_differently_is_read_in_one_way(
+def test_ambiguous_requests_are_read_in_one_way(
     attacked: Attacked, tier: str, build: Build, read: tuple[str, ...]
 ) -> None:
     """*read*: the requests that are there: the open one, the one behind it, and the one after both."""
@@ -295,7 +295,7 @@ def framing(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     ],
     ids=["length", "one chunk", "no last chunk"],
 )
-def test_a_body_that_does_not_end_takes_nothing_of_the_next_client(
+def test_an_unfinished_body_takes_nothing_of_the_next_client(
     attacked: Attacked, tier: str, unfinished: bytes
 ) -> None:
     user = f"waits-{next(_NUMBERS)}-"
@@ -306,7 +306,7 @@ def test_a_body_that_does_not_end_takes_nothing_of_the_next_client(
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_continue_is_given_once_and_the_answer_after_it(attacked: Attacked, tier: str) -> None:
+def test_a_continue_is_sent_once_before_the_response(attacked: Attacked, tier: str) -> None:
     user = f"continue-{next(_NUMBERS)}-"
     data = body(user)
     first = head(path_of(tier), b"expect: 100-continue", b"connection: close", LENGTH % len(data))
@@ -322,14 +322,12 @@ def test_a_continue_is_given_once_and_the_answer_after_it(attacked: Attacked, ti
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("frame", ["length", "chunks"])
-def test_a_body_where_none_belongs_is_not_the_next_request(
-    attacked: Attacked, tier: str, frame: str
-) -> None:
+def test_an_unexpected_body_is_not_the_next_request(attacked: Attacked, tier: str, frame: str) -> None:
     hidden = request(path_of(tier), body(user := f"in-a-get-{next(_NUMBERS)}-"))
-    told = LENGTH % len(hidden) if frame == "length" else CHUNKED
+    framing = LENGTH % len(hidden) if frame == "length" else CHUNKED
     sent = hidden if frame == "length" else chunked(hidden)
     last = request(path_of(tier), body("next"), b"connection: close")
-    outcome = attacked.send(tier, head(b"/docs", told, method=b"GET") + sent + last)
+    outcome = attacked.send(tier, head(b"/docs", framing, method=b"GET") + sent + last)
     assert len(outcome.answers) == 2
     assert outcome.statuses[1] == 200
     assert attacked.arrived(user) == []
@@ -349,7 +347,7 @@ def test_a_body_behind_a_refusal_is_not_the_next_request(attacked: Attacked, tie
 # --- connections that are shared ------------------------------------------------------------------
 
 
-def test_what_a_client_leaves_behind_in_mid_body_is_not_before_the_next_ones_request(
+def test_the_rest_of_a_body_does_not_precede_the_next_client_s_request(
     attacked: Attacked,
 ) -> None:
     """The manager passes bodies on as they come: the connection to the worker is spoilt, and closed."""
@@ -367,7 +365,7 @@ def test_what_a_client_leaves_behind_in_mid_body_is_not_before_the_next_ones_req
     assert attacked.arrived("echo?half") == []
 
 
-def test_what_a_client_leaves_unread_of_its_answer_is_not_in_the_next_ones(attacked: Attacked) -> None:
+def test_an_unread_response_does_not_reach_the_next_client(attacked: Attacked) -> None:
     path = b"/workers/%b/blob?bytes=%d" % (ALIAS.encode(), 1 << 24)
     for _ in range(5):
         with attacked.connection("manager") as sock:
@@ -381,7 +379,7 @@ def test_what_a_client_leaves_unread_of_its_answer_is_not_in_the_next_ones(attac
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_each_of_many_clients_gets_its_own_answer_amid_attacks(attacked: Attacked, tier: str) -> None:
+def test_each_client_gets_its_own_response_during_attacks(attacked: Attacked, tier: str) -> None:
     builds = list(REFUSED.values())
 
     def ask(number: int) -> None:
@@ -404,7 +402,7 @@ def test_each_of_many_clients_gets_its_own_answer_amid_attacks(attacked: Attacke
 @pytest.mark.parametrize(
     "given", [b"a b", b"a%0d%0ax-b: c", b'"><script>', b"\xc3\xa9", b"\xff", b"a" * 129, b"", b"a;b"]
 )
-def test_a_request_id_that_is_not_plain_goes_nowhere(
+def test_a_request_id_that_is_not_plain_is_not_forwarded(
     attacked: Attacked, tier: str, given: bytes
 ) -> None:
     user = f"id-{next(_NUMBERS)}-"
@@ -417,7 +415,7 @@ def test_a_request_id_that_is_not_plain_goes_nowhere(
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("where", ["query", "user", "model"])
-def test_line_ends_in_what_is_sent_make_no_headers(attacked: Attacked, tier: str, where: str) -> None:
+def test_line_ends_in_input_create_no_headers(attacked: Attacked, tier: str, where: str) -> None:
     user = f"line-end-{next(_NUMBERS)}-"
     data = {"messages": [{"role": "user", "content": "hi\r\nx-injected: 1\r\n\r\n"}], "user": user}
     path = path_of(tier)
@@ -451,9 +449,7 @@ OURS = (
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("named", [*OURS, ", ".join(OURS)])
-def test_naming_a_header_in_connection_takes_none_of_ours_away(
-    attacked: Attacked, tier: str, named: str
-) -> None:
+def test_connection_can_not_remove_our_headers(attacked: Attacked, tier: str, named: str) -> None:
     user = f"connection-{next(_NUMBERS)}-"
     sent = request(
         path_of(tier),
@@ -471,7 +467,7 @@ def test_naming_a_header_in_connection_takes_none_of_ours_away(
         assert arrived.all("content-type") == ["application/json"]
 
 
-def test_what_belongs_to_one_hop_or_to_one_tier_goes_no_further(attacked: Attacked) -> None:
+def test_headers_of_one_hop_or_tier_are_not_forwarded(attacked: Attacked) -> None:
     private = (
         b"connection: close, x-named",
         b"x-named: 1",

@@ -1,4 +1,4 @@
-"""Nobody uses the gateway to reach, or to explore, a network that they can't see themselves."""
+"""The gateway can't be used to reach or explore a network that the client can't see."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda text: ascii(text)[:50])
-def test_what_is_not_public_is_not_reached_however_it_is_spelled(
+def test_private_addresses_are_not_reached_in_any_spelling(
     public: httpx.Client, manager: StandIn, names: Names, there: Elsewhere, attack: str
 ) -> None:
     names.known.update(INSIDE)
@@ -76,30 +76,30 @@ def test_what_is_not_public_is_not_reached_however_it_is_spelled(
     assert manager.received == []
 
 
-def test_refused_not_there_and_unknown_are_told_in_the_same_words(
+def test_blocked_closed_and_unknown_hosts_return_the_same_error(
     public: httpx.Client, client: httpx.Client, names: Names, there: Elsewhere
 ) -> None:
     names.known.update({"private.test": [["192.168.1.1"]], "closed.test": [["127.0.0.1"]]})
     names.known["odd.test"] = [["127.0.0.1"]]
     there.pages["/ssh"] = b"SSH-2.0-OpenSSH_9.6\r\n"
 
-    def said(http: httpx.Client, host: str, rest: str) -> str:
+    def error_of(http: httpx.Client, host: str, rest: str) -> str:
         error = problem(http.post(CHAT, json=chat(f"http://{host}{rest}")))
         return str(error["message"]).replace(host, "HOST") + str(error["code"])
 
-    expected = said(public, "unknown.test", "/")
+    expected = error_of(public, "unknown.test", "/")
     assert "images.fetch_allow" in expected
-    assert said(public, "private.test", "/") == expected
-    assert said(public, "127.0.0.1", f":{there.port}/") == expected  # there is a server
-    assert said(public, "127.0.0.1", f":{free_port()}/") == expected  # there is none
-    assert said(client, "closed.test", f":{free_port()}/") == expected  # allowed, and not there
-    assert said(client, "odd.test", f":{there.port}/ssh") == expected  # there, and no web server
+    assert error_of(public, "private.test", "/") == expected
+    assert error_of(public, "127.0.0.1", f":{there.port}/") == expected  # there is a server
+    assert error_of(public, "127.0.0.1", f":{free_port()}/") == expected  # there is none
+    assert error_of(client, "closed.test", f":{free_port()}/") == expected  # allowed, and not there
+    assert error_of(client, "odd.test", f":{there.port}/ssh") == expected  # there, and no web server
 
 
 # --- names --------------------------------------------------------------------------------------------
 
 
-def test_a_name_is_looked_up_once_and_what_was_checked_is_what_is_reached(
+def test_a_name_is_resolved_once_and_the_checked_address_is_used(
     client: httpx.Client, names: Names, there: Elsewhere
 ) -> None:
     """DNS rebinding: the second answer would be the victim."""
@@ -112,7 +112,7 @@ def test_a_name_is_looked_up_once_and_what_was_checked_is_what_is_reached(
 
 
 @pytest.mark.parametrize("bad", ["127.0.0.2", "10.0.0.1", "::1", "fd00:ec2::254"])
-def test_one_address_that_may_not_be_reached_spoils_the_name(
+def test_one_blocked_address_blocks_the_name(
     client: httpx.Client, names: Names, there: Elsewhere, bad: str
 ) -> None:
     for order in (["127.0.0.1", bad], [bad, "127.0.0.1"]):
@@ -143,7 +143,7 @@ INWARDS = [
 
 @pytest.mark.parametrize("where", INWARDS)
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 X", "308 Y"])
-def test_a_redirect_leads_only_where_a_url_may(
+def test_redirects_follow_the_rules_of_urls(
     client: httpx.Client, manager: StandIn, names: Names, there: Elsewhere, where: str, status: str
 ) -> None:
     names.known["inside.test"] = [["127.0.0.2"]]
@@ -154,7 +154,7 @@ def test_a_redirect_leads_only_where_a_url_may(
     assert manager.received == []
 
 
-def test_a_name_in_a_redirect_is_looked_up_and_checked_anew(
+def test_a_name_in_a_redirect_is_resolved_and_checked_again(
     client: httpx.Client, names: Names, there: Elsewhere
 ) -> None:
     names.known["turn.test"] = [["127.0.0.1"], ["127.0.0.2"]]
@@ -187,7 +187,7 @@ def test_a_loop_ends(client: httpx.Client, there: Elsewhere) -> None:
 # --- what goes out ------------------------------------------------------------------------------------
 
 
-def test_nothing_of_the_client_goes_along_and_no_cookie_comes_back(
+def test_client_headers_are_not_sent_and_cookies_are_dropped(
     client: httpx.Client, there: Elsewhere
 ) -> None:
     there.pages["/r"] = redirect("/x", "302 Found", "Set-Cookie: id=1; Path=/")
@@ -252,7 +252,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_certificate_is_asked_of_the_name_although_an_address_is_reached(
+def test_the_certificate_is_verified_for_the_name(
     tmp_path: Path, manager_url: str, certificate: Path
 ) -> None:
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

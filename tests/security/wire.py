@@ -1,4 +1,4 @@
-"""Raw bytes to a server and back: what no HTTP client can be made to send."""
+"""Raw bytes to a server and back, for what no HTTP client sends."""
 
 from __future__ import annotations
 

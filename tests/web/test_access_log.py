@@ -1,4 +1,4 @@
-"""Around each request: its id, its account, one line in the log, the time it took."""
+"""Around each request: its id, its record, one log line, its time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import re
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from web.access_log import Access
-from web.request_record import Account, account_of
+from web.access_log import AccessLog
+from web.request_record import RequestRecord, record_of
 
 BODY = b'{"usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
 
@@ -23,7 +23,7 @@ class Clock:
 
 
 def asked(
-    app: Access, path: str = "/x", headers: list[tuple[bytes, bytes]] | None = None, raw: bytes = b""
+    app: AccessLog, path: str = "/x", headers: list[tuple[bytes, bytes]] | None = None, raw: bytes = b""
 ) -> list[Message]:
     sent: list[Message] = []
 
@@ -44,33 +44,33 @@ def asked(
     return sent
 
 
-def answering(status: int = 200, body: bytes = BODY, alias: str = "a", took: float = 0.0) -> Access:
+def answering(status: int = 200, body: bytes = BODY, alias: str = "a", took: float = 0.0) -> AccessLog:
     clock = Clock()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        account_of(scope).alias = alias
+        record_of(scope).alias = alias
         clock.now += took
         head = [(b"x-request-id", b"inner"), (b"openai-processing-ms", b"7")]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": body[:20], "more_body": True})
         await send({"type": "http.response.body", "body": body[20:]})
 
-    return Access(app, "t", quiet=["/well"], make=lambda: b"made", clock=clock)
+    return AccessLog(app, "t", quiet=["/well"], make=lambda: b"made", clock=clock)
 
 
-def test_a_plain_id_is_kept_and_another_is_replaced_and_it_stands_once() -> None:
-    for given, told in [(b"r-1", b"r-1"), (b"a b", b"made"), (b"", b"made"), (b"x" * 129, b"made")]:
+def test_a_plain_request_id_is_kept_and_any_other_replaced() -> None:
+    for given, expected in [(b"r-1", b"r-1"), (b"a b", b"made"), (b"", b"made"), (b"x" * 129, b"made")]:
         sent = asked(answering(), headers=[(b"x-request-id", given)])
         ids = [value for key, value in sent[0]["headers"] if key == b"x-request-id"]
-        assert ids == [told]
+        assert ids == [expected]
 
 
-def test_an_answer_says_once_how_long_it_took() -> None:
+def test_a_response_has_one_processing_time_header() -> None:
     head = asked(answering(took=0.0421))[0]["headers"]
     assert [value for key, value in head if key == b"openai-processing-ms"] == [b"42"]
 
 
-def test_a_request_is_one_line_with_what_its_answer_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_is_one_log_line_with_its_usage(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "t.access")
     asked(answering(took=0.5))
     assert caplog.messages == [
@@ -78,16 +78,16 @@ def test_a_request_is_one_line_with_what_its_answer_told(caplog: pytest.LogCaptu
     ]
 
 
-def test_the_last_usage_of_an_answer_counts_and_text_that_looks_like_one_does_not() -> None:
-    account = Account(0, alias="a")
-    account.note(b'data: {"usage":{"input_tokens": 1,"output_tokens": 2}}\n\n')
-    account.note(rb'data: {"usage":{"input_tokens":3,"output_tokens":4},"said":"\"output_tokens\":9"}')
-    assert list(account.usage) == [3, 4, None]
-    account.note(b"x" * 1000)
-    assert list(account.usage) == [None, None, None]
+def test_the_last_usage_of_a_response_counts() -> None:
+    record = RequestRecord(0, alias="a")
+    record.note(b'data: {"usage":{"input_tokens": 1,"output_tokens": 2}}\n\n')
+    record.note(rb'data: {"usage":{"input_tokens":3,"output_tokens":4},"said":"\"output_tokens\":9"}')
+    assert list(record.usage) == [3, 4, None]
+    record.note(b"x" * 1000)
+    assert list(record.usage) == [None, None, None]
 
 
-def test_what_is_asked_all_the_time_is_told_only_when_it_is_not_well(
+def test_quiet_paths_are_logged_only_when_they_fail(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "t.access")
@@ -97,17 +97,17 @@ def test_what_is_asked_all_the_time_is_told_only_when_it_is_not_well(
     assert len(caplog.messages) == 1
 
 
-def test_a_fault_that_comes_through_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_is_logged_and_propagates(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("broken")
 
     caplog.set_level(logging.INFO, "t.access")
     with pytest.raises(RuntimeError):
-        asked(Access(app, "t", make=lambda: b"made"))
+        asked(AccessLog(app, "t", make=lambda: b"made"))
     assert re.search(r"GET /x \[made\] alias=- status=0 ", caplog.messages[0])
 
 
-def test_a_path_is_told_as_it_came_so_that_it_can_not_pass_for_other_fields(
+def test_the_raw_path_is_logged_so_that_it_can_not_imitate_other_fields(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "t.access")

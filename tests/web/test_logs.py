@@ -1,4 +1,4 @@
-"""The lines of the log: whatever is said, a record can't pass for another."""
+"""Log lines: no content makes one record look like another."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.logs import JsonFormatter, LineFormatter
-from web.printable import printable
-from web.request_record import Account
+from web.logs import JsonFormatter, LineFormatter, printable
+from web.request_record import RequestRecord
 
 NASTY = "ok\n2026-01-01 00:00:00,000 INFO gateway: forged\r\x1b[31m\x85\u2028\u202e\x00"
 
@@ -21,17 +20,17 @@ def record(message: str = "said", **fields: object) -> logging.LogRecord:
     return logging.makeLogRecord({"name": "n", "levelname": "INFO", "msg": message, **fields})
 
 
-def test_a_line_says_the_same_as_pythons_own_formatter() -> None:
+def test_a_line_equals_pythons_own_formatter() -> None:
     own = LineFormatter()
     pythons = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     for created in (1_764_150_000.0, 1_764_150_000.999, 1_764_150_001.5, 1_764_150_000.25):
-        said = record()
-        said.created, said.msecs = created, created % 1 * 1000
-        assert own.format(said) == pythons.format(said)
+        entry = record()
+        entry.created, entry.msecs = created, created % 1 * 1000
+        assert own.format(entry) == pythons.format(entry)
 
 
 @given(st.text(st.characters()))
-def test_whatever_is_said_a_record_is_one_printable_line(text: str) -> None:
+def test_any_record_is_one_printable_line(text: str) -> None:
     line = LineFormatter().format(record("%s", args=(text,)))
     assert line.isprintable()
     assert JsonFormatter().format(record("%s", args=(text,))).isprintable()
@@ -43,7 +42,7 @@ def test_what_can_be_printed_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()])
-def test_a_traceback_can_not_pass_for_a_record(formatter: logging.Formatter) -> None:
+def test_a_traceback_can_not_imitate_a_record(formatter: logging.Formatter) -> None:
     try:
         raise ValueError(NASTY)
     except ValueError:
@@ -53,10 +52,10 @@ def test_a_traceback_can_not_pass_for_a_record(formatter: logging.Formatter) -> 
     assert all(line.startswith("  | ") and line.isprintable() for line in others)
 
 
-def test_json_has_the_fields_of_an_account_and_the_time_in_utc() -> None:
-    said = record(Account(0, "GET", "/x", "r", status=200))  # type: ignore[arg-type]
-    said.created, said.msecs = 0.25, 250.0
-    assert json.loads(JsonFormatter().format(said)) == {
+def test_json_has_the_fields_of_a_request_record_and_utc_time() -> None:
+    entry = record(RequestRecord(0, "GET", "/x", "r", status=200))  # type: ignore[arg-type]
+    entry.created, entry.msecs = 0.25, 250.0
+    assert json.loads(JsonFormatter().format(entry)) == {
         "time": "1970-01-01T00:00:00.250Z",
         "level": "info",
         "logger": "n",

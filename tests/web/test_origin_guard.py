@@ -1,4 +1,4 @@
-"""The door: what a browser can be made to send is told from what people and programs send."""
+"""The policy tells requests of foreign pages from those of people and programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import ApiError
-from web.origin_guard import Door, is_own_host, is_same_site
+from web.origin_guard import OriginPolicy, is_own_host, is_same_site
 
 OWN = [
     "127.0.0.1",
@@ -71,12 +71,12 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_nobody_s_dns_answers_for_addresses_single_labels_and_local_names(host: str) -> None:
+def test_addresses_single_labels_and_local_names_are_own_hosts(host: str) -> None:
     assert is_own_host(host)
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_every_other_name_may_be_a_stranger_s(host: str) -> None:
+def test_other_names_are_foreign(host: str) -> None:
     assert not is_own_host(host)
     assert code(scope({"host": host})) == "foreign_host"
 
@@ -94,12 +94,12 @@ def test_every_other_name_may_be_a_stranger_s(host: str) -> None:
         ("evilhome.arpa", False),
     ],
 )
-def test_more_names_can_be_allowed_one_by_one_or_all_below_one(host: str, allowed: bool) -> None:
+def test_names_can_be_allowed_singly_or_by_wildcard(host: str, allowed: bool) -> None:
     assert is_own_host(host, {"vision.example.org", "*.home.arpa"}) is allowed
 
 
 @given(st.text(st.characters(codec="latin-1"), max_size=40))
-def test_a_name_with_a_dot_is_own_only_by_the_rules(host: str) -> None:
+def test_a_dotted_name_is_own_only_by_the_rules(host: str) -> None:
     name = host.lower().partition(":")[0]
     if is_own_host(host) and "." in name and not host.startswith("["):
         assert (
@@ -129,9 +129,7 @@ def test_a_name_with_a_dot_is_own_only_by_the_rules(host: str) -> None:
         (b"mac:8000", b"mac:8000", False),
     ],
 )
-def test_a_page_is_ours_when_it_came_from_where_it_sends_to(
-    origin: bytes, host: bytes, same: bool
-) -> None:
+def test_a_page_is_same_site_when_origin_and_host_match(origin: bytes, host: bytes, same: bool) -> None:
     assert is_same_site(origin, host) is same
 
 
@@ -142,7 +140,7 @@ def scope(headers: Any, method: str = "POST", path: str = "/v1/x") -> dict[str, 
 
 
 def refusal(request: dict[str, Any], **rules: Any) -> ApiError | None:
-    return Door("gateway", **rules).refusal(request)
+    return OriginPolicy("gateway", **rules).refusal(request)
 
 
 def code(request: dict[str, Any], **rules: Any) -> str | None:
@@ -155,11 +153,11 @@ MAC = ("host", "mac:8000")
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
 @pytest.mark.parametrize("origin", ["http://evil.com", "null", "", "http://mac", "http://mac:8000/"])
-def test_a_page_of_another_site_is_refused_whatever_it_sends(origin: str, method: str) -> None:
+def test_a_page_of_another_site_is_always_refused(origin: str, method: str) -> None:
     assert code(scope([MAC, ("origin", origin)], method)) == "foreign_origin"
 
 
-def test_who_sends_no_origin_is_no_page() -> None:
+def test_a_request_without_origin_is_allowed() -> None:
     assert refusal(scope([MAC])) is None
 
 
@@ -171,7 +169,7 @@ def test_own_pages_and_configured_ones_may_send() -> None:
     assert code(scope([MAC, ("origin", "null")]), origins=["*", "null"]) == "foreign_origin"
 
 
-def test_the_public_address_is_one_of_ours_though_a_proxy_in_front_says_another() -> None:
+def test_the_public_url_is_an_own_host_behind_a_proxy() -> None:
     url = "https://vision.example.org/ai"
     assert refusal(scope({"host": "vision.example.org"}), public_url=url) is None
     page = scope([MAC, ("origin", "https://vision.example.org")])
@@ -207,26 +205,26 @@ def test_a_page_that_hides_its_origin_changes_nothing_here(
         [MAC, ("content-length", "1"), ("content-length", "1")],
     ],
 )
-def test_what_must_be_there_once_is_there_once(headers: Any) -> None:
+def test_repeated_security_headers_are_refused(headers: Any) -> None:
     error = refusal(scope(headers))
     assert error is not None
     assert (error.status, error.code) == (400, "invalid_request")
 
 
-def test_other_headers_may_be_there_twice() -> None:
+def test_other_headers_may_be_repeated() -> None:
     assert refusal(scope([MAC, ("accept", "a"), ("accept", "b")])) is None
 
 
 @pytest.mark.parametrize(
     ("path", "size", "fits"), [("/a", 10, True), ("/a", 11, False), ("/b", 11, True)]
 )
-def test_a_body_that_says_it_is_too_large_is_refused_unread(path: str, size: int, fits: bool) -> None:
+def test_a_too_large_content_length_is_refused_unread(path: str, size: int, fits: bool) -> None:
     limits = {"/a": 10}
     request = scope([MAC, ("content-length", str(size))], path=path)
     assert code(request, body_limit=limits.get) == (None if fits else "payload_too_large")
 
 
-def test_a_refusal_names_what_to_change_and_repeats_little_of_what_was_sent() -> None:
+def test_a_refusal_names_the_setting_and_repeats_little_of_the_input() -> None:
     foreign = refusal(scope({"host": "e" * 200 + ".com"}))
     page = refusal(scope([MAC, ("origin", "http://" + "e" * 9000)]))
     assert foreign is not None
@@ -237,9 +235,9 @@ def test_a_refusal_names_what_to_change_and_repeats_little_of_what_was_sent() ->
     assert (foreign.status, foreign.headers()) == (403, {"x-should-retry": "false"})
 
 
-def test_invented_names_take_no_memory_and_ours_goes_on_being_known() -> None:
-    door = Door("gateway")
+def test_invented_hosts_do_not_grow_the_cache() -> None:
+    policy = OriginPolicy("gateway")
     for number in range(1000):
-        assert door.refusal(scope({"host": f"h{number}.evil.com"})) is not None
-        assert door.refusal(scope([MAC])) is None
-    assert len(door._known) <= 256
+        assert policy.refusal(scope({"host": f"h{number}.evil.com"})) is not None
+        assert policy.refusal(scope([MAC])) is None
+    assert len(policy._known) <= 256

@@ -5,65 +5,65 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.receive_timeouts import Intake, Limits, Stage
+from web.receive_timeouts import Limits, ReceiveTimer, Stage
 
 LIMITS = Limits(head_s=20, silence_s=30, body_s=30, body_rate=1024)
 
 
-def intake(stage: Stage) -> Intake:
-    new = Intake(LIMITS)
+def timer(stage: Stage) -> ReceiveTimer:
+    new = ReceiveTimer(LIMITS)
     new.enter(stage)
     return new
 
 
-def ticks_until_late(of: Intake, bytes_each: int = 0, most: int = 1000) -> int | None:
+def ticks_until_late(of: ReceiveTimer, bytes_each: int = 0, most: int = 1000) -> int | None:
     for number in range(1, most + 1):
         if bytes_each:
-            of.took(bytes_each)
+            of.received(bytes_each)
         if of.tick(1):
             return number
     return None
 
 
-def test_a_new_connection_is_expected_to_say_something() -> None:
-    assert ticks_until_late(Intake(LIMITS)) == 20
+def test_a_new_connection_must_send_something() -> None:
+    assert ticks_until_late(ReceiveTimer(LIMITS)) == 20
 
 
-def test_a_head_has_its_time_however_busily_it_drips() -> None:
-    assert ticks_until_late(intake(Stage.HEAD), bytes_each=1) == 20
-    assert ticks_until_late(intake(Stage.HEAD), bytes_each=3000) == 20
+def test_a_dripping_head_times_out() -> None:
+    assert ticks_until_late(timer(Stage.HEAD), bytes_each=1) == 20
+    assert ticks_until_late(timer(Stage.HEAD), bytes_each=3000) == 20
 
 
-def test_from_a_whole_request_to_the_next_nobody_is_late() -> None:
-    assert ticks_until_late(intake(Stage.DONE)) is None
-    assert ticks_until_late(intake(Stage.DONE), bytes_each=1) is None
+def test_the_time_between_requests_does_not_count() -> None:
+    assert ticks_until_late(timer(Stage.DONE)) is None
+    assert ticks_until_late(timer(Stage.DONE), bytes_each=1) is None
 
 
-def test_a_body_that_stops_coming_is_late() -> None:
-    of = intake(Stage.BODY)
-    of.took(1 << 20)  # fast so far: that is no credit for silence
+def test_a_stalled_body_times_out() -> None:
+    of = timer(Stage.BODY)
+    of.received(1 << 20)  # fast so far: that is no credit for silence
     assert ticks_until_late(of) == 30
 
 
-def test_a_body_that_drips_is_late_and_a_slow_upload_that_gets_on_is_not() -> None:
-    assert ticks_until_late(intake(Stage.BODY), bytes_each=1) == 31
-    assert ticks_until_late(intake(Stage.BODY), bytes_each=512) == 60
-    assert ticks_until_late(intake(Stage.BODY), bytes_each=10_000) is None
+def test_a_dripping_body_times_out_and_a_slow_upload_does_not() -> None:
+    assert ticks_until_late(timer(Stage.BODY), bytes_each=1) == 31
+    assert ticks_until_late(timer(Stage.BODY), bytes_each=512) == 60
+    assert ticks_until_late(timer(Stage.BODY), bytes_each=10_000) is None
 
 
-def test_the_rest_of_a_body_that_was_answered_has_a_fixed_time() -> None:
-    assert ticks_until_late(intake(Stage.LEFTOVER), bytes_each=1 << 20) == 30
+def test_the_rest_of_an_answered_body_has_a_fixed_time() -> None:
+    assert ticks_until_late(timer(Stage.LEFTOVER), bytes_each=1 << 20) == 30
 
 
 @given(
     st.lists(st.integers(0, 100_000), max_size=200),
     st.sampled_from([Stage.HEAD, Stage.BODY, Stage.LEFTOVER]),
 )
-def test_nobody_is_late_before_the_shortest_time_there_is(sizes: list[int], stage: Stage) -> None:
-    of = intake(stage)
+def test_nothing_times_out_before_the_shortest_limit(sizes: list[int], stage: Stage) -> None:
+    of = timer(stage)
     for number, size in enumerate(sizes, 1):
         if size:
-            of.took(size)
+            of.received(size)
         if of.tick(1):
             assert number >= LIMITS.head_s
             return
@@ -71,15 +71,15 @@ def test_nobody_is_late_before_the_shortest_time_there_is(sizes: list[int], stag
         assert len(sizes) < 30
 
 
-def test_it_says_in_a_failing_test_where_it_is() -> None:
-    assert repr(intake(Stage.BODY)) == "<Intake BODY [0 bytes, waited 0.0 s]>"
+def test_the_repr_shows_stage_and_size() -> None:
+    assert repr(timer(Stage.BODY)) == "<ReceiveTimer BODY [0 bytes, waited 0.0 s]>"
 
 
-def test_a_body_in_the_smallest_chunks_that_there_are_is_no_excess_of_framing() -> None:
-    of = intake(Stage.BODY)
+def test_one_byte_chunks_do_not_count_as_excessive_framing() -> None:
+    of = timer(Stage.BODY)
     for _ in range(10_000):
-        of.took(20)
-        of.passed(1)
-    assert of.framing <= 0
-    of.took(100)
-    assert 0 < of.framing + 10_000 * 1 <= 10_100
+        of.received(20)
+        of.received_body(1)
+    assert of.framing_bytes <= 0
+    of.received(100)
+    assert 0 < of.framing_bytes + 10_000 * 1 <= 10_100

@@ -1,4 +1,4 @@
-"""Relaying: what ends at a hop, and how a failure of the upstream is told."""
+"""Forwarding: what ends at a hop, and how upstream failures are reported."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from starlette.types import Message
 from contracts.errors import WorkerFailed
 from testkit.servers import free_port
 from web.relay import (
-    Outbound,
-    UpstreamBroke,
+    UpstreamDisconnected,
+    UpstreamRequest,
     UpstreamUnreachable,
-    ask,
-    may_be_repeated,
+    forward_response,
+    forwarded_headers,
+    is_retryable,
     open_session,
-    pass_on,
-    passed_on,
+    send_upstream,
 )
-from web.request_record import Account
+from web.request_record import RequestRecord
 
 T = TypeVar("T")
 
@@ -32,40 +32,42 @@ T = TypeVar("T")
     "name", [b"Connection", b"Keep-Alive", b"Transfer-Encoding", b"Upgrade", b"TE", b"Trailer", b"Host"]
 )
 def test_hop_by_hop_headers_end_here(name: bytes) -> None:
-    assert passed_on([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
+    assert forwarded_headers([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
 
 
 @pytest.mark.parametrize("name", [b"Origin", b"Referer", b"Sec-Fetch-Site", b"sec-fetch-mode"])
-def test_what_a_browser_says_of_its_page_ends_with_the_tier_that_was_asked(name: bytes) -> None:
-    assert passed_on([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
+def test_browser_page_headers_are_not_forwarded(name: bytes) -> None:
+    assert forwarded_headers([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
 
 
 def test_headers_that_the_connection_header_names_end_here_too() -> None:
     headers = [(b"connection", b"close, X-Private"), (b"x-private", b"1"), (b"x-kept", b"2")]
-    assert passed_on(headers) == [(b"x-kept", b"2")]
+    assert forwarded_headers(headers) == [(b"x-kept", b"2")]
 
 
 @given(st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=6))
 def test_nothing_is_added_and_the_order_is_kept(headers: list[tuple[bytes, bytes]]) -> None:
-    kept = list(passed_on(headers))
+    kept = list(forwarded_headers(headers))
     rest = iter(headers)
     assert all(header in rest for header in kept)
 
 
-async def relayed(port: int, account: Account) -> list[Message]:
+async def relayed(port: int, record: RequestRecord) -> list[Message]:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     async with open_session() as session:
-        answer = await ask(session, outbound_to(port))
-        await pass_on(answer, send, cut_off=lambda: WorkerFailed("cut"), source="test", account=account)
+        answer = await send_upstream(session, outbound_to(port))
+        await forward_response(
+            answer, send, cut_off=lambda: WorkerFailed("cut"), source="test", record=record
+        )
     return sent
 
 
-def outbound_to(port: int) -> Outbound:
-    return Outbound("POST", f"http://127.0.0.1:{port}/x", [], b"body")
+def outbound_to(port: int) -> UpstreamRequest:
+    return UpstreamRequest("POST", f"http://127.0.0.1:{port}/x", [], b"body")
 
 
 async def with_server(answer: bytes, use: Callable[[int], Awaitable[T]]) -> T:
@@ -82,18 +84,18 @@ async def with_server(answer: bytes, use: Callable[[int], Awaitable[T]]) -> T:
         return await use(server.sockets[0].getsockname()[1])
 
 
-def relayed_from(answer: bytes, account: Account | None = None) -> list[Message]:
-    account = account or Account(0)
-    return asyncio.run(with_server(answer, lambda port: relayed(port, account)))
+def relayed_from(answer: bytes, record: RequestRecord | None = None) -> list[Message]:
+    record = record or RequestRecord(0)
+    return asyncio.run(with_server(answer, lambda port: relayed(port, record)))
 
 
-def test_no_connection_is_told_as_unreachable() -> None:
+def test_no_connection_raises_upstream_unreachable() -> None:
     with pytest.raises(UpstreamUnreachable):
-        asyncio.run(relayed(free_port(), Account(0)))
+        asyncio.run(relayed(free_port(), RequestRecord(0)))
 
 
-def test_a_connection_that_ends_without_an_answer_is_told_as_broken() -> None:
-    with pytest.raises(UpstreamBroke):
+def test_a_connection_closed_before_the_response_raises_upstream_disconnected() -> None:
+    with pytest.raises(UpstreamDisconnected):
         relayed_from(b"")
 
 
@@ -127,10 +129,10 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server, open_session() as session:
-            answer = await ask(session, outbound_to(port))
+            answer = await send_upstream(session, outbound_to(port))
             cut = WorkerFailed("cut")
             work = asyncio.create_task(
-                pass_on(answer, send, cut_off=lambda: cut, source="t", account=Account(0))
+                forward_response(answer, send, cut_off=lambda: cut, source="t", record=RequestRecord(0))
             )
             await begun.wait()
             work.cancel()
@@ -145,13 +147,13 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
     assert sent[-1]["more_body"] is False
 
 
-def test_another_answer_that_is_cut_is_cut_for_the_client_too() -> None:
+def test_any_other_cut_response_is_cut_for_the_client() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     with pytest.raises(Exception, match="broke off"):
         relayed_from(head)
 
 
-def test_an_answer_passes_with_its_status_and_its_own_headers() -> None:
+def test_a_response_keeps_its_status_and_its_own_headers() -> None:
     head = (
         b"HTTP/1.1 418 Teapot\r\nX-A: 1\r\nConnection: close\r\nServer: s\r\ncontent-length: 2\r\n\r\n"
     )
@@ -168,33 +170,33 @@ RETRYABLE = b"HTTP/1.1 %b X\r\nx-vision-retryable: 1\r\ncontent-length: 2\r\n\r\
 
 
 @pytest.mark.parametrize(("status", "repeated"), [(b"503", True), (b"200", False), (b"500", False)])
-def test_only_a_503_that_says_so_may_be_repeated(status: bytes, repeated: bool) -> None:
+def test_only_a_marked_503_is_retryable(status: bytes, repeated: bool) -> None:
     async def asked(port: int) -> bool:
-        async with open_session() as session, await ask(session, outbound_to(port)) as answer:
-            return may_be_repeated(answer)
+        async with open_session() as session, await send_upstream(session, outbound_to(port)) as answer:
+            return is_retryable(answer)
 
     assert asyncio.run(with_server(RETRYABLE % status, asked)) is repeated
 
 
-def test_a_503_without_the_mark_may_not_be_repeated() -> None:
+def test_an_unmarked_503_is_not_retryable() -> None:
     async def asked(port: int) -> bool:
-        async with open_session() as session, await ask(session, outbound_to(port)) as answer:
-            return may_be_repeated(answer)
+        async with open_session() as session, await send_upstream(session, outbound_to(port)) as answer:
+            return is_retryable(answer)
 
     plain = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"
     assert asyncio.run(with_server(plain, asked)) is False
 
 
-def test_the_mark_that_an_answer_may_be_repeated_is_never_passed_on() -> None:
+def test_the_retryable_mark_is_never_forwarded() -> None:
     sent = relayed_from(RETRYABLE % b"503")
     assert sent[0]["headers"] == [(b"content-length", b"2")]
 
 
-def test_the_account_is_told_the_timings() -> None:
-    account = Account(0)
+def test_the_record_gets_the_timings() -> None:
+    record = RequestRecord(0)
     head = b"HTTP/1.1 201 X\r\nX-Vision-Model-Ms: 7\r\nx-vision-queue-ms: 3\r\n"
-    relayed_from(head + b"x-vision-load-ms: soon\r\ncontent-length: 5\r\n\r\n12345", account)
-    assert (account.model_ms, account.queue_ms, account.load_ms) == (7, 3, None)
+    relayed_from(head + b"x-vision-load-ms: soon\r\ncontent-length: 5\r\n\r\n12345", record)
+    assert (record.model_ms, record.queue_ms, record.load_ms) == (7, 3, None)
 
 
 @pytest.mark.parametrize("size", [0, 5, (1 << 18) + 1])
@@ -212,7 +214,7 @@ def test_a_body_of_any_size_is_sent_whole_with_its_length(size: int) -> None:
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         async with server, open_session() as session:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-            async with await ask(session, Outbound("POST", url, [], bytes(size))):
+            async with await send_upstream(session, UpstreamRequest("POST", url, [], bytes(size))):
                 return await received
 
     assert asyncio.run(run()) == bytes(size)

@@ -1,4 +1,4 @@
-"""Reading a request: bounded ahead, bounded in all, and never blind to a client that leaves."""
+"""Receiving a request: read-ahead and size are bounded, and a disconnect is always noticed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive
 
 from contracts.errors import PayloadTooLarge
-from web.request_body import ClientGone, Inbound
+from web.request_body import ClientGone, RequestBody
 
 
 class Source:
@@ -44,8 +44,8 @@ async def settle() -> None:
 
 
 async def read(receive: Receive, limit: int = 100) -> bytes:
-    async with Inbound(receive) as inbound:
-        return await inbound.body(limit)
+    async with RequestBody(receive) as request_body:
+        return await request_body.read(limit)
 
 
 def test_a_body_is_read_whole_and_in_order() -> None:
@@ -67,26 +67,26 @@ def test_a_body_that_ends_early_means_the_client_is_gone() -> None:
         asyncio.run(read(Source([*body(b"a", whole=False), GONE]).receive))
 
 
-def test_no_more_is_read_ahead_than_allowed_until_somebody_takes_it() -> None:
+def test_read_ahead_is_bounded() -> None:
     async def run() -> None:
         source = Source(body(*[b"x" * 10] * 50))
 
         async def work() -> None:
             await settle()
             assert source.taken == 3
-            chunks = inbound.chunks()
+            chunks = request_body.chunks()
             await anext(chunks)
             await settle()
             assert source.taken == 4
             assert sum([len(chunk) async for chunk in chunks]) == 490
 
-        async with Inbound(source.receive, read_ahead=30) as inbound:
-            await inbound.while_here(work())
+        async with RequestBody(source.receive, read_ahead=30) as request_body:
+            await request_body.while_connected(work())
 
     asyncio.run(run())
 
 
-def test_leaving_cancels_the_work_in_hand() -> None:
+def test_a_disconnect_cancels_the_work() -> None:
     async def run() -> None:
         cancelled = asyncio.Event()
 
@@ -97,70 +97,70 @@ def test_leaving_cancels_the_work_in_hand() -> None:
                 cancelled.set()
                 raise
 
-        async with Inbound(Source([*body(b"a"), GONE]).receive) as inbound:
-            await inbound.body(10)
+        async with RequestBody(Source([*body(b"a"), GONE]).receive) as request_body:
+            await request_body.read(10)
             with pytest.raises(ClientGone):
-                await inbound.while_here(work())
+                await request_body.while_connected(work())
         assert cancelled.is_set()
 
     asyncio.run(run())
 
 
-def test_work_that_ends_gives_its_result_and_its_error() -> None:
+def test_the_result_or_error_of_work_is_returned() -> None:
     async def run() -> None:
         async def fails() -> None:
             raise LookupError("x")
 
-        async with Inbound(Source(body()).receive) as inbound:
-            assert await inbound.while_here(asyncio.sleep(0, "done")) == "done"
+        async with RequestBody(Source(body()).receive) as request_body:
+            assert await request_body.while_connected(asyncio.sleep(0, "done")) == "done"
             with pytest.raises(LookupError):
-                await inbound.while_here(fails())
+                await request_body.while_connected(fails())
 
     asyncio.run(run())
 
 
 def test_nothing_is_left_running_after_the_block() -> None:
     async def run() -> None:
-        async with Inbound(Source([]).receive) as inbound:
-            await inbound.while_here(settle())
+        async with RequestBody(Source([]).receive) as request_body:
+            await request_body.while_connected(settle())
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())
 
 
-def test_a_body_is_read_further_while_work_runs_and_the_client_is_watched() -> None:
+def test_the_body_is_read_while_work_runs() -> None:
     async def run() -> None:
-        async with Inbound(Source([*body(b"a", b"b"), GONE]).receive) as inbound:
+        async with RequestBody(Source([*body(b"a", b"b"), GONE]).receive) as request_body:
 
             async def work() -> bytes:
-                taken = b"".join([chunk async for chunk in inbound.chunks()])
+                taken = b"".join([chunk async for chunk in request_body.chunks()])
                 await asyncio.Event().wait()
                 return taken
 
             with pytest.raises(ClientGone):
-                await inbound.while_here(work())
+                await request_body.while_connected(work())
 
     asyncio.run(run())
 
 
-def test_work_is_not_begun_for_a_client_that_has_left() -> None:
+def test_work_is_not_started_for_a_disconnected_client() -> None:
     async def run() -> None:
         async def work() -> None:
             raise AssertionError("begun")
 
-        async with Inbound(Source([GONE]).receive) as inbound:
+        async with RequestBody(Source([GONE]).receive) as request_body:
             with pytest.raises(ClientGone):
-                await inbound.body(10)
+                await request_body.read(10)
             with pytest.raises(ClientGone):
-                await inbound.while_here(work())
+                await request_body.while_connected(work())
 
     asyncio.run(run())
 
 
-def test_a_cancellation_by_somebody_else_stays_one() -> None:
+def test_an_outside_cancellation_is_kept() -> None:
     async def run() -> None:
-        async with Inbound(Source(body()).receive) as inbound:
-            serving = asyncio.ensure_future(inbound.while_here(asyncio.Event().wait()))
+        async with RequestBody(Source(body()).receive) as request_body:
+            serving = asyncio.ensure_future(request_body.while_connected(asyncio.Event().wait()))
             await settle()
             serving.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -169,7 +169,7 @@ def test_a_cancellation_by_somebody_else_stays_one() -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_while_somebody_else_cancels_hides_no_cancellation() -> None:
+def test_a_disconnect_does_not_hide_an_outside_cancellation() -> None:
     async def run() -> None:
         leave = asyncio.Event()
 
@@ -177,8 +177,8 @@ def test_a_client_that_leaves_while_somebody_else_cancels_hides_no_cancellation(
             await leave.wait()
             return GONE
 
-        async with Inbound(receive) as inbound:
-            serving = asyncio.ensure_future(inbound.while_here(asyncio.Event().wait()))
+        async with RequestBody(receive) as request_body:
+            serving = asyncio.ensure_future(request_body.while_connected(asyncio.Event().wait()))
             await settle()
             leave.set()
             serving.cancel()
@@ -188,11 +188,11 @@ def test_a_client_that_leaves_while_somebody_else_cancels_hides_no_cancellation(
     asyncio.run(run())
 
 
-def test_after_a_client_that_left_the_task_counts_as_not_cancelled() -> None:
+def test_after_a_disconnect_the_task_is_not_cancelled() -> None:
     async def run() -> None:
-        async with Inbound(Source([GONE]).receive) as inbound:
+        async with RequestBody(Source([GONE]).receive) as request_body:
             with pytest.raises(ClientGone):
-                await inbound.while_here(asyncio.Event().wait())
+                await request_body.while_connected(asyncio.Event().wait())
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0

@@ -1,4 +1,4 @@
-"""What the service manager is told, over a real datagram socket."""
+"""What systemd receives, over a real datagram socket."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
         yield channel
 
 
-def test_systemd_is_told_what_happens_in_its_own_words(systemd: socket.socket) -> None:
+def test_systemd_receives_its_own_messages(systemd: socket.socket) -> None:
     notifier = Notifier(systemd.getsockname())
     notifier.ready("serving")
     asyncio.run(notifier.alive())
     notifier.stopping()
-    told = [systemd.recv(100) for _ in range(3)]
-    assert told == [b"READY=1\nSTATUS=serving", b"WATCHDOG=1", b"STOPPING=1"]
+    reported = [systemd.recv(100) for _ in range(3)]
+    assert reported == [b"READY=1\nSTATUS=serving", b"WATCHDOG=1", b"STOPPING=1"]
 
 
 def test_no_child_speaks_for_this_process(systemd: socket.socket) -> None:

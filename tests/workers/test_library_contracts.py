@@ -33,7 +33,7 @@ def test_the_versions_are_those_that_were_read(package: str, version: str) -> No
 
 class TestHuggingfaceHub:
     def test_the_cache_is_read_and_written_by_these_private_names(self) -> None:
-        """workers.hub_copies and hub_remote use them, so that the cache stays the library's own."""
+        """workers.hub.copies and workers.hub.remote use them, so the cache stays the library's."""
         from huggingface_hub import _tree_cache, file_download
 
         assert parameters(_tree_cache.read_tree_cache) == ["tree_cache_folder", "commit_hash"]
@@ -49,7 +49,7 @@ class TestHuggingfaceHub:
         assert parameters(settle) == ["storage_folder", "revision", "commit_hash"]
 
     def test_a_question_has_no_time_limit_of_its_own(self) -> None:
-        """workers.hub_remote sets one from outside; once the library has one, ours may go."""
+        """workers.hub.remote sets one from outside; once the library has one, ours may go."""
         from huggingface_hub.utils import _http
 
         assert "timeout=None" in inspect.getsource(_http.default_client_factory)
@@ -309,7 +309,9 @@ class TestMlxVlm:
 
 class TestMflux:
     def test_it_wires_nothing_and_clears_no_cache_in_the_families_that_are_used(self) -> None:
-        """workers.buffers gives freed buffers back in steps; a saver of memory is never registered."""
+        """workers.backend.buffers gives freed buffers back in steps; a saver of memory is never
+        registered.
+        """
         import mflux  # noqa: TID251
 
         root = Path(mflux.__file__).parent

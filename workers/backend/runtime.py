@@ -17,8 +17,7 @@ from typing import Any
 
 from contracts.control import DeviceMemory
 from contracts.settings import wired_limit_problem
-from workers import unwanted
-from workers.backend import blas
+from workers.backend import blas, unwanted_imports
 from workers.engine import LoadError
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
     for name, value in environment().items():
         os.environ.setdefault(name, value)
     silence_harmless_warnings()
-    unwanted.hide()
+    unwanted_imports.hide()
     blas.enable()
     import mlx.core as mx  # noqa: TID251 - for the engines
 

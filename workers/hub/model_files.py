@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from contracts.revisions import DEFAULT, Revision
-from workers import hub_remote
 from workers.engine import LoadError, Located, Report
-from workers.hub_copies import Copies, Wanted, lacking
-from workers.hub_fetch import Fetch, NoRoom
-from workers.hub_remote import Remote, files_of, no_help
+from workers.hub import remote
+from workers.hub.copies import Copies, Wanted, lacking
+from workers.hub.fetch import Fetch, NoRoom
+from workers.hub.remote import Remote, files_of, no_help
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def locate(
     except LoadError:
         raise
     except Exception as exc:  # the Hub's, httpx's, the file system's
-        raise hub_remote.failed(key, exc, path) from exc
+        raise remote.failed(key, exc, path) from exc
 
 
 class _Unfit(Exception):

@@ -18,11 +18,10 @@ from PIL import Image
 from contracts.control import Caches, Phase, Work
 from contracts.revisions import chosen
 from contracts.settings.models import ImageSettings
-from workers import buffers, remote_code
-from workers.backend import runtime
+from workers.backend import buffers, runtime
 from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Located, Report
-from workers.hub import model_files
-from workers.hub_copies import Wanted
+from workers.hub import model_files, remote_code
+from workers.hub.copies import Wanted
 from workers.image import families
 from workers.serving.model_thread import first_line
 

@@ -25,8 +25,9 @@ from contracts.wire.openai import (
     InputTokenDetails,
     OutputTokenDetails,
 )
+from web import sse
 from workers.engine import ImageJob
-from workers.serving.answers import Identity, sse
+from workers.serving.answers import Identity
 
 PATCH = 16  # pixels: what an image counts in tokens
 _SEEDS = 2**64
@@ -175,7 +176,7 @@ class ImageAnswer:
                 **more,
             }
         )
-        return sse(event.data(), event=event.type)
+        return sse.event(event.data(), name=event.type)
 
     def seed_of(self, index: int) -> int:
         """The seed of picture *index*."""

@@ -18,12 +18,13 @@ from contracts.control import Drawing
 from contracts.media import Size, parse_size, read_image_field, sniff
 from contracts.settings.models import ImageSettings
 from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
+from web import sse
 from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, Previewed, Stepped
 from workers.image import files, generation
 from workers.image.editing import edit_job
 from workers.image.generation import ImageAnswer
 from workers.image.progress import Progress, told
-from workers.serving import answers, image_codec
+from workers.serving import image_codec
 from workers.serving.endpoint import Answer, Exchange, Stopwatch, Worker
 
 
@@ -157,11 +158,11 @@ class ImageRoutes:
                 if isinstance(piece, _Begun):
                     begun = piece
                     watch.restart()
-                    yield answers.sse_comment("started")
+                    yield sse.comment("started")
                     continue
                 assert begun is not None
                 if isinstance(piece, Drawing):
-                    yield answers.sse_comment(told(piece))
+                    yield sse.comment(told(piece))
                 elif isinstance(piece, _Preview):
                     yield begun.answer.partial(piece.index, piece.number, piece.base64)
                 else:

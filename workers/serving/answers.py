@@ -7,12 +7,11 @@ is bytes or data at the end, so that a test needs neither a server nor a model.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from contracts.tasks import TASKS
 from contracts.wire.completions import PromptTokensDetails
@@ -93,20 +92,6 @@ def listed(text: str) -> list[str]:
     """The lines of *text* that say something, without bullets and numbers."""
     lines = (_BULLET.sub("", line).strip() for line in text.splitlines())
     return [line for line in lines if line]
-
-
-# --- server-sent events --------------------------------------------------------------------------
-
-
-def sse(data: dict[str, Any], event: str | None = None) -> bytes:
-    name = f"event: {event}\n" if event else ""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return f"{name}data: {text}\n\n".encode()
-
-
-def sse_comment(text: str) -> bytes:
-    """Clients pass over comments; people with curl read them, and proxies see a live stream."""
-    return f": {text}\n\n".encode()
 
 
 def _default(value: T | None, default: T) -> T:

@@ -20,12 +20,14 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from contracts.control import MODEL_HEADER, Caches, Phase, Work, WorkerHealth
-from contracts.errors import ApiError, InternalError
+from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
 from contracts.wire.openai import parse_json
+from web import sse
 from web.access_log import HEADER
-from web.errors import error_response, sse_error
-from web.request_body import ClientGone, Inbound
+from web.errors import answer_errors, error_response, internal_error, sse_error
+from web.request_body import RequestBody
+from web.request_record import record_of
 from workers.backend import runtime
 from workers.engine import Hosted, Job, Telling
 from workers.image.progress import Progress
@@ -36,7 +38,6 @@ SOURCE = "worker"
 MAX_BODY = 256 << 20  # bytes; the gateway has its own, smaller limit
 SMALL_BODY = 64 << 10  # bytes; what takes no noticeable time to parse
 PREPARED = 4  # jobs whose pictures may be decoded at a time; the others wait as they came
-_CLIENT_GONE = 499  # in the log only: there is nobody to send it to
 
 log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -152,22 +153,20 @@ class Endpoint:
         worker = self._worker
         headers = dict(scope["headers"])
         exchange = Exchange(headers.get(HEADER, b"-").decode("latin-1"), b"")
+        record = record_of(scope)
         began = time.monotonic()
-        status = 500
         worker.active += 1
         worker.count += 1
+
+        async def refuse(error: ApiError) -> None:
+            await error_response(error, SOURCE)(scope, receive, send)
+
         try:
-            async with Inbound(receive) as inbound:
-                try:
-                    if worker.thread.phase is not Phase.READY:
-                        raise worker.thread.unavailable()
-                    exchange.body = await inbound.body(MAX_BODY)
-                    status = await inbound.while_here(self._answer(exchange, send))
-                except ApiError as exc:
-                    status = exc.status
-                    await error_response(exc, SOURCE)(scope, receive, send)
-                except ClientGone:
-                    status = _CLIENT_GONE
+            async with answer_errors(record, SOURCE, refuse), RequestBody(receive) as request_body:
+                if worker.thread.phase is not Phase.READY:
+                    raise worker.thread.unavailable()
+                exchange.body = await request_body.read(MAX_BODY)
+                await request_body.while_connected(self._answer(exchange, send))
         finally:
             worker.active -= 1
             log.info(
@@ -176,13 +175,13 @@ class Endpoint:
                 exchange.request_id,
                 scope["method"],
                 scope["path"],
-                status,
+                record.status,
                 (time.monotonic() - began) * 1000,
                 exchange.model_ms,
                 "".join(f" {key}={value}" for key, value in exchange.notes.items()),
             )
 
-    async def _answer(self, exchange: Exchange, send: Send) -> int:
+    async def _answer(self, exchange: Exchange, send: Send) -> None:
         answer = await self._handle(exchange)
         if isinstance(answer, bytes):
             headers = [
@@ -192,17 +191,13 @@ class Endpoint:
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": answer})
-            return 200
-        return await self._stream(answer, send)
+            return
+        await self._stream(answer, send)
 
-    async def _stream(self, chunks: AsyncGenerator[bytes, None], send: Send) -> int:
+    async def _stream(self, chunks: AsyncGenerator[bytes, None], send: Send) -> None:
         async with aclosing(chunks):
             first = await anext(chunks)  # what fails before it, fails with a status of its own
-            headers = [
-                (b"content-type", b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-cache"),
-            ]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
             await _send_chunk(send, first)
             try:
                 async for chunk in chunks:
@@ -212,10 +207,8 @@ class Endpoint:
                 await _send_chunk(send, sse_error(exc, SOURCE))
             except Exception:
                 log.exception("a stream ends with a fault")
-                fault = InternalError("internal error; the log has the details")
-                await _send_chunk(send, sse_error(fault, SOURCE))
+                await _send_chunk(send, sse_error(internal_error(), SOURCE))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return 200
 
 
 async def _send_chunk(send: Send, chunk: bytes) -> None:

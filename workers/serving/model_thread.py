@@ -22,8 +22,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from contracts import metal
 from contracts.control import Download, Phase
 from contracts.errors import Unavailable
+from workers.backend.buffers import REST_S
 from workers.batch_engine import BatchEngine, does_many
-from workers.buffers import REST_S
 from workers.engine import Engine, Event, Job, LoadError, Resting
 from workers.serving.ticket import Ticket, as_told
 from workers.serving.ticket import Timing as Timing  # for workers.serving.endpoint

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx  # noqa: TID251 - a part of the VLM engine
 
-from workers.buffers import without_clear_cache
+from workers.backend.buffers import without_clear_cache
 from workers.vlm.architectures.moondream import PREFIX, prefix_mask
 from workers.vlm.kv_cache import Layers
 from workers.vlm.sampler import Chooser, RowSampler

@@ -23,6 +23,7 @@ from contracts.wire.completions import (
     FinishReason,
     TopLogprob,
 )
+from web import sse
 from workers.engine import (
     Answered,
     ChatEvent,
@@ -31,7 +32,7 @@ from workers.engine import (
     TokenChance,
     TokenLogprob,
 )
-from workers.serving.answers import Identity, chat_usage, sse
+from workers.serving.answers import Identity, chat_usage
 from workers.vlm.jobs import must_call, offered
 from workers.vlm.tool_calls import Argued, Called, CallReader, Piece, Said
 
@@ -225,4 +226,4 @@ class ChatChunks:
         }
         if self.shape.include_usage:
             chunk["usage"] = usage
-        return sse(chunk)
+        return sse.event(chunk)

@@ -21,8 +21,7 @@ from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
 from contracts.revisions import chosen
 from contracts.settings.models import VlmSettings
-from workers import buffers, remote_code
-from workers.backend import runtime
+from workers.backend import buffers, runtime
 from workers.batch_engine import Sink
 from workers.engine import (
     ChatEvent,
@@ -34,7 +33,7 @@ from workers.engine import (
     Turn,
     with_defaults,
 )
-from workers.hub import model_files
+from workers.hub import model_files, remote_code
 from workers.serving.model_thread import first_line
 from workers.vlm.chat_template import require_known
 from workers.vlm.checkpoint import context_length, has_moondream_vocabulary, read_sampling_defaults

@@ -1,4 +1,4 @@
-"""What the tests of the translations have in common: requests, ids and times that repeat."""
+"""Shared by the translation tests: requests, and repeatable ids and times."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from contracts.wire.completions import ChatChunk
 from contracts.wire.openai import parse_json
 from contracts.wire.response_object import ResponseObject
 from contracts.wire.responses import ResponseRequest
-from gateway.param_names import Names
-from gateway.responses.answer import NewId, begun
+from gateway.param_names import ParamNames
 from gateway.responses.chat import NAMES
 from gateway.responses.events import ResponseEvents
+from gateway.responses.response import NewId, new_response
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)  # any event, judged by its SDK
@@ -42,7 +42,7 @@ def now() -> float:
 
 
 def response(**fields: Any) -> ResponseObject:
-    return begun(asked(**fields), "resp_0", 1_700_000_000, "vlm-fast")
+    return new_response(asked(**fields), "resp_0", 1_700_000_000, "vlm-fast")
 
 
 def call(call_id: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def chunk(delta: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
 
 def rewriting(**asked: Any) -> ResponseEvents:
     """Of a chat whose second message was the first of the input."""
-    names = Names(NAMES)
+    names = ParamNames(NAMES)
     names.note("messages[1]", "input[0]")
     return ResponseEvents(response(**asked), names, counting_ids(), now)
 

@@ -1,4 +1,4 @@
-"""A request for a response becomes a chat that says the same."""
+"""A Responses API request becomes an equivalent chat completion request."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def chat(**fields: Any) -> dict[str, Any]:
     return made
 
 
-def text(said: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": said}]
+def text(value: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": value}]
 
 
 def called(call_id: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_instructions_come_first() -> None:
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "system", "developer"])
-def test_each_role_is_kept(role: str) -> None:
+def test_roles_are_unchanged(role: str) -> None:
     assert chat(input=[{"role": role, "content": "x"}])["messages"] == [
         {"role": role, "content": text("x")}
     ]
@@ -79,7 +79,7 @@ def test_detail_is_the_nearest_that_a_chat_knows(detail: str, sent: str) -> None
     assert message["content"][0]["image_url"]["detail"] == sent
 
 
-def test_calls_that_follow_each_other_are_one_message_with_what_was_said_before() -> None:
+def test_consecutive_calls_join_the_message_before_them() -> None:
     said = {"role": "assistant", "content": "I look."}
     user = {"role": "user", "content": "hi"}
     items = [user, said, call("c1"), call("c2"), result("c1"), result("c2"), call("c3"), result("c3")]
@@ -94,7 +94,7 @@ def test_calls_that_follow_each_other_are_one_message_with_what_was_said_before(
     assert last == {"role": "tool", "tool_call_id": "c3", "content": text("seen")}
 
 
-def test_a_result_may_hold_pictures() -> None:
+def test_a_result_may_contain_images() -> None:
     output = [{"type": "input_image", "image_url": "data:x"}, {"type": "input_text", "text": "y"}]
     message = chat(input=[call("c"), result("c", output)])["messages"][-1]
     assert [part["type"] for part in message["content"]] == ["image_url", "text"]
@@ -128,7 +128,7 @@ SAME = {
 
 
 @pytest.mark.parametrize(("name", "value"), SAME.items())
-def test_what_a_chat_takes_by_the_same_name_is_passed_on(name: str, value: Any) -> None:
+def test_shared_fields_are_copied(name: str, value: Any) -> None:
     assert chat(**{name: value})[name] == value
 
 
@@ -136,12 +136,12 @@ def test_the_limit_of_tokens_has_another_name() -> None:
     assert chat(max_output_tokens=5)["max_completion_tokens"] == 5
 
 
-def test_a_stream_asks_for_the_usage_that_its_last_event_tells() -> None:
+def test_a_stream_requests_usage() -> None:
     made = chat(stream=True)
     assert (made["stream"], made["stream_options"]) == (True, {"include_usage": True})
 
 
-def test_logprobs_are_asked_for_as_a_chat_does() -> None:
+def test_logprobs_are_requested_in_the_chat_s_form() -> None:
     assert chat(top_logprobs=2)["logprobs"] is True
     assert chat(top_logprobs=2)["top_logprobs"] == 2
     included = chat(include=["message.output_text.logprobs"])

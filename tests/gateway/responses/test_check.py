@@ -1,4 +1,4 @@
-"""A request for a response is checked as the chat that it becomes, and errors find the way back."""
+"""A Responses API request is checked as its chat, and errors name the client's fields."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ BAD_CHATS = [
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD_CHATS, ids=lambda value: str(value)[-60:])
-def test_a_fault_of_the_chat_is_told_by_the_name_that_the_client_used(
+def test_an_error_in_the_chat_names_the_client_s_field(
     settings: Settings, fields: dict[str, Any], param: str
 ) -> None:
     body = json.dumps({"input": "hi", **fields}).encode()
@@ -122,7 +122,7 @@ _FIELDS = st.sampled_from([*ResponseRequest.model_fields, "prompt", "n", "seed",
 
 
 @given(body=st.fixed_dictionaries({"input": _ANYTHING}) | st.dictionaries(_FIELDS, _ANYTHING))
-def test_whatever_is_sent_is_a_chat_or_refused(body: dict[str, Any]) -> None:
+def test_any_request_becomes_a_chat_or_is_refused(body: dict[str, Any]) -> None:
     try:
         made, _ = chat_of(parse_json(ResponseRequest, json.dumps(body).encode()))
     except InvalidRequest:
@@ -136,7 +136,7 @@ def test_an_unknown_model_stays_a_404(settings: Settings) -> None:
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
-def test_what_goes_on_is_the_chat_and_a_rewrite_of_its_answer(settings: Settings) -> None:
+def test_the_check_returns_a_chat_and_a_rewrite(settings: Settings) -> None:
     body = json.dumps({"input": [user(IMAGE)], "model": "alpha", "stream": True, "keep_alive": 5})
     checked = check_response(settings, body.encode())
     assert (checked.alias, checked.stream, checked.keep_alive) == ("a", True, 5)

@@ -1,4 +1,4 @@
-"""A streamed chat as the events of a response: in order, whole, and the same however it is cut."""
+"""A streamed chat as response events: ordered, complete, and the same however it is cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from contracts.errors import Unavailable
 from tests.gateway.responses.given import OPENAI, USAGE, chunk, read, rewriting, sse
-from web.errors import error_event
+from web.sse import error_event
 
 ERROR = {"message": "the worker ended", "type": "server_error", "param": None, "code": "worker_failed"}
 TOKEN = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
@@ -16,7 +16,7 @@ START = chunk({"role": "assistant", "content": ""})
 END = [chunk({}, finish_reason="stop"), chunk(usage=USAGE), "[DONE]"]
 
 
-def told(*events: Any) -> list[dict[str, Any]]:
+def translate(*events: Any) -> list[dict[str, Any]]:
     """What becomes of a stream of *events*; each is one that OpenAI's own models know."""
     rewrite = rewriting()
     made = read(rewrite.feed(sse(*events)) + rewrite.end())
@@ -29,7 +29,7 @@ def kinds(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].removeprefix("response.") for event in events]
 
 
-def said(text: str, **fields: Any) -> dict[str, Any]:
+def text_chunk(text: str, **fields: Any) -> dict[str, Any]:
     return chunk({"content": text}, **fields)
 
 
@@ -45,8 +45,8 @@ TEXT_DONE = ["output_text.done", "content_part.done", "output_item.done"]
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def test_a_text_is_added_told_and_done() -> None:
-    events = told(START, said("한"), said("글"), *END)
+def test_a_text_is_added_streamed_and_done() -> None:
+    events = translate(START, text_chunk("한"), text_chunk("글"), *END)
     deltas = ["output_text.delta"] * 2
     assert kinds(events) == ["created", "in_progress", *TEXT_ADDED, *deltas, *TEXT_DONE, "completed"]
     created, _, added, part, first, second, done, part_done, item_done, completed = events
@@ -81,14 +81,16 @@ def test_the_response_begins_with_the_first_byte_and_comments_pass() -> None:
     assert rewrite.feed(b": loading 43 %\n\n") == b": loading 43 %\n\n"
 
 
-def test_nothing_said_is_a_message_without_words() -> None:
-    events = told(START, *END)
+def test_an_empty_completion_is_an_empty_message() -> None:
+    events = translate(START, *END)
     assert kinds(events)[2:-1] == [*TEXT_ADDED, *TEXT_DONE]
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == ""
 
 
-def test_the_limit_of_tokens_leaves_the_item_incomplete() -> None:
-    events = told(START, said("a"), chunk({}, finish_reason="length"), chunk(usage=USAGE), "[DONE]")
+def test_the_token_limit_leaves_the_item_incomplete() -> None:
+    events = translate(
+        START, text_chunk("a"), chunk({}, finish_reason="length"), chunk(usage=USAGE), "[DONE]"
+    )
     assert kinds(events)[-2:] == ["output_item.done", "incomplete"]
     assert events[-2]["item"]["status"] == "incomplete"
     final = events[-1]["response"]
@@ -96,9 +98,11 @@ def test_the_limit_of_tokens_leaves_the_item_incomplete() -> None:
     assert final["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
-def test_logprobs_come_with_their_delta_and_all_with_the_text() -> None:
+def test_logprobs_are_in_their_delta_and_in_the_final_text() -> None:
     logprobs = {"content": [TOKEN]}
-    events = told(START, said("a", logprobs=logprobs), said("", logprobs=logprobs), *END)
+    events = translate(
+        START, text_chunk("a", logprobs=logprobs), text_chunk("", logprobs=logprobs), *END
+    )
     deltas = [event for event in events if event["type"] == "response.output_text.delta"]
     assert [delta["logprobs"] for delta in deltas] == [[TOKEN], [TOKEN]]
     done = next(event for event in events if event["type"] == "response.output_text.done")
@@ -109,7 +113,7 @@ def test_logprobs_come_with_their_delta_and_all_with_the_text() -> None:
 
 
 def test_a_call_is_an_item_whose_arguments_grow() -> None:
-    events = told(
+    events = translate(
         START, call(0, "c1", name="look", arguments=""), call(0, arguments="{"), call(0, arguments="}"),
         chunk({}, finish_reason="tool_calls"), *END[1:],
     )  # fmt: skip
@@ -139,12 +143,12 @@ def test_a_call_is_an_item_whose_arguments_grow() -> None:
 
 
 def test_items_stand_in_the_order_in_which_they_were_written() -> None:
-    events = told(
+    events = translate(
         START,
-        said("I look."),
+        text_chunk("I look."),
         call(0, "c1", name="look", arguments="{}"),
         call(1, "c2", name="look", arguments="{}"),
-        said("Done."),
+        text_chunk("Done."),
         *END,
     )
     marks = [(e["type"][21:], e["output_index"]) for e in events if "output_item" in e["type"]]
@@ -158,7 +162,7 @@ def test_logprobs_of_a_call_are_left_out() -> None:
     made = call(0, "c1", name="look", arguments="{}")
     made["choices"][0]["logprobs"] = {"content": [TOKEN]}
     last = chunk({"content": ""}, logprobs={"content": [TOKEN]})
-    assert [item["type"] for item in told(START, made, last, *END)[-1]["response"]["output"]] == [
+    assert [item["type"] for item in translate(START, made, last, *END)[-1]["response"]["output"]] == [
         "function_call"
     ]
 
@@ -167,7 +171,7 @@ def test_logprobs_of_a_call_are_left_out() -> None:
 
 
 def failure(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The error that a stream ends with, told twice: for those who read and for SDKs that raise."""
+    """The error that a stream ends with, in both forms: for readers and for SDKs that raise."""
     failed, error = events[-2:]
     assert kinds([failed, error]) == ["failed", "error"]
     assert failed["response"]["status"] == "failed"
@@ -176,8 +180,8 @@ def failure(events: list[dict[str, Any]]) -> dict[str, Any]:
     return error
 
 
-def test_an_error_of_the_worker_keeps_its_words_and_what_was_said() -> None:
-    events = told(START, said("a"), {"error": ERROR}, said("b"), "[DONE]")
+def test_a_worker_error_keeps_its_message_and_the_text_so_far() -> None:
+    events = translate(START, text_chunk("a"), {"error": ERROR}, text_chunk("b"), "[DONE]")
     assert kinds(events)[-3:] == ["output_text.delta", "failed", "error"]
     error = failure(events)
     assert (error["message"], error["code"]) == ("the worker ended", "worker_failed")
@@ -186,8 +190,8 @@ def test_an_error_of_the_worker_keeps_its_words_and_what_was_said() -> None:
     assert (item["status"], item["content"][0]["text"]) == ("incomplete", "a")
 
 
-def test_an_error_that_says_little_is_told_with_all_its_fields() -> None:
-    error = failure(told({"error": {"message": "no"}}))["error"]
+def test_missing_error_fields_are_filled_in() -> None:
+    error = failure(translate({"error": {"message": "no"}}))["error"]
     assert set(error) == {"message", "type", "param", "code", "source"}
 
 
@@ -200,40 +204,40 @@ def test_an_error_that_says_little_is_told_with_all_its_fields() -> None:
     ],
 )
 def test_a_failure_has_the_nearest_of_openai_s_codes(kind: str, code: str) -> None:
-    failed, _ = told({"error": {**ERROR, "type": kind}})[-2:]
+    failed, _ = translate({"error": {**ERROR, "type": kind}})[-2:]
     assert failed["response"]["error"]["code"] == code
 
 
 def test_an_error_names_the_field_as_the_client_sent_it() -> None:
     message = "messages[1].content: too long"
     error = {**ERROR, "message": message, "param": "messages[1].content"}
-    made = failure(told({"error": error}))
+    made = failure(translate({"error": error}))
     assert (made["param"], made["message"]) == ("input[0].content", "input[0].content: too long")
 
 
 def test_a_stream_that_just_ends_has_failed() -> None:
-    assert failure(told(START, said("a")))["code"] == "worker_failed"
-    assert failure(told())["code"] == "worker_failed"
-    assert failure(told(START, said("a"), END[0]))["code"] == "worker_failed"
+    assert failure(translate(START, text_chunk("a")))["code"] == "worker_failed"
+    assert failure(translate())["code"] == "worker_failed"
+    assert failure(translate(START, text_chunk("a"), END[0]))["code"] == "worker_failed"
 
 
-def test_an_event_that_is_cut_in_the_middle_is_told_by_the_error_behind_it() -> None:
+def test_an_event_cut_in_the_middle_is_explained_by_the_error_after_it() -> None:
     rewrite = rewriting()
-    half = sse(START, said("abc"))[:-20]
+    half = sse(START, text_chunk("abc"))[:-20]
     end = error_event(Unavailable("the worker is stopping").body("worker"))
     assert failure(read(rewrite.feed(half) + rewrite.feed(end)))["message"] == "the worker is stopping"
     assert rewrite.end() == b""
 
 
-def test_a_stream_that_broke_off_is_told_why() -> None:
+def test_a_broken_stream_ends_with_the_reason() -> None:
     rewrite = rewriting()
-    begun = rewrite.feed(sse(START, said("a")))
+    begun = rewrite.feed(sse(START, text_chunk("a")))
     error = failure(read(begun + rewrite.broken(Unavailable("we are stopping").body("gateway"))))
     assert (error["message"], error["error"]["source"]) == ("we are stopping", "gateway")
     assert rewrite.end() == rewrite.broken(Unavailable("again").body("gateway")) == b""
 
 
-def test_a_stream_that_never_began_is_told_as_one_that_did() -> None:
+def test_a_stream_that_never_began_has_all_events() -> None:
     events = read(rewriting().broken(Unavailable("no").body("gateway")))
     assert kinds(events) == ["created", "in_progress", "failed", "error"]
 
@@ -247,7 +251,7 @@ def test_a_response_that_is_complete_can_not_break_off() -> None:
 @pytest.mark.parametrize(
     "events",
     [
-        [START, "{", said("a"), *END],
+        [START, "{", text_chunk("a"), *END],
         [START, '{"object": "no chunk"}', *END],
         [START, "[DONE]"],
         [START, call(0, arguments="{}"), *END],
@@ -257,4 +261,4 @@ def test_a_response_that_is_complete_can_not_break_off() -> None:
     ids=["torn", "no chunk", "unfinished", "no id", "no name", "another call"],
 )
 def test_a_stream_that_makes_no_sense_is_not_made_sense_of(events: list[Any]) -> None:
-    assert failure(told(*events))["code"] == "upstream_error"
+    assert failure(translate(*events))["code"] == "upstream_error"

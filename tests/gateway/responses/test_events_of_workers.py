@@ -1,4 +1,4 @@
-"""The worker's own streams as responses: the same however they are cut, and as when answered whole."""
+"""The worker's own streams as responses: independent of cuts, equal to the unstreamed response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.responses.answer import response_of
+from gateway.responses.response import response_of
 from tests.gateway.responses.given import OPENAI, counting_ids, now, read, response, rewriting
 from workers.engine import Answered, ChatEvent, Delta, Prompted, TokenChance, TokenLogprob
 from workers.serving.answers import Identity, chat_usage
@@ -62,7 +62,7 @@ def test_it_does_not_matter_how_the_bytes_are_cut(events: list[ChatEvent], data:
 
 
 @given(events=chats())
-def test_all_deltas_are_what_is_done(events: list[ChatEvent]) -> None:
+def test_all_deltas_together_are_the_final_text(events: list[ChatEvent]) -> None:
     rewrite = rewriting()
     made = read(rewrite.feed(streamed(events)) + rewrite.end())
     grown: dict[str, str] = {}
@@ -85,7 +85,7 @@ def essence(response: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(events=chats())
-def test_the_response_at_the_end_is_the_one_that_is_answered_whole(events: list[ChatEvent]) -> None:
+def test_the_final_event_equals_the_response_without_streaming(events: list[ChatEvent]) -> None:
     rewrite = rewriting()
     final = read(rewrite.feed(streamed(events)) + rewrite.end())[-1]["response"]
     whole = json.loads(response_of(response(), chat_completion(shape(), events), counting_ids(), now))

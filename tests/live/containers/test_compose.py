@@ -29,7 +29,7 @@ class HoldingStack(LocalStack):
     """Its workers do what is said in the place of their model (testkit/fakes/worker.py)."""
 
     def program(self, tier: str) -> Sequence[str]:
-        return (sys.executable, str(ROOT / "tests" / "fakes" / "manager.py"))
+        return (sys.executable, str(ROOT / "testkit" / "fakes" / "manager.py"))
 
 
 class Gateway:

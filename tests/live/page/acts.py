@@ -49,7 +49,7 @@ def sent_by(request: Request) -> dict[str, Any]:
 
 
 def draw(page: Page, prompt: str, *, seed: int = 7) -> None:
-    page.get_by_label("What to draw").fill(prompt)
+    page.get_by_label("Describe the image").fill(prompt)
     page.locator("#draw").get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_role("button", name="Draw", exact=True).click()
 

@@ -38,9 +38,9 @@ def main() -> int:
 
 
 def take(page: Page) -> None:
-    page.get_by_label("What to draw").fill("a red circle on a blue background")
+    page.get_by_label("Describe the image").fill("a red circle on a blue background")
     page.locator("#draw").get_by_label("Seed", exact=True).fill("42")
-    page.locator("#draw").get_by_label("How many").fill("2")
+    page.locator("#draw").get_by_label("Images").fill("2")
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#draw figcaption").nth(1).wait_for()
     shoot(page, "draw")
@@ -52,7 +52,7 @@ def take(page: Page) -> None:
     page.get_by_role("button", name="Stop", exact=True).wait_for(state="hidden")
     shoot(page, "ask")
     page.get_by_role("tab", name="System").click()
-    page.locator("[data-alias=vlm-best]").get_by_role("button", name="Evict").click()
+    page.locator("[data-alias=vlm-best]").get_by_role("button", name="Unload").click()
     page.locator("[data-alias=vlm-best] .state.stopped").wait_for()
     page.wait_for_timeout(3000)  # the plot is to have a few points
     page.set_viewport_size({"width": 1080, "height": 820})

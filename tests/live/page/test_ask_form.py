@@ -58,7 +58,7 @@ def test_a_cold_start_is_told_and_how_long_it_takes_once_that_is_known(
 ) -> None:
     go_to(page, "Ask")
     choose_model(page, "Ask", "slow")
-    told = page.locator("#ask form > .told")
+    told = page.locator("#ask form > .note")
     for expected in (r"loading slow \(", r"loading slow, \d+ %, about [1-9]\d* s \("):
         httpx.post(f"{stack.url}/v1/system/evict/slow", timeout=60)
         ask(page, "?")
@@ -74,7 +74,7 @@ def test_stop_ends_the_answer_here_and_in_the_worker_and_another_can_be_asked(
     expect(answer(asked)).to_contain_text("word")
     assert open_requests(stack) == 1
     stop(asked).click()
-    expect(asked.locator("#ask form > .told")).to_contain_text("stopped after")
+    expect(asked.locator("#ask form > .note")).to_contain_text("stopped after")
     wait_for(lambda: open_requests(stack) == 0, 5)
     said = answer(asked).inner_text()
     assert said.count("word") < SLOW_WORDS
@@ -93,7 +93,7 @@ def test_what_is_stopped_before_a_word_was_said_can_be_asked_again(
     httpx.post(f"{stack.url}/v1/system/evict/slow", timeout=60)
     choose(asked, "Ask", RED_CIRCLE)
     ask(asked, "What is this?")
-    expect(asked.locator("#ask form > .told")).to_contain_text("loading slow")
+    expect(asked.locator("#ask form > .note")).to_contain_text("loading slow")
     stop(asked).click()
     expect(asked.get_by_label("Question")).to_have_value("What is this?")
     expect(asked.locator("#ask form .thumbs img")).to_have_count(1)
@@ -127,7 +127,7 @@ def test_a_stream_that_breaks_is_told_and_what_was_said_stays(
     process = process_of(stack, "gateway")
     process.kill()
     process.wait(10)
-    expect(asked.locator("#ask .error")).to_have_text("The connection to the gateway broke off.")
+    expect(asked.locator("#ask .error")).to_have_text("The connection to the gateway was lost.")
     expect(answer(asked)).to_contain_text("word")
     stack.start("gateway")
     stack.wait_until_ready()

@@ -36,7 +36,7 @@ def test_a_drawing_copied_as_curl_and_as_python_draws_it_again(page: Page, tmp_p
         folder.mkdir()
         text = copied(page, name)
         subprocess.run(program, input=text, text=True, cwd=folder, check=True, timeout=60)
-        again = Image.open(folder / "picture-0.png").convert("RGB")
+        again = Image.open(folder / "image-0.png").convert("RGB")
         assert again.tobytes() == drawn.tobytes(), name
 
 
@@ -52,7 +52,7 @@ def test_an_edit_copied_as_curl_works_with_a_picture_longer_than_an_argument_may
     text = copied(page, "Copy as curl")
     subprocess.run(["sh", "-e"], input=text, text=True, cwd=tmp_path, check=True, timeout=60)
     edited = image_at(page.locator("#edit .compare img.after").get_attribute("src"))
-    assert Image.open(tmp_path / "picture-0.png").convert("RGB").tobytes() == edited.tobytes()
+    assert Image.open(tmp_path / "image-0.png").convert("RGB").tobytes() == edited.tobytes()
 
 
 def test_html_in_a_prompt_is_shown_as_text(page: Page) -> None:

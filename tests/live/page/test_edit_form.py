@@ -87,20 +87,18 @@ def test_a_file_dropped_where_none_is_wanted_does_not_take_the_page_away(
 ) -> None:
     file = tmp_path / "circle.png"
     file.write_bytes(CIRCLE_PNG)
-    page.get_by_label("What to draw").fill("kept")
+    page.get_by_label("Describe the image").fill("kept")
     drop(page, file, taken=False)
     go_to(page, "Edit")
     expect(page.locator("#edit .empty")).to_be_visible()
     go_to(page, "Draw")
-    expect(page.get_by_label("What to draw")).to_have_value("kept")
+    expect(page.get_by_label("Describe the image")).to_have_value("kept")
 
 
 @pytest.mark.parametrize("mime", ["text/plain", "image/png"])
 def test_a_file_that_is_no_picture_is_told(page: Page, mime: str) -> None:
     choose(page, "Edit", {"name": "notes", "mimeType": mime, "buffer": b"no picture"})
-    expect(page.locator("#edit .error")).to_have_text(
-        "This file is no picture that this browser can read."
-    )
+    expect(page.locator("#edit .error")).to_have_text("This browser can't open that file as an image.")
 
 
 def test_a_picture_of_a_type_that_the_api_does_not_take_is_made_one(page: Page) -> None:
@@ -115,7 +113,7 @@ def test_a_picture_of_a_type_that_the_api_does_not_take_is_made_one(page: Page) 
 def test_a_model_that_repaints_has_a_strength(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     choose_model(page, "Edit", "image-gen")
-    expect(page.get_by_label("What it shall show")).to_be_visible()
+    expect(page.get_by_label("Describe the result")).to_be_visible()
     expect(page.locator(STRENGTH)).to_have_value("0.7")
     page.locator(STRENGTH).fill("0.3")
     sent = edit(page, "a green circle")
@@ -128,7 +126,7 @@ def test_a_mask_is_redrawn_wholly_unless_somebody_says_how_strongly(page: Page) 
     choose_model(page, "Edit", "image-gen")
     page.locator("#edit canvas").click()
     expect(page.locator(STRENGTH)).to_have_value("1")
-    page.get_by_role("button", name="Clear the mask").click()
+    page.get_by_role("button", name="Clear mask").click()
     expect(page.locator(STRENGTH)).to_have_value("0.7")
     page.locator(STRENGTH).fill("0.5")
     page.locator("#edit canvas").click()
@@ -140,7 +138,7 @@ def test_a_model_that_edits_as_told_has_no_strength(page: Page) -> None:
     choose_model(page, "Edit", "kontext")
     expect(page.get_by_label("What to change")).to_be_visible()
     expect(page.locator(STRENGTH)).to_be_hidden()
-    expect(page.get_by_label("redraw by strength")).to_be_hidden()
+    expect(page.get_by_label("Repaint instead")).to_be_hidden()
     assert "strength" not in edit(page, "make the circle green")
     expect(page.get_by_label("Before and after")).to_be_visible()
 
@@ -153,7 +151,7 @@ def test_a_model_that_looks_at_several_pictures_gets_them_in_order(page: Page) -
     sent = edit(page, "the circle in front of the second picture")
     assert [image_at(uri).size for uri in sent["image"]] == [(64, 64), (32, 32)]
     assert "strength" not in sent
-    page.get_by_role("button", name="Remove the picture to edit").click()
+    page.get_by_role("button", name="Remove the image to edit").click()
     assert image_at(edit(page, "alone")["image"]).size == (32, 32)
 
 
@@ -162,8 +160,8 @@ def test_by_strength_only_the_first_of_several_pictures_is_edited_and_that_is_to
     choose_model(page, "Edit", "klein")
     choose(page, "Edit", RED_CIRCLE, png_file("green.png", png((32, 32))))
     expect(page.locator(THUMBS)).to_have_count(2)
-    page.get_by_label("redraw by strength").check()
-    expect(page.locator("#edit form .told").first).to_contain_text("only the first picture is edited")
+    page.get_by_label("Repaint instead").check()
+    expect(page.locator("#edit form .note").first).to_contain_text("only the first image")
     sent = edit(page, "a green circle")
     assert image_at(sent["image"]).size == (64, 64)
     assert sent["strength"] == 0.7
@@ -174,7 +172,7 @@ def test_more_pictures_than_the_model_takes_are_told(page: Page) -> None:
     go_to(page, "Edit")
     choose_model(page, "Edit", "klein")
     choose(page, "Edit", *[RED_CIRCLE] * 5)
-    expect(page.locator("#edit .error")).to_have_text("This model edits up to 4 pictures.")
+    expect(page.locator("#edit .error")).to_have_text("This model accepts at most 4 images.")
     expect(page.locator(THUMBS)).to_have_count(4)
 
 
@@ -182,7 +180,7 @@ def test_another_model_s_way_of_editing_is_not_kept(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     choose_model(page, "Edit", "image-gen")
     choose_model(page, "Edit", "klein")
-    expect(page.get_by_label("redraw by strength")).not_to_be_checked()
+    expect(page.get_by_label("Repaint instead")).not_to_be_checked()
     expect(page.get_by_label("What to change")).to_be_visible()
 
 
@@ -192,7 +190,7 @@ def test_a_model_that_fills_a_mask_says_so_when_there_is_none(
     complaints[0].expected.append("status of 400")
     choose(page, "Edit", RED_CIRCLE)
     choose_model(page, "Edit", "fill")
-    expect(page.get_by_label("What the marked part shall show")).to_be_visible()
+    expect(page.get_by_label("What should be there instead")).to_be_visible()
     expect(page.locator(STRENGTH)).to_be_hidden()
     edit(page, "a star")
     expect(page.locator("#edit .error")).to_have_text("flux1-fill models fill a mask: send one")
@@ -216,7 +214,7 @@ def test_a_model_that_takes_no_mask_has_no_brush(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     expect(page.locator("#edit .easel img")).to_be_visible()
     expect(page.locator("#edit canvas")).to_have_count(0)
-    expect(page.get_by_label("Brush for the mask")).to_be_hidden()
+    expect(page.get_by_label("Brush size")).to_be_hidden()
     assert "mask" not in edit(page, "a green circle")
 
 
@@ -228,7 +226,7 @@ def test_the_mask_can_be_painted_with_keys(page: Page, complaints: list[Complain
     page.keyboard.press("Space")
     painted = "c => c.getContext('2d').getImageData(0, 0, 64, 64).data.some(value => value)"
     assert page.locator("#edit canvas").evaluate(painted)
-    page.get_by_role("button", name="Clear the mask").click()
+    page.get_by_role("button", name="Clear mask").click()
     assert not page.locator("#edit canvas").evaluate(painted)
 
 

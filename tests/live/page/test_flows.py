@@ -34,7 +34,7 @@ def test_steps_and_previews_are_shown_while_it_draws(page: Page) -> None:
         """() => {
           window.seen = new Set();
           new MutationObserver(() => {
-            const told = document.querySelector("#draw .told")?.textContent;
+            const told = document.querySelector("#draw .note")?.textContent;
             const draft = document.querySelector("#draw img.draft");
             if (/step \\d+ of 16/.test(told)) window.seen.add("step");
             if (draft?.src) window.seen.add("preview");
@@ -49,7 +49,7 @@ def test_steps_and_previews_are_shown_while_it_draws(page: Page) -> None:
 
 
 def test_several_pictures_have_seeds_that_follow_each_other(page: Page) -> None:
-    page.locator("#draw").get_by_label("How many").fill("2")
+    page.locator("#draw").get_by_label("Images").fill("2")
     draw(page, "a yellow square on a black background", seed=5)
     expect(page.locator("#draw figcaption")).to_have_count(2)
     expect(page.locator("#draw figcaption").nth(0)).to_contain_text("seed 5,")
@@ -58,11 +58,11 @@ def test_several_pictures_have_seeds_that_follow_each_other(page: Page) -> None:
 
 def test_a_cancelled_drawing_ends_in_the_worker_too(page: Page, stack: LocalStack) -> None:
     page.locator("#draw").get_by_label("Steps").fill("100")
-    page.locator("#draw").get_by_label("How many").fill("10")
+    page.locator("#draw").get_by_label("Images").fill("10")
     draw(page, "a red circle on a blue background")
-    expect(page.locator("#draw .told")).to_contain_text("step")
+    expect(page.locator("#draw .note")).to_contain_text("step")
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#draw .told")).to_contain_text("cancelled after")
+    expect(page.locator("#draw .note")).to_contain_text("cancelled after")
 
     def idle() -> Any:
         status = httpx.get(f"{stack.url}/v1/system/status", timeout=10).json()

@@ -72,7 +72,7 @@ def used(opened: Browser, stack: LocalStack) -> Iterator[Page]:
     heard: list[Complaints] = []
     page = opened.new_page()
     with page_of(page, stack, heard):
-        page.locator("#draw").get_by_label("How many").fill("2")
+        page.locator("#draw").get_by_label("Images").fill("2")
         draw(page, "a red circle on a blue background " + "x" * 80)
         expect(page.locator("#draw figcaption")).to_have_count(2)
         go_to(page, "Edit")

@@ -37,23 +37,23 @@ def system(page: Page, stack: LocalStack) -> Page:
 
 def test_a_worker_is_warmed_and_evicted_by_hand(system: Page, stack: LocalStack) -> None:
     card = system.locator("[data-alias=vlm-fast]")
-    card.get_by_role("button", name="Warm").click()
+    card.get_by_role("button", name="Load", exact=True).click()
     expect(card.locator(".state")).to_have_text("ready")
-    expect(card.locator("dl")).to_contain_text("when idle")
+    expect(card.locator("dl")).to_contain_text("if idle")
     assert states(stack)["vlm-fast"] == "ready"
-    card.get_by_role("button", name="Evict").click()
+    card.get_by_role("button", name="Unload").click()
     expect(card.locator(".state")).to_have_text("stopped")
     expect(card.locator("dl")).to_contain_text("not loaded")
-    expect(system.locator(".happened")).to_contain_text("vlm-fast: ready")
+    expect(system.locator(".transitions")).to_contain_text("vlm-fast: ready")
 
 
 def test_the_countdown_knows_what_the_last_request_asked_for(system: Page, stack: LocalStack) -> None:
     leaves = system.locator("[data-alias=vlm-fast] dl")
     asked = {"model": "vlm-fast", "messages": [{"role": "user", "content": "?"}]}
     for keep_alive, told in (
-        (None, r"in [45]:\d\d, when idle"),
-        (90, r"in 1:\d\d, when idle"),
-        (-1, "not by itself"),
+        (None, r"in [45]:\d\d if idle"),
+        (90, r"in 1:\d\d if idle"),
+        (-1, "never: no idle time"),
     ):
         body = asked if keep_alive is None else {**asked, "keep_alive": keep_alive}
         httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=60).raise_for_status()
@@ -77,7 +77,7 @@ def test_a_request_of_somebody_else_is_listed_with_its_times(system: Page, stack
 
 def test_a_log_is_followed_until_it_is_not(system: Page) -> None:
     system.get_by_label("Worker").select_option("vlm-fast")
-    system.locator("[data-alias=vlm-fast]").get_by_role("button", name="Warm").click()
+    system.locator("[data-alias=vlm-fast]").get_by_role("button", name="Load", exact=True).click()
     system.get_by_role("button", name="Follow").click()
     expect(system.get_by_role("region", name="Log", exact=True)).to_contain_text("phase=ready")
     system.get_by_role("button", name="Stop following").click()
@@ -97,7 +97,7 @@ def test_the_page_survives_the_restart_of_a_tier(
     stack.start(tier)
     stack.wait_until_ready()
     expect(system.locator("#connection")).to_have_class("up")
-    card.get_by_role("button", name="Warm").click()
+    card.get_by_role("button", name="Load", exact=True).click()
     expect(card.locator(".state")).to_have_text("ready")
 
 
@@ -131,15 +131,15 @@ def test_the_key_is_asked_for_and_stays_in_the_browser(
 ) -> None:
     complaints[0].expected.append("status of 401")
     page.goto(locked.url + "/")
-    told = page.locator("#key-told")
-    expect(page.locator("#connection")).to_have_text("a key is wanted")
+    told = page.locator("#key-note")
+    expect(page.locator("#connection")).to_have_text("API key required")
     expect(told).to_be_empty()
     page.get_by_label("Key", exact=True).fill("a wrong one")
     page.get_by_role("button", name="Save").click()
-    expect(told).to_contain_text("the API key is not the right one")
+    expect(told).to_contain_text("the API key is not valid")
     page.get_by_role("button", name="Cancel").click()
     draw(page, "a red circle")
-    expect(page.locator("#draw .error")).to_contain_text("the API key is not the right one")
+    expect(page.locator("#draw .error")).to_contain_text("the API key is not valid")
     page.get_by_label("Key", exact=True).fill(KEY)
     page.keyboard.press("Enter")
     connected(page)
@@ -156,4 +156,4 @@ def test_the_key_is_asked_for_and_stays_in_the_browser(
         subprocess.run(
             program, input=text, text=True, cwd=tmp_path, env=environ, check=True, timeout=60
         )
-        (tmp_path / "picture-0.png").unlink()
+        (tmp_path / "image-0.png").unlink()

@@ -34,11 +34,12 @@ CHILD = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
 from contracts.revisions import Revision
-from workers import hub_remote, pull
+from workers import pull
+from workers.hub import remote
 from workers.hub import model_files
 from workers.engine import LoadError
 def locate(path, free, stop_at, revision=("main", False), newest=False, answer_s=5.0, wanted=None):
-    hub_remote.ANSWER_S, hub_remote.PAUSES_S = answer_s, (0.01, 0.01)
+    remote.ANSWER_S, remote.PAUSES_S = answer_s, (0.01, 0.01)
     def report(phase, detail, download):
         if download.done_bytes > stop_at:
             raise LoadError("stopped while loading")

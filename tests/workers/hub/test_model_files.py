@@ -14,15 +14,15 @@ from testkit.hub_server import hub as a_hub
 from testkit.servers import free_port
 from workers.engine import LoadError
 from workers.hub import model_files
-from workers.hub_copies import Wanted
+from workers.hub.copies import Wanted
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCATE = """
 import sys
-from workers import hub_remote
+from workers.hub import remote
 from workers.hub import model_files
 from workers.engine import LoadError
-hub_remote.PAUSES_S = (0.01, 0.01)
+remote.PAUSES_S = (0.01, 0.01)
 for name in sys.argv[1:]:
     try:
         wanted = model_files.Wanted(("*.json",))

@@ -16,8 +16,8 @@ from contracts import metal
 from contracts.control import Phase
 from contracts.errors import GenerationFailed, InvalidRequest, Unavailable
 from tests.workers.serving.threads import run, until
+from workers.backend.buffers import REST_S
 from workers.batch_engine import Sink
-from workers.buffers import REST_S
 from workers.engine import ChatEvent, Delta
 from workers.serving.model_thread import ModelThread
 from workers.serving.ticket import Timing, as_told

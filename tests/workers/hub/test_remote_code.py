@@ -18,7 +18,7 @@ import pytest
 
 from tests.workers.conftest import MODELS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LIMIT_S = 240
 LOAD = """
 import json, sys
@@ -131,7 +131,7 @@ def test_it_runs_when_the_settings_trust_it(tmp_path: Path) -> None:
 GUARD = """
 import importlib.util, sys
 from pathlib import Path
-from workers import remote_code
+from workers.hub import remote_code
 folder, other = map(Path, sys.argv[1:])
 remote_code.forbid(folder)
 def execute(file):
@@ -166,7 +166,7 @@ def test_no_way_leads_to_python_of_a_forbidden_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_our_own_code_is_not_forbidden() -> None:
-    from workers import remote_code
+    from workers.hub import remote_code
 
     assert remote_code._holds_our_own(ROOT)
     assert remote_code._holds_our_own(Path(sys.prefix))
@@ -174,7 +174,7 @@ def test_a_folder_that_holds_our_own_code_is_not_forbidden() -> None:
 
 
 def test_transformers_asks_before_it_takes_code_of_a_checkpoint() -> None:
-    """workers.remote_code replaces ``resolve_trust_remote_code``: who loads classes must ask it."""
+    """workers.hub.remote_code replaces ``resolve_trust_remote_code``: who loads classes must ask it."""
     found = importlib.util.find_spec("transformers")
     assert found is not None
     assert found.origin is not None

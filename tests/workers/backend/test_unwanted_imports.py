@@ -17,7 +17,7 @@ from tests.workers.backend.test_runtime import TALK_AND_DRAW, run
 from tests.workers.conftest import MODELS
 from tests.workers.test_process import CAPTION
 from tests.workers.test_standby import parked
-from workers.unwanted import Without
+from workers.backend.unwanted_imports import Without
 
 LOOKS_FOR_TORCH = """
 import json
@@ -87,7 +87,8 @@ def test_a_process_that_has_imported_torch_keeps_it(tmp_path: Path) -> None:
     torch = InstalledTorch(tmp_path)
     (tmp_path / "torch" / "cuda.py").touch()
     code = (
-        "import json, torch, sys\nfrom workers import unwanted\nunwanted.hide()\nunwanted.hide()\n"
+        "import json, torch, sys\nfrom workers.backend import unwanted_imports as unwanted\n"
+        "unwanted.hide()\nunwanted.hide()\n"
         "import torch.cuda, importlib.util\n"
         "print(json.dumps(['torch.cuda' in sys.modules, importlib.util.find_spec('torchvision')]))"
     )

@@ -1,4 +1,4 @@
-"""What a chat answers, as a response that openai-python's own models accept."""
+"""A chat completion as a response that openai-python's models accept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import Response
 
 from contracts.errors import UpstreamError
-from gateway.responses.answer import response_of
+from gateway.responses.response import response_of
 from tests.gateway.responses.given import LOOK, USAGE, counting_ids, now, response
 
 TOKEN = {"token": "é", "logprob": -0.5, "bytes": None, "top_logprobs": []}
@@ -30,8 +30,8 @@ def tool_call(id: str) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}}
 
 
-def text(said: str, **fields: Any) -> dict[str, Any]:
-    part = {"type": "output_text", "text": said, "annotations": [], "logprobs": []}
+def text(value: str, **fields: Any) -> dict[str, Any]:
+    part = {"type": "output_text", "text": value, "annotations": [], "logprobs": []}
     return {
         "id": "msg_0",
         "type": "message",
@@ -60,11 +60,11 @@ def test_usage_has_a_response_s_names() -> None:
     }
 
 
-def test_nothing_said_is_a_message_without_words() -> None:
+def test_an_empty_completion_is_an_empty_message() -> None:
     assert answered({"content": ""})["output"] == [text("")]
 
 
-def test_calls_are_items_behind_what_was_said() -> None:
+def test_calls_are_items_after_the_message() -> None:
     calls = [tool_call("c1"), tool_call("c2")]
     made = answered({"content": "I look.", "tool_calls": calls}, "tool_calls")
     said, *items = made["output"]
@@ -83,12 +83,12 @@ def test_calls_are_items_behind_what_was_said() -> None:
 
 
 @pytest.mark.parametrize("content", [None, ""])
-def test_where_nothing_is_said_there_is_no_message_beside_a_call(content: str | None) -> None:
+def test_a_call_without_text_has_no_message(content: str | None) -> None:
     made = answered({"content": content, "tool_calls": [tool_call("c")]}, "tool_calls")
     assert [item["type"] for item in made["output"]] == ["function_call"]
 
 
-def test_the_limit_of_tokens_leaves_the_last_item_incomplete() -> None:
+def test_the_token_limit_leaves_the_last_item_incomplete() -> None:
     made = answered({"content": "x"}, "length")
     assert made["status"] == "incomplete"
     assert made["incomplete_details"] == {"reason": "max_output_tokens"}
@@ -127,11 +127,11 @@ ASKED = {
 
 
 @pytest.mark.parametrize(("name", "value"), ASKED.items())
-def test_what_was_asked_for_stands_in_the_answer(name: str, value: Any) -> None:
+def test_the_response_repeats_the_request_fields(name: str, value: Any) -> None:
     assert answered({"content": "x"}, **{"tools": [LOOK], name: value})[name] == value
 
 
-def test_what_was_not_asked_for_stands_there_with_its_default() -> None:
+def test_absent_request_fields_have_their_defaults() -> None:
     made = answered({"content": "x"}, store=True, truncation="auto", reasoning={"effort": "high"})
     assert (made["temperature"], made["top_p"], made["top_logprobs"]) == (1.0, 1.0, 0)
     assert (made["tool_choice"], made["tools"], made["parallel_tool_calls"]) == ("auto", [], True)
@@ -141,6 +141,6 @@ def test_what_was_not_asked_for_stands_there_with_its_default() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"echo": 5}'])
-def test_an_answer_that_is_no_completion_is_the_worker_s_fault(body: bytes) -> None:
+def test_an_invalid_completion_is_an_upstream_error(body: bytes) -> None:
     with pytest.raises(UpstreamError):
         response_of(response(), body, counting_ids(), now)

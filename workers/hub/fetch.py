@@ -20,10 +20,10 @@ import httpx
 from contracts.amounts import part_text, progress_text, size_text
 from contracts.control import Download, Phase
 from workers.engine import Report
+from workers.hub.copies import Copies
 from workers.hub.download_meter import DownloadMeter
+from workers.hub.remote import File
 from workers.hub.resume import Blob, Stopped, fetch
-from workers.hub_copies import Copies
-from workers.hub_remote import File
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The log of a service."""
+"""The log file of a service."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 
-def test_it_goes_to_a_file_in_the_form_that_it_had_and_is_rotated(tmp_path: Path) -> None:
+def test_the_log_file_keeps_the_format_and_is_rotated(tmp_path: Path) -> None:
     """In a process of its own: there is one root logger."""
     code = (
-        "import logging, sys; from pathlib import Path; from web.log_file import log_to_file;"
+        "import logging, sys; from pathlib import Path; from web.logs import log_to_file;"
         "logging.basicConfig(level=logging.INFO, format='%(levelname)s: %(message)s');"
         "log_to_file(Path(sys.argv[1]) / 'logs' / 'm.log', 0.001);"
         "[logging.info('line %d', n) for n in range(300)]"

@@ -1,4 +1,4 @@
-"""From a chat's answer to a response, and what all states of one response have in common. Pure."""
+"""Turns a chat completion into a response object; common parts of all response states. Pure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from contracts.wire.response_object import (
 )
 from contracts.wire.responses import Choice, ResponseRequest
 
-NewId = Callable[[str], str]  # an id that begins so, never the same twice
+NewId = Callable[[str], str]  # returns a unique id with this prefix
 Now = Callable[[], float]  # seconds since 1970
 
 
-def begun(request: ResponseRequest, id: str, created_at: int, model: str) -> ResponseObject:
-    """The response to *request* before anything is said. It holds nothing of the input."""
+def new_response(request: ResponseRequest, id: str, created_at: int, model: str) -> ResponseObject:
+    """The response to *request* before any output. It contains nothing of the input."""
     return ResponseObject(
         id=id,
         created_at=created_at,
@@ -60,14 +60,14 @@ def begun(request: ResponseRequest, id: str, created_at: int, model: str) -> Res
     )
 
 
-def ended(
+def finished_response(
     response: ResponseObject,
     finish: FinishReason,
     output: list[OutputItem],
     usage: ChatUsage | None,
     now: Now,
 ) -> ResponseObject:
-    """*response* with its *output*: complete, or cut off by the limit on its tokens."""
+    """*response* with its *output*: completed, or incomplete because of the token limit."""
     cut = finish == "length"
     return response.model_copy(
         update={
@@ -80,24 +80,26 @@ def ended(
     )
 
 
-def failed(response: ResponseObject, failure: Failure, output: list[OutputItem]) -> ResponseObject:
+def failed_response(
+    response: ResponseObject, failure: Failure, output: list[OutputItem]
+) -> ResponseObject:
     return response.model_copy(update={"status": "failed", "error": failure, "output": output})
 
 
 def response_of(response: ResponseObject, completion: bytes, new_id: NewId, now: Now) -> bytes:
-    """A worker's whole answer as *response*; raises ``UpstreamError``."""
+    """A worker's whole completion as *response*. Raises ``UpstreamError``."""
     try:
-        answer = ChatCompletion.model_validate_json(completion)
-        (choice,) = answer.choices
+        completed = ChatCompletion.model_validate_json(completion)
+        (choice,) = completed.choices
     except (ValidationError, ValueError) as exc:
-        raise UpstreamError("the worker's answer is no chat completion") from exc
+        raise UpstreamError("the worker did not return a chat completion") from exc
     output = _output(choice, new_id)
-    whole = ended(response, choice.finish_reason, output, answer.usage, now)
+    whole = finished_response(response, choice.finish_reason, output, completed.usage, now)
     return whole.model_dump_json().encode()
 
 
 def _output(choice: ChatChoice, new_id: NewId) -> list[OutputItem]:
-    """What was said, then what is called. The last item is the one that a limit cut off."""
+    """The message, then the calls. A token limit cuts off the last item."""
     message, output = choice.message, list[OutputItem]()
     calls = message.tool_calls or []
     cut: ItemStatus = "incomplete" if choice.finish_reason == "length" else "completed"
@@ -143,20 +145,20 @@ def logprobs_of(tokens: Iterable[ContentLogprob]) -> list[TokenLogprob]:
 
 
 def _chance(token: TopLogprob) -> dict[str, Any]:
-    # A chat may leave the bytes out, a response may not.
+    # Optional in a chat completion, required in a response.
     data = list(token.token.encode()) if token.bytes is None else token.bytes
     return {"token": token.token, "bytes": data, "logprob": token.logprob}
 
 
-# --- what was asked for, as it stands in the answer ----------------------------------------------
+# --- request fields that the response repeats ---------------------------------------------------
 
 
 def _text(request: ResponseRequest) -> dict[str, Any]:
     text = request.text
-    wanted = {"type": "text"}
+    format = {"type": "text"}
     if text is not None and text.format is not None:
-        wanted = text.format.model_dump(by_alias=True, exclude_none=True)
-    return {"format": wanted, "verbosity": (text and text.verbosity) or "medium"}
+        format = text.format.model_dump(by_alias=True, exclude_none=True)
+    return {"format": format, "verbosity": (text and text.verbosity) or "medium"}
 
 
 def _choice(choice: Choice | None) -> str | dict[str, Any]:

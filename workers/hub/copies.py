@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.revisions import Revision
-from workers.hub_remote import File, files_of
+from workers.hub.remote import File, files_of
 
 _INDEX = ".safetensors.index.json"
 

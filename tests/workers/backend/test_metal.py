@@ -17,12 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.settings import wired_limit_problem
+from tests.workers.backend.metal import GIB, INFO, Face, wear
 from tests.workers.backend.test_runtime import ROOT, run
 from tests.workers.conftest import MODELS
-from tests.workers.metal import GIB, INFO, Face, wear
-from workers import buffers
-from workers.backend import runtime
-from workers.buffers import MIB, STEP_BYTES, next_limit
+from workers.backend import buffers, runtime
+from workers.backend.buffers import MIB, STEP_BYTES, next_limit
 from workers.engine import LoadError
 
 WHOLE_LIFE = """
@@ -31,8 +30,8 @@ from workers.backend import runtime
 runtime.prepare()
 import mlx.core as mx
 import mlx_vlm.models.rope_utils as ropes
-from tests.workers.metal import wear
-from workers.buffers import without_clear_cache
+from tests.workers.backend.metal import wear
+from workers.backend.buffers import without_clear_cache
 ropes.mx = without_clear_cache(mx)  # it would run a kernel of Metal's
 face = wear(mx)
 from contracts.settings.models import ImageSettings, VlmSettings

@@ -13,8 +13,8 @@ import pytest
 
 from testkit.hub_server import hub
 from tests.workers.hub.test_downloads import FAST, NOBODY, Hub, Pull, same
+from workers.hub.copies import lacking
 from workers.hub.model_files import VLM_FILES
-from workers.hub_copies import lacking
 
 pytestmark = pytest.mark.process
 
@@ -67,10 +67,10 @@ class TestANetworkThatSwallowsPackets:
         assert [seen.path for seen in shared.served.seen if name in seen.path] == []
 
     def test_the_limits_are_seconds(self) -> None:
-        from workers import hub_remote
+        from workers.hub import remote
 
-        assert hub_remote.ANSWER_S <= 5
-        assert hub_remote.PATIENT_S <= 15
+        assert remote.ANSWER_S <= 5
+        assert remote.PATIENT_S <= 15
 
 
 class TestAHubThatStumbles:
