@@ -10,7 +10,6 @@ gateway may send the request once more.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -35,8 +34,6 @@ from web.request_record import RequestRecord, record_of
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
-
-log = logging.getLogger(__name__)
 
 PREFIX = "/workers/"
 SOURCE = "manager"
