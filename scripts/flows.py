@@ -27,18 +27,18 @@ class Step:
 
 
 REQUEST = (
-    Step("C>G", "web/protocol.py", "BoundedProtocol", "HTTP request"),
-    Step("G", "web/access_log.py", "Access", "request id, request record, log line"),
-    Step("G", "web/origin_guard.py", "Door", "refuse foreign hosts and origins"),
-    Step("G", "gateway/auth.py", "Gate", "key, rate, open requests"),
+    Step("C>G", "web/http_protocol.py", "BoundedProtocol", "HTTP request"),
+    Step("G", "web/access_log.py", "AccessLog", "request id, request record, log line"),
+    Step("G", "web/origin_guard.py", "OriginGuard", "refuse foreign hosts and origins"),
+    Step("G", "gateway/auth.py", "AccessControl", "key, rate, open requests"),
     Step("G", "gateway/exchange.py", "Exchange", "read the body, bounded"),
     Step("G", "gateway/checks.py", "check_chat", "validate it"),
     Step("G", "gateway/routing.py", "choose_model", "choose the model"),
     Step("G", "gateway/images_in/fetching.py", "Fetcher", "fetch images named by URL"),
-    Step("G>M", "web/relay.py", "ask", "POST /workers/ALIAS/..."),
+    Step("G>M", "web/relay.py", "send_upstream", "POST /workers/ALIAS/..."),
     Step("M", "manager/proxy.py", "Proxy", "read the alias"),
     Step("M", "manager/pool.py", "Pool.lease", "wait for a lease, load the model if needed"),
-    Step("M>W", "web/relay.py", "ask", "the same body"),
+    Step("M>W", "web/relay.py", "send_upstream", "the same body"),
     Step("W", "workers/serving/endpoint.py", "Endpoint", "parse it"),
     Step("W", "workers/vlm/routes.py", "ChatRoutes", "decode images off the event loop"),
     Step("W", "workers/serving/model_thread.py", "ModelThread", "queue for the model thread"),
@@ -46,9 +46,9 @@ REQUEST = (
     Step("W", "workers/vlm/scheduler.py", "Schedule.step", "prefill a chunk, decode the batch"),
     Step("W", "workers/vlm/sampler.py", "RowSampler", "sample a token per sequence"),
     Step("W", "workers/vlm/sequence.py", "AnswerRow.take", "detokenize, match stop strings"),
-    Step("W>M", "workers/serving/answers.py", "sse", "server-sent events"),
-    Step("M>G", "web/relay.py", "pass_on", "bytes as they arrive"),
-    Step("G>C", "web/relay.py", "pass_on", "bytes as they arrive"),
+    Step("W>M", "web/sse.py", "event", "server-sent events"),
+    Step("M>G", "web/relay.py", "forward_response", "bytes as they arrive"),
+    Step("G>C", "web/relay.py", "forward_response", "bytes as they arrive"),
 )
 
 WORKER = (
