@@ -1,6 +1,8 @@
-"""The worker manager: starts, watches, evicts and stops one worker process per model alias.
+"""The worker manager: loads, watches, evicts and unloads one worker process per model alias.
 
-Rules: imports ``contracts`` and ``web``, never another tier (workers are started by argv). Decisions
-are pure (``lifecycle``, ``planner``, ``readiness``, ``status``); ``pool`` and ``worker`` act on them;
-only ``process`` touches processes and signals, only ``memory`` psutil, only ``logs`` the log files.
+Rules: imports ``contracts`` and ``web``, never another tier; workers are separate programs. Decisions
+are pure (``lifecycle``, ``planner``, ``unloading``, ``readiness``, ``watchdog``, ``status``). Calls go
+one way, ``pool`` to ``worker`` to ``worker_run``; a run yields facts to its worker (``worker_facts``).
+Only ``launcher`` deals with processes and signals, only ``memory`` with readings, only ``logs`` with
+log files.
 """

@@ -1,7 +1,7 @@
 """``python -m manager [--config FILE]``: run the manager until SIGTERM or SIGINT.
 
-Exit status: 0 after an orderly stop, 1 when it can't listen, 2 when the settings can't be used (0 under
-launchd, which would start it again for ever).
+Exit status: 0 after an orderly stop, 1 if it cannot listen, 2 if the settings are invalid (0 under
+launchd, which would restart it forever).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from contracts.settings.file import SettingsError, environment, load
 from manager.app import ManagerApp
 from manager.ceiling import ceiling_of, check_wired_limit, mac_of
-from manager.docker_bridge import BridgeListener, wanted
+from manager.docker_bridge import BridgeListener, must_listen
 from manager.launcher.standby import Parker
 from manager.memory import pressure, system
 from manager.memory.pressure import Pressure
@@ -38,17 +38,17 @@ def main(
     read_pressure: Callable[[], Pressure | None] = pressure.read,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """What is a parameter here is so for tests of the whole process."""
+    """Run the manager. The keyword arguments are for tests of the whole process."""
     parser = argparse.ArgumentParser(prog="manager", description="The worker manager.")
     parser.add_argument("--config", help="settings file (default: VISION_CONFIG, else config.yaml)")
-    parser.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    parser.add_argument("--parent-pipe", action="store_true", help="exit when standard input ends")
     parser.add_argument("--log-file", action="store_true", help="log to log_dir, rotated")
     args = parser.parse_args(argv)
     configure_logging()
     allow_many_connections()
     notifier = Notifier.taken_from(os.environ)
     try:
-        # What .env holds is for the workers too: HF_HOME, HF_TOKEN.
+        # The variables of .env are for the workers too: HF_HOME, HF_TOKEN.
         os.environ.update(environment(args.config, os.environ))
         settings = load(args.config, os.environ)
         check_wired_limit(settings.workers, ceiling_of(mac_of(system.read().total)))
@@ -71,7 +71,7 @@ def main(
     with sock:
         log.info("listening on http://%s:%d", settings.manager.host, settings.manager.port)
         app = ManagerApp(settings, launcher=launcher, read_pressure=read_pressure, clock=clock)
-        bridge = BridgeListener(settings.manager.port) if wanted(settings.manager) else None
+        bridge = BridgeListener(settings.manager.port) if must_listen(settings.manager) else None
         ManagerServer(app, notifier=notifier, bridge=bridge).run(sockets=[sock])
     log.info("stopped")
     return 0

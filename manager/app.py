@@ -1,4 +1,4 @@
-"""The manager put together: pool, keeper, pulls, events; control routes by FastAPI, the proxy beside.
+"""Assembles the manager: pool, ticker, pulls, events, control routes (FastAPI), proxy (raw ASGI).
 
 Rules: nothing is decided here. ``GET /health`` needs neither the pool nor the token.
 """
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from manager.ceiling import Budget, mac_of
 from manager.events import EventBus
 from manager.launcher.process import LocalLauncher, worker_argv
 from manager.launcher.pulls import Pulls
-from manager.launcher.standby import TO_HAVE_FROM, Parker, Standbys
+from manager.launcher.standby import DEFAULT_FROM, Parker, Standbys
 from manager.memory import pressure, system
 from manager.memory.peaks import Peaks
 from manager.memory.pressure import Pressure
@@ -36,23 +36,23 @@ from manager.pool import Pool
 from manager.proxy import PREFIX, SOURCE, Proxy
 from manager.readiness import HttpProbe
 from manager.routes import control_routes
-from manager.status import Room, WorkerReport, manager_status
-from manager.ticker import Keeper
-from manager.worker import Worker
+from manager.status import BudgetReport, WorkerReport, manager_status
+from manager.ticker import Ticker
 from manager.worker_run import Timeouts
 from web.access_log import AccessLog
 from web.errors import install_error_handlers
+from web.metrics import exposition
 from web.origin_guard import ANY, SMALL_BODY, OriginGuard, OriginPolicy
 from web.relay import open_session
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
-    from prometheus_client.metrics_core import Metric
+    from starlette.responses import Response
     from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
 
-_QUIET = ("/health", "/status", "/metrics")  # asked every few seconds, by the gateway and by dashboards
+_QUIET = ("/health", "/status", "/metrics")  # polled every few seconds by the gateway and dashboards
 
 
 class ManagerApp:
@@ -78,7 +78,7 @@ class ManagerApp:
         self._session: ClientSession | None = None
         self._probe = HttpProbe()
         total = read_memory().total
-        # An id of an earlier process is never taken for one of this.
+        # Event ids of an earlier process are never mistaken for ids of this one.
         self.events = EventBus(first_id=int(wall_clock() * 1000))
         self.metrics = ManagerMetrics(settings, clock=clock)
         self.peaks = Peaks(Path(settings.manager.state_dir) / "peaks.json", wall_clock=wall_clock)
@@ -100,10 +100,10 @@ class ManagerApp:
             fetching=self.pulls.progress,
             pulled_at=self.pulls.fetched_at,
             outdated=lambda alias: self.pulls.update(alias, settings.models[alias]),
-            publish=self._happened,
+            publish=self._publish,
         )
         self._awake = awake or Awake()
-        self.keeper = Keeper(
+        self.ticker = Ticker(
             self.pool,
             peaks=self.peaks,
             events=self.events,
@@ -123,7 +123,16 @@ class ManagerApp:
             redoc_url=None,
         )
         install_error_handlers(self._control, SOURCE)
-        self._control.include_router(control_routes(self))
+        self._control.include_router(
+            control_routes(
+                pool=self.pool,
+                pulls=self.pulls,
+                events=self.events,
+                uptime_s=lambda: clock() - self._started_at,
+                status=self.status,
+                metrics=self._exposition,
+            )
+        )
         guarded: ASGIApp = TokenGuard(self._switch, settings.manager.token, source=SOURCE)
         guarded = OriginGuard(guarded, origin_policy(settings), source=SOURCE)
         self._entry = AccessLog(guarded, SOURCE, quiet=_QUIET, observers=[self.metrics])
@@ -146,18 +155,18 @@ class ManagerApp:
         async with open_session() as self._session:
             log.info("budget for all workers: %.1f GB (%s)", self._budget.bytes / GIB, self._budget.why)
             self.pool.start()
-            keeping = asyncio.create_task(self.keeper.run(), name="keeper")
+            ticking = asyncio.create_task(self.ticker.run(), name="ticker")
             try:
                 yield
             finally:
-                keeping.cancel()
+                ticking.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await keeping
+                    await ticking
                 await self.close()
                 await self._probe.aclose()
 
     async def close(self, *, hurry: bool = False) -> None:
-        """Stop all that runs; *hurry*: without draining it. What is done already costs nothing more."""
+        """Stop all workers, pulls and standbys; *hurry*: without draining. May be called twice."""
         closing = [self.pool.close(hurry=hurry), self.pulls.close()]
         if self.standbys is not None:
             closing.append(self.standbys.close())
@@ -167,12 +176,8 @@ class ManagerApp:
         await asyncio.to_thread(self._budget.save)
         await asyncio.to_thread(self._awake.close)
 
-    @property
-    def uptime_s(self) -> float:
-        return self._clock() - self._started_at
-
-    def _happened(self, kind: str, data: Mapping[str, Any]) -> None:
-        self.metrics.happened(kind, data)
+    def _publish(self, kind: str, data: Mapping[str, Any]) -> None:
+        self.metrics.count(kind, data)
         self.events.publish(kind, data)
 
     def _pulling(self) -> bool:
@@ -189,66 +194,38 @@ class ManagerApp:
             self._reports(),
             self._read_memory(),
             self._settings,
-            room=self._room(),
+            budget=self._budget_report(),
             started_at=self._started_at,
             now=self._clock(),
+            wall_now=self._wall_clock(),
         )
 
-    def families(self) -> Iterator[Metric]:
-        """What there is now, for ``GET /metrics``."""
-        return families(self._reports(), self._read_memory(), self._room())
+    async def _exposition(self) -> Response:
+        """The response of ``GET /metrics``."""
+        found = families(self._reports(), self._read_memory(), self._budget_report())
+        return await exposition(self.metrics.registry, found)
 
-    def _room(self) -> Room:
+    def _budget_report(self) -> BudgetReport:
         standbys = self.standbys
         count = standbys.count if standbys else 0
-        return Room(
+        return BudgetReport(
             budget=self.pool.budget,
             budget_reason=self._budget.why,
             standbys=count,
             standbys_ready=standbys.ready if standbys else 0,
             standby_memory=count * standbys.memory_each if standbys else 0,
-            pressure=self.keeper.pressure,
+            pressure=self.ticker.pressure,
         )
 
     def _reports(self) -> list[WorkerReport]:
-        return [self._report(worker) for worker in self.pool.workers.values()]
-
-    def _report(self, worker: Worker) -> WorkerReport:
-        life, handle, learned = worker.life, worker.handle, worker.learned
-        return WorkerReport(
-            alias=worker.alias,
-            model=worker.model,
-            state=worker.state,
-            memory=worker.memory,
-            learned=learned.bytes if learned else 0,
-            learned_age_s=max(0.0, self._wall_clock() - learned.learned_at) if learned else 0.0,
-            footprint=worker.footprint,
-            peak=worker.peak,
-            charged=worker.charged,
-            pid=handle.pid if handle else 0,
-            port=handle.address.port if handle else worker.model.port,
-            leases=life.leases,
-            queued=self.pool.queued(worker.alias),
-            request_count=worker.request_count,
-            launched_at=worker.launched_at,
-            last_used=life.last_used,
-            retry_at=life.retry_at,
-            idle_timeout_s=worker.idle_timeout_s,
-            phase=worker.phase,
-            download=worker.download,
-            revision=worker.revision,
-            drawing=worker.drawing,
-            last_error=worker.last_error,
-            work=worker.work,
-            caches=worker.caches,
-        )
+        return [w.report(self.pool.queued(w.alias)) for w in self.pool.workers.values()]
 
 
 def origin_policy(settings: Settings) -> OriginPolicy:
-    """Who may come in to the manager: the name that the gateway finds it by among others.
+    """Which hosts and origins may use the manager; the gateway's name for it is allowed.
 
-    That every page may use the API does not mean that every page may stop workers. What goes to a
-    worker has been measured by the gateway, and is by the worker.
+    ``*`` among the gateway's CORS origins does not apply here: pages that may use the API must not stop
+    workers. Bodies for workers have no limit here; the gateway and the worker limit them.
     """
     return OriginPolicy(
         "manager",
@@ -259,10 +236,10 @@ def origin_policy(settings: Settings) -> OriginPolicy:
 
 
 def standbys(settings: Settings, launcher: Parker | None, total: int) -> Standbys | None:
-    """The standby workers that *settings* want on a machine with *total* bytes of memory."""
-    wanted = settings.manager.standby
-    if wanted is None:
-        wanted = 1 if launcher is None and total >= TO_HAVE_FROM else 0
+    """The standby workers for *settings* on a machine with *total* bytes of memory."""
+    count = settings.manager.standby
+    if count is None:
+        count = 1 if launcher is None and total >= DEFAULT_FROM else 0
     kinds = sorted({model.kind for model in settings.models.values()})
     local = launcher or LocalLauncher(worker_argv(settings.workers))
-    return Standbys(local, kinds, wanted) if wanted else None
+    return Standbys(local, kinds, count) if count else None

@@ -1,4 +1,4 @@
-"""The manager's token: when one is set, every route but ``GET /health`` needs it."""
+"""The manager's token: if one is set, every route except ``GET /health`` requires it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from web.errors import error_response
 
 
 class TokenGuard:
-    """Lets a request through to *app* when it brings *token*; an empty one lets everything through."""
+    """Passes a request to *app* if it has *token*; an empty token admits every request."""
 
     def __init__(self, app: ASGIApp, token: str, *, source: str) -> None:
         self._app = app
@@ -23,7 +23,7 @@ class TokenGuard:
             await self._app(scope, receive, send)
             return
         error = Unauthorized(
-            "this manager needs its token: send 'Authorization: Bearer ...' or 'X-Manager-Token: ...'"
+            "this manager requires its token: 'Authorization: Bearer ...' or 'X-Manager-Token: ...'"
         )
         await error_response(error, self._source)(scope, receive, send)
 

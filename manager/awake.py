@@ -1,11 +1,11 @@
-"""Keeps a Mac awake while work is open: one ``caffeinate`` process, held by the manager.
+"""Keeps a Mac awake while there is work, with one ``caffeinate`` process.
 
-A Mac mini with ``sleep 1`` goes to sleep in the middle of a job. ``caffeinate -i`` prevents idle sleep
-for as long as it runs, and ``-w PID`` ends it with the manager, whichever way that ends.
+A Mac mini with ``pmset sleep 1`` sleeps in the middle of a job. ``caffeinate -i`` prevents idle sleep
+while it runs; ``-w PID`` ends it with the manager, even after a crash.
 
-Rules: ``awake_is_wanted`` decides, ``Awake`` acts. There is never more than one process. Elsewhere than
-on macOS nothing happens. A ``caffeinate`` that is not there costs one line in the log. Never run on a
-Mac by the project's tests: they use a stand-in program.
+Rules: ``must_stay_awake`` decides, ``Awake`` acts. There is at most one process. On other systems
+nothing happens. A missing ``caffeinate`` is logged once. Not tested on a Mac: the tests use a stand-in
+program.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 CAFFEINATE = Path("/usr/bin/caffeinate")
-LINGER_S = 10.0  # after the last work, so that a conversation does not start a process for each turn
+LINGER_S = 10.0  # after the last work, so that a chat does not start a process per message
 _GRACE_S = 2.0
-_RETRY_S = 60.0  # after it has ended by itself
+_RETRY_S = 60.0  # after it exited unexpectedly
 
 
-def awake_is_wanted(*, busy: bool, worked_at: float | None, now: float) -> bool:
-    """Whether the machine must stay awake. *worked_at*: when work was last open, None: never."""
+def must_stay_awake(*, busy: bool, worked_at: float | None, now: float) -> bool:
+    """Whether the machine must stay awake. *worked_at*: when there was work last, None: never."""
     return busy or (worked_at is not None and 0 <= now - worked_at < LINGER_S)
 
 
 class Awake:
-    """``look`` at it once a second, ``close`` it at the end; both may wait for a process.
+    """Call ``update`` once a second and ``close`` at the end; both may wait for a process.
 
-    Safe to call from several threads.
+    Thread-safe.
     """
 
     def __init__(self, program: Path = CAFFEINATE, platform: str = sys.platform) -> None:
@@ -51,24 +51,24 @@ class Awake:
     def held(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def look(self, busy: bool, now: float) -> None:
-        """Start or end the process, if that is due."""
+    def update(self, busy: bool, now: float) -> None:
+        """Start or end the process if necessary."""
         with self._lock:
             if not self._works:
                 return
             if busy:
                 self._worked_at = now
-            wanted = awake_is_wanted(busy=busy, worked_at=self._worked_at, now=now)
+            needed = must_stay_awake(busy=busy, worked_at=self._worked_at, now=now)
             if self._process is not None and self._process.poll() is not None:
                 self._not_before = now + _RETRY_S
                 self._process = None
-            if not wanted:
+            if not needed:
                 self._end()
             elif self._process is None and now >= self._not_before:
                 self._start()
 
     def close(self) -> None:
-        """End the process, and start none any more."""
+        """End the process, and start no other."""
         with self._lock:
             self._works = False
             self._end()
@@ -97,7 +97,7 @@ class Awake:
         except OSError as exc:
             self._works = False
             log.warning(
-                "%s can't be started (%s): this Mac may go to sleep while it works; "
+                "%s cannot be started (%s): this Mac may sleep while it works; "
                 "`sudo pmset -a sleep 0` prevents that",
                 self._program,
                 exc.strerror or exc,

@@ -1,13 +1,15 @@
-"""The memory budget and its ceiling: what the GPU of a Mac may hold.
+"""The memory budget and its ceiling: the memory that the GPU of a Mac may use.
 
-macOS bounds the memory that Metal may keep in use. Beyond it a command buffer fails with "Insufficient
-Memory" and the worker aborts, so the budget must never exceed it. The bound is known in three ways, and
-the lowest wins: ``iogpu.wired_limit_mb`` when somebody has set it, else the share of memory that this
-version of macOS allows, and what Metal itself told a worker (``max_recommended_working_set_size``).
+macOS limits the memory that Metal may keep in use. Beyond the limit a command buffer fails with
+"Insufficient Memory" and the worker aborts, so the budget must never exceed it. The ceiling is the
+lowest of the known limits: ``iogpu.wired_limit_mb`` if it is set, else the share of memory that this
+version of macOS allows; and the limit that Metal reported to a worker
+(``max_recommended_working_set_size``).
 
-Rules: ``mac_of``, ``ceiling_of`` and ``budget_of`` are pure. ``Budget`` remembers what Metal told in
-one file beside the peaks; the file is a help, never a condition: what can't be read or written is
-ignored. It counts only under the macOS, memory and sysctl that it was written under. Sizes are bytes.
+Rules: ``mac_of``, ``ceiling_of`` and ``budget_of`` are pure. ``Budget`` stores the limit reported by
+Metal in a file next to the peaks. The file is optional: read and write errors are not fatal. A stored
+limit applies only to the macOS version, memory size and sysctl under which it was stored. Sizes are
+bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _LARGE = 36 * GIB
 @dataclass(frozen=True, slots=True)
 class Mac:
     memory: int
-    version: tuple[int, ...] = ()  # of macOS; (): not known
+    version: tuple[int, ...] = ()  # of macOS; (): unknown
     wired_limit: int = 0  # iogpu.wired_limit_mb in bytes; 0: macOS decides
 
     @property
@@ -49,7 +51,7 @@ class Mac:
 
     @property
     def conditions(self) -> str:
-        """What the bound depends on: another value of any of these makes an older answer void."""
+        """The conditions for a stored limit: if any of them changes, the limit no longer applies."""
         return f"{self.system}, {self.memory} bytes, {WIRED_LIMIT} {self.wired_limit // MIB}"
 
 
@@ -66,7 +68,7 @@ def mac_of(
     version: Callable[[], str] = lambda: platform.mac_ver()[0],
     sysctl: Sysctl = sysctl,
 ) -> Mac | None:
-    """This machine with *memory* bytes, if it is a Mac."""
+    """This machine, with *memory* bytes; None if it is not a Mac."""
     if name != "darwin":
         return None
     parts = version().split(".")
@@ -74,20 +76,20 @@ def mac_of(
     return Mac(memory, numbers, max(0, sysctl(WIRED_LIMIT) or 0) * MIB)
 
 
-def ceiling_of(mac: Mac | None, told: int = 0) -> Bound | None:
-    """What the GPU of *mac* may hold; *told*: what Metal says, 0: it was not asked yet."""
+def ceiling_of(mac: Mac | None, reported: int = 0) -> Bound | None:
+    """The memory that the GPU may use; *reported*: Metal's own limit in bytes, 0: unknown yet."""
     if mac is None:
         return None
     if mac.wired_limit:
-        bound = Bound(min(mac.wired_limit, mac.memory), f"the GPU may hold it: {WIRED_LIMIT}")
+        bound = Bound(min(mac.wired_limit, mac.memory), f"GPU limit: {WIRED_LIMIT}")
     else:
         share = _share(mac)
         bound = Bound(
             int(share * mac.memory),
-            f"the GPU may hold it: {100 * share:.0f} % of {mac.memory / GIB:.0f} GB on {mac.system}",
+            f"GPU limit: {100 * share:.0f} % of {mac.memory / GIB:.0f} GB on {mac.system}",
         )
-    if 0 < told < bound.bytes:
-        return Bound(told, "the GPU may hold it: told by Metal")
+    if 0 < reported < bound.bytes:
+        return Bound(reported, "GPU limit: reported by Metal")
     return bound
 
 
@@ -98,7 +100,7 @@ def _share(mac: Mac) -> float:
 
 
 def budget_of(settings: MemorySettings, memory: int, ceiling: Bound | None) -> Bound:
-    """What all workers together may use of *memory*, and which rule decides it."""
+    """The memory that all workers may use of *memory* bytes, and the rule that decides it."""
     budget = settings.budget_bytes(memory, None if ceiling is None else ceiling.bytes)
     if ceiling is not None and budget < settings.budget_bytes(memory):
         return Bound(budget, ceiling.why)
@@ -111,7 +113,7 @@ def budget_of(settings: MemorySettings, memory: int, ceiling: Bound | None) -> B
 
 
 def check_wired_limit(settings: WorkerSettings, ceiling: Bound | None) -> None:
-    """Raise ``SettingsError`` for a wired limit that no worker could take; each checks it again."""
+    """Raise ``SettingsError`` if the wired limit is too large for a worker; workers check it again."""
     if ceiling is None or not settings.wired_bytes:
         return
     if problem := wired_limit_problem(settings.wired_bytes, ceiling.bytes):
@@ -119,7 +121,7 @@ def check_wired_limit(settings: WorkerSettings, ceiling: Bound | None) -> None:
 
 
 class Budget:
-    """The budget as far as it is known now. ``heard`` may change it; ``save`` may run in a thread."""
+    """The current budget. ``update`` may change it; ``save`` may run in a thread."""
 
     def __init__(
         self, settings: MemorySettings, memory: int, mac: Mac | None = None, file: Path | None = None
@@ -128,7 +130,7 @@ class Budget:
         self._memory = memory
         self._mac = mac
         self._file = file
-        self._told = self._saved = 0 if mac is None or file is None else _read(file, mac)
+        self._reported = self._saved = 0 if mac is None or file is None else _read(file, mac)
         self._bound = self._decided()
 
     def __repr__(self) -> str:
@@ -142,34 +144,35 @@ class Budget:
     def why(self) -> str:
         return self._bound.why
 
-    def heard(self, told: int) -> bool:
-        """Metal told a worker that the GPU may hold *told* bytes; True when that changes the budget."""
-        if self._mac is None or told <= 0 or told == self._told:
+    def update(self, reported: int) -> bool:
+        """Record the GPU limit that Metal reported, in bytes; True when that changes the budget."""
+        if self._mac is None or reported <= 0 or reported == self._reported:
             return False
-        self._told = told
+        self._reported = reported
         before, self._bound = self._bound, self._decided()
         return before.bytes != self._bound.bytes
 
     def save(self) -> None:
-        told, mac = self._told, self._mac
-        if self._file is None or mac is None or told == self._saved:
+        reported, mac = self._reported, self._mac
+        if self._file is None or mac is None or reported == self._saved:
             return
-        self._saved = told
-        content = {"gpu_may_hold_bytes": told, "under": mac.conditions}
+        self._saved = reported
+        content = {"gpu_may_hold_bytes": reported, "under": mac.conditions}
         try:
             replace_file(self._file, json.dumps(content).encode() + b"\n")
         except OSError as exc:
-            log.warning("%s: what the GPU may hold is not kept: %s", self._file, exc)
+            log.warning("%s: the GPU limit cannot be stored: %s", self._file, exc)
 
     def _decided(self) -> Bound:
-        return budget_of(self._settings, self._memory, ceiling_of(self._mac, self._told))
+        return budget_of(self._settings, self._memory, ceiling_of(self._mac, self._reported))
 
 
 def _read(file: Path, mac: Mac) -> int:
     try:
         with open(file, "rb") as opened:
             found = json.loads(opened.read(_FILE_LIMIT))
-        told, under = found["gpu_may_hold_bytes"], found["under"]
+        reported, under = found["gpu_may_hold_bytes"], found["under"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0
-    return told if type(told) is int and 0 < told <= mac.memory and under == mac.conditions else 0
+    valid = type(reported) is int and 0 < reported <= mac.memory and under == mac.conditions
+    return reported if valid else 0

@@ -1,12 +1,12 @@
-"""Docker's bridge on Linux: the address at which containers reach this host, besides loopback.
+"""A listener on Docker's bridge on Linux, through which containers reach this host.
 
-There ``host.docker.internal`` is the address of ``docker0``, which exists only once the engine has run;
-a container's own address lies in the network of ``docker0`` or of another bridge of Docker's
-(``br-...``, one for each compose project). On macOS Docker Desktop forwards to loopback.
+On Linux, ``host.docker.internal`` is the address of ``docker0``, which exists once the Docker engine
+has run. A container's own address belongs to the network of ``docker0`` or of another Docker bridge
+(``br-...``, one per compose project). On macOS, Docker Desktop forwards to loopback.
 
-Rules: what listens there answers only peers in those networks: a stranger of the LAN can send packets
-to the bridge's address as well, and is hung up on before it is read. A bridge that isn't there yet, is
-gone or has moved is looked for again and again, and never keeps the manager from serving loopback.
+Rules: the listener serves only peers in those networks. Other machines of the LAN can also send packets
+to the bridge's address; their connections are closed unread. A bridge that is missing or has moved is
+checked every few seconds, and never keeps the manager from serving loopback.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from web.serve import PortTaken, bind
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 5.0
+CHECK_S = 5.0
 _FIRST = "docker0"
 _BRIDGE = re.compile(r"docker0|br-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
 class Bridges:
-    """*address*: of ``docker0``, None without an engine; *networks*: where containers are."""
+    """``address`` of ``docker0``, None without an engine; ``networks`` of containers."""
 
     address: str | None = None
     networks: tuple[ipaddress.IPv4Network, ...] = ()
@@ -51,7 +51,7 @@ class Bridges:
 
 
 def bridges_of(interfaces: Mapping[str, Iterable[tuple[str, str]]]) -> Bridges:
-    """The bridges among *interfaces*: name to IPv4 addresses with their netmasks."""
+    """The bridges among *interfaces*, which map names to IPv4 addresses with netmasks."""
     ours = {name: list(pairs) for name, pairs in interfaces.items() if _BRIDGE.fullmatch(name)}
     networks = [
         ipaddress.IPv4Interface(f"{address}/{netmask}").network
@@ -72,16 +72,18 @@ def read() -> Bridges:
     )
 
 
-def wanted(settings: ManagerSettings, platform: str = sys.platform) -> bool:
-    """Whether to listen on the bridge: where it is the only way in for a container."""
+def must_listen(settings: ManagerSettings, platform: str = sys.platform) -> bool:
+    """Whether to listen on the bridge: on Linux, if the manager otherwise serves only loopback."""
     if not settings.docker_bridge or not platform.startswith("linux"):
         return False
     return settings.host in ("127.0.0.1", "localhost")
 
 
-class Doorkeeper(asyncio.Protocol):
-    """The first moment of a connection to the bridge's address: a container's goes on as the protocol
-    that *make* makes, one from elsewhere is closed unread."""
+class PeerFilter(asyncio.Protocol):
+    """The first protocol of each connection: closes it unread unless its peer is *allowed*.
+
+    An allowed connection continues with the protocol that *make* returns.
+    """
 
     def __init__(self, allowed: Callable[[str], bool], make: Callable[[], asyncio.Protocol]) -> None:
         self._allowed = allowed
@@ -90,7 +92,7 @@ class Doorkeeper(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer = (transport.get_extra_info("peername") or ("",))[0]
         if not self._allowed(peer):
-            log.warning("hung up on %s: it is no container of this host", peer)
+            log.warning("connection from %s closed: not a container of this host", peer)
             transport.abort()
             return
         protocol = self._make()
@@ -99,24 +101,24 @@ class Doorkeeper(asyncio.Protocol):
 
 
 class BridgeListener:
-    """Keeps a listener on the bridge's address, for as long as ``run`` runs."""
+    """Keeps a listener on the bridge's address while ``run`` runs."""
 
     def __init__(
-        self, port: int, *, read_bridges: Callable[[], Bridges] = read, look_s: float = LOOK_S
+        self, port: int, *, read_bridges: Callable[[], Bridges] = read, check_s: float = CHECK_S
     ) -> None:
         self._port = port
         self._read = read_bridges
-        self._look_s = look_s
+        self._check_s = check_s
         self._address: str | None = None
         self._server: asyncio.Server | None = None
-        self._told = ""
+        self._logged = ""  # the last error
 
     async def run(self, config: Config, state: ServerState, app_state: dict[str, Any]) -> None:
-        """Serve there as uvicorn's *config* says, as part of the server that *state* belongs to."""
+        """Serve with uvicorn's *config*, as part of the server that owns *state*."""
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.Protocol:
-            # As uvicorn makes it for the sockets that it knows of.
+            # As uvicorn makes it for its own sockets.
             kind: Any = config.http_protocol_class
             made: asyncio.Protocol = kind(
                 config=config, server_state=state, app_state=app_state, _loop=loop
@@ -125,16 +127,16 @@ class BridgeListener:
 
         try:
             while True:
-                await self._look(protocol)
-                await asyncio.sleep(self._look_s)
+                await self._check(protocol)
+                await asyncio.sleep(self._check_s)
         finally:
             self._close()
 
     def _allowed(self, peer: str) -> bool:
-        # Read anew: the network of a compose project that has just been started counts.
+        # Read each time: a compose project may just have started with a new network.
         return self._read().has(peer)
 
-    async def _look(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+    async def _check(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         address = self._read().address
         if address == self._address:
             return
@@ -144,14 +146,14 @@ class BridgeListener:
         try:
             sock = bind(address, self._port)
         except PortTaken as exc:
-            if self._told != str(exc):  # once, not every few seconds
-                log.warning("containers can't reach this manager yet: cannot listen: %s", exc)
-                self._told = str(exc)
+            if self._logged != str(exc):  # once, not every few seconds
+                log.warning("containers cannot reach this manager yet: cannot listen: %s", exc)
+                self._logged = str(exc)
             return
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Doorkeeper(self._allowed, protocol), sock=sock
+            lambda: PeerFilter(self._allowed, protocol), sock=sock
         )
-        self._address, self._told = address, ""
+        self._address, self._logged = address, ""
         log.info("listening on http://%s:%d, for containers", address, self._port)
 
     def _close(self) -> None:

@@ -1,14 +1,14 @@
-"""What happens in the manager, told to everybody who listens: an in-process bus for ``GET /events``.
+"""An in-process event bus for ``GET /events``.
 
-Rules: ``publish`` never waits and never fails because of a reader; it is called in the event loop's
-thread. What a slow reader has not read is bounded: it loses the oldest and is told how many ("lost",
-which has no id). Ids increase by one, so that a reader that was cut off says the last id it saw and
-gets what it missed, as far as ``recent`` reaches. What an id means ends with the process, unless
-``first_id`` comes from a clock.
+Rules: ``publish`` never waits and never fails because of a reader; call it in the thread of the event
+loop. The unread events of a reader are bounded: a slow reader loses the oldest ones and gets their
+number in a "lost" event, which has no id. Ids increase by one. A reader that reconnects sends the last
+id it received and gets the later events that are still in ``recent``. Ids are unique across processes
+if ``first_id`` comes from a clock.
 
-Kinds: transition {alias, from, to, reason, cause}, memory {...}, progress {alias, phase, detail,
-download}, drawing {alias, kind, step, steps, picture, pictures, eta_seconds}, pressure {level}, lost
-{count}.
+Kinds and fields: ``transition {alias, from, to, reason, cause}``, ``memory {...}``,
+``progress {alias, phase, download}``, ``drawing {alias, kind, step, steps, picture, pictures,
+eta_seconds}``, ``pressure {level}``, ``lost {count}``.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from typing import Any
 
 from web import sse
 
-KEPT = 200  # events for readers that come back
-READER_LIMIT = 256  # unread events of one reader; more than KEPT, or coming back would lose some
+KEPT = 200  # events for readers that reconnect
+READER_LIMIT = 256  # unread events of one reader; more than KEPT, or a reconnect would lose some
 HEARTBEAT_S = 15.0
 HEARTBEAT = sse.comment("")  # readers skip it; writing it reveals a closed connection
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class BusEvent:
     kind: str
     data: Mapping[str, Any] = field(default_factory=dict)
-    id: int = 0  # 0: not to be asked for again
+    id: int = 0  # 0: cannot be requested again
 
 
 class Subscription:
-    """One reader's view of the bus; iterate over it. A wait that is cancelled loses nothing."""
+    """The events of one reader; iterate over it. Cancelling a wait loses no event."""
 
-    def __init__(self, missed: Iterable[Happening], lost: int) -> None:
+    def __init__(self, missed: Iterable[BusEvent], lost: int) -> None:
         self._unread = deque(missed, maxlen=READER_LIMIT)
         self._lost = lost
         self._ended = False
@@ -47,20 +47,20 @@ class Subscription:
     def __repr__(self) -> str:
         return f"<Subscription unread={len(self._unread)} lost={self._lost} ended={self._ended}>"
 
-    def put(self, happening: Happening) -> None:
+    def put(self, event: BusEvent) -> None:
         self._lost += len(self._unread) == READER_LIMIT
-        self._unread.append(happening)
+        self._unread.append(event)
         self._wake.set()
 
     def end(self) -> None:
-        """What is unread can still be read."""
+        """Add no more events; unread ones can still be read."""
         self._ended = True
         self._wake.set()
 
     def __aiter__(self) -> Subscription:
         return self
 
-    async def __anext__(self) -> Happening:
+    async def __anext__(self) -> BusEvent:
         while not self._lost and not self._unread:
             if self._ended:
                 raise StopAsyncIteration
@@ -68,14 +68,14 @@ class Subscription:
             await self._wake.wait()
         if self._lost:
             count, self._lost = self._lost, 0
-            return Happening("lost", {"count": count})
+            return BusEvent("lost", {"count": count})
         return self._unread.popleft()
 
 
 class EventBus:
     def __init__(self, *, first_id: int = 1) -> None:
         self._first_id = self._next_id = first_id
-        self._recent: deque[Happening] = deque(maxlen=KEPT)
+        self._recent: deque[BusEvent] = deque(maxlen=KEPT)
         self._readers: set[Subscription] = set()
         self._closed = False
 
@@ -83,7 +83,7 @@ class EventBus:
         return f"<EventBus next={self._next_id} readers={len(self._readers)} closed={self._closed}>"
 
     @property
-    def recent(self) -> list[Happening]:
+    def recent(self) -> list[BusEvent]:
         """The last events, oldest first."""
         return list(self._recent)
 
@@ -92,18 +92,18 @@ class EventBus:
         return len(self._readers)
 
     def publish(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Tell everybody. After ``close`` nobody is there to be told."""
+        """Give the event to all readers. Has no effect after ``close``."""
         if self._closed:
             return
-        happening = Happening(kind, dict(data), self._next_id)
+        event = BusEvent(kind, dict(data), self._next_id)
         self._next_id += 1
-        self._recent.append(happening)
+        self._recent.append(event)
         for reader in self._readers:
-            reader.put(happening)
+            reader.put(event)
 
     @contextlib.asynccontextmanager
     async def subscribe(self, last_id: int | None = None) -> AsyncIterator[Subscription]:
-        """Listen from now on; *last_id*, the last one seen, gives first what came after it."""
+        """Receive events from now on; with *last_id*, the later recent events first."""
         reader = self._reader(last_id)
         self._readers.add(reader)
         try:
@@ -112,7 +112,7 @@ class EventBus:
             self._readers.discard(reader)
 
     def close(self) -> None:
-        """End all subscriptions, and those to come, once they have been read."""
+        """End all subscriptions, and later ones, after their unread events."""
         self._closed = True
         for reader in self._readers:
             reader.end()
@@ -120,9 +120,9 @@ class EventBus:
     def _reader(self, last_id: int | None) -> Subscription:
         missed, lost = [], 0
         if last_id is not None:
-            # An id that was not given yet, or is from before the first, is of an earlier process.
+            # An id outside the range of this process comes from an earlier process.
             ours = self._first_id <= last_id < self._next_id
-            missed = [h for h in self._recent if not ours or h.id > last_id]
+            missed = [e for e in self._recent if not ours or e.id > last_id]
             lost = missed[0].id - last_id - 1 if ours and missed else 0
         reader = Subscription(missed, lost)
         if self._closed:
@@ -131,20 +131,20 @@ class EventBus:
 
 
 def last_event_id(header: str | None) -> int | None:
-    """The ``Last-Event-ID`` that a reader sent; None when it sent none, or one that isn't ours."""
+    """The ``Last-Event-ID`` header as a number; None when it is missing or not a number."""
     text = (header or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
-def event_of(happening: Happening) -> bytes:
-    """*happening* as one server-sent event."""
-    return sse.event(happening.data, name=happening.kind, id=happening.id or None)
+def event_of(event: BusEvent) -> bytes:
+    """*event* as one server-sent event."""
+    return sse.event(event.data, name=event.kind, id=event.id or None)
 
 
 async def stream(
     subscription: Subscription, *, heartbeat_s: float = HEARTBEAT_S
 ) -> AsyncIterator[bytes]:
-    """The body of ``GET /events``: something at once, then every event, a comment in between.
+    """The body of ``GET /events``: events, and a comment at the start and after each ``heartbeat_s``.
 
     Ends when the bus is closed.
     """
@@ -152,10 +152,10 @@ async def stream(
     while True:
         try:
             async with asyncio.timeout(heartbeat_s):
-                happening = await anext(subscription)
+                event = await anext(subscription)
         except TimeoutError:
             yield HEARTBEAT
         except StopAsyncIteration:
             return
         else:
-            yield event_of(happening)
+            yield event_of(event)

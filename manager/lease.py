@@ -1,4 +1,4 @@
-"""A lease: the right to use one process of a worker. A ticket: a request that waits for its lease."""
+"""Leases, the right to use one process of a worker, and tickets, requests that wait for a lease."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from manager.worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Held from the grant of a request to the end of its answer; it never outlives a process."""
+    """Held from the grant of a request to the end of its response; belongs to one process."""
 
     worker: Worker
     incarnation: int
     address: Address
-    queue_s: float  # from asking to the grant
+    queue_s: float  # from arrival to the grant
     load_s: float  # the part of it during which the worker was loading
 
     def release(self) -> None:
         self.worker.release(self.incarnation)
 
     async def broken(self, within_s: float) -> bool:
-        """Whether the process has been reaped; waits up to *within_s* for it."""
+        """Whether the process has been reaped; waits for it for up to *within_s* seconds."""
         try:
             async with asyncio.timeout(within_s):
                 await self.worker.ended(self.incarnation)
@@ -34,7 +34,7 @@ class Lease:
 
 
 class Leasing:
-    """A lease for as long as a block runs. A class, as a generator costs several times as much."""
+    """A context manager for a lease. A class, because a generator is several times slower."""
 
     __slots__ = ("_grant", "_lease", "_release")
 
@@ -52,17 +52,17 @@ class Leasing:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """``answer`` gets the lease, or the error that the request is to be answered with."""
+    """``result`` gets the lease, or the error for the client."""
 
     alias: str
     asked_at: float
-    answer: asyncio.Future[Lease] = field(repr=False)
+    result: asyncio.Future[Lease] = field(repr=False)
     keep_alive_s: float | None = None  # None: the configured idle timeout
-    counts: bool = True  # as a request that its process serves; a load by hand is none
-    pressure: bool = False  # it would be loaded for, were the system not short of memory
+    counts: bool = True  # as a request; False for a load by hand
+    pressure: bool = False  # only memory pressure prevents the load
 
     def grant(self, worker: Worker, now: float) -> None:
-        """Give it a lease on *worker*, which is ready."""
+        """Grant a lease on *worker*, which is ready."""
         loading_since = max(self.asked_at, worker.launched_at)
         lease = Lease(
             worker=worker,
@@ -71,4 +71,4 @@ class Ticket:
             queue_s=now - self.asked_at,
             load_s=max(0.0, worker.life.ready_at - loading_since),
         )
-        self.answer.set_result(lease)
+        self.result.set_result(lease)

@@ -3,7 +3,7 @@
 Rule 1: every state, event and transition lives in this file.
 Rule 2: nothing here does I/O, reads a clock, or knows about other workers.
 Rule 3: events are facts, or decisions that take effect at once. EXITED, START_FAILED and CRASHED are
-        fired when the process has been reaped: its memory is back.
+        fired when the process has been reaped: its memory is free.
 Rule 4: an illegal event raises and changes nothing.
 
     stopped  --start-->        starting
@@ -21,29 +21,29 @@ from enum import StrEnum
 from contracts.control import WorkerState as S
 
 BACKOFF_CAP_S = 60.0
-STABLE_S = 60.0  # a worker that was ready for this long starts its next life without a record
+STABLE_S = 60.0  # a worker that was ready for this long has its earlier failures forgotten
 
 
 class Event(StrEnum):
-    START = "start"  # its memory is reserved; a process is about to be launched
+    START = "start"  # its memory is reserved; a process will be launched
     BECAME_READY = "became_ready"  # /health answered 200 with the model loaded
-    START_FAILED = "start_failed"  # ended early or made no progress; already reaped
-    CRASHED = "crashed"  # ended on its own after it was ready; already reaped
-    DRAIN = "drain"  # no new leases; existing ones may finish
-    STOP = "stop"  # terminate has been decided
+    START_FAILED = "start_failed"  # the process ended early or made no progress; already reaped
+    CRASHED = "crashed"  # the process exited unexpectedly after it was ready; already reaped
+    DRAIN = "drain"  # no new leases; open requests may finish
+    STOP = "stop"  # the process will be terminated
     EXITED = "exited"  # reaped after a stop
 
 
 class Cause(StrEnum):
-    """Why a worker is told to leave."""
+    """Why a worker must leave."""
 
     ROOM = "room"  # another model needs its memory
     IDLE = "idle"
     PRESSURE = "pressure"  # the system is short of memory
-    OVERCOMMIT = "overcommit"  # the workers need more than they were expected to
+    OVERCOMMIT = "overcommit"  # the workers have outgrown their estimates
     RECYCLE = "recycle"  # a fresh process replaces it
-    REQUEST = "request"  # somebody asked for it
-    SHUTDOWN = "shutdown"  # the manager leaves
+    REQUEST = "request"  # a client or operator requested it
+    SHUTDOWN = "shutdown"  # the manager is shutting down
 
 
 TRANSITIONS: Mapping[S, Mapping[Event, S]] = {
@@ -63,7 +63,7 @@ HOLDS_MEMORY = frozenset({S.STARTING, S.READY, S.DRAINING, S.STOPPING})
 LEASABLE = frozenset({S.READY})
 RUNNING = frozenset({S.READY, S.DRAINING})  # what /status lists under "workers"
 
-# What it means, in each state, that the process has ended and been reaped.
+# The event to fire when the process has been reaped, by state.
 WHEN_REAPED: Mapping[S, Event] = {
     S.STARTING: Event.START_FAILED,
     S.READY: Event.CRASHED,
@@ -80,9 +80,9 @@ class IllegalTransition(Exception):
 
 @dataclass(slots=True)
 class Lifecycle:
-    """Where one worker is, and what must be remembered to decide what comes next.
+    """The state of one worker, and the history that the next transitions depend on.
 
-    Times are readings of the caller's clock.
+    Times are by the caller's clock.
     """
 
     state: S = S.STOPPED
@@ -91,9 +91,9 @@ class Lifecycle:
     last_used: float = 0.0  # the end of the last request; while one runs, its start
     busy_since: float = 0.0  # when it last went from idle to busy
     ready_at: float = 0.0
-    failures: int = 0  # consecutive; a stable run or an orderly stop forgives them
+    failures: int = 0  # consecutive; reset by a stable run or an orderly stop
     retry_at: float = 0.0
-    load_failed: bool = False  # the last failure was a load's: asking again won't help at once
+    load_failed: bool = False  # the last failure was during a load; an immediate retry will not help
 
     def fire(self, event: Event, now: float) -> S:
         old = self.state
@@ -121,7 +121,7 @@ class Lifecycle:
         return new
 
     def lease(self, now: float) -> int:
-        """Count one more request in flight; give the returned number to release()."""
+        """Count one more open request; pass the returned number to ``release``."""
         if self.state not in LEASABLE:
             raise ValueError(f"cannot lease a worker that is {self.state}")
         if not self.leases:
@@ -131,14 +131,14 @@ class Lifecycle:
         return self.incarnation
 
     def release(self, incarnation: int, now: float) -> None:
-        # A lease can outlive its process. One from before a crash must not be
-        # counted against the process that replaced it.
+        # A lease can outlive its process. A lease from before a crash must not be
+        # counted against the next process.
         if incarnation == self.incarnation and self.leases:
             self.leases -= 1
             self.last_used = now
 
     def touch(self, now: float) -> None:
-        """Start the idle time anew, as if a request had just ended."""
+        """Restart the idle time, as if a request had just ended."""
         self.last_used = now
 
 

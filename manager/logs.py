@@ -1,10 +1,10 @@
-"""What a worker writes: kept in one rotated file per alias, its last lines also in memory.
+"""Worker logs: one rotated file per alias, with the last lines also in memory.
 
-Rules: nothing that happens to the file reaches the worker. Output is always taken at once; what a full
-or vanished disk can't hold is counted and dropped, and the file notes the gap when there is room again.
-``write`` is called from the threads that read the workers' pipes, ``last_lines`` from anywhere, and the
-latter never waits for a disk. Who follows a log is told each line as it is written, from memory: a slow
-follower loses lines, a full disk costs it none, and it stays through ends and restarts of the worker.
+Rules: file errors never affect the worker. Output is always accepted at once; bytes that cannot be
+written are counted and dropped, and the file notes the gap later. ``write`` is called from the threads
+that read the workers' pipes. ``last_lines`` is called from anywhere and never waits for the disk.
+Followers get each line from memory as it is written: a slow follower loses lines, a full disk does not
+matter, and a follower stays subscribed when the worker restarts.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-KEPT_FILES = 3  # besides the current one
+KEPT_FILES = 3  # rotated files, without the current one
 KEPT_LINES = 50
 LINE_LIMIT = 1000  # bytes of a line that are kept in memory
 FOLLOWER_LINES = 1000  # unread lines of one follower
-RETRY_S = 5.0  # after the disk refused
+RETRY_S = 5.0  # after a write error
 
 _LINE_END = re.compile(rb"[\r\n]+")  # progress bars end their lines with \r
-# Sequences for terminals; control characters; line ends and directions of writing of Unicode's.
+# Terminal escape sequences; control characters; Unicode line ends and text directions.
 _CONTROL = re.compile(
     r"(?:\x1b\[|\x9b)[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
 
 
 class Follower:
-    """Lines as they are written, in batches; iterate over it in the event loop that made it.
+    """Lines as they are written, in batches; iterate over it in the event loop that created it.
 
-    Each batch has at least one line, but for the first, which has what there was and comes at once. A
-    wait that is cancelled loses nothing.
+    Each batch has at least one line, except the first: it contains the previous lines, without a wait.
+    Cancelling a wait loses no line.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -48,7 +48,7 @@ class Follower:
         self._unread = deque(lines, maxlen=FOLLOWER_LINES)
         self._skipped = 0
         self._ended = False
-        self._woken = True  # or about to be
+        self._woken = True  # or scheduled to be
         self._wake = asyncio.Event()
         self._wake.set()
 
@@ -64,7 +64,7 @@ class Follower:
             if self._woken:
                 return
             self._woken = True
-        with contextlib.suppress(RuntimeError):  # its loop is closed: nobody is there
+        with contextlib.suppress(RuntimeError):  # its loop is closed
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def __aiter__(self) -> Follower:
@@ -93,7 +93,7 @@ class WorkerLog:
         self.path = path
         self._max_bytes = max_bytes
         self._clock = clock
-        self._file_lock = threading.Lock()  # two processes' pumps can overlap by a moment
+        self._file_lock = threading.Lock()  # output of two processes can overlap briefly
         self._lines_lock = threading.Lock()
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._partial = b""
@@ -110,14 +110,14 @@ class WorkerLog:
         )
 
     def begin(self) -> None:
-        """A new process writes from now on: forget the last lines of the one before."""
+        """Forget the last lines of the previous process, because a new one writes from now on."""
         with self._lines_lock:
-            self._tell(_clean(self._partial))  # its last words may have had no line end
+            self._notify(_clean(self._partial))  # the last line may have had no line end
             self._lines.clear()
             self._partial = b""
 
     def write(self, data: bytes) -> None:
-        """Keep *data*; never raises."""
+        """Store *data*; never raises."""
         self._remember(data)
         with self._file_lock:
             self._store(data)
@@ -130,8 +130,8 @@ class WorkerLog:
 
     @contextlib.asynccontextmanager
     async def follow(self, lines: int = KEPT_LINES) -> AsyncIterator[Follower]:
-        """The last *lines* whole lines first, then each one as it is written, until ``close``."""
-        with self._lines_lock:  # nothing is missed or told twice between the two
+        """The last *lines* complete lines, then each new line, until ``close``."""
+        with self._lines_lock:  # so that no line is missed or repeated in between
             follower = Follower([*self._lines][-lines:] if lines > 0 else [])
             self._followers.add(follower)
             if self._closed:
@@ -146,7 +146,7 @@ class WorkerLog:
         with self._lines_lock:
             unfinished = _clean(self._partial)
             self._lines.extend(unfinished)
-            self._tell(unfinished, end=True)
+            self._notify(unfinished, end=True)
             self._partial, self._closed = b"", True
         with self._file_lock:
             self._close()
@@ -157,9 +157,9 @@ class WorkerLog:
             self._partial = partial[:LINE_LIMIT]
             fresh = [text for line in whole for text in _clean(line[:LINE_LIMIT])]
             self._lines.extend(fresh)
-            self._tell(fresh)
+            self._notify(fresh)
 
-    def _tell(self, lines: list[str], *, end: bool = False) -> None:
+    def _notify(self, lines: list[str], *, end: bool = False) -> None:
         if lines or end:
             for follower in self._followers:
                 follower.put(lines, end=end)
@@ -179,7 +179,7 @@ class WorkerLog:
             self._append(data)
         except OSError as exc:
             if not self._lost:
-                log.warning("%s: output is not being kept: %s", self.path, exc.strerror)
+                log.warning("%s: output cannot be stored: %s", self.path, exc.strerror)
             self._lost += len(data)
             self._retry_at = self._clock() + RETRY_S
             self._close()

@@ -1,9 +1,10 @@
-"""The figures of the manager's ``GET /metrics``: of memory, of workers and of their lives.
+"""The manager's metrics, served at ``GET /metrics``: memory, workers and their transitions.
 
-What there is now is made of the same reports as ``/status`` (``families``, pure). What has happened is
-counted when it happens (``ManagerMetrics``): transitions as they are published, requests as they end.
-Rules: all series of an alias are there from the start, since one that appears with its first event
-hides it; an alias that is not in the settings is "other".
+Gauges are made from the same reports as ``/status`` (``families``, pure). ``ManagerMetrics`` counts
+events: transitions when they are published, requests when they end.
+
+Rules: all series of an alias exist from the start, because a series that appears with its first event
+hides that event. An alias that is not in the settings is counted as "other".
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from contracts.control import WorkerState
+from contracts.control import Caches, WorkerState
 from contracts.settings import Settings
 from manager.lifecycle import RUNNING, Cause
 from manager.memory.system import MemoryReading
-from manager.status import Room, WorkerReport
+from manager.status import BudgetReport, WorkerReport
 from web.metrics import NONE, OTHER, build_info, gauge
 from web.request_record import RequestRecord
 
@@ -26,43 +27,43 @@ _LOADS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)  # seconds
 
 
 class ManagerMetrics:
-    """A ``web.access.Observer``, and a listener to transitions."""
+    """Counts events; a ``web.access_log.Observer``."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()
         self._clock = clock
         self._aliases = frozenset(settings.models)
-        self._starting: dict[str, float] = {}  # since when
+        self._starting: dict[str, float] = {}  # when the start was decided
         self.requests = Counter(
             "vision_manager_requests",
-            "Requests to workers that are over. Status 499: the client left; 0: nothing was answered.",
+            "Completed requests to workers. Status 499: the client left; 0: no response was sent.",
             ("alias", "status"),
             registry=registry,
         )
         self.starts = Counter(
-            "vision_worker_starts", "Begun, whatever became of it.", ("alias",), registry=registry
+            "vision_worker_starts", "Starts, successful or not.", ("alias",), registry=registry
         )
         self.failed_starts = Counter(
             "vision_worker_failed_starts",
-            "Processes that ended, or were given up, before they were ready.",
+            "Processes that ended, or were stopped for lack of progress, before they were ready.",
             ("alias",),
             registry=registry,
         )
         self.crashes = Counter(
             "vision_worker_crashes",
-            "Processes that ended by themselves after they had been ready.",
+            "Processes that exited unexpectedly after they were ready.",
             ("alias",),
             registry=registry,
         )
         self.evictions = Counter(
             "vision_worker_evictions",
-            "Workers that were told to leave, and why.",
+            "Workers that had to leave, by reason.",
             ("alias", "reason"),
             registry=registry,
         )
         self.loads = Histogram(
             "vision_worker_load_seconds",
-            "From the decision to start a worker until it was ready.",
+            "Seconds from the decision to start a worker until it was ready.",
             ("alias",),
             buckets=_LOADS,
             registry=registry,
@@ -74,7 +75,7 @@ class ManagerMetrics:
                 self.evictions.labels(alias, cause)
 
     def began(self) -> None:
-        """What is open is the workers' leases (``families``)."""
+        """Open requests are not counted here: they are the workers' leases (``families``)."""
 
     def ended(self, record: RequestRecord) -> None:
         alias = record.alias
@@ -84,8 +85,8 @@ class ManagerMetrics:
             alias = OTHER if alias else NONE
         self.requests.labels(alias, str(record.status)).inc()
 
-    def happened(self, kind: str, data: Mapping[str, Any]) -> None:
-        """An event as it is published (``manager.events``)."""
+    def count(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Count an event that is published (``manager.events``)."""
         if kind != "transition":
             return
         alias, old, new = data["alias"], data["from"], data["to"]
@@ -101,13 +102,15 @@ class ManagerMetrics:
             self.evictions.labels(alias, cause).inc()
 
 
-def families(reports: Iterable[WorkerReport], reading: MemoryReading, room: Room) -> Iterator[Metric]:
-    """What there is now, from one look at it."""
+def families(
+    reports: Iterable[WorkerReport], reading: MemoryReading, budget: BudgetReport
+) -> Iterator[Metric]:
+    """The gauges and the counters of the workers, from one snapshot."""
     reports = list(reports)
     yield build_info("manager")
-    yield from _memory(reports, reading, room)
+    yield from _memory(reports, reading, budget)
     state = GaugeMetricFamily(
-        "vision_worker_state", "1 for the state that a worker is in.", labels=("alias", "state")
+        "vision_worker_state", "1 for the current state of a worker.", labels=("alias", "state")
     )
     for report in reports:
         for each in WorkerState:
@@ -120,12 +123,13 @@ def families(reports: Iterable[WorkerReport], reading: MemoryReading, room: Room
         yield family
     caches = GaugeMetricFamily(
         "vision_worker_cache_bytes",
-        "Prompts and pictures that are kept, so as not to be computed again.",
+        "Bytes of the prefix cache (label prompts) and of the vision cache (the other label).",
         labels=("alias", "cache"),
     )
     for report in reports:
-        caches.add_metric((report.alias, "prompts"), report.caches.prompts)
-        caches.add_metric((report.alias, "pictures"), report.caches.pictures)
+        held = report.process.caches if report.process else Caches()
+        caches.add_metric((report.alias, "prompts"), held.prompts)
+        caches.add_metric((report.alias, "pictures"), held.pictures)
     yield caches
     for name, text in _WORK.items():
         counter = CounterMetricFamily(f"vision_worker_{name}", text, labels=("alias",))
@@ -134,42 +138,48 @@ def families(reports: Iterable[WorkerReport], reading: MemoryReading, room: Room
         yield counter
 
 
-def _memory(reports: list[WorkerReport], reading: MemoryReading, room: Room) -> Iterator[Metric]:
-    yield gauge("vision_memory_budget_bytes", "What all workers together may use.", room.budget)
-    charged = sum(report.memory for report in reports if report.charged)
-    yield gauge("vision_memory_charged_bytes", "What is charged to the budget now.", charged)
+def _memory(
+    reports: list[WorkerReport], reading: MemoryReading, budget: BudgetReport
+) -> Iterator[Metric]:
+    yield gauge("vision_memory_budget_bytes", "Memory that all workers may use.", budget.budget)
+    charged = sum(report.charged for report in reports)
+    yield gauge("vision_memory_charged_bytes", "Memory charged to the budget.", charged)
     yield gauge("vision_system_memory_total_bytes", "The machine's memory.", reading.total)
-    yield gauge("vision_system_memory_available_bytes", "What of it can be had.", reading.available)
     yield gauge(
-        "vision_memory_pressure", "The system's: 0 normal, 1 warning, 2 critical.", room.pressure
+        "vision_system_memory_available_bytes", "Memory available without swapping.", reading.available
     )
-    yield gauge("vision_standby_processes", "Processes that wait for work.", room.standbys)
-    yield gauge("vision_standby_memory_bytes", "What those take.", room.standby_memory)
+    yield gauge(
+        "vision_memory_pressure",
+        "Memory pressure: 0 normal, 1 warning, 2 critical.",
+        budget.pressure,
+    )
+    yield gauge("vision_standby_processes", "Standby workers.", budget.standbys)
+    yield gauge("vision_standby_memory_bytes", "Memory of standby workers.", budget.standby_memory)
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[WorkerReport], float]], ...] = (
-    ("up", "Whether requests are served: ready, or draining.", lambda r: r.state in RUNNING),
-    ("footprint_bytes", "The memory of its process; 0 without one.", lambda r: r.footprint),
-    ("peak_bytes", "The most that this process was seen to need.", lambda r: r.peak),
-    ("charged_bytes", "What it is charged now.", lambda r: r.memory if r.charged else 0),
-    ("declared_bytes", "memory_gb of the settings.", lambda r: r.model.memory_bytes),
+    ("up", "1 while the worker is ready or draining.", lambda r: r.state in RUNNING),
+    ("footprint_bytes", "Footprint of the process; 0 without one.", lambda r: r.footprint),
+    ("peak_bytes", "Highest footprint of this process.", lambda r: r.peak),
+    ("charged_bytes", "Memory charged for the worker.", lambda r: r.charged),
+    ("declared_bytes", "memory_gb from the settings.", lambda r: r.model.memory_bytes),
     (
         "learned_peak_bytes",
-        "The most that it was ever seen to need; 0: not known.",
-        lambda r: r.learned,
+        "Highest footprint of any process of the model; 0: unknown.",
+        lambda r: r.learned.bytes if r.learned else 0,
     ),
-    ("requests_in_flight", "Requests that it has open.", lambda r: r.leases),
-    ("requests_queued", "Requests that wait to be let in.", lambda r: r.queued),
-    ("pinned", "Whether it is never evicted.", lambda r: r.model.pinned),
+    ("requests_in_flight", "Open requests.", lambda r: r.view.leases),
+    ("requests_queued", "Requests that wait for a lease.", lambda r: r.queued),
+    ("pinned", "1 if the worker is never evicted.", lambda r: r.model.pinned),
 )
 
-# By the fields of ``contracts.control.Work``; over all processes since the manager began.
+# Fields of ``contracts.control.Work``; totals over all processes since the manager started.
 _WORK = {
-    "tokens": "Tokens of answers, of those that nobody waited for as well.",
-    "prompt_tokens": "Tokens of prompts.",
-    "cached_tokens": "Those of prompts that were not computed again.",
-    "pictures": "Pictures that were looked at.",
-    "cached_pictures": "Those that were not computed again.",
-    "steps": "Steps of drawings.",
-    "step_seconds": "What those took.",
+    "tokens": "Completion tokens, including those of requests whose client left.",
+    "prompt_tokens": "Prompt tokens.",
+    "cached_tokens": "Prompt tokens found in the prefix cache.",
+    "pictures": "Images encoded or found in the vision cache.",
+    "cached_pictures": "Images found in the vision cache.",
+    "steps": "Steps of image generation.",
+    "step_seconds": "Seconds spent in those steps.",
 }

@@ -1,17 +1,18 @@
-"""What to do about the requests that wait. Pure: facts in, plans out.
+"""Plans what to do about waiting requests. Pure: facts in, plans out.
 
-Rules: no clock, no locks, no processes, no logging; ``schedule`` is a speculative question, asked again
-for every waiting request whenever anything changes. Memory is in bytes and is what a worker is charged.
+Rules: no clock, no locks, no processes, no logging. ``schedule`` is speculative: the pool calls it
+again for all waiting requests whenever anything changes. Memory is in bytes and means a worker's
+charge.
 
-Fairness: requests are looked at first come first served. One that waits for memory reserves it: nothing
-that comes later may take its room. What is loaded goes on being served meanwhile, so that few swaps
-serve many requests, until the one that waits has watched that for ``max_wait_s``: from then on the
-workers that must leave for it get no new requests. So each loaded model has a turn of at least that
-length, which no stream of requests can stretch and no short pause ends. Requests for a ready worker
-that is not in the way are served past it at any time.
+Fairness: requests are planned in order of arrival. A request that waits for memory reserves it: later
+requests cannot take it. Loaded models keep accepting requests meanwhile, so that few swaps serve many
+requests, until the waiting request has waited ``max_wait_s``: from then on the workers that must leave
+for it accept no new requests. So each loaded model has a turn of at least that length, which a stream
+of requests cannot extend and a short pause does not end. Requests for a ready worker that is not in the
+way are always served.
 
-Only what a model is declared to need can refuse it. One that was measured to need more than there is
-runs alone: a measurement must lock nobody out.
+Only the declared memory of a model can refuse it. A model whose measured memory exceeds the budget runs
+alone: a measurement must not lock a model out.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,12 +27,12 @@ LONGEST_LINGER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker as the planner sees it: a snapshot, never a handle."""
+    """A snapshot of a worker, for the planner and for reports."""
 
     alias: str
     state: S
-    memory: int  # bytes charged to the budget while the worker holds memory
-    declared: int | None = None  # what the settings say; None: ``memory``
+    memory: int  # the charge in bytes; counted while the worker holds memory
+    declared: int | None = None  # memory_gb of the settings; None: ``memory``
     leases: int = 0
     last_used: float = 0.0
     busy_since: float = 0.0
@@ -41,9 +42,9 @@ class WorkerView:
     pinned: bool = False
     idle_timeout_s: float = -1.0  # -1: never
     admits: int | None = None  # requests before its process is replaced; None: any number
-    # Only inside ``schedule``, for what an earlier request waits for:
-    held: bool = False  # must leave for it once it is idle
-    reserved: bool = False  # has its room reserved, and no process yet
+    # Only inside ``schedule``, on behalf of an earlier request:
+    held: bool = False  # must leave once it is idle
+    reserved: bool = False  # its memory is reserved, and it has no process yet
 
     @property
     def evictable(self) -> bool:
@@ -51,13 +52,13 @@ class WorkerView:
 
     @property
     def stays(self) -> bool:
-        """Holds memory, and is not about to give it back."""
+        """Holds memory, and is not stopping."""
         return self.state in HOLDS_MEMORY and self.state is not S.STOPPING
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request that waits, since *since*."""
+    """A request that has waited since ``since``."""
 
     alias: str
     since: float
@@ -65,17 +66,17 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What every plan has to keep to. ``budget`` in bytes."""
+    """The limits for every plan. ``budget`` in bytes."""
 
     budget: int
-    max_wait_s: float = 0.0  # how long a loaded model is served past one that waits for its room
-    loads: bool = True  # False: the system is so short of memory that nothing may be loaded
+    max_wait_s: float = 0.0  # how long a loaded model keeps accepting requests while another waits
+    loads: bool = True  # False: nothing may be loaded, because the system is short of memory
 
     @property
     def linger_s(self) -> float:
-        """How long a worker is not yet idle enough to be evicted after a request.
+        """How long after a request a worker cannot be evicted.
 
-        Clients ask, read and ask again: without this the moment in between would end every turn.
+        Clients pause between requests; without this, each pause would end the model's turn.
         """
         return min(LONGEST_LINGER_S, self.max_wait_s / 10)
 
@@ -83,7 +84,7 @@ class Terms:
 class Why(StrEnum):
     """Why a request is refused."""
 
-    LOAD_FAILED = "load failed"  # and its backoff has not passed
+    LOAD_FAILED = "load failed"  # recently; its backoff has not passed
     TOO_LARGE = "too large"  # for the whole budget
     PINNED = "pinned"  # only pinned workers are in the way
 
@@ -95,10 +96,10 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Stop every worker in *evict*, and start the target as soon as their memory is back.
+    """Stop every worker in ``evict``, and start the target as soon as their memory is free.
 
-    ``memory``: the bytes that it is given, which is less than it is known to need when ``alone``: then
-    there is not so much to be had, and nothing but pinned workers is left beside it.
+    ``memory``: the bytes that it is given. With ``alone`` they are fewer than its estimate, because no
+    more are available; only pinned workers stay loaded with it.
     """
 
     memory: int
@@ -110,10 +111,9 @@ class Start:
 class Wait:
     """Nothing to do until something changes.
 
-    ``memory``: bytes of room that are reserved for the target, which has none yet; ``held``: the
-    workers that must leave for it once they are idle. ``until``: ask again then, if nothing changes
-    before.
-    ``pressure``: it would be started, were the system not short of memory.
+    ``memory``: bytes reserved for the target. ``held``: the workers that must leave for it once they
+    are idle. ``until``: when to plan again at the latest. ``pressure``: only memory pressure prevents
+    its start.
     """
 
     reason: str
@@ -125,7 +125,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Waiting can't help (or not before *retry_at*); *by* names the workers in the way."""
+    """Waiting does not help before ``retry_at`` (None: ever). ``by``: the aliases in the way."""
 
     why: Why
     by: tuple[str, ...] = ()
@@ -137,12 +137,12 @@ Workers = Mapping[str, WorkerView]
 
 
 def schedule(waiting: Sequence[Waiting], workers: Workers, terms: Terms, now: float) -> list[Plan]:
-    """A plan for each of *waiting*, in the order in which the requests came.
+    """A plan for each of *waiting*, in order of arrival.
 
-    Each is made for the world as the plans before it leave it; carry them out in order.
+    Each plan assumes that the plans before it are carried out; carry them out in order.
     """
     world = dict(workers)
-    settled: dict[str, Plan] = {}  # the later requests of an alias fare as its first that waits
+    settled: dict[str, Plan] = {}  # later requests for an alias follow its first one that waits
     plans: list[Plan] = []
     for request in waiting:
         alias = request.alias
@@ -152,7 +152,7 @@ def schedule(waiting: Sequence[Waiting], workers: Workers, terms: Terms, now: fl
             _apply(made, alias, world, now)
             if isinstance(made, Start | Wait):
                 pressure = isinstance(made, Wait) and made.pressure
-                settled[alias] = Wait(f"{alias} is waited for", pressure=pressure)
+                settled[alias] = Wait(f"an earlier request waits for {alias}", pressure=pressure)
             elif isinstance(made, Refuse):
                 settled[alias] = made
         plans.append(made)
@@ -174,61 +174,68 @@ def _apply(made: Plan, alias: str, world: dict[str, WorkerView], now: float) -> 
             for victim in evict:
                 world[victim] = replace(world[victim], state=S.STOPPING)
         case Wait(memory=memory, held=held) if memory:
-            # Its room is as good as taken: a later request may only take what is left besides. Who
-            # must leave for it still has its memory, but nothing new to do.
+            # Later requests may only use the memory that is left. The held workers still have theirs,
+            # but accept no new requests.
             world[alias] = replace(target, state=S.STARTING, memory=memory, reserved=True)
             for other in held:
                 world[other] = replace(world[other], held=True)
 
 
 def plan(request: Waiting, workers: Workers, terms: Terms, now: float) -> Plan:
-    """Decide what one request needs, in this order:
+    """Plan one request. The first case that applies decides:
 
-    1. Ready: serve it, unless the worker must leave or be replaced first.
-    2. On its way up, or on its way down: wait for that to settle.
+    1. Ready: serve, unless the worker must leave or be replaced first.
+    2. Starting, draining or stopping: wait.
     3. Declared larger than the whole budget: refuse.
-    4. Failed recently: refuse until its backoff has passed if it was the load that failed; wait for
-       that if it crashed later, as the next process may well serve.
-    5. Declared too large to fit beside the pinned workers: refuse, as those never leave by themselves.
+    4. Failed recently: refuse until its backoff has passed if the load failed; wait for that if it
+       crashed later, because the next process may serve the request.
+    5. Declared too large to fit with the pinned workers: refuse, because those are never evicted.
     6. Nothing may be loaded now: wait.
-    7. Fits beside what is loaded and not on its way out: start it.
+    7. Fits with the workers that stay loaded: start.
     8. Fits once idle workers are evicted, least recently used first: evict, then start.
-    9. Otherwise the room it needs is busy: wait, and reserve it.
+    9. The memory it needs is busy: wait, and reserve it.
     """
     target, budget = request.alias, terms.budget
     worker = workers[target]
+    # 1. Ready
     if worker.state is S.READY:
         if worker.held:
             return Wait(f"{target} must leave for an earlier request")
         if worker.admits is not None and worker.admits <= 0:
-            return Wait(f"{target} is to be replaced by a fresh process")
+            return Wait(f"a fresh process will replace {target}")
         return Serve()
+    # 2. Starting, draining or stopping
     if worker.state in HOLDS_MEMORY:
         return Wait(f"{target} is {worker.state}")
+    # 3. Declared larger than the whole budget
     declared = worker.memory if worker.declared is None else worker.declared
     if declared > budget:
         return Refuse(Why.TOO_LARGE)
+    # 4. Failed recently
     if worker.state is S.FAILED and now < worker.retry_at:
         if worker.load_failed:
             return Refuse(Why.LOAD_FAILED, retry_at=worker.retry_at)
         return Wait(f"{target} crashed", until=worker.retry_at)
 
-    # What is on its way out counts as gone: the process is launched when its memory is really back.
+    # 5. Declared too large to fit with the pinned workers. Stopping workers count as gone: the process
+    # is launched when their memory is free.
     staying = [w for w in workers.values() if w.stays]
     pinned = [w for w in staying if w.pinned and w.state is not S.DRAINING]
     room = budget - sum(w.memory for w in pinned)
     if declared > room:
         return Refuse(Why.PINNED, by=tuple(sorted(w.alias for w in pinned)))
+    # 6. Nothing may be loaded now
     if not terms.loads:
-        return Wait(f"{target} waits for the system to have memory again", pressure=True)
+        return Wait(f"{target} waits until memory pressure falls", pressure=True)
+    # 7. Fits: now, and when reserved workers have replaced the held ones
     memory = min(worker.memory, room)
     alone = memory < worker.memory
-    # It must fit now, and when those that earlier requests wait for have taken the place of the held.
     now_short = sum(w.memory for w in staying if not w.reserved) + memory - budget
     later_short = sum(w.memory for w in staying if not w.held) + memory - budget
     shortfall = max(now_short, later_short)
     if shortfall <= 0:
         return Start(memory, alone=alone)
+    # 8. Fits once idle workers are evicted
     turn_is_over = {
         w.alias for w in staying if now - max(request.since, w.ready_at) >= terms.max_wait_s
     }
@@ -237,6 +244,7 @@ def plan(request: Waiting, workers: Workers, terms: Terms, now: float) -> Plan:
     victims = choose_victims(gone_quiet, shortfall)
     if victims:
         return Start(memory, victims, alone)
+    # 9. The memory it needs is busy
     lingering = [w.last_used + terms.linger_s for w in idle if w not in gone_quiet]
     busy = [w for w in staying if w.state is S.READY and not w.pinned and w.leases and not w.held]
     over = [w for w in busy if w.alias in turn_is_over]
@@ -246,10 +254,10 @@ def plan(request: Waiting, workers: Workers, terms: Terms, now: float) -> Plan:
 
 
 def choose_victims(loaded: Collection[WorkerView], shortfall: int) -> tuple[str, ...]:
-    """The aliases to evict to free *shortfall* bytes, or () when idle workers can't.
+    """The aliases to evict to free *shortfall* bytes; () when idle workers do not suffice.
 
-    Least recently used first; then spare, most recently used first, every victim whose memory turned
-    out not to be needed.
+    Takes the least recently used first, then spares those that are not needed, most recently used
+    first.
     """
     return _spare(_until_enough(by_use(w for w in loaded if w.evictable), shortfall), shortfall)
 
@@ -260,13 +268,13 @@ def by_use(workers: Iterable[WorkerView]) -> list[WorkerView]:
 
 
 def _by_busy(workers: Iterable[WorkerView]) -> list[WorkerView]:
-    # Longest busy first. A worker that is held becomes no busier, and another that becomes busy comes
-    # after it: so the choice stands until the room is free.
+    # Longest busy first. A worker that becomes busy later sorts after the held ones, so the choice does
+    # not change until the memory is free.
     return sorted(workers, key=lambda w: (w.busy_since, w.alias))
 
 
 def _until_enough(candidates: Sequence[WorkerView], shortfall: int) -> list[WorkerView]:
-    """The first of *candidates* that free *shortfall* bytes together; none when all can't."""
+    """The first of *candidates* that together free *shortfall* bytes; [] when all do not suffice."""
     chosen = []
     for w in candidates:
         if shortfall <= 0:
@@ -277,7 +285,7 @@ def _until_enough(candidates: Sequence[WorkerView], shortfall: int) -> list[Work
 
 
 def _spare(chosen: list[WorkerView], shortfall: int) -> tuple[str, ...]:
-    """*chosen* without those not needed to free *shortfall* bytes; the last are spared first."""
+    """*chosen* without those that are not needed for *shortfall* bytes; the last are spared first."""
     surplus = sum(w.memory for w in chosen) - shortfall
     kept = []
     for w in reversed(chosen):

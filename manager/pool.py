@@ -1,9 +1,9 @@
-"""All workers and the requests that wait for them: asks the planner, and does what it says.
+"""All workers and the queue of requests: asks the planner, and carries out its plans.
 
 Rules: ``_dispatch`` is the only place where requests are granted and workers are started or evicted. It
-is synchronous and runs whenever something changed: a request came or left, a lease ended, a worker
-became ready or was reaped, a deadline passed. So there are no locks, and no request waits for another
-model's load. A load belongs to its alias: a client that leaves takes its ticket along, nothing else.
+is synchronous and runs after every change: a request arrived or left, a lease ended, a worker became
+ready or was reaped, a deadline passed. So there are no locks, and no request waits for another model's
+load. A load belongs to its alias: when a client leaves, only its ticket is removed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,6 @@ from contracts.control import Download, WorkerState
 from contracts.errors import ApiError
 from contracts.settings import Settings
 from manager import refusal
-from manager.housekeeping import (
-    idle_deadline,
-    idle_too_long,
-    least_recently_used,
-    memory_is_back,
-    overcommitted,
-    soonest_idle,
-)
 from manager.launcher.process import Launcher
 from manager.launcher.standby import Standbys
 from manager.lease import Lease, Leasing, Ticket
@@ -47,12 +39,20 @@ from manager.planner import (
     schedule,
 )
 from manager.readiness import Probe
-from manager.worker import Habits, Publish, Surroundings, Worker
+from manager.unloading import (
+    idle_deadline,
+    idle_too_long,
+    least_recently_used,
+    memory_is_free,
+    next_idle_deadline,
+    overcommitted,
+)
+from manager.worker import LifetimeLimits, Publish, Worker, WorkerContext
 from manager.worker_run import Timeouts
 
 log = logging.getLogger(__name__)
 
-_SHORTEST_TIMER_S = 0.001  # timers may fire early by their resolution
+_SHORTEST_TIMER_S = 0.001  # timers may fire early, by up to the clock resolution
 
 
 class Pool:
@@ -82,35 +82,35 @@ class Pool:
         self._standbys = standbys
         self._max_wait_s = settings.manager.max_wait_s
         self._pressure = Pressure.NORMAL
-        self._freed_at = float("-inf")  # when the memory of a worker was last given back
+        self._freed_at = float("-inf")  # when a process last ended
         self._queue_limit = settings.manager.queue_limit
         self._queue_timeout_s = settings.manager.queue_timeout_s
         self._queue: list[Ticket] = []
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._loads: set[asyncio.Task[None]] = set()  # that no request asked for
-        around = Surroundings(
-            launcher,
-            probe,
-            clock,
-            timeouts or Timeouts.of(settings),
-            peaks or Peaks(None),
-            self._has_room,
-            self._changed,
-            fetching,
-            pulled_at,
-            outdated,
-            publish,
+        self._loads: set[asyncio.Task[None]] = set()  # without a request
+        context = WorkerContext(
+            launcher=launcher,
+            probe=probe,
+            clock=clock,
+            timeouts=timeouts or Timeouts.of(settings),
+            peaks=peaks or Peaks(None),
+            has_room=self._has_room,
+            changed=self._changed,
+            fetching=fetching,
+            pulled_at=pulled_at,
+            outdated=outdated,
+            publish=publish,
         )
         log_bytes = int(settings.manager.log_max_mb * (1 << 20))
         self.workers = {
             alias: Worker(
                 alias,
                 model,
-                WorkerLog(Path(settings.manager.log_dir) / f"{alias}.log", log_bytes),
-                around,
-                Habits.of(settings, alias),
+                worker_log=WorkerLog(Path(settings.manager.log_dir) / f"{alias}.log", log_bytes),
+                context=context,
+                limits=LifetimeLimits.of(settings, alias),
             )
             for alias, model in settings.models.items()
         }
@@ -122,12 +122,11 @@ class Pool:
     # --- requests --------------------------------------------------------------------------------
 
     def lease(self, alias: str, keep_alive: float | None = None, *, counts: bool = True) -> Leasing:
-        """``async with`` it: a lease on *alias*, loaded first when need be.
+        """A context manager: a lease on *alias*, which is loaded first if necessary.
 
-        Raises an ``ApiError`` when there is none.
-
-        *keep_alive*: its idle timeout afterwards, in seconds, -1 for none; a later request that names
-        none sets the configured one again. *counts*: it is a request, and not only a load.
+        Raises an ``ApiError`` when it cannot be granted. *keep_alive*: the idle timeout from now on, in
+        seconds, -1 for none; a later request without one restores the configured timeout. *counts*: it
+        is a request and not only a load.
         """
         return Leasing(lambda: self._granted(self.worker(alias), keep_alive, counts), self._release)
 
@@ -144,17 +143,17 @@ class Pool:
         if self._closing:
             raise refusal.shutting_down()
         alias = worker.alias
-        answer: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(alias, self._clock(), answer, keep_alive, counts)
+        result: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(alias, self._clock(), result, keep_alive, counts)
         if not self._queue and worker.state is WorkerState.READY and not worker.worn_out:
-            # Nobody is before it, so a look at its worker alone is enough.
+            # No request is before it, so only its worker matters.
             ticket.grant(worker, ticket.asked_at)
             self._replace_worn_out(worker)
-            return ticket.answer.result()
+            return ticket.result.result()
         self._queue.append(ticket)
         self._dispatch()
-        if ticket.answer.done():
-            return ticket.answer.result()
+        if ticket.result.done():
+            return ticket.result.result()
         if self.queued(alias) > self._queue_limit:
             self._give_up(ticket)
             raise refusal.queue_full(alias, self._queue_limit, worker.download)
@@ -162,27 +161,27 @@ class Pool:
             self._give_up(ticket)
             raise refusal.under_pressure(alias)
         try:
-            while not ticket.answer.done() and (left := self._patience(ticket, worker)) > 0:
-                await asyncio.wait({ticket.answer}, timeout=left)
+            while not ticket.result.done() and (left := self._left_s(ticket, worker)) > 0:
+                await asyncio.wait({ticket.result}, timeout=left)
         except asyncio.CancelledError:
             self._give_up(ticket)
             raise
-        if ticket.answer.done():
-            return ticket.answer.result()
+        if ticket.result.done():
+            return ticket.result.result()
         self._give_up(ticket)
         raise refusal.queue_timeout(alias, self._queue_timeout_s, worker.state, worker.download)
 
-    def _patience(self, ticket: Ticket, worker: Worker) -> float:
-        """Seconds that *ticket* still waits. While bytes of its model come, its time does not run."""
+    def _left_s(self, ticket: Ticket, worker: Worker) -> float:
+        """Seconds until *ticket* times out; the time does not run while its model is downloading."""
         return max(ticket.asked_at, worker.fetched_at) + self._queue_timeout_s - self._clock()
 
     def _give_up(self, ticket: Ticket) -> None:
-        if not ticket.answer.done():
+        if not ticket.result.done():
             self._queue.remove(ticket)
-            ticket.answer.cancel()
-            self._dispatch()  # it may have held others back
-        elif ticket.answer.exception() is None:  # granted in the very moment in which the client left
-            self._release(ticket.answer.result())
+            ticket.result.cancel()
+            self._dispatch()  # it may have blocked later requests
+        elif ticket.result.exception() is None:  # granted just as the client left
+            self._release(ticket.result.result())
 
     def _release(self, lease: Lease) -> None:
         lease.release()
@@ -190,30 +189,30 @@ class Pool:
         deadline = idle_deadline(worker.view()) if worker.state is WorkerState.READY else now
         if self._queue or worker.worn_out or (deadline is not None and deadline <= now):
             self._dispatch()
-        else:  # nobody waits for it: it only begins to idle
+        else:  # no request waits for it: it becomes idle
             self._arm_at(deadline, now)
 
     @property
     def busy(self) -> bool:
-        """A request is open or waits, or a model is being loaded."""
+        """A request is open or waiting, or a model is loading."""
         workers = self.workers.values()
         return bool(self._queue) or any(w.leases or w.state is WorkerState.STARTING for w in workers)
 
-    # --- people ----------------------------------------------------------------------------------
+    # --- operators -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Load what is to be preloaded."""
+        """Load the models with ``preload``."""
         for worker in self.workers.values():
             declared = worker.model.memory_bytes
             if declared > self.budget:
                 why = refusal.too_large(worker.alias, declared, self.budget)
-                log.warning("%s can't be loaded: %s", worker.alias, why)
+                log.warning("%s cannot be loaded: %s", worker.alias, why)
             if worker.model.preload:
-                self._load(worker.alias, "to be preloaded")
+                self._load(worker.alias, "preload")
         self._dispatch()
 
     def _load(self, alias: str, why: str) -> None:
-        """Load *alias* though no request asks for it."""
+        """Load *alias* without a request."""
 
         async def load() -> None:
             try:
@@ -227,9 +226,9 @@ class Pool:
         task.add_done_callback(self._loads.discard)
 
     async def stop(self, alias: str) -> bool:
-        """Stop *alias* once its open requests have ended; False: it was not loaded.
+        """Stop *alias* after its open requests; False: it was not loaded.
 
-        Requests that wait for the load that is being stopped are told so; later ones start it anew.
+        Requests that wait for its load get an error; later requests load it again.
         """
         worker = self.worker(alias)
         if worker.state not in HOLDS_MEMORY:
@@ -237,7 +236,7 @@ class Pool:
         incarnation = worker.life.incarnation
         if worker.state is WorkerState.STARTING:
             self._refuse_queued(lambda: refusal.stopped_while_loading(alias), alias)
-        worker.stop("asked to", Cause.REQUEST)
+        worker.stop("requested", Cause.REQUEST)
         self._dispatch()
         await worker.ended(incarnation)
         return True
@@ -248,20 +247,17 @@ class Pool:
         return [alias for alias, was_loaded in zip(self.workers, stopped, strict=True) if was_loaded]
 
     def set_pressure(self, level: Pressure) -> None:
-        """How short of memory the system is, from now on."""
+        """Set the memory pressure that applies from now on."""
         self._pressure = level
         self._dispatch()
 
     def set_budget(self, budget: int) -> None:
-        """All workers together may use *budget* bytes from now on."""
+        """Set the budget in bytes that applies from now on."""
         self.budget = budget
         self._dispatch()
 
     def relieve(self) -> bool:
-        """Stop the idle worker that was used longest ago, so that the system has memory again.
-
-        False: none is idle.
-        """
+        """Stop the least recently used idle worker because of memory pressure; False: none is idle."""
         victim = None if self._closing else least_recently_used(self._views())
         if victim is None:
             return False
@@ -271,15 +267,15 @@ class Pool:
         return True
 
     def touch(self, alias: str) -> bool:
-        """Start the idle time of *alias* anew; False: it is not loaded."""
+        """Restart the idle time of *alias*; False: it is not loaded."""
         worker = self.worker(alias)
         if worker.state not in RUNNING:
             return False
-        worker.life.touch(self._clock())
+        worker.touch()
         return True
 
     async def close(self, *, hurry: bool = False) -> None:
-        """Grant nothing more, and stop all workers side by side; *hurry*: without draining them."""
+        """Grant no more leases, and stop all workers concurrently; *hurry*: without draining them."""
         self._closing = True
         self._refuse_queued(refusal.shutting_down)
         if self._timer is not None:
@@ -295,7 +291,7 @@ class Pool:
     # --- dispatch --------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Grant, start, evict and refuse whatever can be now. Never awaits."""
+        """Grant, start, evict and refuse everything that is possible now. Never awaits."""
         if self._closing:
             return
         now = self._clock()
@@ -311,15 +307,15 @@ class Pool:
             self._replace_worn_out(worker)
         views = self._views()
         for alias in overcommitted(views, self.budget):
-            why = "idle, and others need more memory than they were expected to"
+            why = "idle, and other workers outgrew their estimates"
             self.workers[alias].stop(why, Cause.OVERCOMMIT)
         for alias in idle_too_long(views, now):
             self.workers[alias].stop("idle", Cause.IDLE)
-        self._arm_at(soonest_idle(views, now), now)
+        self._arm_at(next_idle_deadline(views, now), now)
         self._tend_standbys()
 
     def _carry_out(self, made: Plan, ticket: Ticket, now: float) -> bool:
-        """True when *ticket* has got its answer."""
+        """True when *ticket* has been granted or refused."""
         worker = self.workers[ticket.alias]
         match made:
             case Serve():
@@ -329,12 +325,12 @@ class Pool:
                 error = refusal.refused(
                     made, worker.view(), budget=self.budget, last_error=worker.last_error, now=now
                 )
-                ticket.answer.set_exception(error)
+                ticket.result.set_exception(error)
                 return True
             case Start(memory, evict, alone):
                 if obstacle := self._launcher.obstacle(worker.model):
-                    # Told before anybody has left for it.
-                    ticket.answer.set_exception(refusal.cannot_load(ticket.alias, obstacle))
+                    # Refuse before anything is evicted for it.
+                    ticket.result.set_exception(refusal.cannot_load(ticket.alias, obstacle))
                     return True
                 for victim in evict:
                     self.workers[victim].evicted_for = ticket.alias
@@ -356,22 +352,22 @@ class Pool:
 
     def _has_room(self, worker: Worker) -> bool:
         others = sum(w.memory for w in self.workers.values() if w.charged and w is not worker)
-        if self._standbys is not None:  # one of them becomes this worker
+        if self._standbys is not None:  # one of them will become this worker
             others += self._standbys.memory(adopted=1)
         if others + worker.memory > self.budget:
             return False
         freed_ago = self._clock() - self._freed_at
-        return memory_is_back(worker.memory, self._read_memory().available, freed_ago)
+        return memory_is_free(worker.memory, self._read_memory().available, freed_ago)
 
     def _tend_standbys(self) -> None:
-        """As many as fit beside the workers; none is started while a worker loads."""
+        """Keep as many as fit in the budget; none is started while a worker loads."""
         if self._standbys is None:
             return
         holding = [w for w in self.workers.values() if w.state in HOLDS_MEMORY]
         spare = self.budget - sum(w.memory for w in holding)
-        unborn = sum(w.state is WorkerState.STARTING and not w.charged for w in holding)
+        unlaunched = sum(w.state is WorkerState.STARTING and not w.charged for w in holding)
         loading = any(w.state is WorkerState.STARTING for w in holding)
-        fitting = max(0, spare // self._standbys.memory_each) + unborn
+        fitting = max(0, spare // self._standbys.memory_each) + unlaunched
         calm = not loading and self._pressure is Pressure.NORMAL
         self._standbys.limit(fitting, may_start=calm)
 
@@ -385,7 +381,7 @@ class Pool:
                 worker.recycling = ""
                 self._load(worker.alias, "recycled")
             elif worker.life.load_failed:
-                # Those that left for a model that never came.
+                # Reload the preloaded models that were evicted for it in vain.
                 for other in self.workers.values():
                     gone = other.evicted_for == worker.alias and other.state is WorkerState.STOPPED
                     if gone and other.model.preload:
@@ -395,7 +391,7 @@ class Pool:
         self._dispatch()
 
     def _arm_at(self, deadline: float | None, now: float) -> None:
-        """See that _dispatch runs at *deadline*; one timer is enough, as it arms the next one."""
+        """Run ``_dispatch`` at *deadline*; one timer suffices, because ``_dispatch`` arms the next."""
         if deadline is None:
             return
         if self._timer is not None:
@@ -412,8 +408,8 @@ class Pool:
         self._dispatch()
 
     def _refuse_queued(self, make: Callable[[], ApiError], alias: str | None = None) -> None:
-        """Answer the tickets of *alias*, or all, with an error of their own each."""
+        """Refuse the tickets of *alias*, or all; each gets its own error object."""
         for ticket in self._queue:
             if alias in (None, ticket.alias):
-                ticket.answer.set_exception(make())
-        self._queue = [t for t in self._queue if not t.answer.done()]
+                ticket.result.set_exception(make())
+        self._queue = [t for t in self._queue if not t.result.done()]

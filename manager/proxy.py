@@ -1,14 +1,15 @@
-"""``ANY /workers/{alias}/{path}``: one request to a worker, loaded first when need be.
+"""``ANY /workers/{alias}/{path}``: forwards a request to a worker, which is loaded first if necessary.
 
-Raw ASGI, because this is the path that every byte takes. Rules: an open request is a lease, given back
-when its answer has ended or its client has left; a client that leaves while it waits gives up its
-ticket; bodies stream both ways. A worker that ends before its answer has begun makes a 503 marked with
-``x-vision-retryable``: nothing was answered, so whoever holds the body may send it once more.
+Raw ASGI, because every byte passes here.
+
+Rules: an open request is a lease; it is released when the response has ended or the client has left. A
+client that leaves while it waits gives up its ticket. Bodies stream in both directions. If a worker
+ends before its response has begun, the response is a 503 marked with ``x-vision-retryable``: the
+gateway may send the request once more.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,6 @@ from web.request_record import RequestRecord, record_of
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
-
-log = logging.getLogger(__name__)
 
 PREFIX = "/workers/"
 SOURCE = "manager"
@@ -91,15 +90,15 @@ class Proxy:
         try:
             answer = await send_upstream(self._session(), upstream_request)
         except (UpstreamUnreachable, UpstreamDisconnected) as exc:
-            # Its end is noticed a moment later than its silence; until then a repeated request would
-            # be given to the same dead process.
+            # The end of a process is noticed a little later than the broken connection. Until then, a
+            # retry would get the same dead process.
             ended = await lease.broken(_NOTICED_WITHIN_S)
             why = lease.worker.last_ending if ended else str(exc)
-            raise WorkerFailed(f"{alias} ended before it answered: {why}", retry_after=1) from exc
+            raise WorkerFailed(f"{alias} ended before it responded: {why}", retry_after=1) from exc
 
         async def cut_off() -> WorkerFailed:
             why = f": {lease.worker.last_ending}" if await lease.broken(_NOTICED_WITHIN_S) else ""
-            return WorkerFailed(f"{alias} ended while it was answering{why}")
+            return WorkerFailed(f"{alias} ended while it was responding{why}")
 
         await forward_response(
             answer,
@@ -115,7 +114,7 @@ class Proxy:
 
 
 def keep_alive_of(headers: Headers) -> float | None:
-    """The seconds that the request wants the worker to stay; raises ``InvalidRequest``."""
+    """The ``keep_alive`` of the request in seconds; raises ``InvalidRequest``."""
     for key, value in headers:
         if key == KEEP_ALIVE_HEADER:
             return read_keep_alive(value.decode("latin-1"))
@@ -129,7 +128,7 @@ def split(raw_path: bytes) -> tuple[str, str]:
 
 
 def _length_of(headers: Headers) -> int | None:
-    """Bytes of the request's body; None: it is chunked, or there is none."""
+    """The length of the request body in bytes; None: it is chunked, or there is none."""
     for key, value in headers:
         if key == b"content-length":  # the server has checked that it is a number
             return int(value)
@@ -137,8 +136,7 @@ def _length_of(headers: Headers) -> int | None:
 
 
 async def _body_of(headers: Headers, request_body: RequestBody) -> bytes | AsyncIterator[bytes] | None:
-    """A small body at once, which saves the client a task; a large one, or one of unknown length, as
-    it comes; None when there is none."""
+    """A small body as bytes, which saves the HTTP client a task; any other as a stream; None: none."""
     length = _length_of(headers)
     if length is None:
         chunked = any(key == b"transfer-encoding" for key, _ in headers)

@@ -1,9 +1,9 @@
-"""Is a starting worker ready, and does it get on? A pure judge, and the probe that feeds it.
+"""Whether a starting worker is ready and makes progress: a pure judge, and the probe that feeds it.
 
-Rules: ready is only who answers 200 with the nonce and the pid of the process that was launched; any
-other answer on the port is a stranger's. Progress is a change of phase or detail; the deadline runs
-from the last progress, so that a slow load that gets on is never given up, and one that hangs is.
-Time in which the manager itself stood still does not count.
+Rules: a worker is ready when ``/health`` responds 200 with the nonce and the pid of the launched
+process; any other response on the port comes from another process. Progress is a change of phase or
+detail. The timeout runs from the last progress, so a slow load continues and a hanging one fails. Time
+in which the manager itself did not run does not count.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from contracts.control import Download, Phase, WorkerHealth
 from manager.launcher.process import Address
 
 PROBE_TIMEOUT_S = 2.0
-SLEPT_S = 5.0  # between two polls; longer than any takes
-_BODY_LIMIT = 1 << 16  # bytes; a stranger may send anything
+SLEPT_S = 5.0  # a longer gap between polls means that the manager did not run
+_BODY_LIMIT = 1 << 16  # bytes; another process may send anything
 
 
-class Answer(NamedTuple):
-    """What ``GET /health`` gave."""
+class ProbeResponse(NamedTuple):
+    """A response to ``GET /health``."""
 
     status: int
     body: bytes
 
 
-Probe = Callable[[Address], Awaitable[Answer | None]]  # None: no answer
+Probe = Callable[[Address], Awaitable[ProbeResponse | None]]  # None: no response
 
 
 @dataclass(slots=True)
 class Readiness:
-    """What is known of one process on its way to ready."""
+    """The progress of one process that loads."""
 
     nonce: str
     pid: int
@@ -44,24 +44,24 @@ class Readiness:
     phase: str = "starting"
     detail: str = ""
     done_bytes: int = 0  # of a download
-    fetched_at: float = float("-inf")  # when bytes of a download last came, or were verified
-    stranger: bool = False
-    health: WorkerHealth | None = None  # the last of its own
-    polled_at: float = 0.0  # 0: not yet
+    fetched_at: float = float("-inf")  # when bytes of a download last arrived or were verified
+    foreign: bool = False  # another process responds on the port
+    health: WorkerHealth | None = None  # the last response of this process
+    polled_at: float = 0.0  # 0: never
     began_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.began_at = self.progressed_at
 
-    def heard(self, answer: Answer | None, now: float) -> bool:
-        """Take in what the probe heard; True when the worker is ready."""
+    def update(self, answer: ProbeResponse | None, now: float) -> bool:
+        """Record the result of a probe; True when the worker is ready."""
         if answer is None:
             return False
         health = parse_health(answer)
         if health is None or (health.nonce, health.pid) != (self.nonce, self.pid):
-            self.stranger = True
+            self.foreign = True
             return False
-        self.stranger = False
+        self.foreign = False
         self.health = health
         done = moved(health.download) if health.download else 0
         if (health.phase, health.detail, done) != (self.phase, self.detail, self.done_bytes):
@@ -77,12 +77,14 @@ class Readiness:
 
     @property
     def failed(self) -> bool:
-        """The worker itself says that it can't."""
+        """The worker reports that its load failed."""
         return self.phase == Phase.FAILED
 
     def polled(self, now: float) -> None:
-        """To be told of every poll: time in which the manager did not run (the machine slept, the clock
-        was set) is held against nobody."""
+        """Record the time of a poll.
+
+        After a gap in which the manager did not run (sleep, a changed clock) the timeout starts again.
+        """
         gap, self.polled_at = now - (self.polled_at or now), now
         if not 0 <= gap <= SLEPT_S:
             self.progressed_at = now
@@ -92,9 +94,9 @@ class Readiness:
 
     @property
     def complaint(self) -> str:
-        """Why it was given up, for people."""
-        if self.stranger:
-            return "another process answers on its port"
+        """Why the load is stopped, for people."""
+        if self.foreign:
+            return "another process responds on its port"
         return f"no progress for {self.timeout_s:g} s while {self}"
 
     def __str__(self) -> str:
@@ -102,12 +104,12 @@ class Readiness:
 
 
 def moved(download: Download) -> int:
-    """A number that grows with each byte of *download* that came or was verified."""
+    """A number that grows with each byte of *download* that arrived or was verified."""
     return download.done_bytes + download.verified_bytes
 
 
-def parse_health(answer: Answer | None) -> WorkerHealth | None:
-    """The health in *answer*; None when it holds none."""
+def parse_health(answer: ProbeResponse | None) -> WorkerHealth | None:
+    """The health in *answer*; None when there is none."""
     if answer is None:
         return None
     try:
@@ -117,13 +119,13 @@ def parse_health(answer: Answer | None) -> WorkerHealth | None:
 
 
 class HttpProbe:
-    """Asks ``/health`` over a fresh connection each time: an old one may lead to an old process."""
+    """Polls ``/health``, each time over a new connection: an old one may lead to an old process."""
 
     def __init__(self, timeout_s: float = PROBE_TIMEOUT_S) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)  # a stranger may dribble
-        self._session: aiohttp.ClientSession | None = None  # it belongs to the loop that uses it
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)  # another process may never finish
+        self._session: aiohttp.ClientSession | None = None  # made in the loop that uses it
 
-    async def __call__(self, address: Address) -> Answer | None:
+    async def __call__(self, address: Address) -> ProbeResponse | None:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
@@ -135,7 +137,7 @@ class HttpProbe:
                     body += chunk
                     if len(body) > _BODY_LIMIT:
                         break
-                return Answer(response.status, body)
+                return ProbeResponse(response.status, body)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 

@@ -1,4 +1,4 @@
-"""The errors with which the pool answers a request that gets no lease: the reasons in words. Pure."""
+"""The errors for requests that get no lease, with the reason in words. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contracts.errors import (
 from contracts.settings.base import GIB
 from manager.planner import Refuse, Why, WorkerView
 
-BUSY_RETRY_S = 5.0  # what a client is told to wait where nobody knows
+BUSY_RETRY_S = 5.0  # Retry-After where the time is unknown
 
 
 def refused(
@@ -28,8 +28,8 @@ def refused(
             return InsufficientMemory(too_large(target.alias, _declared(target), budget))
         case Why.PINNED:
             return InsufficientMemory(
-                f"{target.alias} needs {_gb(_declared(target))}, which does not fit into the memory "
-                f"budget of {_gb(budget)} beside what is pinned: {', '.join(refusal.by)}"
+                f"{target.alias} needs {_gb(_declared(target))}, which does not fit in the memory "
+                f"budget of {_gb(budget)} with the pinned models: {', '.join(refusal.by)}"
             )
         case Why.LOAD_FAILED:
             wait_s = (refusal.retry_at or now) - now
@@ -46,7 +46,7 @@ def too_large(alias: str, memory: int, budget: int) -> str:
 
 def alone(alias: str, estimate: int, given: int) -> str:
     return (
-        f"{alias} was measured to need {_gb(estimate)} and there are {_gb(given)}: "
+        f"{alias} was measured to need {_gb(estimate)} and {_gb(given)} are available: "
         "it is loaded alone; raise memory.max_unified_memory_gb or choose a smaller model"
     )
 
@@ -60,11 +60,13 @@ def under_pressure(alias: str) -> ApiError:
 
 
 def unknown(alias: str, known: list[str]) -> ApiError:
-    return ModelNotFound(f"no model {alias!r}; there are: {', '.join(known)}", param="model")
+    return ModelNotFound(
+        f"model {alias!r} does not exist; there are: {', '.join(known)}", param="model"
+    )
 
 
 def queue_full(alias: str, limit: int, download: Download | None = None) -> ApiError:
-    what = f"{limit} requests wait for {alias} already"
+    what = f"{limit} requests already wait for {alias}"
     if download is not None:
         what += f"; it is being downloaded, {left_text(download)}"
     return QueueFull(what, retry_after=_retry_s(download))
@@ -73,25 +75,25 @@ def queue_full(alias: str, limit: int, download: Download | None = None) -> ApiE
 def queue_timeout(
     alias: str, timeout_s: float, state: str, download: Download | None = None
 ) -> ApiError:
-    """*download*: how far it is, when the model is being downloaded; nothing of it came for so long."""
+    """*download*: the progress of the model's download, if there is one that has stalled."""
     if download is None:
         what = f"{alias} could not serve this within {timeout_s:g} s (it is {state})"
     else:
         what = (
             f"{alias} is being downloaded, {left_text(download)};"
-            f" nothing of it came within {timeout_s:g} s"
+            f" no bytes arrived within {timeout_s:g} s"
         )
     return QueueTimeout(what, retry_after=_retry_s(download))
 
 
 def _retry_s(download: Download | None) -> float:
-    """Seconds after which asking again is worth it (``ApiError`` keeps them within 1-59)."""
+    """Seconds after which a retry is worth it (``ApiError`` limits them to 1-59)."""
     return (download.eta_seconds if download else 0.0) or BUSY_RETRY_S
 
 
 def stopped_while_loading(alias: str) -> ApiError:
     error = Unavailable(f"{alias} was stopped while it was loading", code="stopped")
-    error.should_retry = False  # an automatic retry would undo what somebody asked for
+    error.should_retry = False  # an automatic retry would undo the stop
     return error
 
 

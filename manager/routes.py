@@ -1,49 +1,55 @@
-"""The control routes: what people, the dashboard and the gateway ask of the manager.
+"""The control routes, for operators, the dashboard and the gateway.
 
-Rules: a route translates between HTTP and the pool and decides nothing. Answers of POST routes are
-always objects: the dashboard takes anything else as a failure.
+Rules: a route translates between HTTP and the pool and decides nothing. POST routes always respond with
+a JSON object: the dashboard treats anything else as a failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.wire.openai import KeepAlive
-from manager.events import last_event_id, stream
+from manager.events import EventBus, last_event_id, stream
+from manager.launcher.pulls import Pulls
+from manager.pool import Pool
 from web import sse
-from web.metrics import exposition
-
-if TYPE_CHECKING:
-    from manager.app import ManagerApp
 
 _NO_CACHE = {"cache-control": "no-cache"}
 
 
-def control_routes(manager: ManagerApp) -> APIRouter:
+def control_routes(
+    *,
+    pool: Pool,
+    pulls: Pulls,
+    events: EventBus,
+    uptime_s: Callable[[], float],
+    status: Callable[[], ManagerStatus],
+    metrics: Callable[[], Awaitable[Response]],
+) -> APIRouter:
+    """*metrics* gives the response of ``GET /metrics``."""
     router = APIRouter()
-    pool = manager.pool
 
     @router.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "uptime_seconds": round(manager.uptime_s, 3)}
+    async def get_health() -> dict[str, Any]:
+        return {"status": "ok", "uptime_seconds": round(uptime_s(), 3)}
 
     @router.get("/status")
-    async def status() -> ManagerStatus:
-        return manager.status()
+    async def get_status() -> ManagerStatus:
+        return status()
 
     @router.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """For Prometheus; what they mean is in docs/monitoring.md."""
-        return await exposition(manager.metrics.registry, manager.families())
+    async def get_metrics() -> Response:
+        """Metrics for Prometheus."""
+        return await metrics()
 
     @router.post("/spawn/{alias}")
     async def spawn(alias: str, keep_alive: KeepAlive | None = None) -> Spawned:
-        """Load *alias*, and answer when it is ready."""
+        """Load *alias*, and respond when it is ready."""
         async with pool.lease(alias, keep_alive=keep_alive, counts=False) as lease:
             return Spawned(
                 alias=alias,
@@ -55,7 +61,7 @@ def control_routes(manager: ManagerApp) -> APIRouter:
 
     @router.post("/stop/{alias}")
     async def stop(alias: str) -> Stopped:
-        """Stop *alias* once its open requests have ended."""
+        """Stop *alias* after its open requests."""
         was_loaded = await pool.stop(alias)
         return Stopped(alias=alias, was_loaded=was_loaded, state=pool.worker(alias).state)
 
@@ -65,7 +71,7 @@ def control_routes(manager: ManagerApp) -> APIRouter:
 
     @router.post("/touch/{alias}")
     async def touch(alias: str) -> dict[str, Any]:
-        """Start the idle time of *alias* anew."""
+        """Restart the idle time of *alias*."""
         return {
             "success": True,
             "alias": alias,
@@ -75,11 +81,11 @@ def control_routes(manager: ManagerApp) -> APIRouter:
 
     @router.post("/pull/{alias}")
     async def pull(alias: str) -> dict[str, Any]:
-        """Fetch the files of *alias* without loading it, and answer when they are there.
+        """Download the files of *alias* without loading it, and respond when it is done.
 
-        Its progress is in ``/status`` and ``/events``; it goes on when the client leaves.
+        Progress is in ``/status`` and ``/events``. The download continues when the client leaves.
         """
-        outcome = await manager.pulls.pull(alias, pool.worker(alias).model)
+        outcome = await pulls.pull(alias, pool.worker(alias).model)
         return {
             "success": True,
             "alias": alias,
@@ -88,22 +94,22 @@ def control_routes(manager: ManagerApp) -> APIRouter:
         }
 
     @router.get("/events")
-    async def events(request: Request) -> Response:
-        """Server-sent events: transitions, progress of loads and drawings, memory, pressure."""
+    async def get_events(request: Request) -> Response:
+        """Server-sent events: transitions, progress of loads and of images, memory, pressure."""
         last_id = last_event_id(request.headers.get("last-event-id"))
 
         async def body() -> AsyncIterator[bytes]:
-            async with manager.events.subscribe(last_id) as subscription:
+            async with events.subscribe(last_id) as subscription:
                 async for chunk in stream(subscription):
                     yield chunk
 
         return StreamingResponse(body(), media_type=sse.CONTENT_TYPE, headers=_NO_CACHE)
 
     @router.get("/logs/{alias}")
-    async def logs(
+    async def get_logs(
         alias: str, follow: bool = False, lines: Annotated[int, Query(ge=1, le=1000)] = 50
     ) -> Response:
-        """The last lines that *alias* wrote; with ``follow=1`` server-sent events, a line each."""
+        """The last log lines of *alias*; with ``follow=1``, one server-sent event per line."""
         worker_log = pool.worker(alias).log
         if not follow:
             return PlainTextResponse("".join(f"{line}\n" for line in worker_log.last_lines(lines)))

@@ -1,9 +1,16 @@
-"""Serving the manager: its signals, and the order in which it shuts down.
+"""The manager's server: signals and the order of shutdown.
 
-It is ready, for the service manager too, when it can be asked; alive while its event loop turns.
+It reports ready to the service manager when it accepts requests, and alive while its event loop runs.
 
-On SIGTERM or SIGINT: stop accepting; refuse what waits; let open requests finish within the drain time;
-stop all workers; leave. A second SIGINT skips the drain. Workers are stopped whatever happens.
+On SIGTERM or SIGINT:
+
+1. Stop accepting connections.
+2. Refuse waiting requests.
+3. Let open requests finish within the drain timeout.
+4. Stop all workers, in any case.
+5. Exit.
+
+A second SIGINT skips step 3.
 """
 
 from __future__ import annotations
@@ -23,18 +30,18 @@ from manager.proxy import SOURCE
 from web.serve import config_for, tune_garbage_collector
 from web.systemd_notify import Notifier
 
-_ANSWERS_END_S = 5.0  # after the last worker has been stopped
+_RESPONSES_END_S = 5.0  # after the last worker has been stopped
 _MARGIN_S = 5.0
 
 
 def shutdown_bound_s(settings: Settings) -> float:
-    """Longer than an orderly shutdown takes."""
+    """An upper bound for the duration of an orderly shutdown."""
     manager = settings.manager
-    return manager.drain_timeout_s + manager.stop_timeout_s + _ANSWERS_END_S + _MARGIN_S
+    return manager.drain_timeout_s + manager.stop_timeout_s + _RESPONSES_END_S + _MARGIN_S
 
 
 class ManagerServer(uvicorn.Server):
-    """uvicorn, with the workers' end fitted into its own; *bridge*: where else to listen."""
+    """uvicorn, which also stops the workers when it shuts down; *bridge*: a second listener."""
 
     def __init__(
         self,
@@ -68,14 +75,14 @@ class ManagerServer(uvicorn.Server):
         self._notifier.stopping()
         if self._listening is not None:
             self._listening.cancel()
-        # Beside each other: uvicorn waits for answers, which end at the latest when their workers do.
+        # Concurrently: uvicorn waits for responses, which end at the latest when their workers do.
         closing = asyncio.create_task(self._close_workers())
         serving = asyncio.create_task(super().shutdown(sockets))
         await closing
-        await asyncio.wait({serving}, timeout=_ANSWERS_END_S)
+        await asyncio.wait({serving}, timeout=_RESPONSES_END_S)
         self.force_exit = True
         await asyncio.wait({serving}, timeout=1)
-        serving.cancel()  # a client that doesn't read its answer is not waited for
+        serving.cancel()  # do not wait for clients that do not read their response
         await self.lifespan.shutdown()
 
     async def _close_workers(self) -> None:
@@ -88,8 +95,8 @@ class ManagerServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn raises the signals anew when it is done, which would end this process before its
-        # caller has; an orderly stop is status 0.
+        # uvicorn raises the signals again after the shutdown, which would end this process too early;
+        # an orderly stop has exit status 0.
         before = {n: signal.signal(n, self.handle_exit) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield

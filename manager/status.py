@@ -1,14 +1,13 @@
-"""What ``GET /status`` says. Pure: reports and readings in, ``ManagerStatus`` out.
+"""The response of ``GET /status``. Pure: reports and readings in, ``ManagerStatus`` out.
 
-Rules: names and units are those that the homelab dashboard reads (``contracts.control``). ``workers``
-holds only those that serve; every number is a number, never null.
+Rules: names and units are those of the homelab dashboard (``contracts.control``). ``workers`` lists
+only workers that serve requests; a number is never null.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from contracts.control import (
-    Caches,
     ConfigStatus,
     Download,
     Drawing,
@@ -25,44 +24,53 @@ from contracts.settings import Settings
 from contracts.settings.base import GIB
 from contracts.settings.models import ImageSettings, VlmSettings
 from manager.lifecycle import RUNNING
+from manager.memory.peaks import Peak
 from manager.memory.pressure import Pressure
 from manager.memory.system import MemoryReading
+from manager.planner import WorkerView
+from manager.worker_facts import Process
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """The facts about one alias at one moment. Memory in bytes; times by the manager's clock."""
+    """The facts about one worker at one moment. Memory in bytes; times by the manager's clock."""
 
-    alias: str
+    view: WorkerView
     model: VlmSettings | ImageSettings
-    state: WorkerState
-    memory: int  # charged while it holds memory
-    learned: int = 0
-    learned_age_s: float = 0.0
-    footprint: int = 0
-    peak: int = 0
-    charged: bool = False
-    pid: int = 0
-    port: int = 0
-    leases: int = 0
+    process: Process | None = None  # a copy; None: no process can hold memory
+    learned: Peak | None = None
     queued: int = 0
     request_count: int = 0
-    launched_at: float = 0.0
-    last_used: float = 0.0
-    retry_at: float = 0.0
-    idle_timeout_s: float = -1.0  # -1: never
     phase: str = ""
     download: Download | None = None
-    revision: str = ""
-    drawing: Drawing | None = None
     last_error: str = ""
     work: Work = field(default_factory=Work)
-    caches: Caches = field(default_factory=Caches)
+
+    @property
+    def alias(self) -> str:
+        return self.view.alias
+
+    @property
+    def state(self) -> WorkerState:
+        return self.view.state
+
+    @property
+    def charged(self) -> int:
+        """Bytes charged for a process that exists or is being launched."""
+        return self.view.memory if self.process else 0
+
+    @property
+    def footprint(self) -> int:
+        return self.process.footprint if self.process else 0
+
+    @property
+    def peak(self) -> int:
+        return self.process.peak if self.process else 0
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What there is to share out: the budget and what standby processes take of it, in bytes."""
+class BudgetReport:
+    """The budget, and the memory of standby workers, in bytes."""
 
     budget: int
     standbys: int = 0
@@ -77,30 +85,31 @@ def manager_status(
     reading: MemoryReading,
     settings: Settings,
     *,
-    room: Room,
+    budget: BudgetReport,
     started_at: float,
     now: float,
+    wall_now: float,
 ) -> ManagerStatus:
     reports = list(reports)
     return ManagerStatus(
         status="ok",
         uptime_seconds=round(now - started_at, 3),
         workers={r.alias: _running(r, now) for r in reports if r.state in RUNNING},
-        models={r.alias: _model(r, now) for r in reports},
+        models={r.alias: _model(r, now, wall_now) for r in reports},
         memory=MemoryStatus(
             total_gb=_gb(reading.total),
             available_gb=_gb(reading.available),
             used_gb=_gb(reading.used),
             used_percent=round(reading.used_percent, 1),
             usage_percent=round(reading.used_percent, 1),
-            budget_gb=_gb(room.budget),
-            budget_reason=room.budget_reason,
-            models_loaded_gb=_gb(sum(r.memory for r in reports if r.charged)),
+            budget_gb=_gb(budget.budget),
+            budget_reason=budget.budget_reason,
+            models_loaded_gb=_gb(sum(r.charged for r in reports)),
             models_measured_gb=_gb(sum(r.footprint for r in reports)),
-            standby_gb=_gb(room.standby_memory),
-            pressure=room.pressure.name.lower(),
+            standby_gb=_gb(budget.standby_memory),
+            pressure=budget.pressure.name.lower(),
         ),
-        standby=StandbyStatus(count=room.standbys, ready=room.standbys_ready),
+        standby=StandbyStatus(count=budget.standbys, ready=budget.standbys_ready),
         config=ConfigStatus(
             idle_timeout_seconds=settings.manager.idle_timeout_s,
             max_requests_before_restart=settings.manager.max_requests,
@@ -110,42 +119,44 @@ def manager_status(
 
 
 def _running(report: WorkerReport, now: float) -> RunningWorker:
+    view, process = report.view, report.process or Process()
     return RunningWorker(
-        port=report.port,
-        pid=report.pid,
-        state=report.state,
-        memory_gb=_gb(report.memory),
-        uptime_seconds=round(now - report.launched_at, 3),
-        idle_seconds=0.0 if report.leases else round(now - report.last_used, 3),
-        active_requests=report.leases,
+        port=process.handle.address.port if process.handle else report.model.port,
+        pid=process.pid,
+        state=view.state,
+        memory_gb=_gb(view.memory),
+        uptime_seconds=round(now - process.launched_at, 3),
+        idle_seconds=0.0 if view.leases else round(now - view.last_used, 3),
+        active_requests=view.leases,
         request_count=report.request_count,
         model_path=report.model.path,
         model_type=report.model.kind,
     )
 
 
-def _model(report: WorkerReport, now: float) -> ModelStatus:
-    failed = report.state is WorkerState.FAILED
+def _model(report: WorkerReport, now: float, wall_now: float) -> ModelStatus:
+    view, model, process, learned = report.view, report.model, report.process, report.learned
+    failed = view.state is WorkerState.FAILED
     return ModelStatus(
-        path=report.model.path,
-        kind=report.model.kind,
-        port=report.model.port,
-        status=report.state,
-        memory_gb=_gb(report.memory),
-        declared_gb=_gb(report.model.memory_bytes),
-        learned_gb=_gb(report.learned),
-        learned_age_seconds=round(report.learned_age_s, 1),
+        path=model.path,
+        kind=model.kind,
+        port=model.port,
+        status=view.state,
+        memory_gb=_gb(view.memory),
+        declared_gb=_gb(model.memory_bytes),
+        learned_gb=_gb(learned.bytes) if learned else 0.0,
+        learned_age_seconds=round(max(0.0, wall_now - learned.learned_at), 1) if learned else 0.0,
         measured_gb=_gb(report.footprint),
         peak_gb=_gb(report.peak),
         phase=report.phase,
         download=report.download or Download(),
-        revision=report.revision or report.model.revision or CHECKED.get(report.model.path, ""),
-        drawing=report.drawing or Drawing(),
+        revision=(process and process.revision) or model.revision or CHECKED.get(model.path, ""),
+        drawing=(process and process.drawing) or Drawing(),
         queued=report.queued,
         last_error=report.last_error,
-        retry_in_seconds=max(0.0, round(report.retry_at - now, 3)) if failed else 0.0,
-        idle_timeout_seconds=report.idle_timeout_s,
-        pinned=report.model.pinned,
+        retry_in_seconds=max(0.0, round(view.retry_at - now, 3)) if failed else 0.0,
+        idle_timeout_seconds=view.idle_timeout_s,
+        pinned=model.pinned,
     )
 
 

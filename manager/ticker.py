@@ -1,9 +1,7 @@
-"""Looks after the whole once a second: memory pressure, budget, standbys, sleep, what was learned.
+"""Runs once a second: memory pressure, budget, standby workers, sleep prevention, saving peaks.
 
-Rules: it reads and tells, and decides nothing: levels are judged by ``manager.memory.pressure``, who
-leaves is
-chosen by the pool. It holds no state but what readings add up to. A reading that fails is a warning,
-not the end.
+Rules: it reads and publishes, and decides nothing. ``manager.memory.pressure`` judges the readings, the
+pool chooses which workers are unloaded. A failed tick is logged, and the next one runs as usual.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 
 
-class Keeper:
+class Ticker:
     def __init__(
         self,
         pool: Pool,
@@ -55,69 +53,69 @@ class Keeper:
         self._pulling = pulling
         self._gauge = PressureGauge()
         self._relief = Relief(relief_rule or rule_of())
-        self._said: tuple[int, ...] = ()
+        self._published: tuple[int, ...] = ()  # tenths of a GiB
 
     @property
     def pressure(self) -> Pressure:
         return self._gauge.level
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Tick until cancelled."""
         while True:
             try:
                 await self.tick()
             except Exception:
-                log.exception("a fault while looking after the workers")
+                log.exception("internal error in the manager's tick")
             await asyncio.sleep(TICK_S)
 
     async def tick(self) -> None:
         if self._standbys is not None:
             await self._standbys.measure()
-        self.look_at_pressure()
-        self.look_at_budget()
-        self._tell_memory()
+        self.check_pressure()
+        self.check_budget()
+        self._publish_memory()
         busy = self._pool.busy or self._pulling()
         await asyncio.to_thread(self._act, busy)
 
     def _act(self, busy: bool) -> None:
-        """What waits for the disk or a process; runs in a thread."""
+        """The part that waits for the disk or a process; runs in a thread."""
         if self._awake is not None:
-            self._awake.look(busy, self._clock())
+            self._awake.update(busy, self._clock())
         self._peaks.save()
         if self._budget is not None:
             self._budget.save()
 
-    def look_at_pressure(self) -> None:
-        """Tell everybody how short of memory the system is; an idle worker leaves when one must."""
+    def check_pressure(self) -> None:
+        """Read the memory pressure, publish a change, and unload an idle worker if necessary."""
         before, now = self._gauge.level, self._clock()
-        heard = self._read_pressure()
-        level = self._gauge.heard(heard, now)
+        reading = self._read_pressure()
+        level = self._gauge.update(reading, now)
         if level is not before:
             log.warning("memory pressure: %s -> %s", before.name.lower(), level.name.lower())
             self._events.publish("pressure", {"level": level.name.lower()})
         self._pool.set_pressure(level)
-        if self._relief.due(heard, level, now) and self._pool.relieve():
+        if self._relief.due(reading, level, now) and self._pool.relieve():
             self._relief.relieved(now)
 
-    def look_at_budget(self) -> None:
-        """Metal knows best what the GPU may hold; any worker with a GPU tells."""
-        workers = self._pool.workers.values()
-        told = max((w.process.device.limit for w in workers if w.process), default=0)
-        if self._budget is not None and self._budget.heard(told):
+    def check_budget(self) -> None:
+        """Lower or raise the budget to the GPU limit that Metal reported to a worker."""
+        processes = [w.process for w in self._pool.workers.values() if w.process]
+        limit = max((process.device.limit for process in processes), default=0)
+        if self._budget is not None and self._budget.update(limit):
             log.warning(
                 "budget for all workers: %.1f GB (%s)", self._budget.bytes / GIB, self._budget.why
             )
             self._pool.set_budget(self._budget.bytes)
 
-    def _tell_memory(self) -> None:
-        """One event whenever a worker has grown or shrunk by a tenth of a GiB."""
+    def _publish_memory(self) -> None:
+        """Publish an event when the budget, the charge or a footprint changes by 0.1 GiB."""
         workers = self._pool.workers.values()
         charged = sum(w.memory for w in workers if w.charged)
         footprints = {w.alias: w.footprint for w in workers}
         available = self._read_memory().available
-        said = tuple(round(10 * b / GIB) for b in (self._pool.budget, charged, *footprints.values()))
-        if said != self._said:
-            self._said = said
+        tenths = tuple(round(10 * b / GIB) for b in (self._pool.budget, charged, *footprints.values()))
+        if tenths != self._published:
+            self._published = tenths
             self._events.publish(
                 "memory",
                 {

@@ -1,8 +1,8 @@
-"""One alias: its life, what is known of its memory, and its process when it has one.
+"""One alias: its lifecycle, what is known about its memory, and its process while it has one.
 
-Rules: state changes only through ``Lifecycle``, each with one log line and one event. What the pool
-decides (``begin``, ``stop``) takes effect at once and synchronously; what a process does becomes a fact
-here (``manager.worker_run`` tells it) and is told to the pool.
+Rules: state changes only through ``Lifecycle``, each with one log line and one event. The pool's
+decisions (``begin``, ``stop``) take effect at once and synchronously. The facts of a process are
+consumed in one place, ``_run``, and the pool is notified of each change.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any
 
-from contracts.control import Caches, Download, Drawing, Phase, Work, WorkerState
+from contracts.control import Download, Drawing, Phase, Work, WorkerState
 from contracts.settings import Settings
 from contracts.settings.models import ImageSettings, VlmSettings
 from manager.launcher.process import Address, Handle, Launcher, LaunchSpec
@@ -22,45 +23,46 @@ from manager.logs import WorkerLog
 from manager.memory.peaks import Peak, Peaks, peak_key
 from manager.planner import WorkerView
 from manager.readiness import Probe
+from manager.status import WorkerReport
 from manager.watchdog import Growth
-from manager.worker_run import Incarnation, Timeouts, new_nonce
+from manager.worker_facts import Drained, Ended, Fact, Loading, Measured, Polled, Process, Ready
+from manager.worker_run import Leave, Orders, Timeouts, Waker, WorkerRun, new_nonce
 
 log = logging.getLogger(__name__)
 
 Publish = Callable[[str, dict[str, Any]], None]
+_MEMORY_POLL_S = 0.1  # while the memory reserved for it is not free
+_NEVER = float("-inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a worker needs from outside, all of it replaceable in tests.
-
-    ``has_room`` says whether the memory of a worker is free now; ``changed`` is told every fact.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext:
+    """The collaborators that all workers share. Tests replace any of them."""
 
     launcher: Launcher
     probe: Probe
     clock: Callable[[], float]
     timeouts: Timeouts
     peaks: Peaks
-    has_room: Callable[[Worker], bool]
-    changed: Callable[[Worker], None]
-    fetching: Callable[[str], Download | None] = lambda alias: None  # how far a pull of it is
-    pulled_at: Callable[[str], float] = lambda alias: float("-inf")  # when it last moved
+    has_room: Callable[[Worker], bool]  # the memory of this worker is free now
+    changed: Callable[[Worker], None]  # called after each change
+    fetching: Callable[[str], Download | None] = lambda alias: None  # progress of its pull
+    pulled_at: Callable[[str], float] = lambda alias: _NEVER  # when the pull last progressed
     outdated: Callable[[str], None] = lambda alias: None  # the Hub has newer files than it loaded
     publish: Publish = lambda kind, data: None
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
-    """The settings that say when a worker leaves by itself. Seconds; -1: never."""
+class LifetimeLimits:
+    """Settings that end or replace a worker's process automatically."""
 
-    idle_timeout_s: float
+    idle_timeout_s: float  # -1: never
     max_requests: int = 0  # 0: any number
-    growth: float = 0.0  # a share; 0: any growth
+    growth: float = 0.0  # a share of the baseline; 0: any growth
     growth_after: int = 1  # requests
 
     @classmethod
-    def of(cls, settings: Settings, alias: str) -> Habits:
+    def of(cls, settings: Settings, alias: str) -> LifetimeLimits:
         return cls(
             settings.idle_timeout_s(alias),
             settings.manager.max_requests,
@@ -74,36 +76,38 @@ class Worker:
         self,
         alias: str,
         model: VlmSettings | ImageSettings,
+        *,
         worker_log: WorkerLog,
-        around: Surroundings,
-        habits: Habits,
+        context: WorkerContext,
+        limits: LifetimeLimits,
     ) -> None:
         self.alias = alias
         self.model = model
         self.log = worker_log
         self.life = Lifecycle()
-        self.process: Incarnation | None = None
+        self.process: Process | None = None  # None: no process can hold memory
         self.request_count = 0  # of this incarnation
-        self.recycling = ""  # why it is to be replaced by a fresh process
-        self.patient = False  # its drain waits for its requests, however long they take
-        self.hurried = False  # its drain waits for nobody
-        self.evicted_for = ""  # the alias that its last process had to leave for
+        self.recycling = ""  # why a fresh process will replace it
+        self.evicted_for = ""  # the alias for which its last process was evicted
         self.last_error = ""  # why it failed last; "" once it is ready again
         self.last_ending = ""
-        self._around = around
-        self._peak_key = peak_key(model)
-        self._habits = habits
-        self._keep_alive_s: float | None = None  # asked for by the request that was granted last
         self.work = Work()  # of all its processes
-        self._work_before = Work()  # what this process had told when it was asked last
+        self._work_before = Work()  # of this process, at the last poll
+        self._context = context
+        self._limits = limits
+        self._peak_key = peak_key(model)
+        self._keep_alive_s: float | None = None  # set by the last request that was granted
         self._given = 0  # bytes, less than the estimate, when it runs alone
+        self._drain = Leave.DRAIN  # how it drains
+        self._growth = Growth(limits.growth, limits.growth_after)
+        self._waker = Waker()
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         pid = self.handle.pid if self.handle else None
         return f"<Worker {self.alias} {self.life.state} leases={self.life.leases} pid={pid}>"
 
-    # --- what is known of it ---------------------------------------------------------------------
+    # --- what is known about it ------------------------------------------------------------------
 
     @property
     def state(self) -> WorkerState:
@@ -112,6 +116,10 @@ class Worker:
     @property
     def leases(self) -> int:
         return self.life.leases
+
+    @property
+    def leaving(self) -> bool:
+        return self.state in (WorkerState.DRAINING, WorkerState.STOPPING)
 
     @property
     def handle(self) -> Handle | None:
@@ -124,13 +132,13 @@ class Worker:
 
     @property
     def crashed(self) -> bool:
-        """It ended by itself after it had been ready."""
+        """Its process exited unexpectedly after it was ready."""
         return self.state is WorkerState.FAILED and not self.life.load_failed
 
     @property
     def charged(self) -> bool:
-        """A process of it may hold memory."""
-        return self.process is not None and self.process.charged
+        """It has a process that may hold memory."""
+        return self.process is not None
 
     @property
     def launched_at(self) -> float:
@@ -138,15 +146,15 @@ class Worker:
 
     @property
     def learned(self) -> Peak | None:
-        """The most that an earlier (or this) process of the same model was seen to need."""
-        return self._around.peaks.get(self._peak_key)
+        """The highest peak of any process of the same model."""
+        return self._context.peaks.get(self._peak_key)
 
     @property
     def estimate(self) -> int:
         """Bytes that it is expected to need.
 
-        A learned peak takes the place of ``memory_gb`` once it includes a large picture. Until then it
-        can only raise the estimate: a short text needs far less than the next picture will.
+        A learned peak replaces ``memory_gb`` once it includes a large image. Until then it can only
+        raise the estimate: a short text needs far less memory than the next image will.
         """
         declared, learned = self.model.memory_bytes, self.learned
         if learned is None:
@@ -155,72 +163,60 @@ class Worker:
 
     @property
     def footprint(self) -> int:
-        """Bytes, when last measured; 0 when there is nothing to measure."""
+        """Bytes, at the last measurement; 0 without a process."""
         return self.process.footprint if self.process else 0
 
     @property
-    def peak(self) -> int:
-        """Bytes; the most that this process was seen to need."""
-        return self.process.peak if self.process else 0
-
-    @property
     def memory(self) -> int:
-        """Bytes that it is charged while it holds memory, or would be."""
-        return max(self._given or self.estimate, self.footprint, self.peak)
+        """Its charge in bytes: counted while it holds memory."""
+        peak = self.process.peak if self.process else 0
+        return max(self._given or self.estimate, self.footprint, peak)
 
     @property
     def phase(self) -> str:
-        """What it is doing on its way to ready; "" otherwise."""
+        """The phase of its load; "" when it is not loading."""
         if self.state is not WorkerState.STARTING:
             return ""
-        pull = self._around.fetching(self.alias)
+        pull = self._context.fetching(self.alias)
         if pull is not None:
             whole = 0 < pull.total_bytes <= pull.done_bytes
             return Phase.VERIFYING if whole else Phase.DOWNLOADING
-        if not self.charged:
-            return "waiting for memory"
-        readiness = self.process.readiness if self.process else None
-        return str(readiness) if readiness else "starting"
+        return self.process.phase if self.process else "waiting for memory"
 
     @property
     def download(self) -> Download | None:
-        """How far the download of its files is, while there is one."""
-        pull = self._around.fetching(self.alias)
+        """Progress of the download of its files, while there is one."""
+        pull = self._context.fetching(self.alias)
         if pull is not None:
             return pull
-        starting = self.state is WorkerState.STARTING and self.process is not None
+        starting = self.state is WorkerState.STARTING
         return self.process.download if starting and self.process else None
 
     @property
     def fetched_at(self) -> float:
-        """When bytes of its download last came; -inf: there is, and was, none for this process."""
-        readiness = self.process.readiness if self.process else None
-        own = readiness.fetched_at if readiness else float("-inf")
-        return max(own, self._around.pulled_at(self.alias))
-
-    @property
-    def revision(self) -> str:
-        """The commit of the Hub that it loaded; "": a folder, or it is not loaded."""
-        readiness = self.process.readiness if self.process else None
-        health = readiness.health if readiness else None
-        return health.revision if health else ""
-
-    @property
-    def drawing(self) -> Drawing | None:
-        """What it draws, when last asked; None: nothing."""
-        return self.process.drawing if self.process else None
-
-    @property
-    def caches(self) -> Caches:
-        return self.process.caches if self.process else Caches()
+        """When bytes of its download last arrived; -inf: this process has downloaded nothing."""
+        own = self.process.fetched_at if self.process else _NEVER
+        return max(own, self._context.pulled_at(self.alias))
 
     @property
     def idle_timeout_s(self) -> float:
-        """Seconds that it stays after its last request; -1: it has no end."""
-        return self._habits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
+        """Seconds that it stays loaded after its last request; -1: no limit."""
+        return self._limits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
+
+    @property
+    def worn_out(self) -> str:
+        """Why its process must be replaced; "" when it need not be."""
+        if self.state is not WorkerState.READY:
+            return ""
+        growth, limit = self._growth, self._limits.max_requests
+        if limit and self.request_count >= limit:
+            return f"it has served {self.request_count} requests"
+        if growth.outgrown:
+            return f"its footprint grew from {growth.baseline:,} to {growth.footprint:,} bytes"
+        return ""
 
     def view(self) -> WorkerView:
-        life, habits = self.life, self._habits
+        life, limits = self.life, self._limits
         return WorkerView(
             alias=self.alias,
             state=life.state,
@@ -234,7 +230,22 @@ class Worker:
             load_failed=life.load_failed,
             pinned=self.model.pinned,
             idle_timeout_s=self.idle_timeout_s,
-            admits=habits.max_requests - self.request_count if habits.max_requests else None,
+            admits=limits.max_requests - self.request_count if limits.max_requests else None,
+        )
+
+    def report(self, queued: int) -> WorkerReport:
+        """Its facts for ``/status`` and ``/metrics``; *queued*: requests that wait for it."""
+        return WorkerReport(
+            view=self.view(),
+            model=self.model,
+            process=replace(self.process) if self.process else None,
+            learned=self.learned,
+            queued=queued,
+            request_count=self.request_count,
+            phase=self.phase,
+            download=self.download,
+            last_error=self.last_error,
+            work=self.work,
         )
 
     # --- what the pool decides -------------------------------------------------------------------
@@ -242,62 +253,70 @@ class Worker:
     def begin(self, reason: str, given: int = 0) -> None:
         """Start it, at once or as soon as its memory is free.
 
-        *given*: bytes that it must do with, as there are no more; 0: what it is expected to need.
+        *given*: bytes that it must do with because there are no more; 0: its estimate.
         """
-        around, habits = self._around, self._habits
+        context, limits = self._context, self._limits
         self._fire(Event.START, reason)
-        self.patient = self.hurried = False
+        self._drain = Leave.DRAIN
         self.recycling = self.evicted_for = ""
         self.request_count = 0
         self._work_before = Work()
         self._given = given
-        self.process = Incarnation(
-            self,
+        self._growth = Growth(limits.growth, limits.growth_after)
+        run = WorkerRun(
             LaunchSpec(self.alias, self.model.model_dump_json(), self.model.port, new_nonce()),
-            around.launcher,
-            around.probe,
-            around.clock,
-            around.timeouts,
-            Growth(habits.growth, habits.growth_after),
+            orders=self._orders,
+            waker=self._waker,
+            worker_log=self.log,
+            launcher=context.launcher,
+            probe=context.probe,
+            clock=context.clock,
+            timeouts=context.timeouts,
         )
-        self._task = asyncio.create_task(self._run(self.process), name=f"worker-{self.alias}")
+        self._task = asyncio.create_task(self._run(run), name=f"worker-{self.alias}")
 
-    def stop(self, reason: str, cause: Cause, *, hurry: bool = False, patient: bool = False) -> None:
-        """Stop it, after its open requests have ended; *hurry*: without waiting for them.
+    def stop(self, reason: str, cause: Cause, *, hurry: bool = False) -> None:
+        """Stop it after its open requests, which have the drain timeout; *hurry*: at once.
 
-        *patient*: they may take as long as they need (else as long as a drain may last), and it is
-        started anew afterwards. Does nothing more when it is on its way out already, or not there.
+        Has no further effect on a worker that is leaving already, or is not loaded.
         """
-        self.hurried = self.hurried or hurry
-        self.patient = patient and (self.patient or not self.leaving)
-        self.recycling = reason if patient else ""
+        self.recycling = ""
+        if self._drain is not Leave.CUT_OFF:
+            self._drain = Leave.CUT_OFF if hurry else Leave.DRAIN
+        self._stop(reason, cause)
+
+    def recycle(self, reason: str) -> None:
+        """Replace its process by a fresh one, after its open requests, however long they take."""
+        self.recycling = f"recycled: {reason}"
+        if not self.leaving:
+            self._drain = Leave.WHEN_IDLE
+        self._stop(self.recycling, Cause.RECYCLE)
+
+    def _stop(self, reason: str, cause: Cause) -> None:
         if self.state is WorkerState.READY and self.life.leases:
             self._fire(Event.DRAIN, reason, cause)
         elif self.state in (WorkerState.READY, WorkerState.STARTING):
             self._fire(Event.STOP, reason, cause)
-        self._wake()
-
-    def recycle(self, reason: str) -> None:
-        """Replace its process by a fresh one, when its requests have ended."""
-        self.stop(f"recycled: {reason}", Cause.RECYCLE, patient=True)
+        self._waker.wake()
 
     def lease(self, keep_alive_s: float | None = None, *, counts: bool = True) -> int:
-        """A request for it begins; give the returned number to release()."""
+        """Count a request that begins; pass the returned number to ``release``."""
         self.request_count += counts
         if counts or keep_alive_s is not None:
             self._keep_alive_s = keep_alive_s
-        return self.life.lease(self._around.clock())
-
-    def keep_alive(self, seconds: float | None) -> None:
-        """Its idle timeout from now on; None: the configured one."""
-        self._keep_alive_s = seconds
+        return self.life.lease(self._context.clock())
 
     def release(self, incarnation: int) -> None:
-        self.life.release(incarnation, self._around.clock())
-        self._wake()
+        self.life.release(incarnation, self._context.clock())
+        self._waker.wake()
+
+    def touch(self) -> None:
+        """Restart its idle time."""
+        self.life.touch(self._context.clock())
 
     def memory_was_freed(self) -> None:
-        self._wake()
+        """The memory it waits for may be free now."""
+        self._waker.wake()
 
     async def ended(self, incarnation: int) -> None:
         """Returns when process number *incarnation* has been reaped."""
@@ -305,100 +324,105 @@ class Worker:
         if task is not None and not task.done():
             await asyncio.wait({task})
 
-    @property
-    def worn_out(self) -> str:
-        """Why its process should be replaced; "" when it should not."""
-        if self.state is not WorkerState.READY or self.process is None:
-            return ""
-        growth, limit = self.process.growth, self._habits.max_requests
-        if limit and self.request_count >= limit:
-            return f"it has served {self.request_count} requests"
-        if growth.outgrown:
-            return f"its footprint grew from {growth.baseline:,} to {growth.footprint:,} bytes"
+    # --- one process, from its reservation to its end --------------------------------------------
+
+    def _orders(self) -> Orders:
+        leave = Leave.NO
+        if self.state is WorkerState.STOPPING:
+            leave = Leave.STOP
+        elif self.state is WorkerState.DRAINING:
+            leave = self._drain
+        return Orders(leave, self.life.leases, self.request_count)
+
+    async def _run(self, run: WorkerRun) -> None:
+        reason = "stopped before it was launched"
+        try:
+            if await self._memory_is_free():
+                self.process = Process(launched_at=self._context.clock())
+                async with aclosing(run.facts()) as facts:
+                    async for fact in facts:
+                        reason = self._take(fact)
+        except Exception:
+            log.exception("%s: an internal error of the manager ends this worker", self.alias)
+            reason = "internal error of the manager; its log has the details"
+            await run.abandon()
+        self._reaped(reason)
+
+    async def _memory_is_free(self) -> bool:
+        """Wait until the memory reserved for it is free; False: it must leave."""
+        context, until = self._context, self._waker.until
+
+        def leaving() -> bool:
+            return self.leaving
+
+        while context.fetching(self.alias) is not None and not leaving():
+            await until(leaving, _MEMORY_POLL_S)
+        deadline = context.clock() + context.timeouts.memory_s
+        while not leaving() and not context.has_room(self):
+            if context.clock() >= deadline:
+                # Other workers have grown into it. Waiting requests get a new plan.
+                why = "other workers use the memory reserved for it"
+                self._fire(Event.STOP, why, Cause.OVERCOMMIT)
+                break
+            await until(lambda: leaving() or context.has_room(self), _MEMORY_POLL_S)
+        return not leaving()
+
+    def _take(self, fact: Fact) -> str:
+        """Act on *fact*; returns why the process ended, "" before that."""
+        context, process = self._context, self.process
+        assert process is not None
+        drawing = process.drawing
+        process.record(fact)
+        match fact:
+            case Loading(moved=True):
+                download = self.download
+                data = {"alias": self.alias, "phase": self.phase}
+                context.publish(
+                    "progress", {**data, "download": download.model_dump() if download else None}
+                )
+            case Ready(health, load_s):
+                self.last_error = ""
+                self._fire(Event.BECAME_READY, f"pid {process.pid}, {load_s:.2f} s after its launch")
+                if health and health.newer_revision:
+                    context.outdated(self.alias)
+                context.changed(self)
+            case Polled(health):
+                self.work = self.work.plus(health.work, self._work_before)
+                self._work_before = health.work
+                if health.drawing != drawing:
+                    now = health.drawing or Drawing()
+                    context.publish("drawing", {"alias": self.alias, **now.model_dump()})
+            case Measured(footprint):
+                if self.state is not WorkerState.STARTING:
+                    self._growth.measured(footprint, self.request_count)
+                if self.request_count and process.peak:
+                    large = process.served_large_image
+                    context.peaks.learn(self._peak_key, process.peak, large=large)
+                context.changed(self)
+            case Drained(cut_off):
+                self._fire(Event.STOP, f"open requests cut off: {cut_off}" if cut_off else "drained")
+            case Ended(reason):
+                return reason
         return ""
 
-    # --- what its process tells (incarnation.Owner) ----------------------------------------------
-
-    @property
-    def leaving(self) -> bool:
-        return self.state in (WorkerState.DRAINING, WorkerState.STOPPING)
-
-    @property
-    def draining(self) -> bool:
-        return self.state is WorkerState.DRAINING
-
-    def fetching(self) -> bool:
-        return self._around.fetching(self.alias) is not None
-
-    def has_room(self) -> bool:
-        return self._around.has_room(self)
-
-    def became_ready(self, reason: str) -> None:
-        self.last_error = ""
-        self._fire(Event.BECAME_READY, reason)
-        readiness = self.process.readiness if self.process else None
-        if readiness and readiness.health and readiness.health.newer_revision:
-            self._around.outdated(self.alias)
-        self._around.changed(self)
-
-    def drained(self, reason: str) -> None:
-        self._fire(Event.STOP, reason)
-
-    def lost_its_room(self) -> None:
-        why = "the memory that it was promised is used by others"
-        self._fire(Event.STOP, why, Cause.OVERCOMMIT)
-
-    def progressed(self) -> None:
-        download = self.download
-        data = {"alias": self.alias, "phase": self.phase}
-        self._around.publish(
-            "progress", {**data, "download": download.model_dump() if download else None}
-        )
-
-    def measured(self) -> None:
-        if self.request_count and self.peak:
-            large = self.process is not None and self.process.large
-            self._around.peaks.learn(self._peak_key, self.peak, large=large)
-        self._around.changed(self)
-
-    def drew(self) -> None:
-        drawing = self.drawing or Drawing()
-        self._around.publish("drawing", {"alias": self.alias, **drawing.model_dump()})
-
-    def worked(self, work: Work) -> None:
-        self.work = self.work.plus(work, self._work_before)
-        self._work_before = work
-
-    # --- what becomes of it ----------------------------------------------------------------------
-
-    async def _run(self, process: Incarnation) -> None:
-        try:
-            reason = await process.live()
-        except Exception:
-            log.exception("%s: a fault of the manager ends this worker", self.alias)
-            reason = "internal error of the manager; its log has the details"
-            await process.abandon()
+    def _reaped(self, reason: str) -> None:
         self.process = None
         self._given = 0
         event = WHEN_REAPED[self.state]
         if event is Event.EXITED:
-            if not self.recycling:  # what a client asked for outlives a replacement
+            if not self.recycling:  # a replacement keeps the keep_alive of the last request
                 self._keep_alive_s = None
             self.last_ending = "it was stopped"
         else:
             self.last_ending = self.last_error = reason
         self._fire(event, reason)
-        self._around.changed(self)
-
-    def _wake(self) -> None:
-        if self.process is not None:
-            self.process.wake.set()
+        self._context.changed(self)
 
     def _fire(self, event: Event, reason: str, cause: Cause | None = None) -> None:
-        """*cause*: why it is told to leave; None: it is not, or was before."""
+        """*cause*: why it must leave; None: it need not, or the cause was published before."""
         old = self.state
-        new = self.life.fire(event, self._around.clock())
+        new = self.life.fire(event, self._context.clock())
         level = logging.WARNING if new is WorkerState.FAILED else logging.INFO
         log.log(level, "%s: %s -> %s: %s", self.alias, old, new, reason)
-        told = {"alias": self.alias, "from": old, "to": new, "reason": reason, "cause": cause or ""}
-        self._around.publish("transition", told)
+        data = {"alias": self.alias, "from": old, "to": new, "reason": reason, "cause": cause or ""}
+        self._context.publish("transition", data)

@@ -1,8 +1,7 @@
-"""One process of a worker: launched, loading, watched while it serves, drained, stopped, reaped.
+"""One process of a worker: launched, loading, polled while it serves, drained, stopped, reaped.
 
-Rules: it tells its worker what happened (``Owner``) and never decides about other aliases; it is told
-to leave through ``Owner.leaving``, which it looks at whenever ``wake`` is set. ``live`` returns when
-the process has been reaped, whatever happened.
+Rules: ``WorkerRun.facts`` yields what happens and ends when the process has been reaped. A run knows
+neither its worker nor other workers: it reads ``orders`` whenever its ``Waker`` wakes it.
 """
 
 from __future__ import annotations
@@ -12,30 +11,30 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import IntEnum
 
 from contracts import metal
-from contracts.control import Caches, DeviceMemory, Download, Drawing, Work, WorkerHealth
+from contracts.control import DeviceMemory, WorkerHealth
 from contracts.settings import Settings
 from manager.launcher.process import Handle, Launcher, LaunchFailed, LaunchSpec, StopSignal, exit_text
 from manager.logs import WorkerLog
-from manager.readiness import Answer, Probe, Readiness, parse_health
-from manager.watchdog import Growth, Watchdog, peak_estimate, true_footprint
+from manager.readiness import Probe, ProbeResponse, Readiness, parse_health
+from manager.watchdog import Watchdog, peak_estimate, true_footprint
+from manager.worker_facts import Drained, Ended, Fact, Launched, Loading, Measured, Polled, Ready
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.03  # while it loads
-WATCH_S = 1.0  # while it serves
-ROOM_POLL_S = 0.1  # while the memory that was promised to it is not back
-ROOM_TIMEOUT_S = 60.0  # then the promise is void
-_LAST_MEASURE_S = 0.3  # for the one before the end
-_READING_S = 1.0  # for any
-_ADOPTED_S = 15.0  # for the first answer of a standby, which may have imports to finish
-_MEASURE_SHARE = 50  # times as long as a reading took, none is made
+POLL_S = 0.03  # between polls during the load
+WATCH_S = 1.0  # between polls while it serves
+MEMORY_TIMEOUT_S = 60.0  # how long a worker waits for the memory reserved for it
+_LAST_MEASURE_S = 0.3  # limit for the measurement before SIGTERM
+_MEASURE_S = 1.0  # limit for any other measurement
+_ADOPTED_S = 15.0  # limit for a standby's first response; it may still be importing libraries
+_MEASURE_SHARE = 50  # the pause after a measurement, in multiples of its duration
 _FAILED_PREFIX = "load failed:"
-_ROUTINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (DEBUG|INFO) ")  # what a worker logs when all is well
+_ROUTINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (DEBUG|INFO) ")  # a worker's log line that reports no fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Timeouts:
     stall_s: float  # without a token or step while there is work
     poll_s: float = POLL_S
     watch_s: float = WATCH_S
-    room_s: float = ROOM_TIMEOUT_S
+    memory_s: float = MEMORY_TIMEOUT_S
 
     @classmethod
     def of(cls, settings: Settings) -> Timeouts:
@@ -59,305 +58,284 @@ class Timeouts:
         )
 
 
-class Owner(Protocol):
-    """The worker that this process belongs to."""
+class Leave(IntEnum):
+    """How soon the process must leave."""
 
-    alias: str
-    log: WorkerLog
-    request_count: int
+    NO = 0
+    WHEN_IDLE = 1  # after its open requests, however long they take
+    DRAIN = 2  # after its open requests, within the drain timeout
+    CUT_OFF = 3  # it drains, and the drain is over now
+    STOP = 4  # SIGTERM now
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """The owner's instructions to a run, and the counts that the run needs to follow them."""
+
+    leave: Leave = Leave.NO
+    leases: int = 0  # open requests
+    requests: int = 0  # served by this process, open ones included
+
+
+class Waker:
+    """Waits for conditions, which are checked whenever ``wake`` is called. One waiter at most."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def until(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
+        """Return when *condition* holds, or after *seconds*."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._event.clear()
+                    await self._event.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A launched process and the task that ends with its exit status."""
+
+    handle: Handle
+    exit: asyncio.Task[int]
 
     @property
-    def leaving(self) -> bool:
-        """It drains or stops."""
-
-    @property
-    def draining(self) -> bool: ...
-
-    @property
-    def patient(self) -> bool:
-        """Its drain lasts as long as its requests do."""
-
-    @property
-    def hurried(self) -> bool:
-        """Its drain is over at once."""
-
-    @property
-    def leases(self) -> int: ...
-
-    def fetching(self) -> bool:
-        """Its files are being downloaded by another process."""
-
-    def has_room(self) -> bool: ...
-
-    def became_ready(self, reason: str) -> None: ...
-
-    def drained(self, reason: str) -> None: ...
-
-    def lost_its_room(self) -> None: ...
-
-    def progressed(self) -> None:
-        """Its phase, or how far it is in it, has changed."""
-
-    def measured(self) -> None:
-        """Its footprint was measured."""
-
-    def drew(self) -> None:
-        """What it draws, or how far it is with it, has changed."""
-
-    def worked(self, work: Work) -> None:
-        """How much its process has done so far."""
+    def ended(self) -> bool:
+        return self.exit.done()
 
 
-class Incarnation:
+class WorkerRun:
     def __init__(
         self,
-        owner: Owner,
         spec: LaunchSpec,
+        *,
+        orders: Callable[[], Orders],
+        waker: Waker,
+        worker_log: WorkerLog,
         launcher: Launcher,
         probe: Probe,
         clock: Callable[[], float],
         timeouts: Timeouts,
-        growth: Growth,
     ) -> None:
-        self.handle: Handle | None = None
-        self.readiness: Readiness | None = None
-        self.charged = False  # a process of it may hold memory
-        self.launched_at = 0.0
-        self.growth = growth
-        self.device = DeviceMemory()
-        self.caches = Caches()
-        self.footprint = 0  # bytes, when last measured
-        self.peak = 0  # bytes; the most that it was seen to need
-        self.large = False  # ``peak`` includes a picture of substantial size
-        self.serving = False
-        self.drawing: Drawing | None = None
-        self.wake = asyncio.Event()
-        self._owner = owner
         self._spec = spec
+        self._orders = orders
+        self._waker = waker
+        self._log = worker_log
         self._launcher = launcher
         self._probe = probe
         self._clock = clock
         self._timeouts = timeouts
-        self._verdict = ""  # of the watchdog
+        self._child: _Child | None = None
+        self._health: WorkerHealth | None = None  # the last valid response
+        self._failure = ""  # why the run gave up on the process or killed it
         self._measure_at = float("-inf")
-        self._unread: asyncio.Future[int | None] | None = None
+        self._measurement: asyncio.Future[int | None] | None = None  # not finished in time
 
-    @property
-    def download(self) -> Download | None:
-        return self.readiness.download if self.readiness else None
-
-    async def live(self) -> str:
-        """From the promise of memory until the process is reaped; returns why it ended."""
-        owner = self._owner
-        if not await self._has_room():
-            return "stopped before it was launched"
-        self.charged = True
-        owner.log.begin()
-        self.launched_at = self._clock()
+    async def facts(self) -> AsyncGenerator[Fact, None]:
+        """Launch the process and yield facts until it is reaped. The last one is ``Ended``."""
+        self._log.begin()
+        began_at = self._clock()
         try:
-            handle, exited, given_up = await self._launched()
+            async for fact in self._launch_and_load():
+                yield fact
         except LaunchFailed as exc:
-            return str(exc)
-        if not given_up and not exited.done() and not owner.leaving:
-            loading_s = self._clock() - self.launched_at
-            owner.became_ready(f"pid {handle.pid}, {loading_s:.2f} s after its launch")
-            await self._watch(handle, exited)
-            await self._drain(exited)
-        if not exited.done():
-            await self._stop_ladder(handle, exited)
-        status = await exited
-        if self._verdict or given_up:
-            return self._verdict or given_up
-        stopped = owner.leaving and not owner.draining
-        return exit_text(status) if stopped else ending(status, owner.log.last_lines())
-
-    async def _launched(self) -> tuple[Handle, asyncio.Task[int], str]:
-        """A process that has loaded, ended, or (with the reason) been given up."""
-        owner = self._owner
-        while True:
-            self.handle = handle = await self._launcher.launch(self._spec, owner.log.write)
-            exited = asyncio.create_task(handle.wait(), name=f"exit-{owner.alias}")
-            exited.add_done_callback(lambda _: self.wake.set())
-            given_up = await self._load(handle, exited)
-            silent = self.readiness is None or self.readiness.health is None
-            ended = exited.done() or bool(given_up)
-            if not (handle.was_parked and ended and silent and not owner.leaving):
-                return handle, exited, given_up
-            # It was as good as dead when it was taken, and says nothing about this model.
-            log.warning("%s: its standby process was of no use; launching another", owner.alias)
-            handle.signal(StopSignal.KILL)
-            await exited
+            yield Ended(str(exc))
+            return
+        assert self._child is not None
+        child = self._child
+        if not self._failure and not child.ended and not self._orders().leave:
+            yield Ready(self._health, self._clock() - began_at)
+            async for fact in self._serve(child):
+                yield fact
+        async for fact in self._stop_ladder(child):
+            yield fact
+        status = child.exit.result()
+        if self._failure:
+            yield Ended(self._failure)
+        elif self._orders().leave is Leave.STOP:
+            yield Ended(exit_text(status))
+        else:
+            yield Ended(ending(status, self._log.last_lines()))
 
     async def abandon(self) -> None:
-        """After a fault of ours: leave no process behind."""
-        if self.handle is not None:
-            self.handle.signal(StopSignal.KILL)
-            await self.handle.wait()
+        """Kill and reap the process after an internal error."""
+        if self._child is not None:
+            self._child.handle.signal(StopSignal.KILL)
+            await self._child.handle.wait()
 
-    async def _has_room(self) -> bool:
-        owner = self._owner
-        while owner.fetching() and not owner.leaving:
-            await self._until(lambda: owner.leaving, ROOM_POLL_S)
-        deadline = self._clock() + self._timeouts.room_s
-        while not owner.leaving and not owner.has_room():
-            if self._clock() >= deadline:
-                # Others have grown into it. Whoever waits gets a plan for the world as it is now.
-                owner.lost_its_room()
-                break
-            await self._until(lambda: owner.leaving or owner.has_room(), ROOM_POLL_S)
-        return not owner.leaving
+    async def _launch_and_load(self) -> AsyncIterator[Fact]:
+        while True:
+            child = await self._launch()
+            yield Launched(child.handle)
+            async for fact in self._load(child):
+                yield fact
+            failed = child.ended or bool(self._failure)
+            if not (child.handle.was_parked and failed and not self._health) or self._orders().leave:
+                return
+            # The standby process was dead or hung before it got this model: the model is not at fault.
+            log.warning("%s: its standby process did not respond; launching another", self._spec.alias)
+            child.handle.signal(StopSignal.KILL)
+            await child.exit
+            self._failure = ""
 
-    async def _load(self, handle: Handle, exited: asyncio.Task[int]) -> str:
-        """Returns when it is ready, ended, told to stop, or (with the reason) given up."""
-        owner, timeouts = self._owner, self._timeouts
-        judge = Readiness(self._spec.nonce, handle.pid, timeouts.start_s, progressed_at=self._clock())
-        self.readiness = judge
+    async def _launch(self) -> _Child:
+        handle = await self._launcher.launch(self._spec, self._log.write)
+        exited = asyncio.create_task(handle.wait(), name=f"exit-{self._spec.alias}")
+        exited.add_done_callback(lambda _: self._waker.wake())
+        self._child = _Child(handle, exited)
+        return self._child
+
+    async def _load(self, child: _Child) -> AsyncIterator[Fact]:
+        """Poll until it is ready, has ended, must leave, or fails (then ``_failure`` says why)."""
+        timeouts = self._timeouts
+        judge = Readiness(
+            self._spec.nonce, child.handle.pid, timeouts.start_s, progressed_at=self._clock()
+        )
         measured_at = self._clock()
 
         def over() -> bool:
-            return owner.leaving or exited.done()
+            return child.ended or bool(self._orders().leave)
 
         while True:
-            answer = await self._ask(handle, over)
+            answer = await self._poll(child, over)
             if over():
-                return ""
+                return
             judge.polled(self._clock())
             before = (judge.phase, judge.detail)
-            if judge.heard(answer, self._clock()):
-                return ""
+            ready = judge.update(answer, self._clock())
+            self._health = judge.health
+            if ready:
+                return
             if judge.phase != before[0]:
-                log.info("%s: loading: %s", owner.alias, judge)
-            if (judge.phase, judge.detail) != before:
-                owner.progressed()
+                log.info("%s: loading: %s", self._spec.alias, judge)
+            moved = (judge.phase, judge.detail) != before
+            yield Loading(str(judge), judge.health, judge.fetched_at, moved)
             if judge.failed:
-                # It says why in its log, and leaves by itself.
-                await self._until(exited.done, timeouts.stop_s)
-                return "" if exited.done() else str(judge)
-            mute = handle.was_parked and judge.health is None
-            if mute and self._clock() - judge.began_at >= _ADOPTED_S:
-                return f"its standby process did not answer within {_ADOPTED_S:g} s"
+                # The worker logs the reason and exits; SIGTERM only follows if it does not.
+                await self._waker.until(lambda: child.ended, timeouts.stop_s)
+                self._failure = "" if child.ended else str(judge)
+                return
+            silent = child.handle.was_parked and judge.health is None
+            if silent and self._clock() - judge.began_at >= _ADOPTED_S:
+                self._failure = f"its standby process did not respond within {_ADOPTED_S:g} s"
+                return
             if judge.overdue(self._clock()):
-                last = owner.log.last_lines(1)
-                return judge.complaint + (f"; its last line: {last[0]}" if last else "")
+                last = self._log.last_lines(1)
+                self._failure = judge.complaint + (f"; its last line: {last[0]}" if last else "")
+                return
             if self._clock() - measured_at >= timeouts.watch_s:
                 measured_at = self._clock()
-                await self._measure(handle, judge.health)
-            await self._until(over, timeouts.poll_s)
+                if measured := await self._measure(child):
+                    yield measured
+            await self._waker.until(over, timeouts.poll_s)
 
-    async def _ask(self, handle: Handle, over: Callable[[], bool]) -> Answer | None:
-        """One probe, which is broken off as soon as *over* holds."""
-        probe = asyncio.ensure_future(self._probe(handle.address))
-        probe.add_done_callback(lambda _: self.wake.set())
-        await self._until(lambda: probe.done() or over())
+    async def _serve(self, child: _Child) -> AsyncIterator[Fact]:
+        """Poll and measure until the process has ended or must leave."""
+        watchdog = Watchdog(self._timeouts.stall_s, self._clock(), poll_s=self._timeouts.watch_s)
+
+        def over() -> bool:
+            orders = self._orders()
+            # A drain without a time limit can last long, so the process is still watched.
+            waits = orders.leave is Leave.WHEN_IDLE and orders.leases > 0
+            return child.ended or (orders.leave > Leave.NO and not waits)
+
+        while True:
+            answer = await self._poll(child, over)
+            if over():
+                return
+            health = self._valid(answer, child)
+            if health is not None:
+                yield Polled(health)
+            self._failure = watchdog.check(health, self._clock(), busy=self._orders().leases > 0)
+            if self._failure:
+                log.warning("%s: killed: %s", self._spec.alias, self._failure)
+                child.handle.signal(StopSignal.KILL)
+                await child.exit
+                return
+            if measured := await self._measure(child):
+                yield measured
+            await self._waker.until(over, self._timeouts.watch_s)
+
+    async def _stop_ladder(self, child: _Child) -> AsyncIterator[Fact]:
+        """The stop ladder. Steps 1 to 4 are skipped once the process has ended."""
+        orders, until, timeouts = self._orders, self._waker.until, self._timeouts
+
+        def drained() -> bool:
+            return child.ended or not orders().leases or orders().leave >= Leave.CUT_OFF
+
+        # 1. Wait for open requests: as long as they take, or as long as a drain may take.
+        if Leave.NO < orders().leave < Leave.STOP:
+            await until(lambda: drained() or orders().leave is not Leave.WHEN_IDLE)
+            await until(drained, timeouts.drain_s)
+            if not child.ended:
+                yield Drained(orders().leases)
+        # 2. Measure it once more, so that the memory of its last requests is learned.
+        if orders().requests and not child.ended:
+            for fact in await self._last_facts(child):
+                yield fact
+        # 3. Ask the process to end.
+        if not child.ended:
+            child.handle.signal(StopSignal.TERMINATE)
+            await until(lambda: child.ended, timeouts.stop_s)
+        # 4. Kill it.
+        if not child.ended:
+            log.warning("%s: pid %d ignores SIGTERM; killing it", self._spec.alias, child.handle.pid)
+            child.handle.signal(StopSignal.KILL)
+        # 5. Reap it.
+        await child.exit
+
+    async def _last_facts(self, child: _Child) -> list[Fact]:
+        facts: list[Fact] = []
+        with contextlib.suppress(TimeoutError):  # it may no longer respond
+            async with asyncio.timeout(_LAST_MEASURE_S):
+                if health := self._valid(await self._probe(child.handle.address), child):
+                    facts.append(Polled(health))
+                if measured := await self._measure(child):
+                    facts.append(measured)
+        return facts
+
+    async def _poll(self, child: _Child, over: Callable[[], bool]) -> ProbeResponse | None:
+        """One probe, cancelled as soon as *over* holds."""
+        probe = asyncio.ensure_future(self._probe(child.handle.address))
+        probe.add_done_callback(lambda _: self._waker.wake())
+        await self._waker.until(lambda: probe.done() or over())
         if not probe.done():
             probe.cancel()
             await asyncio.wait({probe})
             return None
         return probe.result()
 
-    async def _watch(self, handle: Handle, exited: asyncio.Task[int]) -> None:
-        """While it serves: is it alive, how large is it? Returns when it ended or is to leave."""
-        owner, timeouts = self._owner, self._timeouts
-        self.serving = True
-        watchdog = Watchdog(timeouts.stall_s, self._clock(), poll_s=timeouts.watch_s)
-
-        def over() -> bool:
-            # A drain that lasts as long as the requests do needs watching as well.
-            waits = owner.draining and owner.patient and owner.leases > 0 and not owner.hurried
-            return exited.done() or (owner.leaving and not waits)
-
-        while True:
-            answer = await self._ask(handle, over)
-            if over():
-                return
-            health = self._own(answer, handle)
-            self._look_at_drawing(health)
-            self._verdict = watchdog.heard(health, self._clock(), busy=owner.leases > 0)
-            if self._verdict:
-                log.warning("%s: killed: %s", owner.alias, self._verdict)
-                handle.signal(StopSignal.KILL)
-                await self._until(exited.done)
-                return
-            await self._measure(handle, health)
-            await self._until(over, timeouts.watch_s)
-
-    def _look_at_drawing(self, health: WorkerHealth | None) -> None:
-        """What an answer does not say, a later one will."""
-        if health is not None and health.drawing != self.drawing:
-            self.drawing = health.drawing
-            self._owner.drew()
-
-    def _own(self, answer: Answer | None, handle: Handle) -> WorkerHealth | None:
+    def _valid(self, answer: ProbeResponse | None, child: _Child) -> WorkerHealth | None:
+        """The health in *answer* if it comes from *child*."""
         health = parse_health(answer)
-        mine = health is not None and (health.nonce, health.pid) == (self._spec.nonce, handle.pid)
-        if not mine or health is None:
+        if health is None or (health.nonce, health.pid) != (self._spec.nonce, child.handle.pid):
             return None
-        self.caches = health.caches
-        self._owner.worked(health.work)
+        self._health = health
         return health
 
-    async def _measure(self, handle: Handle, health: WorkerHealth | None) -> None:
+    async def _measure(self, child: _Child) -> Measured | None:
+        """A measurement, unless the last one was too recent or this one takes too long."""
         if self._clock() < self._measure_at:
-            return
+            return None
         began = self._clock()
-        process = await self._reading(handle)
-        # The kernel walks all page tables for one: some 30 ms a GiB where pages are small.
+        process = await self._process_footprint(child)
+        # The kernel walks all page tables for it: some 30 ms per GiB of small pages.
         self._measure_at = self._clock() + _MEASURE_SHARE * (self._clock() - began)
         if process is None:
-            return
-        if health is not None:
-            self.device = health.device
-            self.large = health.work.large_pictures > 0
-        footprint = true_footprint(process, self.device)
-        self.footprint = footprint
-        if self.serving:
-            self.growth.measured(footprint, self._owner.request_count, self._clock())
-        self.peak = max(self.peak, peak_estimate(footprint, self.device))
-        self._owner.measured()
+            return None
+        device = self._health.device if self._health else DeviceMemory()
+        footprint = true_footprint(process, device)
+        return Measured(footprint, peak_estimate(footprint, device))
 
-    async def _reading(self, handle: Handle) -> int | None:
-        """The footprint, unless the kernel hangs at it: the watchdog must not wait for that."""
-        reading = self._unread or asyncio.ensure_future(handle.footprint())
-        await asyncio.wait({reading}, timeout=_READING_S)
-        self._unread = None if reading.done() else reading
-        return None if self._unread else reading.result()
-
-    async def _drain(self, exited: asyncio.Task[int]) -> None:
-        owner = self._owner
-        if not owner.draining:
-            return
-
-        def over() -> bool:
-            return exited.done() or owner.hurried or not owner.leases
-
-        await self._until(lambda: over() or not owner.patient)
-        if not over():
-            await self._until(over, self._timeouts.drain_s)
-        if not exited.done():
-            left = owner.leases
-            owner.drained(f"cut off from it: {left}" if left else "drained")
-
-    async def _stop_ladder(self, handle: Handle, exited: asyncio.Task[int]) -> None:
-        if self._owner.request_count:
-            # What its last requests took shall not be lost; it may be past answering.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_MEASURE_S):
-                    answer = await self._probe(handle.address)
-                    await self._measure(handle, self._own(answer, handle))
-        handle.signal(StopSignal.TERMINATE)
-        await self._until(exited.done, self._timeouts.stop_s)
-        if not exited.done():
-            log.warning("%s: pid %d ignores SIGTERM; killing it", self._owner.alias, handle.pid)
-            handle.signal(StopSignal.KILL)
-            await self._until(exited.done)
-
-    async def _until(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
-        """Wait for *condition*, which is looked at whenever something wakes this process's life."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not condition():
-                    self.wake.clear()
-                    await self.wake.wait()
+    async def _process_footprint(self, child: _Child) -> int | None:
+        """None when the kernel takes too long: the watchdog must not wait for it."""
+        measurement = self._measurement or asyncio.ensure_future(child.handle.footprint())
+        await asyncio.wait({measurement}, timeout=_MEASURE_S)
+        self._measurement = None if measurement.done() else measurement
+        return None if self._measurement else measurement.result()
 
 
 def new_nonce() -> str:
@@ -365,12 +343,12 @@ def new_nonce() -> str:
 
 
 def ending(status: int, last_lines: Sequence[str]) -> str:
-    """Why a process ended, for people: its last line that is no routine, and how it ended.
+    """Why a process ended, for people: its last line that reports a fault, and its exit status.
 
-    A fault of the GPU is told by its cause and its cure first.
+    A known GPU fault is named first, with its cure.
     """
-    telling = [line for line in last_lines if not _ROUTINE.match(line)]
-    last = telling[-1].removeprefix(_FAILED_PREFIX).strip() if telling else ""
-    how = f"{last or 'it ended without a word'} ({exit_text(status)})"
-    fault = metal.fault_of(telling)
-    return how if fault is None else f"{fault}: {how}"
+    lines = [line for line in last_lines if not _ROUTINE.match(line)]
+    last = lines[-1].removeprefix(_FAILED_PREFIX).strip() if lines else ""
+    text = f"{last or 'it ended without an error message'} ({exit_text(status)})"
+    fault = metal.fault_of(lines)
+    return text if fault is None else f"{fault}: {text}"

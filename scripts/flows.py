@@ -1,4 +1,4 @@
-"""``python -m scripts.flows`` draws the two flows of docs/dev/architecture.md from the tables below.
+"""``python -m scripts.flows`` writes the two flows of docs/dev/architecture.md from the tables below.
 
 Each step names the module and the class or function that does it; ``tests/test_flows.py`` fails when
 one does not exist, or when the page is not what this module writes.
@@ -27,18 +27,18 @@ class Step:
 
 
 REQUEST = (
-    Step("C>G", "web/protocol.py", "BoundedProtocol", "HTTP request"),
-    Step("G", "web/access_log.py", "Access", "request id, request record, log line"),
-    Step("G", "web/origin_guard.py", "Door", "refuse foreign hosts and origins"),
-    Step("G", "gateway/auth.py", "Gate", "key, rate, open requests"),
+    Step("C>G", "web/http_protocol.py", "BoundedProtocol", "HTTP request"),
+    Step("G", "web/access_log.py", "AccessLog", "request id, request record, log line"),
+    Step("G", "web/origin_guard.py", "OriginGuard", "refuse foreign hosts and origins"),
+    Step("G", "gateway/auth.py", "AccessControl", "key, rate, open requests"),
     Step("G", "gateway/exchange.py", "Exchange", "read the body, bounded"),
     Step("G", "gateway/checks.py", "check_chat", "validate it"),
     Step("G", "gateway/routing.py", "choose_model", "choose the model"),
     Step("G", "gateway/images_in/fetching.py", "Fetcher", "fetch images named by URL"),
-    Step("G>M", "web/relay.py", "ask", "POST /workers/ALIAS/..."),
+    Step("G>M", "web/relay.py", "send_upstream", "POST /workers/ALIAS/..."),
     Step("M", "manager/proxy.py", "Proxy", "read the alias"),
     Step("M", "manager/pool.py", "Pool.lease", "wait for a lease, load the model if needed"),
-    Step("M>W", "web/relay.py", "ask", "the same body"),
+    Step("M>W", "web/relay.py", "send_upstream", "the same body"),
     Step("W", "workers/serving/endpoint.py", "Endpoint", "parse it"),
     Step("W", "workers/vlm/routes.py", "ChatRoutes", "decode images off the event loop"),
     Step("W", "workers/serving/model_thread.py", "ModelThread", "queue for the model thread"),
@@ -46,9 +46,9 @@ REQUEST = (
     Step("W", "workers/vlm/scheduler.py", "Schedule.step", "prefill a chunk, decode the batch"),
     Step("W", "workers/vlm/sampler.py", "RowSampler", "sample a token per sequence"),
     Step("W", "workers/vlm/sequence.py", "AnswerRow.take", "detokenize, match stop strings"),
-    Step("W>M", "workers/serving/answers.py", "sse", "server-sent events"),
-    Step("M>G", "web/relay.py", "pass_on", "bytes as they arrive"),
-    Step("G>C", "web/relay.py", "pass_on", "bytes as they arrive"),
+    Step("W>M", "web/sse.py", "event", "server-sent events"),
+    Step("M>G", "web/relay.py", "forward_response", "bytes as they arrive"),
+    Step("G>C", "web/relay.py", "forward_response", "bytes as they arrive"),
 )
 
 WORKER = (
@@ -56,7 +56,7 @@ WORKER = (
     Step("M", "manager/planner.py", "plan", "serve, start, wait or refuse"),
     Step("M", "manager/planner.py", "choose_victims", "which idle workers to unload for it"),
     Step("M", "manager/worker.py", "Worker.begin", "charge its memory to the budget"),
-    Step("M", "manager/worker_run.py", "Incarnation.live", "run one process from launch to exit"),
+    Step("M", "manager/worker_run.py", "WorkerRun.facts", "run one process from launch to exit"),
     Step("M", "manager/launcher/standby.py", "Standbys", "take a standby worker, or"),
     Step("M>W", "manager/launcher/process.py", "LocalLauncher", "launch a process with a nonce"),
     Step("W", "workers/vlm/engine.py", "VlmEngine.load", "download, load, warm up"),
@@ -65,9 +65,9 @@ WORKER = (
     Step("M>W", "manager/watchdog.py", "Watchdog", "poll /health every second"),
     Step("M", "manager/watchdog.py", "Growth", "measure the footprint"),
     Step("M", "manager/memory/peaks.py", "Peaks", "remember the peak"),
-    Step("M", "manager/housekeeping.py", "idle_too_long", "idle timeout, pressure, overcommit"),
+    Step("M", "manager/unloading.py", "idle_too_long", "idle timeout, pressure, overcommit"),
     Step("M", "manager/worker.py", "Worker.stop", "drain: no new requests, finish the open ones"),
-    Step("M>W", "manager/worker_run.py", "Incarnation._stop_ladder", "SIGTERM, then SIGKILL"),
+    Step("M>W", "manager/worker_run.py", "WorkerRun._stop_ladder", "SIGTERM, then SIGKILL"),
     Step("M", "manager/launcher/process.py", "LocalHandle.wait", "reap it: its memory is free again"),
 )
 FLOWS = {"flow of a request": REQUEST, "flow of a worker": WORKER}

@@ -30,6 +30,8 @@ CLEAN = (
     "bench/README.md",
     "demo/models/README.md",
     "docs",
+    "manager",
+    "tests/manager",
 )
 PRODUCT = ("contracts", "web", "gateway", "manager", "workers", "cli", "hostctl")
 EVERYTHING = (*PRODUCT, *CLEAN, "openapi.yaml", "config.yaml", "config.16gb.yaml", "config.demo.yaml")

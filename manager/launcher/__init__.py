@@ -1,1 +1,1 @@
-"""Starts processes: workers, standby workers, downloads."""
+"""Starts processes: workers, standby workers and downloads."""

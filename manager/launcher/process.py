@@ -1,12 +1,13 @@
-"""Worker processes: the only code that knows processes, process groups and signals.
+"""Worker processes: the only code that deals with processes, process groups and signals.
 
-Rules: nothing above this module assumes that a worker runs on this host; it sees a ``Launcher`` that
-launches a spec, and a ``Handle`` shaped like ``subprocess.Popen``: poll, signal, wait, address.
+Rules: nothing above this module assumes that a worker runs on this host. Other modules see a
+``Launcher`` and a ``Handle``, which is similar to ``subprocess.Popen``: signal, wait, address,
+footprint.
 
-A local worker is the leader of its own session and process group, so that a stop reaches its children
-and a Ctrl-C in the manager's terminal reaches no worker. Its stdin is a pipe that the manager holds
-open: whatever ends the manager closes it, and the worker leaves at its end of file. Nothing is written
-to it, but one line that tells a parked process which worker it is to be.
+A local worker leads its own session and process group, so that a stop reaches its children and Ctrl-C
+in the manager's terminal does not reach workers. Its stdin is a pipe that the manager holds open:
+however the manager ends, the pipe closes, and the worker exits at end of file. The only data ever
+written to it is one line that gives a standby process the spec of its worker.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from manager.memory.footprint import footprint
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
-Output = Callable[[bytes], None]  # takes what a worker writes; called from a thread
-Measure = Callable[[int], int | None]  # the bytes that the process with this pid costs
+Output = Callable[[bytes], None]  # gets the output of a worker; called from a thread
+Measure = Callable[[int], int | None]  # the footprint in bytes of the process with this pid
 
 _READ = 1 << 16  # bytes
-_LAST_WORDS_S = 1.0
-# No business of a process that runs model code.
+_LAST_OUTPUT_S = 1.0
+# Secrets that a process that runs model code must not have.
 _SECRETS = ("MANAGER_TOKEN", "GATEWAY_API_KEY", "GATEWAY_API_KEYS")
 
 
 def worker_argv(settings: WorkerSettings) -> tuple[str, ...]:
-    """How a worker is started, with what holds for all workers."""
+    """The command that starts a worker, with the arguments common to all workers."""
     argv = (sys.executable, "-m", "workers")
     limit = settings.wired_limit
     return (*argv, "--wired-limit-gb", f"{limit:g}") if limit else argv
@@ -57,7 +58,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """``model`` is the alias's ModelSettings as JSON; ``nonce`` is what /health must echo."""
+    """``model``: the settings of the model as JSON; ``nonce``: ``/health`` must return it."""
 
     alias: str
     model: str
@@ -66,14 +67,14 @@ class LaunchSpec:
 
 
 class StopSignal(Enum):
-    """The rungs of the stop ladder; each goes to the worker and all its children."""
+    """The signals of the stop ladder; each is sent to the worker and all its children."""
 
     TERMINATE = signal.SIGTERM
     KILL = signal.SIGKILL
 
 
 class LaunchFailed(Exception):
-    """No process came to be."""
+    """The process could not be started."""
 
 
 class Handle(Protocol):
@@ -87,27 +88,25 @@ class Handle(Protocol):
 
     @property
     def was_parked(self) -> bool:
-        """It was there before it was launched as this worker, and may have ended before as well."""
+        """It was a standby process before it became this worker; it may have ended before that."""
 
-    def poll(self) -> int | None:
-        """The exit status, negative when a signal ended it; None while it runs."""
-
-    def signal(self, rung: StopSignal) -> None:
-        """Send *rung*; nothing happens when the process has ended."""
+    def signal(self, stop: StopSignal) -> None:
+        """Send *stop*; has no effect when the process has ended."""
 
     async def wait(self) -> int:
-        """The exit status, once the process is reaped and its last output has been passed on."""
+        """The exit status, negative after a signal; returns once the process has been reaped and its
+        last output has been passed on."""
 
     async def footprint(self) -> int | None:
-        """Bytes of memory that the process costs; None when that can't be told."""
+        """The footprint of the process in bytes; None when it is unknown."""
 
 
 class Launcher(Protocol):
     def obstacle(self, model: VlmSettings | ImageSettings) -> str:
-        """Why *model* can't be launched, as far as that is seen at once; "" when nothing is."""
+        """Why *model* cannot be launched, by a quick check; "" if nothing is known against it."""
 
     async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
-        """Start a worker; *output* gets what it writes. Raises ``LaunchFailed``."""
+        """Start a worker; *output* gets its output. Raises ``LaunchFailed``."""
 
 
 class LocalLauncher:
@@ -145,15 +144,15 @@ class LocalLauncher:
             "--parent-pipe",
         ]  # fmt: skip
 
-    async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
+    async def launch(self, spec: LaunchSpec, output: Output) -> LocalHandle:
         popen = await self._start(self.command(spec))
         address = Address(LOOPBACK, spec.port)
         return LocalHandle(popen, address, output, name=spec.alias, measure=self._measure)
 
     async def park(self, kinds: Sequence[str], output: Output) -> LocalParked:
-        """Start a process that imports what workers of *kinds* need, and waits to be told its spec.
+        """Start a process that imports the libraries for *kinds* and waits for a spec.
 
-        *output* gets what it writes until then. Raises ``LaunchFailed``.
+        *output* gets its output until then. Raises ``LaunchFailed``.
         """
         popen = await self._start([*self._argv, "--standby", ",".join(kinds), "--parent-pipe"])
         return LocalParked(popen, output, self._measure)
@@ -167,7 +166,7 @@ class LocalLauncher:
 
     def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         environ = {k: v for k, v in (self._environ or os.environ).items() if k not in _SECRETS}
-        environ["PYTHONUNBUFFERED"] = "1"  # its last words shall not be lost in a buffer
+        environ["PYTHONUNBUFFERED"] = "1"  # so that its last output is not lost in a buffer
         return subprocess.Popen(
             command,
             cwd=self._cwd,
@@ -225,12 +224,12 @@ class LocalHandle:
         self._was_parked, self._address = True, address
 
     def poll(self) -> int | None:
-        # Not Popen.poll(), which would reap the process before its group has been swept.
+        # Not Popen.poll(), which would reap the process before its group has been killed.
         return self._popen.returncode
 
-    def signal(self, rung: StopSignal) -> None:
+    def signal(self, stop: StopSignal) -> None:
         if self.poll() is None:
-            _signal_group(self.pid, rung.value)
+            _signal_group(self.pid, stop.value)
 
     async def wait(self) -> int:
         await self._exited.wait()
@@ -241,9 +240,9 @@ class LocalHandle:
         return None if self.poll() is not None else await asyncio.to_thread(self._measure, self.pid)
 
     def _reap(self) -> None:
-        """Runs in a thread for as long as the process lives."""
+        """Runs in a thread while the process runs."""
         if hasattr(os, "waitid"):
-            # While the leader is a zombie, its number can't belong to anybody else.
+            # While the leader is a zombie, its pid cannot be reused.
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             _signal_group(self.pid, signal.SIGKILL)
@@ -251,17 +250,17 @@ class LocalHandle:
         else:  # macOS before Python 3.13
             self._popen.wait()
             _signal_group(self.pid, signal.SIGKILL)
-        # Children of the worker are gone as well now, so that the pipe ends; a process that left the
-        # group may hold it open, which is not waited for.
-        self._pump.join(_LAST_WORDS_S)
+        # The worker's children have ended too, so the pipe ends. A process that left the group may hold
+        # it open; do not wait for that.
+        self._pump.join(_LAST_OUTPUT_S)
         assert self._popen.stdin is not None
         self._popen.stdin.close()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._exited.set)
 
 
 class LocalParked:
-    """A child process that waits at its standard input for what it is to serve."""
+    """A standby process, which waits at its standard input for a spec."""
 
     def __init__(self, popen: subprocess.Popen[bytes], output: Output, measure: Measure) -> None:
         self._output = output
@@ -273,8 +272,8 @@ class LocalParked:
         self._output(data)
 
     def adopt(self, spec: LaunchSpec, output: Output) -> LocalHandle:
-        """Make it the worker of *spec*, whose output goes to *output*."""
-        told = {
+        """Make it the worker of *spec*; *output* gets its output from now on."""
+        message = {
             "alias": spec.alias,
             "spec": spec.model,
             "host": LOOPBACK,
@@ -284,8 +283,8 @@ class LocalParked:
         assert self._popen.stdin is not None
         self._output = output
         try:
-            # Less than a pipe holds, so that this blocks nobody.
-            self._popen.stdin.write(json.dumps(told).encode() + b"\n")
+            # It fits in the pipe's buffer, so this does not block.
+            self._popen.stdin.write(json.dumps(message).encode() + b"\n")
         except (OSError, ValueError) as exc:
             raise LaunchFailed(f"the standby worker is gone: {exc}") from exc
         self.handle.adopted(Address(LOOPBACK, spec.port))
@@ -309,6 +308,6 @@ def _pump(pipe: IO[bytes], output: Output) -> None:
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
-    # PermissionError is what macOS says of a group that holds only zombies.
+    # macOS raises PermissionError for a group that contains only zombies.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)

@@ -1,9 +1,9 @@
-"""Fetches the files of a model without loading it: one process per alias, whoever asks.
+"""Downloads the files of a model without loading it, in one process per alias.
 
-Rules: a pull belongs to its alias, not to the client that asked for it: who comes later joins it, and
-who leaves does not stop it. The process is started by a ``Launch`` and known by its ``Handle`` and by
-what it writes, so nothing but ``PullLauncher`` assumes that it runs on this host. Its lines of JSON are
-progress; the reason of a failure is its last other line.
+Rules: a pull belongs to its alias, not to a client: later requests join it, and a client that leaves
+does not stop it. A ``Launch`` starts the process; only its ``Handle`` and its output are used, so only
+``PullLauncher`` assumes that it runs on this host. Lines of JSON are progress reports; after a failure
+the last other line is the reason.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _REASON = "load failed: "  # how the last line of a failed pull begins
 
 OnChange = Callable[[str, Download | None], None]  # None: the pull has ended
 Clock = Callable[[], float]
-# Starts the pull of a spec's alias and model; ``Output`` gets what it writes. Raises ``LaunchFailed``.
+# Starts a pull for a spec's alias and model; ``Output`` gets its output. Raises ``LaunchFailed``.
 Launch = Callable[[LaunchSpec, Output], Awaitable[Handle]]
 
 
 @dataclass(frozen=True, slots=True)
 class PullOutcome:
-    """``fetched_bytes`` were not there before; 0: there was nothing to fetch."""
+    """``fetched_bytes``: downloaded by this pull; 0: all files were already there."""
 
     alias: str
     fetched_bytes: int
@@ -59,7 +59,7 @@ class PullOutcome:
 
 
 class PullLauncher(LocalLauncher):
-    """Starts pulls as children of this process; of a ``LaunchSpec`` it takes alias and model."""
+    """Starts pulls as children of this process; uses alias and model of a ``LaunchSpec``."""
 
     def __init__(self, argv: Sequence[str] = (sys.executable, "-m", "workers.pull")) -> None:
         super().__init__(argv)
@@ -70,7 +70,7 @@ class PullLauncher(LocalLauncher):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A line of a pull. ``fetched_bytes`` stands in its last one."""
+    """A progress line of a pull. Only the last one has ``fetched_bytes``."""
 
     detail: str
     download: Download | None
@@ -78,23 +78,23 @@ class Report:
 
 
 def read_report(line: str) -> Report | None:
-    """What *line* reports; None when it is something else that the process said."""
+    """The report in *line*; None if the line is other output."""
     try:
-        said = json.loads(line)
-        if not isinstance(said, dict) or "phase" not in said:
+        parsed = json.loads(line)
+        if not isinstance(parsed, dict) or "phase" not in parsed:
             return None
-        download = said.get("download")
+        download = parsed.get("download")
         return Report(
-            str(said.get("detail", "")),
+            str(parsed.get("detail", "")),
             None if download is None else Download.model_validate(download),
-            said.get("fetched_bytes"),
+            parsed.get("fetched_bytes"),
         )
     except (ValueError, ValidationError):
         return None
 
 
 class Pulls:
-    """All pulls of this manager. *on_change* is called on the loop."""
+    """All pulls of this manager. *on_change* is called in the event loop."""
 
     def __init__(
         self,
@@ -115,46 +115,49 @@ class Pulls:
         return f"<Pulls of {list(self._pulls)}>"
 
     async def pull(self, alias: str, model: VlmSettings | ImageSettings) -> PullOutcome:
-        """Fetch what *alias* needs, or join the pull that does.
+        """Download the files of *alias*, or join the pull that does.
 
-        Raises ``LoadFailed`` with the reason, ``Unavailable`` when the manager stops.
+        Raises ``LoadFailed`` with the reason, ``Unavailable`` when the manager shuts down.
         """
         if self._closing.is_set():
             raise refusal.shutting_down()
         if alias not in self._pulls:
             self._begin(alias, model)
-        self._pulls[alias][0].beside = False  # somebody waits for it now
+        self._pulls[alias][0].background = False  # a client waits for it now
         return await asyncio.shield(self._pulls[alias][1])
 
-    def _begin(self, alias: str, model: VlmSettings | ImageSettings, *, beside: bool = False) -> None:
-        pull = _Pull(alias, self._clock, self._on_change, beside=beside)
+    def _begin(
+        self, alias: str, model: VlmSettings | ImageSettings, *, background: bool = False
+    ) -> None:
+        pull = _Pull(alias, self._clock, self._on_change, background=background)
         task = asyncio.create_task(self._run(pull, model.model_dump_json()), name=f"pull-{alias}")
         self._pulls[alias] = (pull, task)
         task.add_done_callback(lambda task: self._ended(alias, task))
 
     def progress(self, alias: str) -> Download | None:
-        """How far the pull that loads of *alias* wait for is; None when there is none."""
+        """Progress of the pull that loads of *alias* wait for; None when there is none."""
         pull = self._pulls.get(alias)
-        return None if pull is None or pull[0].beside else pull[0].download or Download()
+        return None if pull is None or pull[0].background else pull[0].download or Download()
 
     def fetched_at(self, alias: str) -> float:
-        """When bytes of it last came or were verified; -inf when there is none."""
+        """When bytes of that pull last arrived or were verified; -inf when there is none."""
         pull = self._pulls.get(alias)
-        return NEVER if pull is None or pull[0].beside else pull[0].fetched_at
+        return NEVER if pull is None or pull[0].background else pull[0].fetched_at
 
     def update(self, alias: str, model: VlmSettings | ImageSettings) -> None:
-        """Fetch what the Hub has now beside the copy that serves. Loads don't wait for it."""
+        """Download newer files from the Hub while the current ones are in use. Loads do not wait."""
         if not self._closing.is_set() and alias not in self._pulls:
-            self._begin(alias, model, beside=True)
+            self._begin(alias, model, background=True)
 
     async def close(self) -> None:
-        """End all pulls; what they fetched stays and is gone on with next time."""
+        """End all pulls; later pulls resume from the downloaded files."""
         self._closing.set()
         await asyncio.gather(*(task for _, task in self._pulls.values()), return_exceptions=True)
 
     def _ended(self, alias: str, task: asyncio.Task[PullOutcome]) -> None:
         del self._pulls[alias]
-        if not task.cancelled() and (error := task.exception()):  # asked for: perhaps nobody waits
+        # Read the exception in any case: no client may be waiting for it.
+        if not task.cancelled() and (error := task.exception()):
             log.warning("alias=%s pull failed: %s", alias, error)
         self._on_change(alias, None)
 
@@ -170,7 +173,7 @@ class Pulls:
         return pull.outcome(status)
 
     async def _ended_or_stopped(self, handle: Handle) -> int:
-        """The exit status of *handle*, which is stopped when this manager is."""
+        """The exit status of *handle*; stops it when the manager shuts down."""
         ended = asyncio.ensure_future(handle.wait())
         closing = asyncio.ensure_future(self._closing.wait())
         try:
@@ -186,11 +189,13 @@ class Pulls:
 
 
 class _Pull:
-    """One running pull: what its process has said so far."""
+    """One running pull, and the output of its process so far."""
 
-    def __init__(self, alias: str, clock: Clock, on_change: OnChange, *, beside: bool = False) -> None:
+    def __init__(
+        self, alias: str, clock: Clock, on_change: OnChange, *, background: bool = False
+    ) -> None:
         self.alias = alias
-        self.beside = beside  # a copy that serves: nobody waits for it
+        self.background = background  # no client and no load waits for it
         self.download: Download | None = None
         self.fetched_at = NEVER
         self._clock = clock
@@ -199,23 +204,23 @@ class _Pull:
         self._loop = asyncio.get_running_loop()
         self._partial = b""
         self._fetched: int | None = None
-        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def take(self, data: bytes) -> None:
         """Output of the process; called from a thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._take, data)
 
     def _take(self, data: bytes) -> None:
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
-            self._hear(line.decode("utf-8", "replace").strip())
+            self._take_line(line.decode("utf-8", "replace").strip())
 
-    def _hear(self, line: str) -> None:
+    def _take_line(self, line: str) -> None:
         report = read_report(line)
         if report is None:
             if line:
-                self._said.append(line)
+                self._lines.append(line)
             return
         self._fetched = report.fetched_bytes
         if report.download is not None:
@@ -223,14 +228,14 @@ class _Pull:
             if first or moved(report.download) > moved(self.download or Download()):
                 self.fetched_at = self._clock()
             self.download = report.download
-            if not self.beside:
+            if not self.background:
                 self._on_change(self.alias, report.download)
             if first or self._clock() - self._logged >= LOG_S:
                 self._logged = self._clock()
                 log.info("alias=%s pull: %s", self.alias, report.detail)
 
     def outcome(self, status: int) -> PullOutcome:
-        """What came of it, by its exit *status*; raises ``LoadFailed``."""
+        """The result for exit status *status*; raises ``LoadFailed``."""
         self._take(b"\n")
         if status != 0 or self._fetched is None:
             raise LoadFailed(self._reason(status))
@@ -239,7 +244,7 @@ class _Pull:
         return PullOutcome(self.alias, self._fetched, seconds)
 
     def _reason(self, status: int) -> str:
-        last = self._said[-1] if self._said else ""
+        last = self._lines[-1] if self._lines else ""
         if last.startswith(_REASON):
             return last.removeprefix(_REASON)
         return f"the download of {self.alias} ended ({exit_text(status)})" + (last and f": {last}")

@@ -1,8 +1,9 @@
-"""Worker processes that wait with their libraries imported, so that a cold start has only to load.
+"""Standby workers: processes with their libraries imported, so that a cold start only loads the model.
 
-Rules: a standby is a worker that has not been told yet what it serves; told, it *is* that worker, and
-its memory is a part of that worker's charge. So it stands in nobody's way: the pool says how many fit
-beside the workers (``limit``), the rest are dismissed. One that ends by itself is not replaced at once.
+Rules: a standby worker is a worker without a model yet. Once it gets a spec it is that worker, and its
+memory is part of that worker's charge. Standby workers give way to workers: the pool says how many fit
+in the budget (``limit``), the others are dismissed. One that exits unexpectedly is not replaced at
+once.
 """
 
 from __future__ import annotations
@@ -30,43 +31,43 @@ log = logging.getLogger(__name__)
 
 READY_LINE = b"standby ready"
 FIRST_ESTIMATE = GIB // 2  # bytes, until one has been measured
-TO_HAVE_FROM = 24 * GIB  # bytes of system memory: less than that, and models want all of it
-_RETRY_S = 60.0  # after one has ended by itself
+DEFAULT_FROM = 24 * GIB  # system memory; with less, models need all of it
+_RETRY_S = 60.0  # after one exited unexpectedly
 _GRACE_S = 2.0
 
 
 class Parked(Protocol):
-    """A process that is not told yet what it serves."""
+    """A process that waits for its spec."""
 
     @property
     def handle(self) -> Handle: ...
 
     def adopt(self, spec: LaunchSpec, output: Output) -> Handle:
-        """Make it the worker of *spec*. Raises ``LaunchFailed`` when it is gone."""
+        """Make it the worker of *spec*. Raises ``LaunchFailed`` when it has ended."""
 
 
 class Parker(Launcher, Protocol):
-    """A launcher that can park processes."""
+    """A launcher that can also start standby processes."""
 
     async def park(self, kinds: Sequence[str], output: Output) -> Parked:
-        """Start a process that imports what workers of *kinds* need. Raises ``LaunchFailed``."""
+        """Start a process that imports the libraries for *kinds*. Raises ``LaunchFailed``."""
 
 
 class Standbys:
-    """A ``Launcher`` that takes a parked process when there is one; *wanted* of them are kept."""
+    """A ``Launcher`` that uses a standby process if there is one, and keeps up to *size* of them."""
 
     def __init__(
         self,
         launcher: Parker,
         kinds: Sequence[str],
-        wanted: int,
+        size: int,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.memory_each = FIRST_ESTIMATE
         self._launcher = launcher
         self._kinds = tuple(kinds)
-        self._wanted = wanted
+        self._size = size
         self._clock = clock
         self._parked: list[_Standby] = []
         self._leaving: set[asyncio.Task[None]] = set()
@@ -75,19 +76,19 @@ class Standbys:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Standbys {self.count} of {self._wanted}, {self.ready} ready>"
+        return f"<Standbys {self.count} of {self._size}, {self.ready} ready>"
 
     @property
     def count(self) -> int:
         return len(self._parked) + (self._starting is not None)
 
     def memory(self, *, adopted: int) -> int:
-        """Bytes that they take beside the workers once *adopted* of them have become workers."""
+        """Their memory in bytes, after *adopted* of them have become workers."""
         return (max(0, self.count - adopted) + len(self._leaving)) * self.memory_each
 
     @property
     def ready(self) -> int:
-        """Those that have imported all they can."""
+        """The number that have imported their libraries."""
         return sum(standby.ready for standby in self._parked)
 
     def obstacle(self, model: VlmSettings | ImageSettings) -> str:
@@ -95,7 +96,7 @@ class Standbys:
 
     async def launch(self, spec: LaunchSpec, output: Output) -> Handle:
         while self._parked:
-            # The one that has come furthest.
+            # Prefer one that is ready.
             standby = max(self._parked, key=lambda s: s.ready)
             self._parked.remove(standby)
             with contextlib.suppress(LaunchFailed):
@@ -103,10 +104,10 @@ class Standbys:
         return await self._launcher.launch(spec, output)
 
     def limit(self, fitting: int, *, may_start: bool) -> None:
-        """There is room for *fitting*; dismisses those beyond, and starts one if there may be more."""
+        """Keep at most *fitting*: dismiss the others, or start one if there may be more."""
         if self._closed:
             return
-        target = min(self._wanted, fitting)
+        target = min(self._size, fitting)
         for standby in self._parked[target:]:
             self._dismiss(standby)
         del self._parked[target:]
@@ -114,7 +115,7 @@ class Standbys:
             self._starting = asyncio.create_task(self._start(), name="standby")
 
     async def measure(self) -> None:
-        """See how large they are: that is what each is charged from now on."""
+        """Measure them; the result is the charge for each from now on."""
         for standby in list(self._parked):
             footprint = await standby.handle.footprint()
             if footprint is not None and standby.ready:
@@ -133,18 +134,18 @@ class Standbys:
     async def _start(self) -> None:
         standby = _Standby()
         try:
-            standby.parked = await self._launcher.park(self._kinds, standby.hear)
+            standby.parked = await self._launcher.park(self._kinds, standby.take_output)
         except LaunchFailed as exc:
             log.warning("no standby worker: %s", exc)
             self._not_before = self._clock() + _RETRY_S
         else:
             self._parked.append(standby)
-            standby.watcher = asyncio.create_task(self._see_off(standby), name="standby-watch")
+            standby.watcher = asyncio.create_task(self._watch(standby), name="standby-watch")
         finally:
             self._starting = None
 
-    async def _see_off(self, standby: _Standby) -> None:
-        """Notices when it ends though nobody wanted that."""
+    async def _watch(self, standby: _Standby) -> None:
+        """Remove *standby* if it exits unexpectedly."""
         status = await standby.handle.wait()
         if standby in self._parked:
             self._parked.remove(standby)
@@ -182,8 +183,8 @@ class _Standby:
         assert self.parked is not None
         return self.parked.adopt(spec, output)
 
-    def hear(self, data: bytes) -> None:
-        """What it says while it is parked; called from a thread."""
+    def take_output(self, data: bytes) -> None:
+        """Its output before it is adopted; called from a thread."""
         self.ready = self.ready or READY_LINE in data
         lines = data.decode("utf-8", "replace").split("\n")
         self.last_line = next((line for line in reversed(lines) if line.strip()), self.last_line)

@@ -1,1 +1,1 @@
-"""Readings of memory and what the manager learns from them."""
+"""Memory readings, and the peaks that the manager learns from them."""

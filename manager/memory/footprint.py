@@ -1,12 +1,13 @@
-"""What one process costs the machine, in bytes.
+"""The footprint of one process, in bytes.
 
-Rules: a reading, never policy; what can't be read (the process is gone or somebody else's, another
-platform) is None and never an error. On Linux it is PSS, where a page that several processes share
-counts by its share, plus what was swapped out: the cost that comes back when the process ends. On
-macOS it is the footprint that Activity Monitor shows, GPU buffers in unified memory included.
+Rules: readings only, no policy. A footprint that cannot be read (the process has ended or belongs to
+another user, or the platform is unknown) is None and never an error. On Linux it is PSS plus
+swapped-out pages, the memory that is free again when the process ends; PSS divides a shared page among
+its processes. On macOS it is the footprint that Activity Monitor shows, including GPU buffers in
+unified memory.
 
 Linux walks the page tables of the process for this: 30 ms per GiB of small pages, during which the
-process can't map memory. Ask from a thread, and a large process not every second.
+process cannot map memory. Call it in a thread, and less than once a second for a large process.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ RUSAGE_INFO_V2 = 2
 
 
 def footprint(pid: int) -> int | None:
-    """Bytes that process *pid* costs; None when that can't be read."""
+    """The footprint of process *pid* in bytes; None when it cannot be read."""
     reader = reader_for(sys.platform)
     return None if reader is None else reader(pid)
 
 
 def reader_for(platform: str) -> Reader | None:
-    """What reads footprints on *platform*, a ``sys.platform``."""
+    """The function that reads footprints on *platform*, a ``sys.platform``."""
     return _READERS.get(platform)
 
 
@@ -38,7 +39,7 @@ def reader_for(platform: str) -> Reader | None:
 
 def linux_footprint(pid: int) -> int | None:
     try:
-        # A process that is gone, or a zombie, still has the file until it is read.
+        # For an ended process or a zombie, opening works and reading fails.
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             return parse_smaps_rollup(file.read())
     except OSError:

@@ -1,9 +1,9 @@
-"""The most memory that each model has been seen to take, kept on disk from run to run.
+"""The peak of each model, the highest footprint measured, stored on disk across restarts.
 
-Rules: the file is a help, never a condition. Damaged in whatever way, it is put aside with one warning
-and learning starts afresh; a disk that takes nothing costs one warning and the memory copy goes on. An
-entry of an unknown shape is dropped alone. The file is replaced as a whole, so that a crash leaves the
-old or the new one. All sizes are bytes.
+Rules: the file is optional. A damaged file is moved aside with one warning, and learning starts again.
+If the file cannot be written, there is one warning, and the peaks in memory remain valid. An unknown
+entry is dropped alone. The file is replaced as a whole, so that a crash leaves the old or the new one.
+Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from contracts.settings.models import ImageSettings, VlmSettings
 log = logging.getLogger(__name__)
 
 VERSION = 1
-LARGEST = 1 << 46  # bytes; no machine has 64 TiB, so what is larger is not a measurement
+LARGEST = 1 << 46  # bytes; no machine has 64 TiB, so larger values are not measurements
 WORTH_LEARNING = 1.01  # a peak that grew by less is the same peak
 _FILE_LIMIT = 1 << 20  # bytes; thousands of models
 
@@ -35,28 +35,27 @@ _FILE_LIMIT = 1 << 20  # bytes; thousands of models
 class Peak:
     bytes: int
     learned_at: float  # Unix seconds
-    large: bool = False  # it includes a picture of substantial size (``large_picture`` of the settings)
+    large: bool = False  # it includes a large image (``large_picture`` in contracts.settings.models)
 
 
 class Damaged(ValueError):
-    """The file can't be believed; the message says why."""
+    """The file is damaged; the message says how."""
 
 
 def peak_key(model: VlmSettings | ImageSettings) -> str:
-    """What decides how much memory a model takes. Two aliases of one model share their peak."""
+    """The settings that decide the memory of a model, as one text. Aliases of one model share it."""
     quantize, family = None, None
     if isinstance(model, ImageSettings):
         quantize, family = model.quantize, model.family
-        if model.residency == "lean":  # holds far less, and must not be counted as if it did not
+        if model.residency == "lean":  # needs far less memory
             family = f"{family}|lean"
     return f"{model.path}|{quantize or '-'}|{family or '-'}"
 
 
 class Peaks:
-    """Read at construction; ``learn`` changes the memory copy, ``save`` writes it if it changed.
+    """Reads the file at construction; ``learn`` changes the copy in memory, ``save`` writes changes.
 
-    Without a *file* everything is forgotten at the end. ``save`` waits for the disk and may be called
-    from a thread.
+    Without a *file*, nothing is stored. ``save`` waits for the disk and may be called in a thread.
     """
 
     def __init__(self, file: Path | None, *, wall_clock: Callable[[], float] = time.time) -> None:
@@ -65,7 +64,7 @@ class Peaks:
         self._peaks: dict[str, Peak] = {}
         self._saving = threading.Lock()
         self._changed = False
-        self._warned = False  # that nothing can be saved
+        self._warned = False  # about a failed save
         if file is not None:
             self._load(file)
 
@@ -76,9 +75,9 @@ class Peaks:
         return self._peaks.get(key)
 
     def learn(self, key: str, bytes_: int, *, large: bool = False) -> bool:
-        """Take in a measurement; True when it changed what is known of *key*. A peak only grows.
+        """Record a measurement; True when it changed the peak of *key*. A peak only grows.
 
-        *large*: the process that was measured has served a large picture.
+        *large*: the measured process has served a large image.
         """
         if not 0 < bytes_ <= LARGEST:
             return False
@@ -93,17 +92,17 @@ class Peaks:
         return True
 
     def save(self) -> None:
-        """Write what was learned since the last time; never raises."""
+        """Write the changes since the last save; never raises."""
         with self._saving:
             if self._file is None or not self._changed:
                 return
-            self._changed = False  # before the copy: what is learned from here on is saved next time
+            self._changed = False  # before the copy: later changes are saved next time
             try:
                 replace_file(self._file, render(dict(self._peaks)))
             except (OSError, ValueError) as exc:
                 self._changed = True
                 if not self._warned:
-                    log.warning("%s: learned memory is not being kept: %s", self._file, exc)
+                    log.warning("%s: learned peaks cannot be stored: %s", self._file, exc)
                 self._warned = True
             else:
                 self._warned = False
@@ -115,8 +114,8 @@ class Peaks:
             return
         except (OSError, ValueError, RecursionError) as exc:
             aside = file.with_name(f"{file.name}.damaged")
-            _put_aside(file, aside)
-            log.warning("%s: put aside as %s, memory is learned afresh: %s", file, aside.name, exc)
+            _move_aside(file, aside)
+            log.warning("%s: damaged, moved to %s; peaks are learned again: %s", file, aside.name, exc)
 
 
 def render(peaks: dict[str, Peak]) -> bytes:
@@ -136,18 +135,18 @@ def parse(content: bytes) -> dict[str, Peak]:
     except (ValueError, RecursionError) as exc:
         raise Damaged(f"not JSON: {exc}") from exc
     if not isinstance(whole, dict) or not isinstance(entries := whole.get("peaks"), dict):
-        raise Damaged("not a file of peaks")
+        raise Damaged("not a peaks file")
     if whole.get("version") != VERSION:
-        raise Damaged("of another version")
+        raise Damaged("unknown version")
     if whole.get("checksum") != _checksum(entries):
-        raise Damaged("its checksum is wrong")
+        raise Damaged("wrong checksum")
     return {key: peak for key, entry in entries.items() if (peak := _peak(entry))}
 
 
 def _peak(entry: Any) -> Peak | None:
     if not isinstance(entry, dict):
         return None
-    # A file of an earlier version does not say which work its peaks are of: then a text, for safety.
+    # Files of earlier versions lack "large"; assume that the peak does not include a large image.
     entry = {"large": False, **entry}
     if set(entry) != {"bytes", "learned_at", "large"} or type(entry["large"]) is not bool:
         return None
@@ -165,7 +164,7 @@ def _checksum(entries: dict[str, Any]) -> str:
 
 
 def _read(file: Path) -> bytes:
-    # A pipe in its place must not hang the start.
+    # Opening a pipe in its place must not hang the start.
     fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -175,16 +174,16 @@ def _read(file: Path) -> bytes:
     finally:
         os.close(fd)
     if len(content) > _FILE_LIMIT:
-        raise Damaged("much too large")
+        raise Damaged("too large")
     return content
 
 
-def _put_aside(file: Path, aside: Path) -> None:
-    """What can't be put aside is overwritten by the next save, or keeps refusing it."""
+def _move_aside(file: Path, aside: Path) -> None:
+    """Move the file aside. If that fails, the next save overwrites it, or fails."""
     with contextlib.suppress(OSError, ValueError):
         try:
             os.replace(file, aside)
-        except OSError:  # such as a folder over the file of last time
+        except OSError:  # for instance, a folder cannot replace an older file
             aside.unlink()
             os.replace(file, aside)
 

@@ -1,9 +1,8 @@
-"""How hard it has become to get memory, in three levels, how long a level is believed, when it acts.
+"""Memory pressure in three levels: how it is read, how long a level holds, when to act on it.
 
-Rules: ``read`` reads, ``judge`` and ``macos_level`` say what a reading means, ``PressureGauge`` holds a
-level long enough that nothing flaps, ``Relief`` says when an idle worker must leave. None is "can't be
-known" (no PSI in the kernel or container, another platform), which is evidence of nothing. Which worker
-leaves is decided elsewhere.
+Rules: ``read`` reads, ``judge`` and ``macos_level`` interpret a reading, ``PressureGauge`` holds a
+level so that it does not flap, ``Relief`` decides when an idle worker must leave. None means unknown
+(no PSI in the kernel or container, another platform). The pool chooses the worker.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from manager.memory.system import Sysctl, sysctl
 PSI_FILE = Path("/proc/pressure/memory")
 MACOS_LEVEL = "kern.memorystatus_vm_pressure_level"
 
-# Percent of the last ten seconds. "some": at least one task waited for memory; "full": nobody could
-# work, because all waited. Ten percent of "some" is where systemd tells a service to give memory back
+# Percent of the last ten seconds. "some": at least one task waited for memory; "full": all tasks
+# waited. Ten percent of "some" is where systemd asks a service to return memory
 # (MemoryPressureThresholdSec, 200 ms in 2 s) and between the 7 % and 20 % at which Android's lmkd
-# begins with the least important process: idle workers are that here. systemd-oomd kills at 60 % for
-# 30 s and lmkd at 70 % of "full"; we only hold loads back, and well before. A single load on an idle
-# machine makes "full" equal to "some", so "full" must not be taken too seriously: hence 5 and 20.
+# starts to kill the least important processes; idle workers are the counterpart here. systemd-oomd
+# kills at 60 % for 30 s, and lmkd at 70 % of "full"; we only stop loading models, and much earlier. A
+# single load on an idle machine makes "full" equal to "some", hence the limits 5 and 20 for "full".
 WARNING_SOME = 10.0
 WARNING_FULL = 5.0
 CRITICAL_FULL = 20.0
@@ -34,8 +33,8 @@ _AVG10 = re.compile(r"^(some|full) avg10=(\d+(?:\.\d+)?)\b", re.MULTILINE)
 
 class Pressure(IntEnum):
     NORMAL = 0
-    WARNING = 1  # idle workers should go
-    CRITICAL = 2  # nothing should be loaded
+    WARNING = 1  # unload idle workers
+    CRITICAL = 2  # also load nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Psi:
 
 
 def read() -> Pressure | None:
-    """The system's level now; None when it can't be known."""
+    """The system's memory pressure; None when it is unknown."""
     return read_on(sys.platform)
 
 
@@ -57,14 +56,14 @@ def read_on(platform: str, *, psi_file: Path = PSI_FILE, sysctl: Sysctl = sysctl
     if platform == "linux":
         try:
             psi = parse_psi(psi_file.read_text(encoding="ascii", errors="replace"))
-        except OSError:  # also what reading gives where PSI is compiled in and switched off
+        except OSError:  # also raised if PSI is compiled in but disabled
             return None
         return None if psi is None else judge(psi)
     return None
 
 
 def parse_psi(text: str) -> Psi | None:
-    """The content of ``/proc/pressure/memory``; None when it isn't that."""
+    """Parse ``/proc/pressure/memory``; None when *text* is something else."""
     found = dict(_AVG10.findall(text))
     if "some" not in found or "full" not in found:
         return None
@@ -80,18 +79,18 @@ def judge(psi: Psi) -> Pressure:
 
 
 def macos_level(value: int | None) -> Pressure | None:
-    """What ``kern.memorystatus_vm_pressure_level`` means. Untested on macOS."""
+    """Interpret ``kern.memorystatus_vm_pressure_level``. Not tested on macOS."""
     levels = {1: Pressure.NORMAL, 2: Pressure.WARNING, 4: Pressure.CRITICAL}
     return None if value is None else levels.get(value)
 
 
 @dataclass(frozen=True, slots=True)
 class ReliefRule:
-    """When idle workers leave. Seconds.
+    """When to unload idle workers. Times in seconds.
 
-    ``warning_after_s``: how long the system must have said WARNING without a pause before it acts.
-    ``between_s``: from one worker to the next at WARNING. ``held``: act on the level that the gauge
-    holds, else only while the system itself says so.
+    ``warning_after_s``: how long the readings must have been WARNING or more without a break.
+    ``between_s``: the pause between two workers at WARNING. ``held``: act on the level that the gauge
+    holds, otherwise on the reading itself.
     """
 
     warning_after_s: float = 0.0
@@ -99,11 +98,11 @@ class ReliefRule:
     held: bool = True
 
 
-# PSI is a mean of ten seconds: it has waited already, and falls as soon as memory is there.
+# PSI is a mean over ten seconds: it is already delayed, and falls as soon as memory is available.
 LINUX_RULE = ReliefRule()
-# macOS says WARNING once the compressor holds half of the memory that is not wired. With models and
-# Docker in memory that is soon and often harmless, and the level trails what a worker gives back by
-# seconds: a worker each second would empty the machine before the first one shows.
+# macOS reports WARNING once the compressor holds half of the memory that is not wired. With models and
+# Docker in memory that happens early and is often harmless, and the level follows an unload only after
+# seconds: unloading one worker per second would unload all of them before the level falls.
 MACOS_RULE = ReliefRule(warning_after_s=30.0, between_s=30.0, held=False)
 
 
@@ -121,8 +120,8 @@ def relief_is_due(
 ) -> bool:
     """Whether one idle worker must leave now because of *level*.
 
-    *warned_since*: since when the system has said WARNING or more, None: it does not. *relieved_at*:
-    when a worker last left for this reason, None: never.
+    *warned_since*: since when the readings have been WARNING or more, None: they are not.
+    *relieved_at*: when a worker last left for this reason, None: never.
     """
     if level is Pressure.CRITICAL:
         return True
@@ -134,7 +133,7 @@ def relief_is_due(
 
 
 class Relief:
-    """Asked at each reading; remembers what ``relief_is_due`` needs."""
+    """The state for ``relief_is_due``; call ``due`` for each reading."""
 
     def __init__(self, rule: ReliefRule) -> None:
         self._rule = rule
@@ -144,16 +143,16 @@ class Relief:
     def __repr__(self) -> str:
         return f"<Relief warned since {self._warned_since} relieved at {self._relieved_at}>"
 
-    def due(self, heard: Pressure | None, held: Pressure, now: float) -> bool:
-        """*heard*: the reading, *held*: the level of the gauge after it."""
-        if heard is Pressure.NORMAL:
+    def due(self, reading: Pressure | None, held: Pressure, now: float) -> bool:
+        """*held*: the level of the gauge after *reading*."""
+        if reading is Pressure.NORMAL:
             self._warned_since = None
-        elif heard is not None and self._warned_since is None:
+        elif reading is not None and self._warned_since is None:
             self._warned_since = now
-        level = held if self._rule.held else heard
+        level = held if self._rule.held else reading
         if level is None:
             return False
-        # A clock that was set back must not hold relief up for ever.
+        # A clock that was set back must not delay relief forever.
         since, relieved = (
             None if at is None else min(at, now) for at in (self._warned_since, self._relieved_at)
         )
@@ -166,12 +165,12 @@ class Relief:
 
 
 class PressureGauge:
-    """The level to act on: rises at once, falls one level after ``calm_s`` seconds of calm."""
+    """The level to act on: rises at once, falls by one level after ``calm_s`` seconds of calm."""
 
     def __init__(self, calm_s: float = 15.0) -> None:
         self._calm_s = calm_s
         self._level = Pressure.NORMAL
-        self._calm_since = 0.0  # since then nothing as high as the level was heard
+        self._calm_since = 0.0  # no reading since then was as high as the level
 
     def __repr__(self) -> str:
         return f"<PressureGauge {self._level.name} since {self._calm_since:g}>"
@@ -180,8 +179,8 @@ class PressureGauge:
     def level(self) -> Pressure:
         return self._level
 
-    def heard(self, level: Pressure | None, now: float) -> Pressure:
-        """Take in a reading; the level to act on. *now*: seconds of the caller's clock."""
+    def update(self, level: Pressure | None, now: float) -> Pressure:
+        """Record a reading; returns the level to act on. *now*: seconds of the caller's clock."""
         if level is not None and level >= self._level:
             self._level, self._calm_since = level, now
         elif now < self._calm_since:  # the clock was set back

@@ -1,4 +1,4 @@
-"""Readings of the system's memory. Never policy: what a reading means is decided elsewhere."""
+"""Readings of the system's memory. No policy: other modules interpret them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sysctl = Callable[[str], int | None]
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """Bytes. ``available`` is what can be had without swapping; the rest of ``total`` is ``used``."""
+    """Bytes. ``available`` without swapping; the rest of ``total`` is ``used``."""
 
     total: int
     available: int
@@ -37,7 +37,7 @@ def read() -> MemoryReading:
 
 
 def sysctl(name: str, platform: str = sys.platform) -> int | None:
-    """The integer *name* of macOS's ``sysctl``; None where there is none. Untested on macOS."""
+    """The integer value of sysctl *name* on macOS; None elsewhere. Not tested on macOS."""
     if platform != "darwin":
         return None
     value = ctypes.c_int64(0)  # a 32-bit value fills the lower half: all Macs are little-endian

@@ -1,7 +1,7 @@
-"""``python -m manager`` with fake workers: the same entry point, another argv for the workers.
+"""``python -m manager`` with fake workers: the same entry point, another command for the workers.
 
-The file that ``FAKE_MANAGER_LEVERS`` names moves what can't be moved from outside: a JSON object with
-``pressure`` (0 normal, 1 warning, 2 critical) and ``clock_offset_s``, read again whenever asked for.
+The file ``FAKE_MANAGER_LEVERS`` controls what a test cannot change otherwise: a JSON object with
+``pressure`` (0 normal, 1 warning, 2 critical) and ``clock_offset_s``, read at each use.
 """
 
 import json

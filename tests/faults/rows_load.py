@@ -78,7 +78,7 @@ def _health_lies(world: World) -> None:
 def _wrong_nonce(world: World) -> None:
     call = world.call("chat", "a")
     assert call.told, call
-    assert "another process answers on its port" in call.message, call
+    assert "another process responds on its port" in call.message, call
 
 
 def _port_taken(world: World) -> None:
@@ -97,7 +97,7 @@ def _log_folder_full(world: World) -> None:
         assert world.answers("chat", "a")
         assert world.answers("chat", "b")
         world.control("/stop-all")
-    assert "output is not being kept" in world.log("manager")
+    assert "output cannot be stored" in world.log("manager")
 
 
 def _state_damaged(world: World) -> None:
@@ -112,7 +112,7 @@ def _state_damaged(world: World) -> None:
         world.start("manager")
         world.up()
         assert world.answers("chat", "a"), damage
-    assert world.log("manager").count("put aside") == len(damages)
+    assert world.log("manager").count("damaged, moved to") == len(damages)
 
 
 def _state_folder_is_a_file(world: World) -> None:

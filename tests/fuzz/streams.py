@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from contracts.errors import InvalidRequest, WorkerFailed
 from gateway.auth import given_key
 from gateway.images_out.links import base_url
-from manager.events import Happening, event_of, last_event_id
+from manager.events import BusEvent, event_of, last_event_id
 from manager.proxy import keep_alive_of, split
 from tests.fuzz.seeds import SETTINGS_READ as SETTINGS
 from web.access_log import AccessLog
@@ -88,7 +88,7 @@ def cut_stream(data: bytes) -> None:
         else:
             assert out == data
     text = data.decode("utf-8", "replace")
-    event = Happening("progress", {"alias": text, text: [text]}, 7)
+    event = BusEvent("progress", {"alias": text, text: [text]}, 7)
     ((name, line),) = events(event_of(event))
     assert (name, json.loads(line)) == ("progress", event.data)
 

@@ -21,11 +21,11 @@ import pytest
 
 from contracts.settings import Settings
 from manager.app import ManagerApp
-from manager.launcher.process import LocalLauncher
+from manager.launcher.process import ROOT, LocalLauncher
 from testkit import plain
 from testkit.servers import served
 
-FAKES = Path(__file__).resolve().parents[2] / "testkit" / "fakes"
+FAKES = ROOT / "testkit" / "fakes"
 FAKE_WORKER = (sys.executable, str(FAKES / "worker.py"))
 TIMEOUT_S = 20.0
 

@@ -145,7 +145,7 @@ def random_simulation(seed: int) -> Simulation:
 
 
 def fewest_loads(asked: Sequence[Asked], *, load_s: float, max_wait_s: float) -> int:
-    """The optimum for two models of which one fits at a time, under the same ``max_wait_s``.
+    """The optimum for two models of which only one fits, under the same ``max_wait_s``.
 
     At every arrival and every end of a load or an answer it may grant what waits for the loaded model
     or hold it back, and swap an idle model or keep it; once another has waited for ``max_wait_s`` it

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from manager.app import ManagerApp
-from manager.awake import LINGER_S, Awake, awake_is_wanted
+from manager.awake import LINGER_S, Awake, must_stay_awake
 from manager.launcher.process import ROOT, LocalLauncher
 from testkit.servers import served
 from tests.manager.conftest import FAKE_WORKER, Bench, Manager, alive, eventually
@@ -55,65 +55,65 @@ def awake(caffeinate: Caffeinate) -> Iterator[Awake]:
     held.close()
 
 
-def test_it_is_wanted_while_work_is_open_and_a_moment_after() -> None:
-    def wanted(now: float, worked_at: float | None = 0.0) -> bool:
-        return awake_is_wanted(busy=False, worked_at=worked_at, now=now)
+def test_the_machine_stays_awake_during_work_and_a_moment_after() -> None:
+    def stays(now: float, worked_at: float | None = 0.0) -> bool:
+        return must_stay_awake(busy=False, worked_at=worked_at, now=now)
 
-    assert awake_is_wanted(busy=True, worked_at=None, now=0)
-    assert not wanted(5, worked_at=None)
-    assert [wanted(now) for now in (0, LINGER_S - 1, LINGER_S, 1e6)] == [True, True, False, False]
-    assert not wanted(5, worked_at=100), "the clock was set back"
+    assert must_stay_awake(busy=True, worked_at=None, now=0)
+    assert not stays(5, worked_at=None)
+    assert [stays(now) for now in (0, LINGER_S - 1, LINGER_S, 1e6)] == [True, True, False, False]
+    assert not stays(5, worked_at=100), "the clock was set back"
 
 
 def test_one_process_is_held_while_work_is_open_and_none_when_idle(
     awake: Awake, caffeinate: Caffeinate
 ) -> None:
-    awake.look(False, 0)
+    awake.update(False, 0)
     assert not awake.held
     for now in range(1, 5):
-        awake.look(True, now)
+        awake.update(True, now)
     eventually(caffeinate.started)
     ((pid, arguments),) = caffeinate.started()
     assert arguments == f"-i -w {os.getpid()}"
-    awake.look(False, 5)
+    awake.update(False, 5)
     assert alive(pid), "the next turn of a conversation may come"
-    awake.look(False, 4 + LINGER_S)
+    awake.update(False, 4 + LINGER_S)
     assert not alive(pid)
-    awake.look(True, 60)
+    awake.update(True, 60)
     eventually(lambda: len(caffeinate.started()) == 2)
     assert len(caffeinate.living()) == 1
 
 
-def test_one_that_was_killed_is_replaced_after_a_minute(awake: Awake, caffeinate: Caffeinate) -> None:
-    awake.look(True, 0)
+def test_a_killed_caffeinate_is_replaced_after_a_minute(awake: Awake, caffeinate: Caffeinate) -> None:
+    awake.update(True, 0)
     eventually(caffeinate.started)
     os.kill(caffeinate.started()[0][0], signal.SIGKILL)
     eventually(lambda: not awake.held)
     for now in (1, 30, 60):
-        awake.look(True, now)
+        awake.update(True, now)
     assert not awake.held
-    awake.look(True, 61)
+    awake.update(True, 61)
     assert awake.held
 
 
 def test_after_the_end_none_is_started(awake: Awake) -> None:
-    awake.look(True, 0)
+    awake.update(True, 0)
     awake.close()
-    awake.look(True, 1)
+    awake.update(True, 1)
     assert not awake.held
 
 
-def test_a_mac_without_it_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_caffeinate_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     awake = Awake(tmp_path / "none", "darwin")
     for now in range(3):
-        awake.look(True, now)
+        awake.update(True, now)
     (record,) = caplog.records
-    assert "may go to sleep" in record.getMessage()
+    assert "may sleep while it works" in record.getMessage()
 
 
-def test_elsewhere_than_on_macos_nothing_is_started(caffeinate: Caffeinate) -> None:
+def test_on_other_systems_nothing_is_started(caffeinate: Caffeinate) -> None:
     awake = Awake(caffeinate.program, "linux")
-    awake.look(True, 0)
+    awake.update(True, 0)
     assert not awake.held
     assert caffeinate.started() == []
 
@@ -121,7 +121,7 @@ def test_elsewhere_than_on_macos_nothing_is_started(caffeinate: Caffeinate) -> N
 def test_a_manager_that_is_killed_leaves_none_behind(caffeinate: Caffeinate) -> None:
     code = (
         "import sys, time; from pathlib import Path; from manager.awake import Awake\n"
-        "awake = Awake(Path(sys.argv[1]), 'darwin'); awake.look(True, 0); print('held', flush=True)\n"
+        "awake = Awake(Path(sys.argv[1]), 'darwin'); awake.update(True, 0); print('held', flush=True)\n"
         "time.sleep(60)"
     )
     with subprocess.Popen(

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from contracts.control import DeviceMemory
+from contracts.control import DeviceMemory, Phase, WorkerHealth
 from contracts.settings import MemorySettings, WorkerSettings
 from contracts.settings.base import GIB
 from contracts.settings.file import SettingsError
 from manager.ceiling import Bound, Budget, Mac, budget_of, ceiling_of, check_wired_limit, mac_of
 from manager.events import EventBus
 from manager.memory.system import WIRED_LIMIT, MemoryReading, sysctl
-from manager.ticker import Keeper
+from manager.ticker import Ticker
 from tests.manager.virtual import Scene, story
 
 SETTINGS = MemorySettings()
 MINI = Mac(16 * GIB, (15, 6, 1))
 
 
-def ceiling_gb(mac: Mac, told: int = 0) -> float:
-    bound = ceiling_of(mac, told)
+def ceiling_gb(mac: Mac, reported: int = 0) -> float:
+    bound = ceiling_of(mac, reported)
     assert bound is not None
     return round(bound.bytes / GIB, 2)
 
@@ -54,19 +54,19 @@ def test_the_sysctl_decides_once_it_is_set() -> None:
     assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=99 * GIB)) == 16
 
 
-def test_what_metal_tells_wins_where_it_is_lower() -> None:
-    assert ceiling_gb(MINI, told=9 * GIB) == 9
-    assert ceiling_gb(MINI, told=12 * GIB) == 10.67
-    assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=14 * GIB), told=13 * GIB) == 13
+def test_the_limit_reported_by_metal_applies_when_it_is_lower() -> None:
+    assert ceiling_gb(MINI, reported=9 * GIB) == 9
+    assert ceiling_gb(MINI, reported=12 * GIB) == 10.67
+    assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=14 * GIB), reported=13 * GIB) == 13
 
 
-def test_elsewhere_than_on_a_mac_there_is_no_ceiling() -> None:
+def test_only_a_mac_has_a_ceiling() -> None:
     assert mac_of(16 * GIB, name="linux") is None
-    assert ceiling_of(None, told=GIB) is None
+    assert ceiling_of(None, reported=GIB) is None
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has the name")
-def test_elsewhere_there_is_no_sysctl() -> None:
+def test_other_systems_have_no_sysctl() -> None:
     assert sysctl(WIRED_LIMIT) is None
 
 
@@ -90,22 +90,22 @@ def test_the_budget_says_which_rule_it_comes_from() -> None:
         budget_of(settings, 16 * GIB, ceiling_of(mac)).why
         for settings, mac in ((SETTINGS, MINI), (SETTINGS, tahoe), (capped, MINI), (margin, MINI))
     ] == [
-        "the GPU may hold it: 67 % of 16 GB on macOS 15.6.1",
+        "GPU limit: 67 % of 16 GB on macOS 15.6.1",
         "75 % of the machine's memory less memory.safety_margin_gb",
         "memory.max_unified_memory_gb less memory.safety_margin_gb",
         "75 % of the machine's memory less memory.safety_margin_gb",
     ]
-    told = budget_of(SETTINGS, 16 * GIB, ceiling_of(MINI, 8 * GIB))
-    assert told == Bound(8 * GIB, "the GPU may hold it: told by Metal")
+    bound = budget_of(SETTINGS, 16 * GIB, ceiling_of(MINI, 8 * GIB))
+    assert bound == Bound(8 * GIB, "GPU limit: reported by Metal")
 
 
-def test_what_metal_told_is_remembered_under_the_same_conditions(tmp_path: Path) -> None:
+def test_the_limit_reported_by_metal_is_stored_for_the_same_conditions(tmp_path: Path) -> None:
     file = tmp_path / "state" / "gpu.json"
     budget = Budget(SETTINGS, 16 * GIB, MINI, file)
-    assert not budget.heard(12 * GIB), "higher than what is known: no change"
-    assert budget.heard(9 * GIB)
-    assert not budget.heard(9 * GIB)
-    assert not budget.heard(0), "a worker without a GPU says nothing"
+    assert not budget.update(12 * GIB), "higher than what is known: no change"
+    assert budget.update(9 * GIB)
+    assert not budget.update(9 * GIB)
+    assert not budget.update(0), "a worker without a GPU says nothing"
     budget.save()
     assert Budget(SETTINGS, 16 * GIB, MINI, file).bytes == 9 * GIB
     for other in (
@@ -116,7 +116,7 @@ def test_what_metal_told_is_remembered_under_the_same_conditions(tmp_path: Path)
         assert Budget(SETTINGS, 16 * GIB, other, file).bytes != 9 * GIB, other
 
 
-def test_a_damaged_file_is_ignored_and_written_anew(tmp_path: Path) -> None:
+def test_a_damaged_file_is_ignored_and_replaced(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     under = MINI.conditions
     for content in (
@@ -132,7 +132,7 @@ def test_a_damaged_file_is_ignored_and_written_anew(tmp_path: Path) -> None:
         file.write_bytes(content)
         budget = Budget(SETTINGS, 16 * GIB, MINI, file)
         assert round(budget.bytes / GIB, 2) == 10.67, content
-        budget.heard(9 * GIB)
+        budget.update(9 * GIB)
         budget.save()
         assert Budget(SETTINGS, 16 * GIB, MINI, file).bytes == 9 * GIB
 
@@ -142,7 +142,7 @@ def test_a_disk_that_takes_nothing_costs_one_warning(
 ) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     budget = Budget(SETTINGS, 16 * GIB, MINI, tmp_path / "state" / "gpu.json")
-    budget.heard(9 * GIB)
+    budget.update(9 * GIB)
     budget.save()
     budget.save()
     assert budget.bytes == 9 * GIB
@@ -162,10 +162,10 @@ def test_a_wired_limit_above_half_of_what_the_gpu_may_hold_is_refused_at_the_sta
 
 
 @story({"a": 6, "b": 6})
-async def test_the_first_worker_lowers_the_budget_to_what_metal_tells_it(scene: Scene) -> None:
+async def test_the_first_worker_lowers_the_budget_to_the_limit_reported_by_metal(scene: Scene) -> None:
     settings = MemorySettings(max_unified_memory_gb=12.0, safety_margin_gb=0.0)
     budget = Budget(settings, 24 * GIB, Mac(24 * GIB, (15,)))
-    keeper = Keeper(
+    ticker = Ticker(
         scene.pool,
         peaks=scene.peaks,
         events=EventBus(),
@@ -176,12 +176,14 @@ async def test_the_first_worker_lowers_the_budget_to_what_metal_tells_it(scene: 
     )
     await scene.served("a")
     await scene.served("b")
-    keeper.look_at_budget()
+    ticker.check_budget()
     assert scene.pool.budget == 12 * GIB
     process = scene.pool.worker("b").process
     assert process is not None
-    process.device = DeviceMemory(limit=8 * GIB)
-    keeper.look_at_budget()
+    process.health = WorkerHealth(
+        alias="b", phase=Phase.READY, pid=1, device=DeviceMemory(limit=8 * GIB)
+    )
+    ticker.check_budget()
     await asyncio.sleep(1)
     assert scene.pool.budget == 8 * GIB
     assert [scene.state(alias) for alias in "ab"] == ["stopped", "ready"], "the idle one leaves"

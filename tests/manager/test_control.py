@@ -122,7 +122,7 @@ def test_stop_all_stops_all_and_names_them(bench: Bench) -> None:
         assert manager.status()["workers"] == {}
 
 
-def test_touch_is_200_and_says_whether_it_is_loaded(bench: Bench) -> None:
+def test_touch_is_200_and_reports_whether_it_is_loaded(bench: Bench) -> None:
     with bench.manager() as manager:
         assert manager.post("/touch/a").json() == {
             "success": True,
@@ -135,7 +135,7 @@ def test_touch_is_200_and_says_whether_it_is_loaded(bench: Bench) -> None:
         assert manager.status()["workers"]["a"]["idle_seconds"] < 5
 
 
-def test_the_status_tells_how_long_a_worker_stays_and_what_was_asked_for_last(bench: Bench) -> None:
+def test_the_status_shows_the_keep_alive_of_the_last_request(bench: Bench) -> None:
     with bench.manager() as manager:
         stays = [manager.status()["models"]["a"]["idle_timeout_seconds"]]
         for keep_alive in (90, 5.5):
@@ -151,7 +151,7 @@ def test_an_unknown_alias_is_a_404_in_the_error_shape(bench: Bench) -> None:
             assert answer.status_code == 404
             error = error_of(answer)
             assert error["code"] == "model_not_found"
-            assert error["message"] == "no model 'nobody'; there are: a, image"
+            assert error["message"] == "model 'nobody' does not exist; there are: a, image"
 
 
 def test_unknown_routes_and_methods_have_the_error_shape(bench: Bench) -> None:
@@ -160,7 +160,7 @@ def test_unknown_routes_and_methods_have_the_error_shape(bench: Bench) -> None:
         assert error_of(manager.http.get("/spawn/a"))["code"] == "method_not_allowed"
 
 
-def test_what_is_to_be_preloaded_is_ready_without_a_request(bench: Bench) -> None:
+def test_a_preload_is_ready_without_a_request(bench: Bench) -> None:
     with bench.manager({"a": {**bench.model(), "preload": True}}) as manager:
         manager.in_state("ready")
     assert bench.notes("begin") == []
@@ -219,7 +219,7 @@ def test_with_the_token_all_is_open(guarded: str, headers: dict[str, str]) -> No
         assert http.post("/workers/nobody/x").status_code == 404
 
 
-def test_without_a_configured_token_everybody_may(bench: Bench) -> None:
+def test_without_a_configured_token_every_request_is_admitted(bench: Bench) -> None:
     with bench.manager() as manager:
         assert isinstance(manager, Manager)
         assert manager.http.get("/status", headers={"authorization": "Bearer x"}).status_code == 200

@@ -20,7 +20,7 @@ import yaml
 
 from contracts.settings import ManagerSettings
 from manager.app import ManagerApp
-from manager.docker_bridge import BridgeListener, Bridges, bridges_of, wanted
+from manager.docker_bridge import BridgeListener, Bridges, bridges_of, must_listen
 from manager.launcher.process import ROOT, LocalLauncher
 from manager.server import ManagerServer
 from testkit import plain
@@ -59,7 +59,7 @@ def test_containers_of_any_compose_project_are_known_and_the_lan_is_not() -> Non
         assert not found.has(stranger)
 
 
-def test_without_an_engine_there_is_no_bridge() -> None:
+def test_without_a_docker_engine_there_is_no_bridge() -> None:
     found = bridges_of({"lo": [("127.0.0.1", "255.0.0.0")]})
     assert found == Bridges()
     assert not found.has("127.0.0.1")
@@ -75,10 +75,10 @@ def test_without_an_engine_there_is_no_bridge() -> None:
         ({"host": "localhost"}, "linux", True),
     ],
 )
-def test_it_listens_there_on_linux_beside_loopback_unless_told_otherwise(
+def test_it_listens_on_the_bridge_on_linux_if_the_manager_serves_only_loopback(
     settings: dict[str, object], platform: str, listens: bool
 ) -> None:
-    assert wanted(ManagerSettings.model_validate(settings), platform) is listens
+    assert must_listen(ManagerSettings.model_validate(settings), platform) is listens
 
 
 class Unsignalled(ManagerServer):
@@ -95,7 +95,7 @@ def serving(bench: Bench, found: list[Bridges]) -> Iterator[int]:
     settings = bench.settings()
     app = ManagerApp(settings, launcher=LocalLauncher(FAKE_WORKER))
     port = settings.manager.port
-    bridge = BridgeListener(port, read_bridges=lambda: found[-1], look_s=0.05)
+    bridge = BridgeListener(port, read_bridges=lambda: found[-1], check_s=0.05)
     server = Unsignalled(app, bridge=bridge)
     sock = bind("127.0.0.1", port)
     thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
@@ -121,7 +121,7 @@ needs_addresses = pytest.mark.skipif(sys.platform != "linux", reason="only 127.0
 
 
 @needs_addresses
-def test_an_engine_that_starts_later_is_reached_and_one_that_is_gone_is_let_go(bench: Bench) -> None:
+def test_a_bridge_that_appears_is_served_and_one_that_disappears_is_closed(bench: Bench) -> None:
     found = [Bridges()]
     with serving(bench, found) as port:
         assert not answers(AWAY, port)
@@ -136,7 +136,7 @@ def test_an_engine_that_starts_later_is_reached_and_one_that_is_gone_is_let_go(b
 
 
 @needs_addresses
-def test_a_peer_that_is_no_container_is_hung_up_on_unread(bench: Bench) -> None:
+def test_a_connection_from_outside_the_containers_is_closed_unread(bench: Bench) -> None:
     found = [Bridges(AWAY, (ipaddress.IPv4Network("172.17.0.0/16"),))]
     with serving(bench, found) as port:
 
@@ -155,7 +155,7 @@ def test_a_peer_that_is_no_container_is_hung_up_on_unread(bench: Bench) -> None:
 
 
 @needs_addresses
-def test_a_bridge_whose_port_is_taken_does_not_keep_loopback_from_serving(bench: Bench) -> None:
+def test_a_taken_port_on_the_bridge_does_not_stop_loopback(bench: Bench) -> None:
     found = [Bridges()]
     with serving(bench, found) as port:
         with bind(AWAY, port):

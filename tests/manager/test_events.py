@@ -16,8 +16,8 @@ from manager.events import (
     HEARTBEAT,
     KEPT,
     READER_LIMIT,
+    BusEvent,
     EventBus,
-    Happening,
     Subscription,
     event_of,
     last_event_id,
@@ -34,11 +34,11 @@ def numbered(bus: EventBus, count: int) -> None:
         bus.publish("transition", {"number": number})
 
 
-async def rest(subscription: Subscription) -> list[Happening]:
-    return [happening async for happening in subscription]
+async def rest(subscription: Subscription) -> list[BusEvent]:
+    return [event async for event in subscription]
 
 
-def test_every_reader_hears_everything_in_order() -> None:
+def test_every_reader_gets_all_events_in_order() -> None:
     async def test() -> None:
         bus = EventBus()
         async with bus.subscribe() as one, bus.subscribe() as two:
@@ -60,12 +60,12 @@ def test_a_reader_that_waits_is_woken() -> None:
             await asyncio.sleep(0)
             assert not waiting.done()
             bus.publish("pressure", {"level": "warning"})
-            assert (await waiting) == Happening("pressure", {"level": "warning"}, 1)
+            assert (await waiting) == BusEvent("pressure", {"level": "warning"}, 1)
 
     run(test())
 
 
-def test_a_new_reader_hears_only_what_is_new() -> None:
+def test_a_new_reader_gets_only_new_events() -> None:
     async def test() -> None:
         bus = EventBus()
         numbered(bus, 3)
@@ -77,7 +77,7 @@ def test_a_new_reader_hears_only_what_is_new() -> None:
     run(test())
 
 
-def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
+def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number() -> None:
     async def test() -> None:
         bus = EventBus()
         async with bus.subscribe() as slow, bus.subscribe() as quick:
@@ -86,14 +86,14 @@ def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
                 await anext(quick)
             bus.close()
             lost, *heard = await rest(slow)
-            assert lost == Happening("lost", {"count": 44}, 0)
+            assert lost == BusEvent("lost", {"count": 44}, 0)
             assert [h.data["number"] for h in heard] == list(range(44, READER_LIMIT + 44))
             assert await rest(quick) == []
 
     run(test())
 
 
-def test_a_reader_that_comes_back_gets_what_it_missed() -> None:
+def test_a_reader_that_reconnects_gets_missed_events() -> None:
     async def test() -> None:
         bus = EventBus()
         numbered(bus, 5)
@@ -105,14 +105,14 @@ def test_a_reader_that_comes_back_gets_what_it_missed() -> None:
     run(test())
 
 
-def test_a_reader_that_comes_back_late_is_told_how_much_is_gone() -> None:
+def test_a_reader_that_reconnects_late_gets_the_number_of_lost_events() -> None:
     async def test() -> None:
         bus = EventBus()
         numbered(bus, KEPT + 10)
         bus.close()
         async with bus.subscribe(last_id=4) as reader:
             lost, *heard = await rest(reader)
-        assert lost == Happening("lost", {"count": 6}, 0)
+        assert lost == BusEvent("lost", {"count": 6}, 0)
         assert [h.id for h in heard] == list(range(11, KEPT + 11))
         assert heard == bus.recent
 
@@ -149,7 +149,7 @@ def test_a_reader_that_leaves_is_forgotten() -> None:
     run(test())
 
 
-def test_closing_ends_those_who_wait_and_those_who_come() -> None:
+def test_closing_ends_current_and_later_subscriptions() -> None:
     async def test() -> None:
         bus = EventBus()
         async with bus.subscribe() as reader:
@@ -180,28 +180,28 @@ def test_a_wait_that_is_given_up_loses_nothing() -> None:
     run(test())
 
 
-def test_what_was_published_is_not_changed_by_its_publisher() -> None:
+def test_a_published_event_does_not_change_with_the_publisher_s_data() -> None:
     data = {"level": "normal"}
     bus = EventBus()
     bus.publish("pressure", data)
     data["level"] = "critical"
-    assert bus.recent == [Happening("pressure", {"level": "normal"}, 1)]
+    assert bus.recent == [BusEvent("pressure", {"level": "normal"}, 1)]
 
 
 def test_an_event_has_id_kind_and_one_line_of_json() -> None:
-    happening = Happening("transition", {"alias": "a", "from": "ready", "reason": "two\nlines"}, 7)
-    assert event_of(happening) == (
+    event = BusEvent("transition", {"alias": "a", "from": "ready", "reason": "two\nlines"}, 7)
+    assert event_of(event) == (
         b'id: 7\nevent: transition\ndata: {"alias":"a","from":"ready","reason":"two\\nlines"}\n\n'
     )
 
 
-def test_lost_has_no_id_so_that_coming_back_starts_at_the_last_real_one() -> None:
-    assert event_of(Happening("lost", {"count": 3})) == b'event: lost\ndata: {"count":3}\n\n'
+def test_lost_has_no_id_so_that_a_reconnect_starts_at_the_last_real_event() -> None:
+    assert event_of(BusEvent("lost", {"count": 3})) == b'event: lost\ndata: {"count":3}\n\n'
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.booleans()))
 def test_no_text_breaks_the_lines_of_an_event(data: dict[str, Any]) -> None:
-    first, second, third, *end = event_of(Happening("memory", data, 1)).split(b"\n")
+    first, second, third, *end = event_of(BusEvent("memory", data, 1)).split(b"\n")
     assert (first, second, end) == (b"id: 1", b"event: memory", [b"", b""])
     assert b"\r" not in third
     assert json.loads(third.removeprefix(b"data: ")) == data
@@ -242,11 +242,11 @@ def test_silence_is_filled_with_comments_and_costs_no_event() -> None:
 
 
 @given(st.lists(st.sampled_from(["publish", "read"]), max_size=600))
-def test_what_is_heard_and_what_is_lost_is_all_there_was(steps: list[str]) -> None:
+def test_received_and_lost_events_add_up_to_all_events(steps: list[str]) -> None:
     async def test() -> None:
         bus = EventBus()
         published = 0
-        heard: list[Happening] = []
+        heard: list[BusEvent] = []
         async with bus.subscribe() as reader:
             for step in steps:
                 if step == "publish":

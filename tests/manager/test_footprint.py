@@ -51,12 +51,12 @@ def test_pss_and_swapped_pss_are_added() -> None:
     assert parse_smaps_rollup(ROLLUP) == 1024 * 1024
 
 
-def test_a_kernel_that_does_not_tell_swapped_pss_is_believed_without() -> None:
+def test_a_kernel_without_swap_pss_still_gives_a_footprint() -> None:
     assert parse_smaps_rollup(ROLLUP.replace(b"SwapPss", b"Other")) == 1000 * 1024
 
 
 @pytest.mark.parametrize("text", [b"", b"Rss: 1 kB\n", b"Pss: many kB\n", b"\xff\x00", b"Pss:"])
-def test_what_is_no_rollup_is_no_footprint(text: bytes) -> None:
+def test_an_invalid_rollup_gives_no_footprint(text: bytes) -> None:
     assert parse_smaps_rollup(text) is None
 
 
@@ -101,7 +101,7 @@ def test_each_platform_has_its_reader_and_others_have_none() -> None:
     assert reader_for("win32") is None
 
 
-def test_the_struct_lies_in_memory_as_sys_resource_h_says() -> None:
+def test_the_struct_has_the_layout_of_sys_resource_h() -> None:
     assert ctypes.sizeof(RusageInfoV2) == 16 + 18 * 8
     assert RusageInfoV2.ri_phys_footprint.offset == 72
     assert RusageInfoV2.ri_diskio_byteswritten.offset == 152
@@ -126,7 +126,7 @@ def test_the_footprint_on_macos_is_read_from_libproc() -> None:
     assert asked == [(42, RUSAGE_INFO_V2)]
 
 
-def test_a_process_that_macos_does_not_tell_about_has_no_footprint() -> None:
+def test_a_process_unknown_to_macos_has_no_footprint() -> None:
     assert macos_footprint(42, standing_in(-1, 9 << 30, [])) is None
     assert macos_footprint(42, lambda: None) is None
 

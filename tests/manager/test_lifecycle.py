@@ -95,7 +95,7 @@ def test_a_lease_from_before_a_crash_does_not_free_the_new_process() -> None:
     assert life.leases == 1
 
 
-def test_a_lease_that_is_given_back_twice_counts_once() -> None:
+def test_a_lease_that_is_released_twice_counts_once() -> None:
     life = ready()
     incarnation = life.lease(1.0)
     life.release(incarnation, 2.0)
@@ -116,7 +116,7 @@ def test_being_ready_without_a_request_yet_counts_as_use() -> None:
     assert ready(now=7.0).last_used == 7.0
 
 
-def test_a_failed_load_is_told_from_a_crash() -> None:
+def test_a_failed_load_is_distinguished_from_a_crash() -> None:
     life = Lifecycle()
     life.fire(Event.START, 0.0)
     life.fire(Event.START_FAILED, 1.0)

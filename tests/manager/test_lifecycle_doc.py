@@ -100,7 +100,7 @@ def test_every_event_is_explained() -> None:
     assert set(rows("Events")) == set(Event)
 
 
-def test_the_backoff_is_the_one_that_is_described() -> None:
+def test_the_backoff_is_as_documented() -> None:
     section = PAGE.partition("## Backoff\n")[2]
     seconds = [int(number) for number in re.findall(r"\d+", section)]
     assert seconds == [backoff(n) for n in range(1, 7)] + [BACKOFF_CAP_S, STABLE_S]

@@ -24,7 +24,7 @@ def test_fifty_requests_at_once_are_one_load_and_fifty_answers(bench: Bench) -> 
     assert len(bench.notes("launched")) == 1
 
 
-def test_an_exit_while_starting_is_told_with_the_worker_s_last_line(bench: Bench) -> None:
+def test_an_exit_during_a_load_is_reported_with_the_worker_s_last_line(bench: Bench) -> None:
     model = bench.model(exit=1, last_words="importing\nload failed: no model.safetensors\n")
     with bench.manager({"a": model}) as manager:
         answer = manager.ask()
@@ -54,10 +54,10 @@ def test_an_orderly_exit_while_starting_is_a_failure_too(bench: Bench) -> None:
     with bench.manager({"a": bench.model(exit=0)}) as manager:
         answer = manager.ask()
         assert answer.status_code == 503
-        assert "it ended without a word (exit status 0)" in error_of(answer)["message"]
+        assert "it ended without an error message (exit status 0)" in error_of(answer)["message"]
 
 
-def test_a_worker_that_only_says_that_it_failed_is_stopped(bench: Bench) -> None:
+def test_a_worker_that_reports_a_failure_and_does_not_exit_is_stopped(bench: Bench) -> None:
     model = bench.model(says_failed=True)
     with bench.manager({"a": model}, manager={"stop_timeout_s": 0.3}) as manager:
         answer = manager.ask()
@@ -91,7 +91,7 @@ def test_a_wrong_nonce_is_never_ready(bench: Bench) -> None:
     with bench.manager({"a": model}, manager={"start_timeout_s": 1.0}) as manager:
         answer = manager.ask()
         assert answer.status_code == 503
-        assert "another process answers on its port" in error_of(answer)["message"]
+        assert "another process responds on its port" in error_of(answer)["message"]
         assert bench.notes("begin") == []
 
 
@@ -134,7 +134,7 @@ def test_a_stopped_process_tree_is_killed_as_well(bench: Bench) -> None:
         assert not alive(pid)
 
 
-def test_a_child_of_a_worker_goes_with_it(bench: Bench) -> None:
+def test_a_child_of_a_worker_ends_with_it(bench: Bench) -> None:
     with bench.manager({"a": bench.model(child=True)}) as manager:
         assert manager.ask().status_code == 200
         child = int(bench.noted("child").detail)
@@ -218,7 +218,7 @@ def test_a_model_that_is_declared_too_large_is_refused(bench: Bench) -> None:
         assert answer.headers["x-should-retry"] == "false"
 
 
-def test_what_a_worker_writes_is_in_its_log(bench: Bench) -> None:
+def test_the_output_of_a_worker_is_in_its_log(bench: Bench) -> None:
     model = bench.model(say="이 모델은 준비됐다\n")
     with bench.manager({"a": model}) as manager:
         assert manager.ask().status_code == 200

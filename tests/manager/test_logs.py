@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "logs" / "a.log"
 
 
-def test_what_is_written_is_in_the_file_at_once(path: Path) -> None:
+def test_output_is_in_the_file_at_once(path: Path) -> None:
     log = WorkerLog(path, 1000)
     log.write(b"one\ntw")
     log.write(b"o\n\xff\x00")
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_made_raises_nothing(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_log_that_is_deleted_meanwhile_stops_nobody(path: Path) -> None:
+def test_a_deleted_log_file_does_not_affect_the_worker(path: Path) -> None:
     log = WorkerLog(path, 100)
     log.write(b"x" * 60)
     path.unlink()
@@ -182,7 +182,7 @@ def test_a_follower_gets_the_last_lines_at_once_and_then_each_new_one(path: Path
 
 
 @pytest.mark.parametrize("lines", [0, -1])
-def test_a_follower_may_ask_for_nothing_but_what_is_new(path: Path, lines: int) -> None:
+def test_a_follower_can_request_only_new_lines(path: Path, lines: int) -> None:
     async def test() -> None:
         log = WorkerLog(path, 1000)
         log.write(b"old\n")
@@ -216,7 +216,7 @@ def test_lines_that_threads_write_reach_every_follower_whole_and_in_order(path: 
     run(test())
 
 
-def test_a_slow_follower_is_told_how_many_lines_it_missed(path: Path) -> None:
+def test_a_slow_follower_gets_the_number_of_skipped_lines(path: Path) -> None:
     async def test() -> None:
         log = WorkerLog(path, 1 << 20)
         async with log.follow() as follower:
@@ -231,7 +231,7 @@ def test_a_slow_follower_is_told_how_many_lines_it_missed(path: Path) -> None:
     run(test())
 
 
-def test_following_goes_on_through_the_end_of_a_process_and_the_next_one(path: Path) -> None:
+def test_following_continues_when_the_worker_restarts(path: Path) -> None:
     async def test() -> None:
         log = WorkerLog(path, 1000)
         async with log.follow() as follower:
@@ -244,7 +244,7 @@ def test_following_goes_on_through_the_end_of_a_process_and_the_next_one(path: P
     run(test())
 
 
-def test_a_log_that_is_closed_tells_its_last_lines_and_ends(path: Path) -> None:
+def test_a_closed_log_gives_its_last_lines_and_ends(path: Path) -> None:
     async def test() -> None:
         log = WorkerLog(path, 1000)
         log.write(b"one\nhalf")
@@ -302,7 +302,7 @@ def test_after_the_first_no_batch_is_empty(path: Path) -> None:
     run(test())
 
 
-def test_a_follower_whose_loop_is_gone_costs_the_worker_nothing(path: Path) -> None:
+def test_a_follower_with_a_closed_loop_does_not_affect_the_worker(path: Path) -> None:
     log = WorkerLog(path, 1000)
 
     async def left_behind() -> Any:

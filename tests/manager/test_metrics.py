@@ -1,4 +1,4 @@
-"""The manager's figures: what there is, what has happened, and why workers left."""
+"""The manager's metrics: gauges, counts of events, and reasons for unloading."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from contracts.control import Caches, Work, WorkerState
+from contracts.control import Caches, Phase, Work, WorkerHealth, WorkerState
 from contracts.settings.base import GIB
 from contracts.settings.file import load
 from manager.lifecycle import Cause
+from manager.memory.peaks import Peak
 from manager.memory.pressure import Pressure
 from manager.memory.system import MemoryReading
 from manager.metrics import ManagerMetrics, families
-from manager.status import Room, WorkerReport
+from manager.planner import WorkerView
+from manager.status import BudgetReport, WorkerReport
+from manager.worker_facts import Process
 from testkit.stacks import demo_config
 from tests.gateway.test_metrics import Figures, parsed, value
 from tests.manager.conftest import Bench, Manager
@@ -41,8 +44,8 @@ def metrics(tmp_path: Path, clock: Clock) -> ManagerMetrics:
 def moved(metrics: ManagerMetrics, *states: WorkerState, cause: str = "") -> None:
     """*cause* is that of the first step."""
     for old, new in pairwise(states):
-        told = {"alias": "vlm-best", "from": old, "to": new, "reason": "free text", "cause": cause}
-        metrics.happened("transition", told)
+        data = {"alias": "vlm-best", "from": old, "to": new, "reason": "free text", "cause": cause}
+        metrics.count("transition", data)
         cause = ""
 
 
@@ -81,7 +84,7 @@ def test_each_reason_to_leave_is_there_from_the_start_and_counted_once(
     assert counted(metrics, "vision_worker_evictions_total", reason=cause) == 1
 
 
-def test_an_alias_of_a_client_is_no_label(metrics: ManagerMetrics) -> None:
+def test_an_unknown_alias_is_no_label(metrics: ManagerMetrics) -> None:
     for alias, status in (("vlm-best", 200), ("x1", 404), ("x2", 404), ("-", 200)):
         metrics.ended(RequestRecord(0.0, alias=alias, status=status))
     labels = [
@@ -93,26 +96,22 @@ def test_an_alias_of_a_client_is_no_label(metrics: ManagerMetrics) -> None:
     assert sorted(label["alias"] for label in labels) == ["other", "vlm-best"]
 
 
-def test_what_there_is_now_is_told_in_bytes_of_each_alias(tmp_path: Path) -> None:
+def test_gauges_are_in_bytes_per_alias(tmp_path: Path) -> None:
     model = load(demo_config(tmp_path), {}).models["vlm-best"]
+    health = WorkerHealth(alias="vlm-best", phase=Phase.READY, pid=1, caches=Caches(prompts=11))
     report = WorkerReport(
-        "vlm-best",
-        model,
-        S.READY,
-        memory=3 * GIB,
-        learned=2 * GIB,
-        footprint=GIB,
-        charged=True,
-        leases=2,
+        view=WorkerView("vlm-best", S.READY, 3 * GIB, leases=2),
+        model=model,
+        process=Process(health=health, footprint=GIB),
+        learned=Peak(2 * GIB, learned_at=0.0),
         queued=1,
         work=Work(tokens=7, step_seconds=1.5),
-        caches=Caches(prompts=11),
     )
     reading = MemoryReading(total=16 * GIB, available=4 * GIB)
-    room = Room(6 * GIB, pressure=Pressure.WARNING)
+    budget = BudgetReport(6 * GIB, pressure=Pressure.WARNING)
     found = {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families([report], reading, room)
+        for family in families([report], reading, budget)
         for sample in family.samples
     }
     alias = {"alias": "vlm-best"}
@@ -131,7 +130,7 @@ def test_what_there_is_now_is_told_in_bytes_of_each_alias(tmp_path: Path) -> Non
     assert states == {s: float(s is S.READY) for s in S}
 
 
-def test_work_goes_on_growing_when_a_new_process_begins_from_nothing() -> None:
+def test_work_totals_grow_across_processes() -> None:
     total, before = Work(), Work()
     for now in (Work(tokens=3), Work(tokens=5, steps=1)):  # one process
         total, before = total.plus(now, before), now
@@ -162,7 +161,7 @@ def test_a_real_life_is_counted(bench: Bench) -> None:
 
 
 @pytest.mark.process
-def test_one_that_leaves_for_another_left_for_its_room(bench: Bench) -> None:
+def test_an_evicted_worker_has_the_cause_room(bench: Bench) -> None:
     with bench.manager({"a": bench.model(memory_gb=5), "b": bench.model(memory_gb=5)}) as manager:
         assert manager.ask("a").status_code == 200
         assert manager.ask("b").status_code == 200

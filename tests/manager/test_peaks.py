@@ -68,7 +68,7 @@ def test_growth_below_one_percent_is_not_written_and_adds_up() -> None:
     assert peaks.learn("a", 1010)
 
 
-def test_a_large_picture_marks_the_peak_and_a_later_text_does_not_unmark_it() -> None:
+def test_a_peak_with_a_large_image_stays_marked_after_a_text() -> None:
     peaks = Peaks(None, wall_clock=clock)
     peaks.learn("a", 1000)
     assert peaks.learn("a", 1000, large=True), "news, though no byte more"
@@ -84,7 +84,7 @@ def test_a_file_of_an_earlier_version_is_of_unknown_work() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, LARGEST + 1])
-def test_what_is_no_measurement_is_not_learned(size: int) -> None:
+def test_an_invalid_measurement_is_not_learned(size: int) -> None:
     peaks = Peaks(None)
     assert not peaks.learn("a", size)
     assert peaks.get("a") is None
@@ -170,7 +170,7 @@ def loop(file: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [folder, pipe, unreadable, loop])
-def test_what_is_no_file_in_its_place_is_put_aside(
+def test_a_path_that_is_not_a_file_is_moved_aside(
     put: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with tempfile.TemporaryDirectory() as short:  # a socket's path is bounded
@@ -207,7 +207,7 @@ def test_no_file_is_left_open(file: Path) -> None:
     assert regular_or_folder() == before
 
 
-def test_a_damaged_file_that_cannot_be_put_aside_stops_nobody(
+def test_a_damaged_file_that_cannot_be_moved_aside_is_not_fatal(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(file, b"damaged")
@@ -263,7 +263,7 @@ def test_a_disk_that_takes_nothing_is_one_warning(
     assert peaks.get("a") is not None
 
 
-def test_what_could_not_be_saved_is_saved_when_the_disk_is_back(
+def test_a_failed_save_is_repeated_when_the_disk_works_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "state" / "peaks.json"
@@ -310,7 +310,7 @@ PEAK = st.builds(Peak, st.integers(1, LARGEST), st.floats(0, 1e12), st.booleans(
 
 
 @given(st.dictionaries(st.text(), PEAK))
-def test_what_is_written_is_what_is_read(peaks: dict[str, Peak]) -> None:
+def test_saved_peaks_are_read_back(peaks: dict[str, Peak]) -> None:
     assert parse(render(peaks)) == peaks
 
 

@@ -79,18 +79,18 @@ def test_only_pinned_workers_in_the_way_refuse_at_once_and_are_named() -> None:
     assert ask(view("a", S.STOPPED, 8), *pinned) == Refuse(Why.PINNED, by=("b", "c"))
 
 
-def test_pinned_workers_beside_which_there_will_be_room_are_waited_past() -> None:
+def test_a_model_that_will_fit_with_the_pinned_workers_waits() -> None:
     pinned, busy = view("b", memory=4, pinned=True), view("c", memory=4, leases=1)
     assert ask(view("a", S.STOPPED, 8), pinned, busy) == Wait("a waits for memory", 8, ("c",))
 
 
 @pytest.mark.parametrize("state", [S.DRAINING, S.STOPPING])
-def test_a_pinned_worker_that_somebody_stops_is_not_in_the_way_for_good(state: S) -> None:
+def test_a_pinned_worker_that_is_being_stopped_does_not_refuse_a_request(state: S) -> None:
     leaving = view("b", state, 8, pinned=True)
     assert not isinstance(ask(view("a", S.STOPPED, 8), leaving), Refuse)
 
 
-def test_room_to_spare_evicts_nobody() -> None:
+def test_enough_free_memory_evicts_nothing() -> None:
     assert ask(view("a", S.STOPPED), view("b")) == Start(4)
 
 
@@ -105,7 +105,7 @@ def test_a_worker_on_its_way_up_or_draining_holds_its_room(state: S) -> None:
     assert waits == Wait("a waits for memory", memory=8)
 
 
-def test_memory_on_its_way_back_is_counted_on_and_nobody_is_evicted_for_it() -> None:
+def test_memory_of_stopping_workers_counts_as_free_and_nothing_is_evicted_for_it() -> None:
     leaving, idle = view("b", S.STOPPING, memory=8), view("c", memory=8)
     assert ask(view("a", S.STOPPED, 8), leaving, idle, budget=16) == Start(8)
 
@@ -130,7 +130,7 @@ def test_the_longest_busy_worker_is_held_and_no_more_than_needed() -> None:
     assert ask(view("a", S.STOPPED, 8), *busy) == Wait("a waits for memory", 8, ("c",))
 
 
-def test_nobody_is_held_while_that_would_not_make_room() -> None:
+def test_no_worker_is_held_when_that_would_not_free_enough() -> None:
     busy, loading = view("b", memory=4, leases=1), view("c", S.STARTING, 8)
     assert ask(view("a", S.STOPPED, 12), busy, loading) == Wait("a waits for memory", memory=12)
 
@@ -147,7 +147,10 @@ def test_all_requests_of_a_ready_worker_are_served() -> None:
 
 
 def test_many_requests_are_one_start() -> None:
-    assert line_up("a a a", view("a", S.STOPPED)) == [Start(4), *[Wait("a is waited for")] * 2]
+    assert line_up("a a a", view("a", S.STOPPED)) == [
+        Start(4),
+        *[Wait("an earlier request waits for a")] * 2,
+    ]
 
 
 def test_a_refusal_meets_all_requests_of_the_alias() -> None:
@@ -163,7 +166,7 @@ def test_a_worker_that_a_request_has_just_been_granted_is_not_evicted_for_the_ne
     assert plans == [Serve(), Wait("a waits for memory", 8, ("b",))]
 
 
-def test_a_later_request_is_not_granted_ahead_of_one_that_waits_for_the_memory_of_its_worker() -> None:
+def test_a_later_request_does_not_overtake_one_that_waits_for_its_worker_s_memory() -> None:
     plans = line_up("a b", view("a", S.STOPPED, 8), view("b", memory=8, leases=1))
     assert plans == [
         Wait("a waits for memory", 8, ("b",)),
@@ -187,19 +190,19 @@ def test_an_idle_worker_that_must_leave_too_is_held_as_well() -> None:
     assert later == Wait("c must leave for an earlier request")
 
 
-def test_nothing_starts_in_the_room_that_an_earlier_request_waits_for() -> None:
+def test_nothing_starts_in_memory_that_an_earlier_request_has_reserved() -> None:
     workers = [view("a", S.STOPPED, 12), view("b", memory=6, leases=1), view("c", S.STOPPED, 6)]
     waits, later = line_up("a c", *workers)
     assert isinstance(waits, Wait)
     assert isinstance(later, Wait)
 
 
-def test_what_fits_beside_the_earlier_request_is_started() -> None:
+def test_a_model_that_fits_with_the_earlier_reservation_is_started() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1), view("c", S.STOPPED, 4)]
     assert line_up("a c", *workers) == [Wait("a waits for memory", 8, ("b",)), Start(4)]
 
 
-def test_nothing_starts_in_the_room_of_a_busy_worker_that_an_earlier_request_waits_for() -> None:
+def test_nothing_starts_in_the_memory_of_a_busy_worker_that_an_earlier_request_waits_for() -> None:
     # Once c has left there is room for both; until then there is none, and c may stay busy for long.
     workers = [view("a", S.STOPPED, 6), view("b", S.STOPPED, 6), view("c", memory=12, leases=1)]
     assert line_up("a b", *workers) == [
@@ -243,7 +246,7 @@ def test_an_idle_model_gives_way_at_once() -> None:
     assert at(100, "a@100", *workers, max_wait_s=10) == [Start(8, ("b",))]
 
 
-def test_the_room_of_one_that_has_not_waited_for_long_is_kept_for_it_all_the_same() -> None:
+def test_memory_is_also_reserved_for_a_request_that_has_not_waited_long() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1), view("c", S.STOPPED, 8)]
     plans = at(101, "a@100 c@101", *workers, max_wait_s=10)
     assert plans == [Wait("a waits for memory", 8), Wait("c waits for memory", 8)]
@@ -252,12 +255,12 @@ def test_the_room_of_one_that_has_not_waited_for_long_is_kept_for_it_all_the_sam
 # --- what was measured -----------------------------------------------------------------------------
 
 
-def test_a_model_that_was_measured_to_need_more_than_there_is_runs_alone() -> None:
+def test_a_model_measured_above_the_budget_runs_alone() -> None:
     large, other = view("a", S.STOPPED, 15, declared=8), view("b", memory=1)
     assert ask(large, other) == Start(12, ("b",), alone=True)
 
 
-def test_it_runs_beside_those_that_never_leave() -> None:
+def test_a_model_that_runs_alone_runs_with_the_pinned_workers() -> None:
     large = view("a", S.STOPPED, 15, declared=8)
     assert ask(large, view("b", memory=3, pinned=True)) == Start(9, alone=True)
 
@@ -268,7 +271,7 @@ def test_only_what_is_declared_refuses_a_model() -> None:
     assert ask(view("a", S.STOPPED, 4, declared=8), pinned) == Refuse(Why.PINNED, by=("b",))
 
 
-def test_a_worker_that_outgrew_the_budget_gives_its_room_up_when_it_is_idle() -> None:
+def test_a_worker_that_outgrew_the_budget_is_unloaded_when_idle() -> None:
     grown = view("b", memory=20)
     assert ask(view("a", S.STOPPED, 8), grown) == Start(8, ("b",))
     assert ask(view("a", S.STOPPED, 8), replace(grown, leases=1)) == Wait(
@@ -279,11 +282,11 @@ def test_a_worker_that_outgrew_the_budget_gives_its_room_up_when_it_is_idle() ->
 # --- pressure and replacement ----------------------------------------------------------------------
 
 
-def test_under_pressure_nothing_is_loaded_and_what_is_loaded_serves() -> None:
+def test_under_pressure_nothing_is_loaded_and_loaded_models_serve() -> None:
     plans = at(100, "a@100 a@100 b@100", view("a", S.STOPPED), view("b"), loads=False)
     assert plans == [
-        Wait("a waits for the system to have memory again", pressure=True),
-        Wait("a is waited for", pressure=True),
+        Wait("a waits until memory pressure falls", pressure=True),
+        Wait("an earlier request waits for a", pressure=True),
         Serve(),
     ]
 
@@ -291,7 +294,7 @@ def test_under_pressure_nothing_is_loaded_and_what_is_loaded_serves() -> None:
 def test_a_worker_admits_no_more_requests_than_its_process_may_serve() -> None:
     first, second, third = line_up("a a a", view("a", admits=2))
     assert (first, second) == (Serve(), Serve())
-    assert third == Wait("a is to be replaced by a fresh process")
+    assert third == Wait("a fresh process will replace a")
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -366,7 +369,7 @@ def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
         if w.state in HOLDS_MEMORY and w.state is not S.STOPPING and w.alias not in evicted
     ]
     assert sum(w.memory for w in staying) + sum(world[a].memory for a in started) <= budget
-    # All requests of one alias fare alike, save for how far they got.
+    # All requests for one alias get the same kind of plan.
     for alias in set(waiting):
         kinds = {type(p) for a, p in zip(waiting, plans, strict=True) if a == alias}
         assert kinds in ({Serve}, {Refuse}, {Wait}, {Start}, {Start, Wait}, {Serve, Wait})
@@ -374,9 +377,9 @@ def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
 
 @given(worlds(), st.integers(1, 40))
 def test_victims_are_enough_and_none_is_in_vain(
-    drawn: tuple[dict[str, WorkerView], int], shortfall: int
+    generated: tuple[dict[str, WorkerView], int], shortfall: int
 ) -> None:
-    world = drawn[0]
+    world = generated[0]
     victims = [world[alias] for alias in choose_victims(world.values(), shortfall)]
     freed = sum(w.memory for w in victims)
     if victims:
@@ -388,7 +391,7 @@ def test_victims_are_enough_and_none_is_in_vain(
 
 
 @given(st.data())
-def test_who_is_held_makes_room_when_idle(data: st.DataObject) -> None:
+def test_a_held_worker_is_evicted_when_idle(data: st.DataObject) -> None:
     world, budget = data.draw(worlds())
     alias = data.draw(st.sampled_from(sorted(world)))
     asked = Waiting(alias, 0)
@@ -398,13 +401,13 @@ def test_who_is_held_makes_room_when_idle(data: st.DataObject) -> None:
         assert isinstance(plan(asked, idle, Terms(budget), 100), Start)
 
 
-def test_a_stream_of_requests_for_the_loaded_model_starves_nobody() -> None:
+def test_a_stream_of_requests_for_the_loaded_model_starves_no_other() -> None:
     world = {"w0": view("w0", memory=9), "w1": view("w1", memory=1), "z": view("z", S.STOPPED, 12)}
     assert gets_its_turn(world, 12, iter([["w0", "w0"]] * 9)) == 2
 
 
 @given(st.data())
-def test_whatever_the_others_are_a_stream_of_requests_starves_nobody(data: st.DataObject) -> None:
+def test_a_stream_of_requests_for_any_other_models_starves_none(data: st.DataObject) -> None:
     budget = 12
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=5), label="sizes")
     world: dict[str, WorkerView] = {}
@@ -417,10 +420,10 @@ def test_whatever_the_others_are_a_stream_of_requests_starves_nobody(data: st.Da
 
 
 def gets_its_turn(world: dict[str, WorkerView], budget: int, others: Iterator[list[str]]) -> int:
-    """Runs a world in which two requests of *others* come and the two oldest end in every round.
+    """Run a world in which, in each round, two requests of *others* arrive and the two oldest end.
 
-    So without fairness somebody would be busy for ever. Returns the round in which ``z``, asked for
-    after the first four, is started: as soon as what was granted before has ended.
+    Without fairness some worker would be busy forever. Returns the round in which ``z``, queued after
+    the first four, is started: as soon as the earlier requests have ended.
     """
     running: list[str] = []
     queue = [*next(others), *next(others), "z"]

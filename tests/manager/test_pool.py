@@ -32,14 +32,14 @@ async def test_the_queue_of_each_alias_is_bounded(scene: Scene) -> None:
 
 
 @story({"a": 4}, queue_limit=1)
-async def test_the_limit_is_on_those_who_wait_not_on_those_who_are_served(scene: Scene) -> None:
+async def test_the_queue_limit_counts_waiting_requests_only(scene: Scene) -> None:
     await scene.served()
     for request in [scene.ask() for _ in range(10)]:
         await request.granted()
 
 
 @story({"a": 4}, queue_timeout_s=30)
-async def test_who_has_waited_too_long_is_told_and_the_load_goes_on(scene: Scene) -> None:
+async def test_a_request_that_times_out_gets_an_error_and_the_load_continues(scene: Scene) -> None:
     scene.host.behaviours["a"].load_s = 40.0
     error = await scene.ask().refused()
     assert isinstance(error, QueueTimeout)
@@ -66,7 +66,7 @@ async def test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them(s
     await scene.served("b")
     error = await scene.ask("a").refused()
     assert isinstance(error, InsufficientMemory)
-    assert error.message.endswith("beside what is pinned: b")
+    assert error.message.endswith("with the pinned models: b")
     assert scene.state("b") == "ready"
 
 
@@ -140,7 +140,7 @@ async def test_a_worker_that_is_not_in_the_way_is_served_while_another_waits_for
 
 
 @story({"a": 8, "b": 8})
-async def test_who_is_held_back_for_a_client_that_leaves_is_served_at_once(scene: Scene) -> None:
+async def test_a_request_blocked_by_one_whose_client_leaves_is_served_at_once(scene: Scene) -> None:
     busy = scene.ask("b")
     await busy.granted()
     waiting, held = scene.ask("a"), scene.ask("b")
@@ -151,7 +151,7 @@ async def test_who_is_held_back_for_a_client_that_leaves_is_served_at_once(scene
 
 
 @story({"a": 8, "b": 8}, queue_timeout_s=10)
-async def test_who_is_held_back_for_a_request_that_times_out_is_served_then(scene: Scene) -> None:
+async def test_a_request_blocked_by_one_that_times_out_is_served_then(scene: Scene) -> None:
     busy = scene.ask("b")
     await busy.granted()
     scene.ask("a").task.add_done_callback(lambda task: task.exception())
@@ -208,7 +208,7 @@ async def test_never_means_never_and_pinned_workers_stay(scene: Scene) -> None:
 
 
 @story({"a": 4}, idle_timeout_s=60)
-async def test_a_touch_starts_the_idle_time_anew(scene: Scene) -> None:
+async def test_a_touch_restarts_the_idle_time(scene: Scene) -> None:
     assert not scene.pool.touch("a")
     await scene.served()
     await asyncio.sleep(50)

@@ -12,7 +12,7 @@ from tests.manager.virtual import Scene, story
 
 
 @story({"a": 4}, queue_timeout_s=30)
-async def test_a_request_waits_as_long_as_bytes_of_its_model_come(scene: Scene) -> None:
+async def test_a_request_does_not_time_out_while_its_model_downloads(scene: Scene) -> None:
     behaviour = scene.host.behaviours["a"]
     behaviour.download_s, behaviour.load_s = 1000.0, 1020.0
     await scene.ask().granted()
@@ -31,13 +31,13 @@ async def test_the_load_after_a_download_has_the_whole_time_again_and_no_more(sc
 
 
 @story({"a": 4}, queue_timeout_s=30)
-async def test_a_download_that_stalls_ends_the_wait_and_says_how_far_it_is(scene: Scene) -> None:
+async def test_a_stalled_download_ends_the_wait_with_its_progress(scene: Scene) -> None:
     behaviour = scene.host.behaviours["a"]
     behaviour.download_s, behaviour.load_s, behaviour.cut_s = 177.0, 200.0, 93.0
     error = await scene.ask().refused()
     assert isinstance(error, QueueTimeout)
     assert error.message == (
-        "a is being downloaded, 93 of 177 bytes, about 84 s left; nothing of it came within 30 s"
+        "a is being downloaded, 93 of 177 bytes, about 84 s left; no bytes arrived within 30 s"
     )
     assert error.retry_after == 59  # never more than clients sleep
     assert scene.now() == pytest.approx(123, abs=0.1)
@@ -59,7 +59,7 @@ async def test_a_pull_that_a_load_waits_for_counts_as_its_download(scene: Scene)
 
 
 @story({"a": 4}, queue_limit=1, queue_timeout_s=30)
-async def test_who_finds_the_queue_full_is_told_how_long_the_download_takes(scene: Scene) -> None:
+async def test_a_full_queue_reports_how_long_the_download_takes(scene: Scene) -> None:
     scene.host.behaviours["a"].download_s = scene.host.behaviours["a"].load_s = 40.0
     waiting = scene.ask()
     await asyncio.sleep(10.5)
@@ -71,9 +71,11 @@ async def test_who_finds_the_queue_full_is_told_how_long_the_download_takes(scen
 
 
 @story({"a": 4, "b": 4})
-async def test_a_worker_that_loaded_an_older_copy_has_the_newer_one_fetched(scene: Scene) -> None:
+async def test_newer_files_are_downloaded_after_a_load_of_older_ones(scene: Scene) -> None:
     scene.host.behaviours["a"].newer = "f00"
     await scene.served("a")
     await scene.served("b")
     assert scene.outdated == ["a"]
-    assert scene.pool.worker("a").revision == "old"
+    process = scene.pool.worker("a").process
+    assert process is not None
+    assert process.revision == "old"

@@ -1,4 +1,4 @@
-"""The pool in virtual time: what is loaded, once and on request, and what is told when that fails."""
+"""The pool in virtual time: one load per request burst, and the errors when a load fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.manager.virtual import Behaviour, Scene, story
 
 
 @story({"a": 4})
-async def test_there_is_one_load_however_many_ask(scene: Scene) -> None:
+async def test_many_requests_make_one_load(scene: Scene) -> None:
     requests = [scene.ask() for _ in range(50)]
     leases = [await request.granted() for request in requests]
     assert len(scene.host.processes) == 1
@@ -26,7 +26,7 @@ async def test_there_is_one_load_however_many_ask(scene: Scene) -> None:
 
 
 @story({"a": 4})
-async def test_a_lease_tells_how_long_it_waited_and_how_much_of_that_was_the_load(scene: Scene) -> None:
+async def test_a_lease_has_its_queue_time_and_its_load_time(scene: Scene) -> None:
     scene.host.behaviours["a"].load_s = 10.0
     first = scene.ask()
     await asyncio.sleep(4)
@@ -51,7 +51,7 @@ async def test_waiting_for_memory_is_no_part_of_the_load(scene: Scene) -> None:
 
 
 @story({"a": 4})
-async def test_a_load_goes_on_when_the_client_that_asked_for_it_leaves(scene: Scene) -> None:
+async def test_a_load_continues_when_its_client_leaves(scene: Scene) -> None:
     request = scene.ask()
     await asyncio.sleep(0.5)
     await request.leave()
@@ -62,13 +62,13 @@ async def test_a_load_goes_on_when_the_client_that_asked_for_it_leaves(scene: Sc
 
 
 @story({"a": 4})
-async def test_a_client_that_leaves_in_the_moment_of_its_grant_gives_the_lease_back(
+async def test_a_client_that_leaves_just_as_it_is_granted_releases_its_lease(
     scene: Scene,
 ) -> None:
     request = scene.ask()
     await scene.settle(lambda: scene.pool.queued("a") == 1)
-    # Runs after the grant, and before the request hears of it.
-    scene.pool._queue[0].answer.add_done_callback(lambda _: request.task.cancel())
+    # Runs after the grant and before the request resumes.
+    scene.pool._queue[0].result.add_done_callback(lambda _: request.task.cancel())
     await asyncio.wait({request.task})
     assert request.lease is None
     assert scene.state() == "ready"
@@ -90,19 +90,19 @@ async def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(sce
 
 @story({"a": 4})
 async def test_an_alias_that_is_not_configured_is_not_found(scene: Scene) -> None:
-    with pytest.raises(ModelNotFound, match="no model 'x'; there are: a, image"):
+    with pytest.raises(ModelNotFound, match="model 'x' does not exist; there are: a, image"):
         await scene.served("x")
 
 
 @story({"a": 4}, start_timeout_s=10, queue_timeout_s=1000)
-async def test_a_slow_load_that_gets_on_is_never_given_up(scene: Scene) -> None:
+async def test_a_slow_load_with_progress_never_times_out(scene: Scene) -> None:
     scene.host.behaviours["a"].load_s = 100.0
     lease = await scene.ask().granted()
     assert lease.load_s == pytest.approx(100, abs=1)
 
 
 @story({"a": 4}, start_timeout_s=10, queue_timeout_s=1000)
-async def test_a_load_without_progress_is_given_up_and_its_process_is_gone(scene: Scene) -> None:
+async def test_a_load_without_progress_fails_and_its_process_is_reaped(scene: Scene) -> None:
     scene.host.behaviours["a"] = Behaviour(load_s=5.0, hangs=True)
     error = await scene.ask().refused()
     assert isinstance(error, LoadFailed)
@@ -115,7 +115,7 @@ async def test_a_load_without_progress_is_given_up_and_its_process_is_gone(scene
 
 
 @story({"a": 4})
-async def test_a_failed_load_answers_all_who_wait_with_the_last_words(scene: Scene) -> None:
+async def test_a_failed_load_answers_all_waiting_requests_with_the_last_line(scene: Scene) -> None:
     scene.host.behaviours["a"].fails_with = "load failed: weights are missing"
     errors = [await request.refused() for request in [scene.ask() for _ in range(3)]]
     for error in errors:
@@ -143,7 +143,7 @@ async def test_during_backoff_a_request_is_refused_at_once_and_nothing_is_starte
 
 
 @story({"a": 4})
-async def test_after_its_backoff_a_model_gets_another_chance(scene: Scene) -> None:
+async def test_after_its_backoff_a_model_is_loaded_again(scene: Scene) -> None:
     scene.host.behaviours["a"].fails_with = "no"
     await scene.ask().refused()
     scene.host.behaviours["a"] = Behaviour()
@@ -179,7 +179,7 @@ async def test_after_a_crash_the_next_request_waits_for_the_backoff_and_starts_i
     scene.host.last("a").end(-11)
     assert await lease.broken(within_s=1)
     assert scene.state() == "failed"
-    assert scene.pool.worker("a").last_error == "it ended without a word (killed by SIGSEGV)"
+    assert scene.pool.worker("a").last_error == "it ended without an error message (killed by SIGSEGV)"
     crashed_at = scene.now()
     again = await scene.ask().granted()
     assert again.incarnation == 2
@@ -206,14 +206,14 @@ async def test_a_process_that_ends_orderly_unasked_has_crashed_too(scene: Scene)
 
 
 @story({"a": 4, "b": {"memory_gb": 4, "preload": True}})
-async def test_what_is_to_be_preloaded_is_loaded_unasked(scene: Scene) -> None:
+async def test_a_preload_is_loaded_without_a_request(scene: Scene) -> None:
     scene.pool.start()
     await asyncio.sleep(2)
     assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
 
 
 @story({"a": {"memory_gb": 13, "preload": True}})
-async def test_a_preload_that_is_not_possible_is_logged_and_stops_nobody(scene: Scene) -> None:
+async def test_an_impossible_preload_is_logged_and_not_fatal(scene: Scene) -> None:
     scene.pool.start()
     await asyncio.sleep(1)
     assert scene.state() == "stopped"

@@ -11,10 +11,10 @@ from contracts.control import Download
 from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
 from contracts.settings.base import GIB
 from manager.events import EventBus
-from manager.housekeeping import SETTLE_S
 from manager.memory.pressure import MACOS_LEVEL, Pressure, read_on, rule_of
 from manager.memory.system import MemoryReading
-from manager.ticker import Keeper
+from manager.ticker import Ticker
+from manager.unloading import SETTLE_S
 from tests.manager.virtual import Scene, story
 
 # --- the charge ------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ async def test_the_charge_is_the_declared_estimate_until_more_is_measured(scene:
 
 
 @story({"a": 8, "b": 8})
-async def test_what_a_model_was_seen_to_need_takes_the_place_of_what_was_declared(scene: Scene) -> None:
+async def test_a_learned_peak_replaces_the_declared_memory(scene: Scene) -> None:
     scene.host.behaviours["a"].footprint = 3 * GIB
     await scene.served("a")
     await asyncio.sleep(2)
@@ -47,7 +47,7 @@ async def test_what_a_model_was_seen_to_need_takes_the_place_of_what_was_declare
 @story({"a": 5, "b": 8})
 async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene) -> None:
     behaviour = scene.host.behaviours["a"]
-    behaviour.footprint, behaviour.large_pictures = int(3.7 * GIB), 0
+    behaviour.footprint, behaviour.large_images = int(3.7 * GIB), 0
     worker = scene.pool.worker("a")
     await scene.served("a")
     await asyncio.sleep(2)
@@ -55,15 +55,17 @@ async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene
     await scene.served("b")  # 8 beside 3.7 would fit, beside 5 it does not
     assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
     await scene.served("a")
-    behaviour.large_pictures = 1
+    behaviour.large_images = 1
     await asyncio.sleep(2)
-    assert worker.memory == int(3.7 * GIB), "a picture was served: the peak stands for the model"
+    assert worker.memory == int(3.7 * GIB), (
+        "a large image was served: the peak replaces the declared memory"
+    )
 
 
 @story({"a": 5})
 async def test_a_text_that_needs_more_than_memory_gb_raises_the_charge(scene: Scene) -> None:
     behaviour = scene.host.behaviours["a"]
-    behaviour.footprint, behaviour.large_pictures = 6 * GIB, 0
+    behaviour.footprint, behaviour.large_images = 6 * GIB, 0
     await scene.served("a")
     await asyncio.sleep(2)
     await scene.pool.stop("a")
@@ -116,7 +118,7 @@ async def test_a_model_that_was_seen_to_need_more_than_the_budget_runs_alone_wit
     await scene.served("a")
     logging.getLogger("manager.pool").removeHandler(handler)
     assert (scene.state("a"), scene.state("b")) == ("ready", "stopped")
-    assert "a was measured to need 15.0 GB and there are 12.0 GB: it is loaded alone" in said[0]
+    assert "a was measured to need 15.0 GB and 12.0 GB are available: it is loaded alone" in said[0]
     await asyncio.sleep(5)
     assert scene.state("a") == "ready", "one that is alone is in nobody's way"
     await scene.served("b")
@@ -124,13 +126,13 @@ async def test_a_model_that_was_seen_to_need_more_than_the_budget_runs_alone_wit
 
 
 @story({"a": 13})
-async def test_a_small_measurement_makes_no_room_for_what_is_declared_too_large(scene: Scene) -> None:
+async def test_a_small_measurement_does_not_admit_a_model_declared_too_large(scene: Scene) -> None:
     scene.learn("a", 1)
     assert isinstance(await scene.ask().refused(), InsufficientMemory)
 
 
 @story({"a": 8, "b": 8})
-async def test_a_load_waits_until_the_memory_of_the_evicted_is_really_back(scene: Scene) -> None:
+async def test_a_load_waits_until_the_memory_of_evicted_workers_is_free(scene: Scene) -> None:
     await scene.served("b")
     scene.available = 2 * GIB
     waiting = scene.ask("a")
@@ -142,7 +144,7 @@ async def test_a_load_waits_until_the_memory_of_the_evicted_is_really_back(scene
 
 
 @story({"a": 8, "b": 8})
-async def test_memory_that_does_not_come_back_is_not_waited_for_for_ever(scene: Scene) -> None:
+async def test_a_load_does_not_wait_forever_for_memory(scene: Scene) -> None:
     await scene.served("b")
     scene.available = 2 * GIB
     lease = await scene.ask("a").granted()
@@ -156,7 +158,7 @@ async def test_a_load_that_follows_no_end_waits_for_nothing(scene: Scene) -> Non
 
 
 @story({"a": 8, "b": 8, "c": 4})
-async def test_a_load_whose_room_others_have_grown_into_is_planned_anew_and_nobody_is_lost(
+async def test_a_load_whose_memory_others_have_grown_into_is_planned_again(
     scene: Scene,
 ) -> None:
     await scene.served("b")
@@ -193,7 +195,7 @@ async def test_a_load_waits_for_the_pull_of_its_model(scene: Scene) -> None:
 
 
 @story({"a": 3, "b": 3, "c": 3, "d": {"memory_gb": 3, "pinned": True}})
-async def test_under_pressure_idle_workers_go_one_at_a_time_least_recently_used_first(
+async def test_under_pressure_idle_workers_leave_one_by_one_least_recently_used_first(
     scene: Scene,
 ) -> None:
     for alias in "dab":
@@ -210,9 +212,9 @@ async def test_under_pressure_idle_workers_go_one_at_a_time_least_recently_used_
     await busy.finish()
 
 
-def keeper(scene: Scene, platform: str, levels: dict[str, int]) -> Keeper:
-    """A keeper as on *platform*, whose sysctl answers from *levels*."""
-    return Keeper(
+def ticker(scene: Scene, platform: str, levels: dict[str, int]) -> Ticker:
+    """A ticker as on *platform*, with *levels* for its sysctl."""
+    return Ticker(
         scene.pool,
         peaks=scene.peaks,
         events=EventBus(),
@@ -223,12 +225,12 @@ def keeper(scene: Scene, platform: str, levels: dict[str, int]) -> Keeper:
     )
 
 
-async def left_over(scene: Scene, kept: Keeper, seconds: int) -> list[float]:
-    """When, of the next *seconds* in which the keeper looks, a worker left."""
+async def left_over(scene: Scene, ticking: Ticker, seconds: int) -> list[float]:
+    """When, of the next *seconds* in which the ticker runs, a worker left."""
     began, left = scene.now(), []
     before = sum(scene.state(alias) == "ready" for alias in "abcd")
     for _ in range(seconds):
-        kept.look_at_pressure()
+        ticking.check_pressure()
         await scene.settle()
         loaded = sum(scene.state(alias) == "ready" for alias in "abcd")
         left += [scene.now() - began] * (before - loaded)
@@ -245,10 +247,10 @@ async def test_on_macos_a_warning_acts_after_30_s_and_takes_one_worker_each_30_s
     for alias in "abcd":
         await scene.served(alias)
     levels = {MACOS_LEVEL: 2}
-    kept = keeper(scene, "darwin", levels)
-    assert await left_over(scene, kept, 95) == pytest.approx([30, 60, 90], abs=1)
+    ticking = ticker(scene, "darwin", levels)
+    assert await left_over(scene, ticking, 95) == pytest.approx([30, 60, 90], abs=1)
     levels[MACOS_LEVEL] = 1
-    assert await left_over(scene, kept, 60) == []
+    assert await left_over(scene, ticking, 60) == []
 
 
 @story(FOUR)
@@ -256,25 +258,25 @@ async def test_on_macos_warnings_that_end_within_30_s_cost_no_worker(scene: Scen
     for alias in "abcd":
         await scene.served(alias)
     levels = {MACOS_LEVEL: 2}
-    kept = keeper(scene, "darwin", levels)
+    ticking = ticker(scene, "darwin", levels)
     for _ in range(5):
         levels[MACOS_LEVEL] = 2
-        assert await left_over(scene, kept, 25) == []
+        assert await left_over(scene, ticking, 25) == []
         levels[MACOS_LEVEL] = 1
-        assert await left_over(scene, kept, 3) == []
+        assert await left_over(scene, ticking, 3) == []
 
 
 @story(FOUR)
-async def test_on_macos_critical_acts_at_once_and_only_as_long_as_the_system_says_so(
+async def test_on_macos_critical_acts_at_once_and_only_while_it_is_reported(
     scene: Scene,
 ) -> None:
     for alias in "abcd":
         await scene.served(alias)
     levels = {MACOS_LEVEL: 4}
-    kept = keeper(scene, "darwin", levels)
-    assert await left_over(scene, kept, 2) == pytest.approx([0, 1], abs=0.5)
+    ticking = ticker(scene, "darwin", levels)
+    assert await left_over(scene, ticking, 2) == pytest.approx([0, 1], abs=0.5)
     levels[MACOS_LEVEL] = 1
-    assert await left_over(scene, kept, 40) == [], "the gauge still holds CRITICAL for a while"
+    assert await left_over(scene, ticking, 40) == [], "the gauge still holds CRITICAL for a while"
 
 
 @story({"a": 4, "b": 4})
@@ -284,7 +286,7 @@ async def test_a_warning_does_not_hinder_a_load(scene: Scene) -> None:
 
 
 @story({"a": 8, "b": 8, "c": 4})
-async def test_at_critical_pressure_nothing_is_loaded_and_who_waits_already_goes_on_waiting(
+async def test_at_critical_pressure_nothing_is_loaded_and_waiting_requests_keep_waiting(
     scene: Scene,
 ) -> None:
     busy = scene.ask("b")
@@ -296,7 +298,7 @@ async def test_at_critical_pressure_nothing_is_loaded_and_who_waits_already_goes
     assert isinstance(error, Unavailable)
     assert (error.status, error.code, error.retry_after) == (503, "memory_pressure", 5)
     assert isinstance(await scene.ask("a").refused(), Unavailable)
-    assert (await scene.ask("b").granted()).queue_s == 0, "what is loaded goes on serving"
+    assert (await scene.ask("b").granted()).queue_s == 0, "loaded models keep serving"
     await busy.finish()
     assert scene.pool.queued("a") == 1
     assert scene.host.of("a") == []
@@ -311,7 +313,7 @@ async def test_at_critical_pressure_nothing_is_loaded_and_who_waits_already_goes
 
 
 @story({"a": {"memory_gb": 8, "path": "nowhere"}, "b": 8})
-async def test_nobody_leaves_for_a_model_that_is_not_there(scene: Scene) -> None:
+async def test_nothing_is_evicted_for_a_model_that_cannot_be_launched(scene: Scene) -> None:
     await scene.served("b")
     error = await scene.ask("a").refused()
     assert isinstance(error, LoadFailed)
@@ -320,7 +322,7 @@ async def test_nobody_leaves_for_a_model_that_is_not_there(scene: Scene) -> None
 
 
 @story({"a": 8, "b": {"memory_gb": 8, "preload": True}, "c": {"memory_gb": 4, "preload": True}})
-async def test_a_preloaded_model_that_left_for_one_that_never_came_comes_back(scene: Scene) -> None:
+async def test_a_preloaded_model_evicted_for_a_failed_load_is_loaded_again(scene: Scene) -> None:
     scene.pool.start()
     await asyncio.sleep(5)
     await scene.pool.stop("c")

@@ -35,7 +35,7 @@ async def test_a_process_serves_so_many_requests_and_is_replaced_without_losing_
 
 
 @story({"a": 4}, max_requests=1)
-async def test_a_replaced_process_is_back_though_nobody_asks(scene: Scene) -> None:
+async def test_a_recycled_worker_is_loaded_again_without_a_request(scene: Scene) -> None:
     await scene.served()
     await asyncio.sleep(3)
     assert scene.state() == "ready"
@@ -43,7 +43,7 @@ async def test_a_replaced_process_is_back_though_nobody_asks(scene: Scene) -> No
 
 
 @story({"a": 4}, max_requests=1)
-async def test_one_that_somebody_stops_while_it_is_replaced_stays_stopped(scene: Scene) -> None:
+async def test_a_worker_stopped_while_it_is_recycled_stays_stopped(scene: Scene) -> None:
     request = scene.ask()
     await request.granted()
     await scene.settle()
@@ -124,7 +124,7 @@ async def test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_nex
 
 
 @story({"a": 4}, stall_timeout_s=30)
-async def test_a_worker_whose_health_is_silent_is_killed(scene: Scene) -> None:
+async def test_a_worker_whose_health_does_not_respond_is_killed(scene: Scene) -> None:
     await scene.served()
     scene.host.last("a").behaviour.deaf = True
     await asyncio.sleep(40)
@@ -142,7 +142,7 @@ async def test_a_worker_that_is_to_be_replaced_is_watched_while_it_drains(scene:
 
 
 @story({"a": {"memory_gb": 4, "preload": True}, "b": 4})
-async def test_what_is_to_be_preloaded_comes_back_after_a_crash(scene: Scene) -> None:
+async def test_a_preloaded_model_is_loaded_again_after_a_crash(scene: Scene) -> None:
     scene.pool.start()
     await asyncio.sleep(2)
     await scene.served("b")
@@ -153,14 +153,14 @@ async def test_what_is_to_be_preloaded_comes_back_after_a_crash(scene: Scene) ->
 
 
 @story({"a": 4})
-async def test_every_transition_is_told(scene: Scene) -> None:
+async def test_every_transition_is_published(scene: Scene) -> None:
     await scene.served()
     await scene.pool.stop("a")
-    told = [(d["from"], d["to"]) for kind, d in scene.happenings if kind == "transition"]
-    assert told == [
+    found = [(d["from"], d["to"]) for kind, d in scene.events if kind == "transition"]
+    assert found == [
         ("stopped", "starting"),
         ("starting", "ready"),
         ("ready", "stopping"),
         ("stopping", "stopped"),
     ]
-    assert any(kind == "progress" for kind, _ in scene.happenings)
+    assert any(kind == "progress" for kind, _ in scene.events)

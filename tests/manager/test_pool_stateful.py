@@ -72,10 +72,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.scene.host.signalled = self.check_signal
         self.pool = self.scene.pool
 
-    def check_signal(self, process: FakeProcess, rung: StopSignal) -> None:
+    def check_signal(self, process: FakeProcess, stop: StopSignal) -> None:
         worker = self.pool.worker(process.alias)
         asked = (process.alias, worker.life.incarnation) in self.stopped
-        if rung is StopSignal.KILL and (process.behaviour.stalls or process.behaviour.deaf):
+        if stop is StopSignal.KILL and (process.behaviour.stalls or process.behaviour.deaf):
             return  # by the watchdog
         if worker.life.leases and not asked:
             self.wrongs.append(f"{process} was busy and nobody stopped it")
@@ -83,9 +83,9 @@ class PoolMachine(RuleBasedStateMachine):
         if worker.model.pinned and not asked and not replaced and worker.state is not S.STARTING:
             self.wrongs.append(f"{process} is pinned and nobody stopped it")
 
-    async def then_settle(self, happening: Coroutine[Any, Any, None]) -> None:
-        await happening
-        await self.scene.settle()  # who was granted something shall have heard of it
+    async def then_settle(self, action: Coroutine[Any, Any, None]) -> None:
+        await action
+        await self.scene.settle()  # a granted request must have noticed it
 
     # --- what can happen -------------------------------------------------------------------------
 
@@ -148,13 +148,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(level=st.sampled_from(list(Pressure)))
     def the_system_has_more_or_less_memory(self, level: Pressure) -> None:
-        async def tell() -> None:
+        async def play() -> None:
             self.pool.set_pressure(level)
             if level is not Pressure.NORMAL:
                 self.pool.relieve()
             await self.scene.settle()
 
-        self.runner.run(tell())
+        self.runner.run(play())
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 7.0, 60.0]))
     def time_passes(self, seconds: float) -> None:

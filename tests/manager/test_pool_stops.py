@@ -19,7 +19,7 @@ TERMINATE, KILL = StopSignal.TERMINATE, StopSignal.KILL
 
 
 @story({"a": 4})
-async def test_stopping_what_is_not_loaded_is_fine(scene: Scene) -> None:
+async def test_stopping_an_unloaded_model_succeeds(scene: Scene) -> None:
     assert await scene.pool.stop("a") is False
     with pytest.raises(ModelNotFound):
         await scene.pool.stop("x")
@@ -60,7 +60,7 @@ async def test_the_stop_ladder_ends_with_a_kill(scene: Scene) -> None:
 
 
 @story({"a": 4})
-async def test_requests_that_come_during_a_stop_wait_and_start_it_again(scene: Scene) -> None:
+async def test_requests_during_a_stop_wait_and_start_it_again(scene: Scene) -> None:
     request = scene.ask()
     await request.granted()
     stop = asyncio.create_task(scene.pool.stop("a"))
@@ -74,7 +74,7 @@ async def test_requests_that_come_during_a_stop_wait_and_start_it_again(scene: S
 
 
 @story({"a": 4})
-async def test_a_load_can_be_stopped_and_who_waits_for_it_is_told(scene: Scene) -> None:
+async def test_a_stopped_load_answers_its_waiting_requests(scene: Scene) -> None:
     scene.host.behaviours["a"].load_s = 100.0
     request = scene.ask()
     await asyncio.sleep(1)
@@ -137,7 +137,7 @@ async def test_stop_all_stops_all_side_by_side_and_names_them(scene: Scene) -> N
 
 
 @story({"a": 4, "b": 4, "c": 4}, drain_timeout_s=30)
-async def test_closing_drains_stops_all_and_tells_who_waits(scene: Scene) -> None:
+async def test_closing_drains_and_stops_all_and_refuses_waiting_requests(scene: Scene) -> None:
     busy = scene.ask("a")
     await busy.granted()
     await scene.served("b")

@@ -32,7 +32,7 @@ async def test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough
 
 
 @story({"a": 8, "b": 8}, max_wait_s=20)
-async def test_those_who_wait_for_a_model_are_all_served_in_one_turn(scene: Scene) -> None:
+async def test_all_requests_that_wait_for_a_model_are_served_in_one_turn(scene: Scene) -> None:
     busy = scene.ask("b")
     await busy.granted()
     line = [scene.ask("a") for _ in range(5)]
@@ -100,7 +100,7 @@ async def test_with_0_it_leaves_at_once_and_with_minus_1_never(scene: Scene) -> 
 
 
 @story({"a": 4}, idle_timeout_s=100)
-async def test_a_load_by_hand_that_says_nothing_leaves_it_as_it_is(scene: Scene) -> None:
+async def test_a_load_by_hand_without_keep_alive_changes_nothing(scene: Scene) -> None:
     async with scene.pool.lease("a", -1, counts=False):
         pass
     async with scene.pool.lease("a", counts=False):

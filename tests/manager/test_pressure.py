@@ -38,7 +38,7 @@ def test_the_averages_of_ten_seconds_are_read() -> None:
 @pytest.mark.parametrize(
     "text", ["", "some avg10=1.00 avg60=0 avg300=0 total=0\n", "some avg10=x\nfull avg10=y\n", "\x00"]
 )
-def test_what_is_not_psi_is_not_known(text: str) -> None:
+def test_invalid_psi_is_unknown(text: str) -> None:
     assert parse_psi(text) is None
 
 
@@ -84,7 +84,7 @@ def test_this_machine_has_a_level() -> None:
 @pytest.mark.parametrize(
     ("value", "level"), [(1, NORMAL), (2, WARNING), (4, CRITICAL), (0, None), (3, None), (None, None)]
 )
-def test_macos_tells_its_level_as_a_number(value: int | None, level: Pressure | None) -> None:
+def test_macos_reports_its_level_as_a_number(value: int | None, level: Pressure | None) -> None:
     assert macos_level(value) is level
     assert read_on("darwin", sysctl={MACOS_LEVEL: value}.get) is level
 
@@ -92,14 +92,14 @@ def test_macos_tells_its_level_as_a_number(value: int | None, level: Pressure | 
 def test_a_rise_is_immediate() -> None:
     gauge = PressureGauge()
     assert gauge.level is NORMAL
-    assert gauge.heard(CRITICAL, 0.0) is CRITICAL
+    assert gauge.update(CRITICAL, 0.0) is CRITICAL
     assert gauge.level is CRITICAL
 
 
 def test_a_fall_is_one_level_after_the_calm_time() -> None:
     gauge = PressureGauge(15.0)
-    gauge.heard(CRITICAL, 0.0)
-    heard = {now: gauge.heard(NORMAL, now) for now in (1.0, 14.9, 15.0, 29.9, 30.0, 60.0)}
+    gauge.update(CRITICAL, 0.0)
+    heard = {now: gauge.update(NORMAL, now) for now in (1.0, 14.9, 15.0, 29.9, 30.0, 60.0)}
     assert heard == {
         1.0: CRITICAL,
         14.9: CRITICAL,
@@ -110,26 +110,26 @@ def test_a_fall_is_one_level_after_the_calm_time() -> None:
     }
 
 
-def test_a_level_heard_again_counts_the_calm_anew() -> None:
+def test_a_repeated_level_restarts_the_calm_time() -> None:
     gauge = PressureGauge(15.0)
-    gauge.heard(WARNING, 0.0)
-    gauge.heard(WARNING, 14.0)
-    assert gauge.heard(NORMAL, 28.0) is WARNING
-    assert gauge.heard(NORMAL, 29.0) is NORMAL
+    gauge.update(WARNING, 0.0)
+    gauge.update(WARNING, 14.0)
+    assert gauge.update(NORMAL, 28.0) is WARNING
+    assert gauge.update(NORMAL, 29.0) is NORMAL
 
 
-def test_a_level_that_is_no_longer_told_does_not_stay_for_ever() -> None:
+def test_a_level_falls_when_readings_stop() -> None:
     gauge = PressureGauge(15.0)
-    gauge.heard(WARNING, 0.0)
-    assert gauge.heard(None, 15.0) is NORMAL
+    gauge.update(WARNING, 0.0)
+    assert gauge.update(None, 15.0) is NORMAL
 
 
-def test_a_clock_that_is_set_back_holds_no_level_for_longer_than_the_calm_time() -> None:
+def test_a_clock_set_back_holds_a_level_no_longer_than_calm_s() -> None:
     gauge = PressureGauge(15.0)
-    gauge.heard(WARNING, 5000.0)
-    assert gauge.heard(NORMAL, 10.0) is WARNING
-    assert gauge.heard(NORMAL, 24.9) is WARNING
-    assert gauge.heard(NORMAL, 25.0) is NORMAL
+    gauge.update(WARNING, 5000.0)
+    assert gauge.update(NORMAL, 10.0) is WARNING
+    assert gauge.update(NORMAL, 24.9) is WARNING
+    assert gauge.update(NORMAL, 25.0) is NORMAL
 
 
 READINGS = st.lists(
@@ -145,7 +145,7 @@ def test_the_gauge_never_flaps(readings: list[tuple[Pressure | None, float]]) ->
     for heard, step in readings:
         now += step
         before = gauge.level
-        after = gauge.heard(heard, now)
+        after = gauge.update(heard, now)
         history.append((now, heard))
         assert heard is None or after >= heard
         assert after >= before - 1
@@ -161,8 +161,8 @@ def test_the_gauge_never_flaps(readings: list[tuple[Pressure | None, float]]) ->
 @given(st.lists(st.floats(-1e6, 1e6), max_size=30))
 def test_a_clock_that_jumps_keeps_the_gauge_within_one_level_a_reading(clock: list[float]) -> None:
     gauge = PressureGauge()
-    gauge.heard(CRITICAL, 0.0)
-    levels = [gauge.level, *(gauge.heard(NORMAL, now) for now in clock)]
+    gauge.update(CRITICAL, 0.0)
+    levels = [gauge.level, *(gauge.update(NORMAL, now) for now in clock)]
     assert all(0 <= before - after <= 1 for before, after in pairwise(levels))
 
 
@@ -172,7 +172,7 @@ def test_linux_acts_on_each_tick_of_a_level_and_macos_waits() -> None:
     for platform in ("linux", "darwin"):
         gauge, relief, left = PressureGauge(), Relief(rule_of(platform)), 0
         for now in range(300):
-            if relief.due(WARNING, gauge.heard(WARNING, now), now):
+            if relief.due(WARNING, gauge.update(WARNING, now), now):
                 relief.relieved(now)
                 left += 1
         counts[platform] = left
@@ -197,7 +197,7 @@ def test_on_macos_a_warning_never_takes_two_workers_within_30_s_nor_one_before(
             warned_at = None
         elif heard is not None and warned_at is None:
             warned_at = now
-        due = relief.due(heard, gauge.heard(heard, now), now)
+        due = relief.due(heard, gauge.update(heard, now), now)
         assert not due or heard in (WARNING, CRITICAL)
         assert due or heard is not CRITICAL
         if due:
@@ -209,7 +209,7 @@ def test_on_macos_a_warning_never_takes_two_workers_within_30_s_nor_one_before(
     assert all(later - earlier >= 30 for earlier, later in pairwise(warnings))
 
 
-def test_a_clock_that_is_set_back_puts_relief_off_by_no_more_than_30_s() -> None:
+def test_a_clock_set_back_delays_relief_by_at_most_30_s() -> None:
     relief = Relief(MACOS_RULE)
     for now in (0.0, 5000.0):
         relief.due(WARNING, WARNING, now)

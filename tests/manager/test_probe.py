@@ -8,14 +8,14 @@ import socket
 import pytest
 
 from manager.launcher.process import Address
-from manager.readiness import PROBE_TIMEOUT_S, Answer, HttpProbe
+from manager.readiness import PROBE_TIMEOUT_S, HttpProbe, ProbeResponse
 from tests.security.elsewhere import Behaviour, elsewhere
 
 
-def heard(says: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> Answer | None:
-    """What the probe makes of a server that says this."""
+def heard(says: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResponse | None:
+    """The result of a probe of a server that sends this."""
 
-    async def ask(port: int) -> Answer | None:
+    async def ask(port: int) -> ProbeResponse | None:
         probe = HttpProbe(timeout_s)
         try:
             return await probe(Address("127.0.0.1", port))
@@ -29,12 +29,12 @@ def heard(says: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> Answer
 
 def test_an_answer_has_its_status_and_its_body() -> None:
     says = b"HTTP/1.1 503 Not Yet\r\ncontent-length: 2\r\n\r\n{}"
-    assert heard(says) == Answer(503, b"{}")
+    assert heard(says) == ProbeResponse(503, b"{}")
 
 
 def test_a_redirect_is_an_answer_and_leads_nowhere() -> None:
     says = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
-    assert heard(says) == Answer(302, b"")
+    assert heard(says) == ProbeResponse(302, b"")
 
 
 def test_of_a_body_without_end_no_more_is_read_than_a_health_may_have() -> None:
@@ -56,11 +56,11 @@ def test_of_a_body_without_end_no_more_is_read_than_a_health_may_have() -> None:
         b"HTTP/1.1 200 OK\r\nx: " + bytes(1 << 20),
     ],
 )
-def test_who_speaks_no_decent_http_gives_no_answer(says: bytes) -> None:
+def test_a_server_without_valid_http_gives_no_response(says: bytes) -> None:
     assert heard(says) is None
 
 
-def test_who_does_not_end_its_answer_is_given_up() -> None:
+def test_a_response_without_end_times_out() -> None:
     def dribbles(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
         connection.settimeout(0.05)

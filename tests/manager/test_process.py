@@ -15,7 +15,6 @@ import pytest
 
 from manager.launcher.process import (
     ROOT,
-    Handle,
     LaunchFailed,
     LaunchSpec,
     LocalHandle,
@@ -45,7 +44,7 @@ async def start(
     code: str,
     output: Callable[[bytes], None] = lambda data: None,
     **environ: str,
-) -> Handle:
+) -> LocalHandle:
     """A worker whose program is *code*; it is gone when *stack* is."""
     launcher = LocalLauncher(
         (sys.executable, "-c", code), environ={**os.environ, **environ} if environ else None
@@ -68,9 +67,8 @@ def act(play: Callable[[AsyncExitStack], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(whole())
 
 
-def close_the_pipe(handle: Handle) -> None:
+def close_the_pipe(handle: LocalHandle) -> None:
     """As the end of the manager does."""
-    assert isinstance(handle, LocalHandle)
     assert handle._popen.stdin is not None
     handle._popen.stdin.close()
 
@@ -94,11 +92,11 @@ def test_a_worker_gets_the_agreed_arguments_in_the_root_of_the_repository() -> N
     assert (ROOT / "manager").is_dir()
 
 
-def test_what_starts_workers_by_default_is_this_python() -> None:
+def test_workers_are_started_with_this_python_by_default() -> None:
     assert LocalLauncher().command(SPEC)[:3] == [sys.executable, "-m", "workers"]
 
 
-def test_all_that_a_worker_wrote_is_passed_on_before_its_end_is_told() -> None:
+def test_all_output_is_passed_on_before_wait_returns() -> None:
     seen = Output()
 
     async def play(stack: AsyncExitStack) -> None:
@@ -170,7 +168,7 @@ def test_a_process_that_keeps_the_output_open_does_not_delay_the_end() -> None:
     act(play)
 
 
-def test_a_signal_to_a_process_that_has_ended_goes_nowhere() -> None:
+def test_a_signal_to_an_ended_process_has_no_effect() -> None:
     async def play(stack: AsyncExitStack) -> None:
         handle = await start(stack, "pass")
         await handle.wait()
@@ -222,12 +220,12 @@ def test_a_handle_shows_what_it_is() -> None:
     [
         (1, ["load failed: weights are missing"], "weights are missing (exit status 1)"),
         (-9, ["loading", "still loading"], "still loading (killed by SIGKILL)"),
-        (0, [], "it ended without a word (exit status 0)"),
-        (-200, [], "it ended without a word (killed by signal 200)"),
+        (0, [], "it ended without an error message (exit status 0)"),
+        (-200, [], "it ended without an error message (killed by signal 200)"),
         (
             3,
             ["2026-11-23 11:40:01,123 INFO workers: listening"],
-            "it ended without a word (exit status 3)",
+            "it ended without an error message (exit status 3)",
         ),
         (
             -6,
@@ -246,6 +244,8 @@ def test_a_handle_shows_what_it_is() -> None:
         (3, ["out of memory", "2026-11-23 11:40:01,123 INFO x: y"], "out of memory (exit status 3)"),
     ],
 )
-def test_why_a_process_ended_is_told_in_its_own_words(status: int, lines: list[str], text: str) -> None:
+def test_the_reason_of_an_end_is_the_last_line_with_a_fault(
+    status: int, lines: list[str], text: str
+) -> None:
     assert ending(status, lines) == text
     assert exit_text(status) in text

@@ -1,4 +1,4 @@
-"""The proxy: bytes pass through both ways, a lease lasts as long as its answer, everybody is told."""
+"""The proxy: bytes pass through both ways, a lease lasts as long as its answer, errors are reported."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_worker_s_own_status_and_body_pass_through(bench: Bench) -> None:
         assert "x-vision-retryable" not in missing.headers
 
 
-def test_an_answer_tells_how_long_it_waited_and_for_how_much_of_that_the_load(bench: Bench) -> None:
+def test_a_response_has_headers_for_queue_time_and_load_time(bench: Bench) -> None:
     with bench.manager({"a": bench.model(phases=[["loading", "", 0.3]])}) as manager:
         cold, warm = manager.ask(), manager.ask()
     assert int(cold.headers["x-vision-queue-ms"]) >= int(cold.headers["x-vision-load-ms"]) >= 300
@@ -162,7 +162,7 @@ def test_a_stream_arrives_event_by_event(bench: Bench) -> None:
         assert answer.headers["content-type"] == "text/event-stream"
         events = answer.iter_lines()
         assert [next(events) for _ in range(6)] == ["data: 0", "", "data: 1", "", "data: 2", ""]
-        bench.raise_flag()  # only now does the worker go on
+        bench.raise_flag()  # only now does the worker continue
         assert list(events) == ["data: [DONE]", ""]
 
 
@@ -195,7 +195,7 @@ def test_a_worker_that_vanishes_between_grant_and_connection_is_the_same(bench: 
             assert "killed by SIGKILL" in error_of(answer)["message"]
 
 
-def test_a_worker_that_hangs_up_without_an_answer_is_told_too(bench: Bench) -> None:
+def test_a_worker_that_closes_the_connection_without_a_response_is_reported(bench: Bench) -> None:
     with bench.manager() as manager:
         answer = manager.ask(path="hang-up")
         assert (answer.status_code, error_of(answer)["code"]) == (503, "worker_failed")
@@ -213,7 +213,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_stream_ends_it_with_an_error_even
         assert "[DONE]" not in answer.text
 
 
-def test_a_worker_that_metal_aborts_is_told_with_the_cure_to_the_client_the_status_and_the_events(
+def test_an_abort_by_metal_is_reported_with_its_cure_everywhere(
     bench: Bench,
 ) -> None:
     words = (
@@ -242,7 +242,7 @@ def test_a_worker_that_dies_in_the_middle_of_another_answer_cuts_it_visibly(benc
 
 
 def leaving_client(manager: Manager, target: str) -> socket.socket:
-    """A connection that has asked for *target*; closing it is leaving."""
+    """A connection with a request for *target*; closing it is leaving."""
     host, _, port = manager.url.removeprefix("http://").partition(":")
     connection = socket.create_connection((host, int(port)))
     connection.sendall(f"POST {target} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".encode())
@@ -274,7 +274,7 @@ def test_a_client_that_leaves_before_the_answer_closes_the_upstream_and_frees_th
         assert manager.ask().status_code == 200
 
 
-def test_a_client_that_leaves_while_it_waits_for_a_load_gives_up_its_ticket_and_the_load_goes_on(
+def test_the_load_continues_when_a_waiting_client_leaves(
     bench: Bench,
 ) -> None:
     with bench.manager({"a": bench.model(ready_when=bench.flag)}) as manager:
@@ -317,7 +317,7 @@ def test_a_stop_under_load_lets_the_answer_end_and_later_requests_start_it_again
     assert len(bench.notes("launched")) == 2
 
 
-def test_what_outlasts_the_drain_is_cut_off_and_told(bench: Bench) -> None:
+def test_a_request_that_outlasts_the_drain_is_cut_off_with_an_error(bench: Bench) -> None:
     with bench.manager(manager={"drain_timeout_s": 0.3}) as manager:
         running = manager.ask_in_background(path=f"wait?until={bench.flag}")
         streaming = manager.ask_in_background(path=f"sse?n=1&until={bench.flag}")
@@ -325,5 +325,5 @@ def test_what_outlasts_the_drain_is_cut_off_and_told(bench: Bench) -> None:
         assert manager.post("/stop/a").status_code == 200
         answer = running.result()
         assert (answer.status_code, error_of(answer)["code"]) == (503, "worker_failed")
-        assert error_of(answer)["message"] == "a ended before it answered: it was stopped"
+        assert error_of(answer)["message"] == "a ended before it responded: it was stopped"
         assert "event: error" in streaming.result().text

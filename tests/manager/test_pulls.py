@@ -30,7 +30,9 @@ HALF = (
     ' "download": {"done_bytes": 1, "total_bytes": 2}}\', flush=True)\n'
 )
 READY = 'print(\'{"phase": "ready", "detail": "", "fetched_bytes": 7}\')\n'
-UNTIL_TOLD = "import pathlib\nwhile not pathlib.Path(sys.argv[0] + '.go').exists(): time.sleep(0.01)\n"
+UNTIL_RELEASED = (
+    "import pathlib\nwhile not pathlib.Path(sys.argv[0] + '.go').exists(): time.sleep(0.01)\n"
+)
 FOREVER = "time.sleep(600)\n"
 
 
@@ -69,8 +71,8 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.to_thread(eventually, condition)
 
 
-def test_a_pull_tells_how_far_it_is_and_what_came(tmp_path: Path) -> None:
-    script = Script(tmp_path, HALF + UNTIL_TOLD + READY)
+def test_a_pull_reports_its_progress_and_its_result(tmp_path: Path) -> None:
+    script = Script(tmp_path, HALF + UNTIL_RELEASED + READY)
     changes: list[tuple[str, Download | None]] = []
 
     async def play(pulls: Pulls) -> None:
@@ -89,8 +91,8 @@ def test_a_pull_tells_how_far_it_is_and_what_came(tmp_path: Path) -> None:
     played(lambda: Pulls(script.launch, on_change=lambda *change: changes.append(change)), play)
 
 
-def test_who_asks_later_joins_the_pull(tmp_path: Path) -> None:
-    script = Script(tmp_path, UNTIL_TOLD + READY)
+def test_a_later_request_joins_the_pull(tmp_path: Path) -> None:
+    script = Script(tmp_path, UNTIL_RELEASED + READY)
 
     async def play(pulls: Pulls) -> None:
         tasks = [asyncio.create_task(pulls.pull("a", MODEL)) for _ in range(5)]
@@ -104,8 +106,8 @@ def test_who_asks_later_joins_the_pull(tmp_path: Path) -> None:
     played(lambda: Pulls(script.launch), play)
 
 
-def test_an_update_keeps_no_load_waiting_and_who_asks_for_it_joins_it(tmp_path: Path) -> None:
-    script = Script(tmp_path, HALF + UNTIL_TOLD + READY)
+def test_an_update_delays_no_load_and_a_pull_joins_it(tmp_path: Path) -> None:
+    script = Script(tmp_path, HALF + UNTIL_RELEASED + READY)
     changes: list[Download | None] = []
 
     async def play(pulls: Pulls) -> None:
@@ -127,7 +129,7 @@ def test_an_update_keeps_no_load_waiting_and_who_asks_for_it_joins_it(tmp_path: 
 
 
 def test_a_pull_knows_when_bytes_last_came(tmp_path: Path) -> None:
-    script = Script(tmp_path, HALF * 5 + UNTIL_TOLD + READY)
+    script = Script(tmp_path, HALF * 5 + UNTIL_RELEASED + READY)
     now = 100.0
 
     def clock() -> float:
@@ -148,7 +150,7 @@ def test_a_pull_knows_when_bytes_last_came(tmp_path: Path) -> None:
 
 
 def test_aliases_are_pulled_at_the_same_time(tmp_path: Path) -> None:
-    script = Script(tmp_path, UNTIL_TOLD + READY)
+    script = Script(tmp_path, UNTIL_RELEASED + READY)
 
     async def play(pulls: Pulls) -> None:
         tasks = [asyncio.create_task(pulls.pull(alias, MODEL)) for alias in ("a", "b")]
@@ -160,7 +162,7 @@ def test_aliases_are_pulled_at_the_same_time(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_does_not_stop_the_pull(tmp_path: Path) -> None:
-    script = Script(tmp_path, UNTIL_TOLD + READY)
+    script = Script(tmp_path, UNTIL_RELEASED + READY)
 
     async def play(pulls: Pulls) -> None:
         first = asyncio.create_task(pulls.pull("a", MODEL))
@@ -213,10 +215,10 @@ def test_a_pull_that_fails_may_be_tried_again(tmp_path: Path) -> None:
     played(lambda: Pulls(script.launch), play)
 
 
-def test_a_pull_that_fails_with_nobody_waiting_is_logged(
+def test_a_failed_pull_without_a_waiting_client_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    script = Script(tmp_path, UNTIL_TOLD + FAILS)
+    script = Script(tmp_path, UNTIL_RELEASED + FAILS)
 
     async def play(pulls: Pulls) -> None:
         task = asyncio.create_task(pulls.pull("a", MODEL))
@@ -240,7 +242,7 @@ def test_a_launch_that_fails_is_a_pull_that_fails() -> None:
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_close_ends_every_pull_and_tells_who_waits(tmp_path: Path, stubborn: bool) -> None:
+def test_close_ends_every_pull_and_answers_waiting_clients(tmp_path: Path, stubborn: bool) -> None:
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if stubborn else ""
     script = Script(tmp_path, deaf + HALF + FOREVER)
 
@@ -258,10 +260,10 @@ def test_close_ends_every_pull_and_tells_who_waits(tmp_path: Path, stubborn: boo
     played(lambda: Pulls(script.launch, term_grace_s=0.2), play)
 
 
-def test_the_log_tells_the_beginning_the_end_and_every_ten_seconds(
+def test_the_log_shows_start_end_and_progress_every_ten_seconds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "manager.pulls")
+    caplog.set_level(logging.INFO, "manager.launcher.pulls")
     script = Script(tmp_path, HALF * 21 + READY)
     now = 0.0
 
@@ -285,7 +287,7 @@ def test_the_log_tells_the_beginning_the_end_and_every_ten_seconds(
 @pytest.mark.parametrize(
     "line", ["", "load failed: x", "[1]", '{"a": 1}', '{"phase": "x", "download": 1}']
 )
-def test_what_is_no_report_is_something_that_the_process_said(line: str) -> None:
+def test_a_line_that_is_no_report_is_other_output(line: str) -> None:
     assert read_report(line) is None
 
 
@@ -318,10 +320,10 @@ class TestTheRealOne:
             assert ended is None
 
         with hub({"maker/fast": FAST}) as served:
-            _be_told(monkeypatch, served.url, tmp_path)
+            _use_hub(monkeypatch, served.url, tmp_path)
             played(lambda: Pulls(on_change=lambda alias, download: changes.append(download)), play)
 
-    def test_what_the_hub_refuses_is_the_reason(
+    def test_a_refusal_by_the_hub_is_the_reason(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def play(pulls: Pulls) -> None:
@@ -330,10 +332,10 @@ class TestTheRealOne:
 
         with hub({"maker/fast": FAST}) as served:
             served.refusals["maker/fast"] = (403, "GatedRepo")
-            _be_told(monkeypatch, served.url, tmp_path)
+            _use_hub(monkeypatch, served.url, tmp_path)
             played(Pulls, play)
 
-    def test_a_pull_that_the_manager_ended_goes_on_with_the_next_manager(
+    def test_a_pull_ended_by_a_shutdown_resumes_with_the_next_manager(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def begun(pulls: Pulls) -> None:
@@ -349,14 +351,14 @@ class TestTheRealOne:
             assert (await pulls.pull("a", MODEL)).fetched_bytes == 0
 
         with hub({"maker/fast": FAST}) as served:
-            _be_told(monkeypatch, served.url, tmp_path)
+            _use_hub(monkeypatch, served.url, tmp_path)
             served.bytes_per_second = 2e6
             played(Pulls, begun)
             served.bytes_per_second = None
             played(Pulls, gone_on_with)
 
 
-def _be_told(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
+def _use_hub(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
     """Children of this process take *url* for the Hub."""
     environ = children_environ(url, home)
     for name in [name for name in os.environ if name not in environ]:

@@ -66,5 +66,5 @@ def test_swaps_stay_near_the_fewest_that_are_possible() -> None:
         ([Asked(0, "a", 1), Asked(1, "b", 1), Asked(60, "a", 1)], 3),  # b can't wait for the last
     ],
 )
-def test_the_optimum_is_what_one_finds_by_hand(asked: list[Asked], fewest: int) -> None:
+def test_the_optimum_matches_examples_solved_by_hand(asked: list[Asked], fewest: int) -> None:
     assert fewest_loads(asked, load_s=1.0, max_wait_s=10.0) == fewest

@@ -15,7 +15,7 @@ from contracts.settings.base import GIB
 from contracts.settings.models import ImageSettings, VlmSettings
 from manager.app import standbys
 from manager.launcher.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
-from manager.launcher.standby import READY_LINE, TO_HAVE_FROM, Standbys
+from manager.launcher.standby import DEFAULT_FROM, READY_LINE, Standbys
 from tests.manager.conftest import alive, eventually
 from tests.manager.virtual import FakeHost, FakeProcess, Scene, settings_of, virtual_time
 
@@ -64,10 +64,10 @@ class FakeParker:
         return FakeParked(self, process)
 
 
-Tell = Callable[["Scene", FakeParker, Standbys], Coroutine[Any, Any, None]]
+Play = Callable[["Scene", FakeParker, Standbys], Coroutine[Any, Any, None]]
 
 
-def with_standbys(tmp_path: Path, models: dict[str, Any], wanted: int, tell: Tell) -> None:
+def with_standbys(tmp_path: Path, models: dict[str, Any], wanted: int, play: Play) -> None:
     """A pool in virtual time whose launcher keeps *wanted* standby workers."""
 
     async def whole() -> None:
@@ -82,7 +82,7 @@ def with_standbys(tmp_path: Path, models: dict[str, Any], wanted: int, tell: Tel
         [(parker, kept)] = made
         scene.pool.start()
         await scene.settle()
-        await tell(scene, parker, kept)
+        await play(scene, parker, kept)
         await kept.close()
         await scene.end()
 
@@ -91,7 +91,7 @@ def with_standbys(tmp_path: Path, models: dict[str, Any], wanted: int, tell: Tel
 
 
 def test_a_cold_start_takes_the_standby_and_another_takes_its_place(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         assert (kept.count, kept.ready) == (1, 1)
         await scene.served("a")
         assert [p.alias for p in parker.adopted] == ["a"]
@@ -99,11 +99,11 @@ def test_a_cold_start_takes_the_standby_and_another_takes_its_place(tmp_path: Pa
         assert kept.count == 1
         assert len(scene.host.living()) == 2
 
-    with_standbys(tmp_path, {"a": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
 def test_none_is_started_while_a_worker_loads(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         request = scene.ask("a")
         await asyncio.sleep(0.5)
         assert scene.state("a") == "starting"
@@ -112,11 +112,11 @@ def test_none_is_started_while_a_worker_loads(tmp_path: Path) -> None:
         await scene.settle()
         assert kept.count == 1
 
-    with_standbys(tmp_path, {"a": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
-def test_a_standby_stands_in_nobody_s_way(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+def test_standby_workers_give_way_to_workers(tmp_path: Path) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         await scene.served("a")  # takes all there is
         await scene.settle()
         assert kept.count == 0
@@ -125,11 +125,11 @@ def test_a_standby_stands_in_nobody_s_way(tmp_path: Path) -> None:
         await scene.settle()
         assert kept.count == 1
 
-    with_standbys(tmp_path, {"a": 12, "b": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 12, "b": 4}, 1, play)
 
 
 def test_more_standbys_than_fit_are_dismissed_before_a_load(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         await asyncio.sleep(3)
         for _ in range(3):
             scene.pool._dispatch()
@@ -140,11 +140,11 @@ def test_more_standbys_than_fit_are_dismissed_before_a_load(tmp_path: Path) -> N
         assert scene.host.peak <= scene.budget
         assert kept.count == 1
 
-    with_standbys(tmp_path, {"a": 11.5}, 3, tell)
+    with_standbys(tmp_path, {"a": 11.5}, 3, play)
 
 
-def test_one_that_ends_by_itself_is_not_replaced_at_once_and_loads_go_on(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+def test_a_standby_that_exits_is_not_replaced_at_once(tmp_path: Path) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         scene.host.living()[0].end(1)
         await scene.settle()
         assert kept.count == 0
@@ -157,66 +157,66 @@ def test_one_that_ends_by_itself_is_not_replaced_at_once_and_loads_go_on(tmp_pat
         await scene.settle()
         assert kept.count == 1
 
-    with_standbys(tmp_path, {"a": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
-def test_one_that_ends_in_the_moment_in_which_it_is_taken_costs_nobody_a_request(
+def test_a_standby_that_ends_as_it_is_adopted_fails_no_request(
     tmp_path: Path,
 ) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         request = scene.ask("a")
         await scene.settle(lambda: bool(parker.adopted))
         parker.adopted[0].end(-9)
         await request.granted()
         assert len(scene.host.of("a")) == 2
 
-    with_standbys(tmp_path, {"a": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
-def test_one_that_does_not_answer_is_given_up_and_the_load_goes_on_without_it(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+def test_a_standby_that_does_not_respond_is_replaced_by_a_launch(tmp_path: Path) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         scene.host.living()[0].frozen = True
         lease = await scene.ask("a").granted()
         assert lease.queue_s == pytest.approx(15 + 1, abs=1)
         assert len(scene.host.of("a")) == 2
 
-    with_standbys(tmp_path, {"a": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
-def test_one_that_can_t_be_started_hinders_nothing(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+def test_a_standby_that_cannot_be_started_is_not_fatal(tmp_path: Path) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         parker.fails = True
         await scene.served("a")
         await scene.settle()
         assert kept.count == 0
         await scene.served("a")
 
-    with_standbys(tmp_path, {"a": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
-def test_what_it_is_charged_is_measured(tmp_path: Path) -> None:
-    async def tell(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
+def test_the_charge_of_a_standby_is_measured(tmp_path: Path) -> None:
+    async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         scene.host.living()[0].behaviour.footprint = 3 * GIB
         await kept.measure()
         assert kept.memory_each == 3 * GIB
 
-    with_standbys(tmp_path, {"a": 4}, 1, tell)
+    with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
 @pytest.mark.parametrize(
     ("configured", "total", "count"),
     [
-        (None, TO_HAVE_FROM, 1),
-        (None, TO_HAVE_FROM - 1, 0),
-        (0, TO_HAVE_FROM, 0),
-        (2, TO_HAVE_FROM - 1, 2),
+        (None, DEFAULT_FROM, 1),
+        (None, DEFAULT_FROM - 1, 0),
+        (0, DEFAULT_FROM, 0),
+        (2, DEFAULT_FROM - 1, 2),
     ],
 )
-def test_there_is_one_where_there_is_memory_enough_and_as_many_as_configured(
+def test_one_standby_by_default_with_enough_memory_or_as_many_as_configured(
     tmp_path: Path, configured: int | None, total: int, count: int
 ) -> None:
     made = standbys(settings_of(tmp_path, {"a": 4}, standby=configured), None, total)
-    assert (made._wanted if made else 0) == count
+    assert (made._size if made else 0) == count
 
 
 # --- a real process --------------------------------------------------------------------------------
@@ -231,14 +231,14 @@ while not line.endswith(b"\\n"):
     if not byte:
         sys.exit(0)
     line += byte
-print("told", line.decode().strip(), flush=True)
+print("message", line.decode().strip(), flush=True)
 while os.read(0, 1):
     pass
 """
 
 
 @pytest.mark.process
-def test_a_parked_process_is_told_what_it_is_and_lives_as_that_worker(tmp_path: Path) -> None:
+def test_a_standby_process_becomes_the_worker_of_its_spec(tmp_path: Path) -> None:
     async def whole() -> None:
         first, then = bytearray(), bytearray()
         launcher = LocalLauncher((sys.executable, "-c", PARKED))
@@ -247,8 +247,9 @@ def test_a_parked_process_is_told_what_it_is_and_lives_as_that_worker(tmp_path: 
         handle = parked.adopt(SPEC, then.extend)
         assert handle.address == ("127.0.0.1", 9001)
         await asyncio.to_thread(eventually, lambda: b"}" in then)
-        told = json.loads(then.partition(b"told ")[2])  # the end of READY_LINE's line may come late
-        assert told == {
+        # The end of the READY line may arrive late.
+        message = json.loads(then.partition(b"message ")[2])
+        assert message == {
             "alias": "a",
             "spec": "{}",
             "host": "127.0.0.1",

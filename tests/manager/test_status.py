@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.control import Drawing
+from contracts.control import Drawing, Phase, WorkerHealth
 from contracts.control import WorkerState as S
 from contracts.settings import Settings
 from contracts.settings.base import GIB
+from manager.launcher.process import Address, Handle
+from manager.memory.peaks import Peak
 from manager.memory.pressure import Pressure
 from manager.memory.system import MemoryReading, read
-from manager.status import Room, WorkerReport, manager_status
+from manager.planner import WorkerView
+from manager.status import BudgetReport, WorkerReport, manager_status
+from manager.worker_facts import Process
 
 DATA: dict[str, Any] = {
     "defaults": {"chat": "a", "analyze": "a", "generate": "b", "edit": "b"},
@@ -34,18 +38,26 @@ DATA: dict[str, Any] = {
 }
 SETTINGS = Settings.model_validate(DATA)
 READING = MemoryReading(total=16 * GIB, available=4 * GIB)
+
+
+class Here:
+    """A ``Handle`` of which only these are used."""
+
+    pid = 77
+    address = Address("127.0.0.1", 8001)
+
+
+PROCESS = Process(launched_at=40.0, handle=cast("Handle", Here()))
 READY = WorkerReport(
-    alias="a",
+    view=WorkerView("a", S.READY, int(4.5 * GIB), last_used=95.5, pinned=True),
     model=SETTINGS.models["a"],
-    state=S.READY,
-    memory=int(4.5 * GIB),
-    charged=True,
-    pid=77,
-    port=8001,
+    process=PROCESS,
     request_count=3,
-    launched_at=40.0,
-    last_used=95.5,
 )
+
+
+def viewed(report: WorkerReport, **changes: Any) -> WorkerReport:
+    return replace(report, view=replace(report.view, **changes))
 
 
 NO_DOWNLOAD = {
@@ -55,14 +67,15 @@ NO_DOWNLOAD = {
     "eta_seconds": 0.0,
     "verified_bytes": 0,
 }
-NO_DRAWING = {"kind": "", "step": 0, "steps": 0, "picture": 0, "pictures": 0, "eta_seconds": 0.0}
-ROOM = Room(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING, "a rule")
+NO_IMAGE_PROGRESS = {"kind": "", "step": 0, "steps": 0, "picture": 0, "pictures": 0, "eta_seconds": 0.0}
+BUDGET = BudgetReport(10 * GIB, 1, 1, GIB // 2, Pressure.WARNING, "a rule")
 
 
 def status(*reports: WorkerReport) -> dict[str, Any]:
-    return manager_status(reports, READING, SETTINGS, room=ROOM, started_at=10.0, now=100.0).model_dump(
-        mode="json"
+    found = manager_status(
+        reports, READING, SETTINGS, budget=BUDGET, started_at=10.0, now=100.0, wall_now=4600.0
     )
+    return found.model_dump(mode="json")
 
 
 def test_a_ready_worker_has_the_dashboard_s_fields() -> None:
@@ -83,22 +96,23 @@ def test_a_ready_worker_has_the_dashboard_s_fields() -> None:
 
 
 def test_a_busy_worker_is_not_idle() -> None:
-    worker = status(replace(READY, leases=2))["workers"]["a"]
+    worker = status(viewed(READY, leases=2))["workers"]["a"]
     assert (worker["idle_seconds"], worker["active_requests"]) == (0.0, 2)
 
 
 @pytest.mark.parametrize("state", list(S))
 def test_only_workers_that_serve_are_among_the_workers_and_all_are_among_the_models(state: S) -> None:
-    answer = status(replace(READY, state=state))
+    answer = status(viewed(READY, state=state))
     assert ("a" in answer["workers"]) == (state in (S.READY, S.DRAINING))
     assert answer["models"]["a"]["status"] == state
 
 
-def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
-    failed = replace(READY, state=S.FAILED, retry_at=107.0, last_error="no weights", queued=2)
-    failed = replace(failed, idle_timeout_s=60.0)
-    measured = replace(failed, learned=5 * GIB, learned_age_s=3600, footprint=2 * GIB, peak=3 * GIB)
-    assert status(measured)["models"]["a"] == {
+def test_a_model_shows_what_it_waits_for_and_why_it_failed() -> None:
+    failed = viewed(READY, state=S.FAILED, retry_at=107.0, idle_timeout_s=60.0)
+    process = Process(footprint=2 * GIB, peak=3 * GIB)
+    learned = Peak(5 * GIB, learned_at=1000.0)
+    failed = replace(failed, process=process, learned=learned, last_error="no weights", queued=2)
+    assert status(failed)["models"]["a"] == {
         "path": "org/a",
         "kind": "vlm",
         "port": 8001,
@@ -112,7 +126,7 @@ def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
         "phase": "",
         "download": NO_DOWNLOAD,
         "revision": "",
-        "drawing": NO_DRAWING,
+        "drawing": NO_IMAGE_PROGRESS,
         "queued": 2,
         "last_error": "no weights",
         "retry_in_seconds": 7.0,
@@ -121,15 +135,17 @@ def test_a_model_tells_what_it_waits_for_and_why_it_failed() -> None:
     }
 
 
-def test_a_model_tells_what_it_draws() -> None:
+def test_a_model_shows_the_progress_of_its_image() -> None:
     drawing = Drawing(kind="edit", step=2, steps=8, picture=1, pictures=3, eta_seconds=40.5)
-    told = status(replace(READY, drawing=drawing))["models"]["a"]["drawing"]
-    assert told == drawing.model_dump()
+    health = WorkerHealth(alias="a", phase=Phase.READY, pid=77, drawing=drawing)
+    found = status(replace(READY, process=replace(PROCESS, health=health)))
+    assert found["models"]["a"]["drawing"] == drawing.model_dump()
 
 
 def test_the_memory_is_the_system_s_and_the_budget_s() -> None:
-    reserved = WorkerReport("b", SETTINGS.models["b"], S.STARTING, memory=10 * GIB)
-    assert status(replace(READY, footprint=3 * GIB), reserved)["memory"] == {
+    reserved = WorkerReport(WorkerView("b", S.STARTING, 10 * GIB), SETTINGS.models["b"])
+    measured = replace(READY, process=replace(PROCESS, footprint=3 * GIB))
+    assert status(measured, reserved)["memory"] == {
         "total_gb": 16.0,
         "available_gb": 4.0,
         "used_gb": 12.0,
@@ -159,24 +175,27 @@ def test_the_rest_of_the_answer() -> None:
 
 reports = st.builds(
     WorkerReport,
-    alias=st.sampled_from("ab"),
+    view=st.builds(
+        WorkerView,
+        alias=st.sampled_from("ab"),
+        state=st.sampled_from(list(S)),
+        memory=st.integers(0, 1 << 40),
+        leases=st.integers(0, 9),
+        retry_at=st.floats(0, 1000),
+    ),
     model=st.sampled_from(list(SETTINGS.models.values())),
-    state=st.sampled_from(list(S)),
-    memory=st.integers(0, 1 << 40),
-    charged=st.booleans(),
-    leases=st.integers(0, 9),
-    retry_at=st.floats(0, 1000),
+    process=st.sampled_from([None, PROCESS]),
 )
 
 
 @given(st.lists(reports, max_size=2))
-def test_no_number_is_ever_null(drawn: list[WorkerReport]) -> None:
+def test_no_number_is_ever_null(generated: list[WorkerReport]) -> None:
     def nulls(value: Any) -> bool:
         if isinstance(value, dict):
             return any(nulls(item) for item in value.values())
         return value is None
 
-    assert not nulls(status(*drawn))
+    assert not nulls(status(*generated))
 
 
 def test_the_system_s_memory_can_be_read() -> None:

@@ -62,7 +62,7 @@ def streaming(manager: Manager, path: str, **headers: str) -> Iterator[Stream]:
         yield Stream(answer)
 
 
-def test_events_tell_every_transition_and_the_progress_of_a_load(bench: Bench) -> None:
+def test_events_show_every_transition_and_the_progress_of_a_load(bench: Bench) -> None:
     phases = [["importing", "", 0.1], ["loading", "", 0.1]]
     with bench.manager({"a": bench.model(phases=phases)}) as manager:
         with streaming(manager, "/events") as stream:
@@ -79,7 +79,7 @@ def test_events_tell_every_transition_and_the_progress_of_a_load(bench: Bench) -
         assert {"importing", "loading"} <= {p["phase"] for p in stream.of("progress")}
 
 
-def test_who_was_cut_off_gets_what_it_missed(bench: Bench) -> None:
+def test_a_disconnected_reader_gets_missed_events(bench: Bench) -> None:
     with bench.manager() as manager:
         with streaming(manager, "/events") as stream:
             manager.ask()
@@ -102,7 +102,7 @@ def test_logs_are_shown_and_followed_over_the_ends_of_processes(bench: Bench) ->
             eventually(lambda: stream.of("message") == ["hello from a worker"] * 2)
 
 
-def test_a_wrong_question_about_logs_is_told_so(bench: Bench) -> None:
+def test_an_invalid_request_for_logs_gets_an_error(bench: Bench) -> None:
     with bench.manager() as manager:
         for path, status, code in (
             ("/logs/nobody", 404, "model_not_found"),
@@ -113,7 +113,7 @@ def test_a_wrong_question_about_logs_is_told_so(bench: Bench) -> None:
             assert (answer.status_code, error_of(answer)["code"]) == (status, code), path
 
 
-def test_open_streams_end_with_the_manager_and_hold_it_up_for_nobody(bench: Bench) -> None:
+def test_open_streams_end_with_the_manager_and_do_not_delay_it(bench: Bench) -> None:
     with running(bench, bench.config()) as manager, plain.Client(base_url=manager.url) as http:
         events = http.stream("GET", "/events", timeout=60)
         logs = http.stream("GET", "/logs/a?follow=1", timeout=60)
@@ -124,7 +124,7 @@ def test_open_streams_end_with_the_manager_and_hold_it_up_for_nobody(bench: Benc
             eventually(lambda: all(stream.ended for stream in streams))
 
 
-def test_a_pull_of_what_is_there_fetches_nothing_and_loads_nothing(bench: Bench) -> None:
+def test_a_pull_of_existing_files_downloads_and_loads_nothing(bench: Bench) -> None:
     model = {**bench.model(), "path": DEMO_MODEL}
     with bench.manager({"a": model}) as manager:
         answer = manager.post("/pull/a")
@@ -156,7 +156,7 @@ def test_status_shows_declared_learned_measured_and_peak_memory(bench: Bench) ->
         stopped = manager.model()
         assert (stopped["measured_gb"], stopped["peak_gb"]) == (0, 0)
         assert stopped["learned_gb"] >= model["learned_gb"]
-        assert stopped["memory_gb"] == 2, "no large picture was served: the declared size stays"
+        assert stopped["memory_gb"] == 2, "no large image was served: the declared size stays"
         assert 0 <= stopped["learned_age_seconds"] < 60
     again = ManagerApp(settings)
     learned = again.peaks.get(peak_key(settings.models["a"]))
@@ -164,7 +164,7 @@ def test_status_shows_declared_learned_measured_and_peak_memory(bench: Bench) ->
     assert 64 << 20 < learned.bytes < GIB
 
 
-def test_status_and_events_tell_how_far_a_drawing_is(bench: Bench, tmp_path: Path) -> None:
+def test_status_and_events_show_the_progress_of_an_image(bench: Bench, tmp_path: Path) -> None:
     drawing = {"kind": "generation", "step": 2, "steps": 4, "picture": 1, "pictures": 1}
     drawing["eta_seconds"] = 12.5
     done = tmp_path / "done"

@@ -138,7 +138,7 @@ def test_sigterm_lets_open_answers_end_and_takes_nothing_new(bench: Bench) -> No
         manager.ask_in_background("b", "echo")
         bench.noted("launched", "b")
         manager.process.terminate()
-        eventually(lambda: "echo" in manager.answers)  # told while the other goes on
+        eventually(lambda: "echo" in manager.answers)  # refused while the other continues
         waiting = manager.answers["echo"]
         assert isinstance(waiting, httpx.Response)
         assert waiting.status_code == 503
@@ -155,7 +155,7 @@ def test_sigterm_lets_open_answers_end_and_takes_nothing_new(bench: Bench) -> No
         assert manager.living_workers() == []
 
 
-def test_the_drain_of_a_shutdown_is_bounded_and_who_is_cut_off_is_told(bench: Bench) -> None:
+def test_the_drain_of_a_shutdown_is_bounded_and_cut_off_requests_get_an_error(bench: Bench) -> None:
     config = bench.config(manager={"drain_timeout_s": 0.3})
     with running(bench, config) as manager:
         manager.ask_in_background("a", f"sse?n=1&until={bench.flag}")
@@ -246,7 +246,7 @@ def test_a_port_of_the_environment_that_is_taken_is_one_line_with_the_cure_and_s
     assert "MANAGER_PORT or manager.port" in line
 
 
-def test_settings_that_cannot_be_used_are_told_as_they_are_and_status_2(bench: Bench) -> None:
+def test_invalid_settings_are_reported_with_status_2(bench: Bench) -> None:
     file = bench.folder / "config.yaml"
     config = bench.config()
     config["manager"]["prot"] = 1

@@ -25,7 +25,7 @@ from manager.lease import Lease
 from manager.memory.peaks import Peaks, peak_key
 from manager.memory.system import MemoryReading
 from manager.pool import Pool
-from manager.readiness import Answer
+from manager.readiness import ProbeResponse
 from manager.worker_run import POLL_S, Timeouts
 
 
@@ -76,7 +76,7 @@ class Behaviour:
     stubborn: bool = False  # ignores TERMINATE
     leaves_s: float = 0.0  # from TERMINATE to its end
     footprint: int | None = None  # bytes; None: what it is declared to need
-    large_pictures: int = 1  # that it says it has served, once it is ready
+    large_images: int = 1  # served, as it reports once it is ready
     stalls: bool = False  # has a job in hand and does not get on
     deaf: bool = False  # /health does not answer once it is ready
     launch_error: Exception | None = None
@@ -122,12 +122,12 @@ class FakeProcess:
     def poll(self) -> int | None:
         return self._status
 
-    def signal(self, rung: StopSignal) -> None:
+    def signal(self, stop: StopSignal) -> None:
         if self._status is not None:
             return
-        self.signals.append(rung)
-        self._host.signalled(self, rung)
-        if rung is StopSignal.KILL:
+        self.signals.append(stop)
+        self._host.signalled(self, stop)
+        if stop is StopSignal.KILL:
             self.end(-9)
         elif not self.behaviour.stubborn:
             asyncio.get_running_loop().call_later(self.behaviour.leaves_s, self.end, 0)
@@ -152,7 +152,7 @@ class FakeProcess:
             self._status = status
             self._ended.set()
 
-    def health(self) -> Answer | None:
+    def health(self) -> ProbeResponse | None:
         age = self._host.now() - self._launched_at
         ready = age >= self.behaviour.load_s and not self.behaviour.hangs
         if self.frozen or (ready and self.behaviour.deaf):
@@ -169,14 +169,14 @@ class FakeProcess:
             "newer_revision": self.behaviour.newer,
             "nonce": self.spec.nonce,
             "pid": self._pid,
-            "work": {"large_pictures": self.behaviour.large_pictures if ready else 0},
+            "work": {"large_pictures": self.behaviour.large_images if ready else 0},
         }
         if fetching:
             done, total = int(min(age, self.behaviour.cut_s)), int(self.behaviour.download_s)
             body["download"] = Download(
                 done_bytes=done, total_bytes=total, bytes_per_second=1, eta_seconds=total - done
             ).model_dump()
-        return Answer(200 if ready else 503, json.dumps(body).encode())
+        return ProbeResponse(200 if ready else 503, json.dumps(body).encode())
 
     def _gets_on(self, age: float) -> bool:
         behaviour = self.behaviour
@@ -192,7 +192,7 @@ class FakeHost:
     now: Callable[[], float]
     memory: dict[str, int]  # bytes
     behaviours: dict[str, Behaviour]
-    signalled: Callable[[FakeProcess, StopSignal], None] = lambda process, rung: None
+    signalled: Callable[[FakeProcess, StopSignal], None] = lambda process, stop: None
     processes: list[FakeProcess] = field(default_factory=list)
     peak: int = 0
 
@@ -212,7 +212,7 @@ class FakeHost:
     def count(self) -> None:
         self.peak = max(self.peak, sum(p.memory for p in self.living()))
 
-    async def probe(self, address: Address) -> Answer | None:
+    async def probe(self, address: Address) -> ProbeResponse | None:
         await asyncio.sleep(0)
         for process in self.living():
             if process.address == address:
@@ -279,7 +279,7 @@ class Scene:
         self.pulled_at: dict[str, float] = {}
         self.outdated: list[str] = []
         self.available = 1 << 40  # bytes that the system has left
-        self.happenings: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
         kept = standbys(self.host) if standbys else None
         self.pool = Pool(
             settings,
@@ -294,7 +294,7 @@ class Scene:
             fetching=lambda alias: self.pulls.get(alias),
             pulled_at=lambda alias: self.pulled_at.get(alias, float("-inf")),
             outdated=self.outdated.append,
-            publish=lambda kind, data: self.happenings.append((kind, data)),
+            publish=lambda kind, data: self.events.append((kind, data)),
         )
 
     def ask(self, alias: str = "a", keep_alive: float | None = None) -> Request:
@@ -332,7 +332,7 @@ class Scene:
 
 
 class Request:
-    """A client: it asks, holds its lease until told to finish, and can leave."""
+    """A client: it asks, holds its lease until ``finish``, and can leave."""
 
     def __init__(self, scene: Scene, alias: str, keep_alive: float | None = None) -> None:
         self.alias = alias
@@ -397,10 +397,10 @@ def story(
     However it goes, closing the pool at its end must leave no process, and the budget has been kept.
     """
 
-    def decorate(tell: Story) -> Callable[[Path], None]:
+    def decorate(play: Story) -> Callable[[Path], None]:
         async def whole(folder: Path) -> None:
             scene = Scene(settings_of(folder, models, memory, **manager))
-            await tell(scene)
+            await play(scene)
             await scene.end()
 
         def test(tmp_path: Path) -> None:

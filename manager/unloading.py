@@ -1,13 +1,16 @@
-"""Who leaves memory though no request asks for its room. Pure: facts in, aliases out.
+"""Which workers to unload although no request needs their memory. Pure: facts in, aliases out.
 
-Rules: only idle workers leave, pinned ones never do; least recently used first.
+Rules: after the idle timeout, under memory pressure, and when the charges exceed the budget because
+workers outgrew their estimates. Only idle workers, never pinned ones; least recently used first.
 """
 
 from manager.planner import Workers, WorkerView, by_use, choose_victims
 
+SETTLE_S = 10.0  # how long memory may take to be available after a process has ended
+
 
 def idle_deadline(worker: WorkerView) -> float | None:
-    """When it has been idle for too long; None: never, as things are."""
+    """When its idle timeout passes; None: never, in its current state."""
     if not worker.evictable or worker.idle_timeout_s < 0:
         return None
     return worker.last_used + worker.idle_timeout_s
@@ -19,17 +22,16 @@ def idle_too_long(workers: Workers, now: float) -> tuple[str, ...]:
     return tuple(alias for alias, deadline in deadlines if deadline is not None and deadline <= now)
 
 
-def soonest_idle(workers: Workers, now: float) -> float | None:
-    """When the next idle timeout after *now* passes, if nothing changes before."""
+def next_idle_deadline(workers: Workers, now: float) -> float | None:
+    """The first idle timeout after *now*, if nothing changes before."""
     deadlines = (idle_deadline(w) for w in workers.values())
     return min((d for d in deadlines if d is not None and d > now), default=None)
 
 
 def overcommitted(workers: Workers, budget: int) -> tuple[str, ...]:
-    """Who must leave because others have grown beyond what they were expected to need.
+    """The idle workers to unload because the charges exceed *budget*: workers outgrew their estimates.
 
-    No more than needed; when idle workers can't make up for all of it, all of them leave. One that is
-    alone stays however large it is: from its end nobody has anything.
+    No more than needed; all idle ones when they do not suffice. The last worker stays, however large.
     """
     staying = [w for w in workers.values() if w.stays]
     excess = sum(w.memory for w in staying) - budget
@@ -40,19 +42,15 @@ def overcommitted(workers: Workers, budget: int) -> tuple[str, ...]:
 
 
 def least_recently_used(workers: Workers) -> str | None:
-    """The idle worker that goes next when the system is short of memory."""
+    """The idle worker to unload next under memory pressure."""
     idle = by_use(w for w in workers.values() if w.evictable)
     return idle[0].alias if idle else None
 
 
-SETTLE_S = 10.0
+def memory_is_free(needed: int, available: int, freed_ago_s: float) -> bool:
+    """Whether the system has *needed* bytes available, so that a load may begin.
 
-
-def memory_is_back(needed: int, available: int, freed_ago_s: float) -> bool:
-    """Whether a load of *needed* bytes may begin, as far as the system goes.
-
-    What an ended process had is not always to be had at once (on macOS the GPU's wired pages lag
-    behind), so a load waits for it, up to ``SETTLE_S`` after the last end: what others use of the
-    memory then is no business of the budget.
+    The memory of an ended process is not always available at once (on macOS, wired GPU pages lag), so a
+    load waits for it, up to ``SETTLE_S``. After that, other programs use it, which the budget ignores.
     """
     return available >= needed or freed_ago_s >= SETTLE_S

@@ -1,4 +1,4 @@
-"""Who leaves memory unasked."""
+"""Unloading without a request that needs the memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.control import WorkerState as S
-from manager.housekeeping import (
+from manager.planner import WorkerView
+from manager.unloading import (
     SETTLE_S,
     idle_too_long,
     least_recently_used,
-    memory_is_back,
+    memory_is_free,
+    next_idle_deadline,
     overcommitted,
-    soonest_idle,
 )
-from manager.planner import WorkerView
 
 
 def view(alias: str, state: S = S.READY, memory: int = 4, **kw: Any) -> WorkerView:
@@ -51,14 +51,14 @@ def test_the_next_idle_timeout_is_known() -> None:
         view("c", last_used=1, idle_timeout_s=5, leases=1),
         view("d", last_used=1, idle_timeout_s=5),  # overdue: dealt with already
     ]
-    assert soonest_idle({w.alias: w for w in workers}, now=100) == 102
-    assert soonest_idle({}, now=100) is None
+    assert next_idle_deadline({w.alias: w for w in workers}, now=100) == 102
+    assert next_idle_deadline({}, now=100) is None
 
 
 # --- growth ----------------------------------------------------------------------------------------
 
 
-def test_nobody_leaves_while_all_fits() -> None:
+def test_no_worker_leaves_while_all_fit() -> None:
     assert overcommitted(world(view("a"), view("b")), 8) == ()
 
 
@@ -68,12 +68,12 @@ def test_idle_workers_leave_for_those_that_have_grown_least_recently_used_first(
     assert overcommitted(workers, 10) == ("c", "b")
 
 
-def test_all_idle_ones_leave_when_even_that_is_not_enough() -> None:
+def test_all_idle_workers_leave_when_even_that_is_not_enough() -> None:
     workers = world(view("a", memory=20, leases=1), view("b"), view("c", memory=1, last_used=1))
     assert overcommitted(workers, 10) == ("b", "c")
 
 
-def test_one_that_is_alone_stays_however_large_it_is() -> None:
+def test_the_last_worker_stays_however_large() -> None:
     assert overcommitted(world(view("a", memory=20), view("b", S.STOPPING, 9)), 10) == ()
 
 
@@ -91,7 +91,7 @@ def test_one_that_is_alone_stays_however_large_it_is() -> None:
     ),
     st.integers(1, 30),
 )
-def test_nobody_busy_or_pinned_leaves_and_nobody_in_vain(views: list[WorkerView], budget: int) -> None:
+def test_no_busy_or_pinned_worker_leaves_and_none_in_vain(views: list[WorkerView], budget: int) -> None:
     workers = world(*views)
     victims = overcommitted(workers, budget)
     assert all(workers[v].evictable for v in victims)
@@ -102,7 +102,7 @@ def test_nobody_busy_or_pinned_leaves_and_nobody_in_vain(views: list[WorkerView]
 # --- pressure, and memory that is late -------------------------------------------------------------
 
 
-def test_under_pressure_the_least_recently_used_goes_first_and_no_busy_or_pinned_one() -> None:
+def test_under_pressure_the_least_recently_used_leaves_first_and_no_busy_or_pinned_one() -> None:
     busy, pinned = view("a", leases=1), view("b", pinned=True)
     assert least_recently_used(world(busy, pinned)) is None
     assert (
@@ -110,7 +110,7 @@ def test_under_pressure_the_least_recently_used_goes_first_and_no_busy_or_pinned
     )
 
 
-def test_a_load_waits_until_the_memory_is_really_back_but_not_for_ever() -> None:
-    assert memory_is_back(8, available=8, freed_ago_s=0)
-    assert not memory_is_back(8, available=7, freed_ago_s=SETTLE_S - 0.1)
-    assert memory_is_back(8, available=7, freed_ago_s=SETTLE_S)
+def test_a_load_waits_for_free_memory_but_not_forever() -> None:
+    assert memory_is_free(8, available=8, freed_ago_s=0)
+    assert not memory_is_free(8, available=7, freed_ago_s=SETTLE_S - 0.1)
+    assert memory_is_free(8, available=7, freed_ago_s=SETTLE_S)
