@@ -15,6 +15,7 @@ import pytest
 
 from testkit import plain
 from testkit.hub_server import children_environ
+from tests.rehearsal import report
 from tests.rehearsal.hub import Hub
 from tests.rehearsal.synthetic import HashBook, Tensor, Text, Weights, sharded, split
 
@@ -138,3 +139,27 @@ def test_cuts_damage_and_an_outage_happen_as_told(hub: Hub) -> None:
     assert (spoiled[:-1], spoiled[-1] ^ 1) == (whole(WEIGHTS)[:-1], whole(WEIGHTS)[-1])
     hub.down = 503
     assert plain.get(url).status_code == 503
+
+
+def test_a_client_that_waits_for_a_list_does_not_wait_for_hashes(tmp_path: Path) -> None:
+    kept = tmp_path / "hashes.json"
+    with Hub(HashBook(kept)) as served:
+        served.publish(NAME, {"model.safetensors": WEIGHTS})
+        assert WEIGHTS.key in json.loads(kept.read_text())
+
+
+def test_the_report_says_of_each_scenario_what_held_and_what_did_not() -> None:
+    told = {
+        "name": "moved",
+        "title": "a repository moves on",
+        "status": "FAIL",
+        "checks": [("it serves", True, ""), ("it is fetched", False, "503\n" + "x" * 300)],
+        "facts": {"second load": "3.0 x one SHA-256 over it"},
+        "changes": ["config.yaml: manager.idle_timeout_s 8"],
+    }
+    page = report.page([told], "2-core Linux x86-64, 24 GB, MLX on the CPU")
+    assert "| moved | a repository moves on | FAIL | 1 of 2 |" in page
+    assert "- PASS it serves\n- **FAIL** it is fetched: 503 xxx" in page
+    assert "`config.yaml: manager.idle_timeout_s 8`" in page
+    assert "- second load: 3.0 x one SHA-256 over it" in page
+    assert max(len(line) for line in page.splitlines() if "FAIL** it is" in line) < 260

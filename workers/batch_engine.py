@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard
 
 from workers.engine import Report
@@ -52,3 +53,33 @@ class BatchEngine(Protocol):
 def does_many(engine: Any) -> TypeGuard[BatchEngine]:
     """Does *engine* do many jobs at a time?"""
     return hasattr(engine, "step")
+
+
+class CallbackSink:
+    """A sink that calls *emit* on the same thread; what it raises (``Cancelled``) ends the job."""
+
+    def __init__(self, emit: Callable[[Any], None]) -> None:
+        self._emit = emit
+        self.ended = False
+        self.error: BaseException | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        self._call(None)
+        return self.error is not None
+
+    def begin(self) -> None: ...
+
+    def put(self, event: Any) -> None:
+        self._call(event)
+
+    def _call(self, event: Any) -> None:
+        if self.error is None:
+            try:
+                self._emit(event)
+            except BaseException as exc:
+                self.error = exc
+
+    def end(self, error: BaseException | None) -> None:
+        self.ended = True
+        self.error = self.error or error

@@ -55,7 +55,12 @@ class Hub:
     # --- what is served --------------------------------------------------------------------------
 
     def publish(self, repository: str, files: Files, commit: str | None = None) -> str:
-        """A new head of *repository*; earlier commits stay. Returns the commit."""
+        """A new head of *repository*; earlier commits stay. Returns the commit.
+
+        Hashes are computed now: a client would not wait for those of gigabytes.
+        """
+        for blob in files.values():
+            self.hashes.of(blob)
         commits = self._commits.setdefault(repository, {})
         if commit is None:
             commit = hashlib.sha1(f"{repository}@{len(commits)}".encode()).hexdigest()
@@ -277,9 +282,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(status, b"Redirecting", {**headers, "content-type": "text/plain"})
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        self._begin(status, len(body), headers)
-        if self.command == "GET":
-            self.wfile.write(body)
+        try:
+            self._begin(status, len(body), headers)
+            if self.command == "GET":
+                self.wfile.write(body)
+        except OSError:  # the client left
+            self.close_connection = True
         self._note(status, 0)
 
     def _begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:

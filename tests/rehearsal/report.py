@@ -16,7 +16,8 @@ config.yaml and config.16gb.yaml under their own ids: the published file names, 
 shapes
 and byte counts, with random weights. The real stack starts from an empty cache and is asked what a
 first user asks. `ARGS="--only NAME"` plays one scenario, `ARGS=--rest` those that have not passed yet;
-`ARGS=--list` names them. It takes about 20 GB of disk, 13 GB of free memory and half an hour; everything
+`ARGS=--list` names them. It takes up to 26 GB of disk, 14 GB of free memory and, on a machine
+with nothing else to do, about half an hour; everything
 is removed afterwards (`--keep` keeps it). Needs npm and pip, for the tokenizers.
 
 What it shows: downloads, caches, words of errors, loads, footprints, tokenizers, templates, grammars.

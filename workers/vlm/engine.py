@@ -21,7 +21,7 @@ from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
 from contracts.settings.models import VlmSettings
 from workers.backend import buffers, runtime
-from workers.batch_engine import Sink
+from workers.batch_engine import CallbackSink, Sink
 from workers.engine import (
     ChatEvent,
     ChatJob,
@@ -290,7 +290,7 @@ class VlmEngine:
 
     def run(self, job: ChatJob, emit: Emit) -> None:
         """Do *job* alone: what the model thread does with many, for tests and for warming up."""
-        sink = _Direct(emit)
+        sink = CallbackSink(emit)
         self.admit(self.read(job), sink)
         while not sink.ended:
             self.step()
@@ -303,33 +303,3 @@ class VlmEngine:
         self._model = self._processor = self._tokenizer = None
         self._family = self._words = self.schedule = self._vocabulary = None
         clear_mlx_streams()
-
-
-class _Direct:
-    """A sink that calls back; what *emit* raises (``Cancelled``) ends the job with it."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self.ended = False
-        self.error: BaseException | None = None
-
-    @property
-    def cancelled(self) -> bool:
-        self._call(None)
-        return self.error is not None
-
-    def begin(self) -> None: ...
-
-    def put(self, event: ChatEvent) -> None:
-        self._call(event)
-
-    def _call(self, event: ChatEvent | None) -> None:
-        if self.error is None:
-            try:
-                self._emit(event)
-            except BaseException as exc:
-                self.error = exc
-
-    def end(self, error: BaseException | None) -> None:
-        self.ended = True
-        self.error = self.error or error
