@@ -153,9 +153,20 @@ TINY_KLEIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def dev_metadata() -> dict[str, Blob]:
-    """FLUX.1-dev is gated: without a token nothing of it is fetched, and one small file names it."""
+def dev_names() -> dict[str, Blob]:
+    """FLUX.1-dev is gated: everybody may list its files, and nobody here fetches one."""
+    tensor = {"a": Tensor("BF16", (8,))}
+    names = (
+        "text_encoder/model",
+        "text_encoder_2/model-00001-of-00002",
+        "text_encoder_2/model-00002-of-00002",
+        "transformer/diffusion_pytorch_model-00001-of-00003",
+        "transformer/diffusion_pytorch_model-00002-of-00003",
+        "transformer/diffusion_pytorch_model-00003-of-00003",
+        "vae/diffusion_pytorch_model",
+    )
     return {
+        **{f"{name}.safetensors": Weights(tensor) for name in names},
         "model_index.json": Text.json({"_class_name": "FluxPipeline"}),
         "transformer/config.json": Text.json({"_class_name": "FluxTransformer2DModel"}),
         "README.md": Text("---\nlicense: other\n---\n"),

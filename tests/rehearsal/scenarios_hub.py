@@ -90,7 +90,7 @@ def _again(stage: Stage, running: Running, when: str) -> float:
 def gated(stage: Stage) -> None:
     hub = stage.hub
     config = stage.config("config.yaml")
-    publish(hub, config, "image-dev", drawing.dev_metadata())
+    publish(hub, config, "image-dev", drawing.dev_names())
     sixteen = stage.config(CONFIG)
     publish(hub, sixteen, ALIAS, small(stage))
     name = "mlx-community/Qwen2.5-VL-3B-Instruct-4bit"
