@@ -19,6 +19,9 @@ first user asks. `ARGS="--only NAME"` plays one scenario, `ARGS=--rest` those th
 with nothing else to do, about half an hour; everything
 is removed afterwards (`--keep` keeps it). Needs npm and pip, for the tokenizers.
 
+The result of each scenario is kept until it is played again, so this page can hold several runs, also of
+different commits.
+
 What it shows: downloads, caches, words of errors, loads, footprints, tokenizers, templates, grammars. What
 it can't show: what real weights say or draw, and anything of Metal.
 """
