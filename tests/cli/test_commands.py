@@ -175,7 +175,7 @@ class TestRefusals:
     def test_an_unknown_model_is_the_api_s_message(self, vision: Vision) -> None:
         done = vision("ask", "hello", "--model", "nobody")
         assert (done.status, done.out) == (1, "")
-        assert done.err.startswith("vision: model 'nobody' does not exist; there are: ")
+        assert done.err.startswith("vision: model 'nobody' does not exist; available: ")
 
     def test_for_programs_it_is_the_api_s_error(self, vision: Vision) -> None:
         done = vision("draw", "x", "--size", "9x9", "--json")

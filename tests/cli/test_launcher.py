@@ -24,7 +24,7 @@ def checkout(tmp_path: Path) -> Path:
     (root / "bin").mkdir()
     (root / "bin" / "vision").write_bytes((ROOT / "bin" / "vision").read_bytes())
     (root / "bin" / "vision").chmod(0o755)
-    for name in ("cli", "contracts", "hostctl", "config.yaml"):
+    for name in ("cli", "contracts", "hostctl", "web", "config.yaml"):
         (root / name).symlink_to(ROOT / name)
     (commands / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (commands / "python").chmod(0o755)

@@ -33,7 +33,7 @@ from gateway.checks import check_chat
 from gateway.images_in.fetching import Fetcher
 from gateway.manager_client import ManagerClient
 from tests.gateway.conftest import make_settings
-from web.relay import Outbound, UpstreamUnreachable, ask, open_session
+from web.relay import UpstreamRequest, UpstreamUnreachable, open_session, send_upstream
 from gateway.manager_client import manager_unreachable
 
 folder, platform = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -47,12 +47,12 @@ async def main():
         part = {"type": "image_url", "image_url": {"url": f"http://{host}/x.png"}}
         body = json.dumps({"messages": [{"role": "user", "content": [part]}]}).encode()
         try:
-            await fetcher.filled(check_chat(settings, body))
+            await fetcher.fetch_all(check_chat(settings, body))
         except InvalidRequest as exc:
             told[host] = exc.message
     session = open_session()
     try:
-        await ask(session, Outbound("POST", settings.manager_url, []))
+        await send_upstream(session, UpstreamRequest("POST", settings.manager_url, []))
     except UpstreamUnreachable as exc:
         told["relay"] = manager_unreachable(settings, exc, platform).message
     try:

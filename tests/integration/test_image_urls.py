@@ -49,7 +49,7 @@ def test_an_sdk_chats_about_a_url_and_is_told_what_is_wrong_with_one(
         return said.choices[0].message.content
 
     assert ask(camera.url("/star.png")) == "yellow"
-    with pytest.raises(BadRequestError, match="the server answered 404") as caught:
+    with pytest.raises(BadRequestError, match="the server returned 404") as caught:
         ask(camera.url("/none.png"))
     assert caught.value.param == "messages[0].content[1].image_url.url"
 
