@@ -25,7 +25,7 @@ from workers.backend import runtime
 
 log = logging.getLogger(__name__)
 
-KINDS = ("vlm", "image")  # also the names of the engines' modules
+KINDS = ("vlm", "image")  # also the names of the folders with the engines
 LINE_LIMIT = 1 << 20  # bytes
 _READ = 1 << 16  # bytes
 # What server and routes import when they are first used; the engines know what they import.
@@ -80,7 +80,7 @@ def wait(kinds: Sequence[str], fd: int, on_end: Callable[[], None]) -> Assignmen
 def import_libraries(kind: str) -> None:
     """Import what an engine of *kind* imports to load and to answer."""
     runtime.prepare()
-    engine = importlib.import_module(f"workers.{kind}")
+    engine = importlib.import_module(f"workers.{kind}.engine")
     try:
         for name in engine.LIBRARIES:
             importlib.import_module(name)
