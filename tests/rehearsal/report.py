@@ -13,7 +13,7 @@ _HEAD = """# The rehearsal: the shipped settings on checkpoints of the published
 
 `make rehearsal` writes this page. A test server plays the Hugging Face Hub and serves the models of
 config.yaml and config.16gb.yaml under their own ids: the published file names, tensor names, types, shapes
-and byte counts, with random weights. The real stack starts from an empty cache and is asked what a
+and byte counts, with random weights. The real stack starts from an empty cache and answers what a
 first user asks. `ARGS="--only NAME"` plays one scenario, `ARGS=--rest` those that have not passed yet;
 `ARGS=--list` names them. It takes up to 26 GB of disk, 14 GB of free memory and, on a machine
 with nothing else to do, about half an hour; everything
@@ -38,7 +38,7 @@ _NEAR = """## How near the checkpoints are
 
 MLX's CPU back end multiplies quantized 16-bit weights at well under 0.1 GFLOP/s. So only Moondream2 answers
 at its full size here; the others are followed until all weights are in memory. Answers, tools, JSON and
-pictures come from models with the real tokenizer and fewer, narrower layers (Qwen2.5-VL: 2 layers of 256,
+images come from models with the real tokenizer and fewer, narrower layers (Qwen2.5-VL: 2 layers of 256,
 float32; Moondream2: 1 layer in each tower; FLUX.1: one block of each kind at the true width; klein: one block
 of each kind and a narrow text encoder).
 """

@@ -43,7 +43,7 @@ OTHER = {
 }
 
 
-@scenario("answers", "config.yaml, vlm-best with the real tokenizer: texts, pictures, tools, JSON")
+@scenario("answers", "config.yaml, vlm-best with the real tokenizer: texts, images, tools, JSON")
 def answers(stage: Stage) -> None:
     config = stage.config("config.yaml")
     publish(stage.hub, config, "vlm-best", qwen25.repository(qwen25.SMALL, stage.packages))
@@ -53,7 +53,7 @@ def answers(stage: Stage) -> None:
         picture = running.chat("vlm-best", picture=as_data_uri(RED_CIRCLE))
         more = _prompt_tokens(picture) - _prompt_tokens(text)
         stage.check(
-            "a picture is seen", more >= 16, f"{error_or_usage(picture)}, {more} more than a text"
+            "an image is seen", more >= 16, f"{error_or_usage(picture)}, {more} more than a text"
         )
         _check_stream(stage, running)
         _check_calls(stage, running)
@@ -131,14 +131,14 @@ def _check_json(stage: Stage, running: Running) -> None:
     stage.check("an answer keeps to a JSON schema", held, content or error_or_usage(answer))
 
 
-@scenario("sees", "config.yaml, vlm-fast with few layers: a picture, and its 2048 tokens")
+@scenario("sees", "config.yaml, vlm-fast with few layers: an image, and its 2048 tokens")
 def sees(stage: Stage) -> None:
     config = stage.config("config.yaml")
     publish_moondream(stage.hub, config, text_layers=1, vision_layers=1)
     with stage.stack(config) as running:
         picture = running.chat("vlm-fast", picture=as_data_uri(RED_CIRCLE), max_tokens=1)
         seen = _prompt_tokens(picture)
-        stage.check("a picture is seen", seen > 729, error_or_usage(picture))
+        stage.check("an image is seen", seen > 729, error_or_usage(picture))
         body = {
             "model": "vlm-fast",
             "image": as_data_uri(RED_CIRCLE),
@@ -146,19 +146,19 @@ def sees(stage: Stage) -> None:
             "max_tokens": 1,
         }
         caption = running.post("/v1/vision/analyze", body)
-        stage.check("it is asked for a caption", caption.status_code == 200, error_or_usage(caption))
+        stage.check("it captions an image", caption.status_code == 200, error_or_usage(caption))
         long = running.chat("vlm-fast", text="q7 " * 1200)
         refused = long.status_code == 400 and "2048" in error_of(long)
         stage.check("a prompt beyond its 2048 tokens is refused", refused, error_or_usage(long))
 
 
-@scenario("draws", "config.yaml, image-gen with one block of each kind: a picture, an edit", memory=6)
+@scenario("generates", "config.yaml, image-gen with one block of each kind: an image, an edit", memory=6)
 def draws(stage: Stage) -> None:
     folder = materialize(stage, drawing.schnell(stage.packages, small=True))
     _draws(stage, stage.config("config.yaml", {"models.image-gen.path": str(folder)}))
 
 
-@scenario("draws-16gb", "config.16gb.yaml, image-gen with few layers: a picture, an edit", memory=6)
+@scenario("generates-16gb", "config.16gb.yaml, image-gen with few layers: an image, an edit", memory=6)
 def draws_16gb(stage: Stage) -> None:
     folder = materialize(stage, drawing.klein(stage.packages, overrides=drawing.TINY_KLEIN))
     _draws(stage, stage.config("config.16gb.yaml", {"models.image-gen.path": str(folder)}))
@@ -183,14 +183,14 @@ def _draws(stage: Stage, config: Path) -> None:
     asked = {"model": "image-gen", "prompt": "a red circle", "size": "64x64", "steps": 1, "seed": 7}
     with stage.stack(config) as running:
         drawn = running.post("/v1/images/generations", {**asked, "response_format": "b64_json"})
-        stage.check("a picture is drawn", *_picture(drawn))
+        stage.check("an image is generated", *_picture(drawn))
         source = base64.b64encode(png(RED_CIRCLE, 64)).decode()
         edited = running.post(
             "/v1/images/edits", {**asked, "image": source, "response_format": "b64_json"}
         )
-        stage.check("a picture is edited", *_picture(edited))
+        stage.check("an image is edited", *_picture(edited))
         again = running.post("/v1/images/generations", {**asked, "response_format": "b64_json"})
-        stage.check("a seed draws the same again", _pixels(again) == _pixels(drawn) != b"")
+        stage.check("a seed gives the same image again", _pixels(again) == _pixels(drawn) != b"")
 
 
 def _picture(answer: httpx.Response) -> tuple[bool, str]:
