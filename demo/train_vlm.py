@@ -6,8 +6,8 @@
 
 Needs requirements/train.txt and, to be worth while, a GPU. The shipped checkpoints were made
 by the first two commands' settings on one NVIDIA H200 (290 s and 400 s of training, 15 processes
-drawing pictures), by the script that this one was tidied up from. This one was run for a few steps
-on a CPU, where it took the same steps as that one.
+drawing pictures), by the script that this one was tidied up from. This one took the same first steps
+on a CPU, and ran once as a whole on an H200 (demo/models/README.md).
 
 Check afterwards that the PyTorch twin and mlx-vlm agree: see ``demo.training.vlm.parity``.
 """

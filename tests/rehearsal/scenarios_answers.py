@@ -152,7 +152,9 @@ def sees(stage: Stage) -> None:
         stage.check("a prompt beyond its 2048 tokens is refused", refused, error_or_usage(long))
 
 
-@scenario("generates", "config.yaml, image-gen with one block of each kind: an image, an edit", memory=6)
+@scenario(
+    "generates", "config.yaml, image-gen with one block of each kind: an image, an edit", memory=6
+)
 def draws(stage: Stage) -> None:
     folder = materialize(stage, drawing.schnell(stage.packages, small=True))
     _draws(stage, stage.config("config.yaml", {"models.image-gen.path": str(folder)}))

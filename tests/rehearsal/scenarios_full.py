@@ -173,7 +173,9 @@ def _until_warming_up(stage: Stage, running: Running, alias: str, files: Files) 
     weights = sum(blob.size for name, blob in files.items() if name.endswith(".safetensors"))
     stage.note(f"{alias}: published weights", f"{weights / 1e9:.2f} GB")
     times = seen.phases
-    stage.check(f"{alias}: its download was reported", bool(seen.downloads), f"{len(seen.downloads)} times")
+    stage.check(
+        f"{alias}: its download was reported", bool(seen.downloads), f"{len(seen.downloads)} times"
+    )
     begun, loaded = times.get("loading"), times.get(_WARM, times.get("ready"))
     if begun is not None and loaded is not None:
         _note_time(stage, f"{alias}: load, without the download", loaded - begun, weights)
@@ -213,7 +215,9 @@ def _note_time(stage: Stage, what: str, seconds: float, nbytes: int) -> None:
 
 def _check_progress(stage: Stage, downloads: list[tuple[float, int, int, float]], total: int) -> None:
     done = [step[1] for step in downloads]
-    stage.check("the download's progress is reported, and never goes back", done == sorted(done), len(done))
+    stage.check(
+        "the download's progress is reported, and never goes back", done == sorted(done), len(done)
+    )
     totals = {step[2] for step in downloads}
     stage.check("its size is reported", total in totals, f"{sorted(totals)}, {total} published")
     stage.check("the remaining time is reported", any(step[3] > 0 for step in downloads))

@@ -110,7 +110,9 @@ def gated(stage: Stage) -> None:
         answer = running.chat(ALIAS)
         words = error_of(answer)
         stage.check(
-            "a token without access gets that error", answer.status_code >= 400 and "gated" in words, words
+            "a token without access gets that error",
+            answer.status_code >= 400 and "gated" in words,
+            words,
         )
     with stage.stack(sixteen, HF_TOKEN=hub.token) as running:
         answer = running.chat(ALIAS)
