@@ -14,8 +14,8 @@ The stages, in order (--only runs some of them; what passes between them lies in
 
 Needs requirements/train.txt and, to be worth while, a GPU. The shipped checkpoint was made in
 these four runs, with these settings, on one NVIDIA H200, by the scripts that this one was tidied up
-from. The seconds are wall-clock, so another GPU takes other steps. This script took the same first steps
-as those on a CPU, and ran once as a whole on an H200 (demo/models/README.md).
+from. The seconds are wall-clock, so another GPU takes other steps. This script took the same first
+steps as those on a CPU, and ran once as a whole on an H200 (demo/models/README.md).
 
 Check afterwards that the PyTorch twins and mflux agree: see ``demo.training.flux.parity``.
 """
