@@ -20,7 +20,7 @@ FILES = ("docker-compose.yml", "docker-compose.dev.yml")
 
 def test_what_is_saved_is_served(image: str, tmp_path: Path) -> None:
     checkout = tmp_path / "a checkout"
-    for name in ("contracts", "web", "gateway", "scripts"):
+    for name in ("contracts", "web", "gateway", "hostctl"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (*FILES, "config.yaml"):
         shutil.copy(ROOT / name, checkout)

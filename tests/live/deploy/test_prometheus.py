@@ -1,4 +1,4 @@
-"""deploy/ is true: a real Prometheus scrapes a real stack, and each panel of the dashboard has data."""
+"""packaging/ is true: a real Prometheus scrapes a real stack, and each panel of the dashboard has data."""
 
 from __future__ import annotations
 
