@@ -1,4 +1,4 @@
-"""packaging/ is true: a real Prometheus scrapes a real stack, and each panel of the dashboard has data."""
+"""packaging/ works: a real Prometheus scrapes a real stack, and each dashboard panel has data."""
 
 from __future__ import annotations
 
