@@ -63,7 +63,7 @@ def test_an_edit_recolours_and_keeps_the_place(http: httpx.Client) -> None:
     edited = opened(post(http, "/v1/images/edits", body)["data"][0]["b64_json"])
     verdict = check_caption(edited, wanted)
     assert verdict.right, verdict
-    (circle,) = verdict.look.objects
+    (circle,) = verdict.observed.objects
     assert abs(circle.cx - 0.5) < 0.05
     assert abs(circle.cy - 0.5) < 0.05
 
