@@ -1,4 +1,4 @@
-"""Reports in the documents: a section stands between two comments, ``<!-- NAME -->`` and its end."""
+"""Generated sections of documents: each is between two comments, ``<!-- NAME -->`` and its end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def with_section(text: str, name: str, section: str) -> str:
-    """*text* with *section* in the place of what stood there; raises ``LookupError`` without one."""
+    """*text* with the content of the section *name* replaced; raises ``LookupError`` without one."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
     _, ended, after = rest.partition(end)

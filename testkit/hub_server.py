@@ -1,9 +1,9 @@
-"""A local Hugging Face Hub: serves folders as repositories, by the part of its API that downloads use.
+"""A local Hugging Face Hub: serves folders as repositories, with the API that downloads use.
 
-As the real one does, it names small files by git's SHA-1 and large ones by their SHA-256, and redirects
-the latter to another host (here: ``localhost`` instead of ``127.0.0.1``), which asks for no token. It
-says that they are kept in Xet as well, and serves no Xet: who asks for it finds nothing.
-``children_environ`` makes a child process take it for the Hub.
+Like the real one, it names small files by git's SHA-1 and large ones by their SHA-256, and redirects
+requests for large files to another host (``localhost`` instead of ``127.0.0.1``), which needs no token.
+It announces them as stored in Xet too, but serves no Xet.
+``children_environ`` makes a child process use this server as the Hub.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LARGE = 1 << 20  # bytes; a file from this size on is kept by its SHA-256, elsewhere
-_PIECE = 1 << 14  # bytes sent at once
+LARGE = 1 << 20  # bytes; larger files are stored on the other host by their SHA-256
+_PIECE = 1 << 14  # bytes per write
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request, and how many bytes of a file it was sent. ``start``: of its Range header."""
+    """One request. ``start``: the offset in its Range header; ``sent``: bytes of a file."""
 
     method: str
     path: str
@@ -41,19 +41,19 @@ class Seen:
 
 @dataclass
 class HubServer:
-    """What the server serves and how; may be changed while it runs."""
+    """The server's repositories and its behaviour; both may change while it runs."""
 
     repositories: dict[str, Path]
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)  # status, X-Error-Code
-    bytes_per_second: float | None = None  # of each connection
-    cut_after: int | None = None  # bytes of a large file; then the connection breaks, once
+    bytes_per_second: float | None = None  # per connection
+    cut_after: int | None = None  # bytes of a large file, after which the connection breaks, once
     ignores_ranges: bool = False
-    damages: bool = False  # large files, by one byte
-    silent: bool = False  # takes connections and answers nothing
-    stumbles: dict[str, list[int]] = field(default_factory=dict)  # statuses of the next answers
-    older: dict[str, Path] = field(default_factory=dict)  # folders of commits that are not main
-    mains: dict[str, str] = field(default_factory=dict)  # commits of main, once it has moved
-    tags: dict[tuple[str, str], str] = field(default_factory=dict)  # (repository, tag) to commit
+    damages: bool = False  # changes one byte of large files
+    silent: bool = False  # accepts connections and never responds
+    stumbles: dict[str, list[int]] = field(default_factory=dict)  # statuses of the next responses
+    older: dict[str, Path] = field(default_factory=dict)  # folders of commits other than main
+    mains: dict[str, str] = field(default_factory=dict)  # commits of main after it moved
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)  # (repository, tag) -> commit
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
 
@@ -62,12 +62,12 @@ class HubServer:
         return f"http://127.0.0.1:{self.port}"
 
     def commit(self, repository: str) -> str:
-        """The one that main names now."""
+        """The current commit of main."""
         first = hashlib.sha1(repository.encode()).hexdigest()
         return self.mains.get(repository, first)
 
     def move(self, repository: str, folder: Path) -> str:
-        """Give main a new commit with the files of *folder*; returns it."""
+        """Give main a new commit with the files of *folder*, and return it."""
         old = self.commit(repository)
         self.older[old] = self.repositories[repository]
         self.mains[repository] = hashlib.sha1(old.encode()).hexdigest()
@@ -90,7 +90,7 @@ class HubServer:
         }
 
     def downloads(self, name: str = "") -> list[Seen]:
-        """The requests that were sent bytes of a file; *name* is how its path ends."""
+        """The requests that got bytes of a file whose path ends with *name*."""
         return [
             seen
             for seen in self.seen
@@ -101,7 +101,7 @@ class HubServer:
         return f"/cdn/{sha256(file)}/{file.name}"
 
 
-@cache  # what is served does not change
+@cache  # the files do not change while they are served
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -113,7 +113,7 @@ def git_sha1(file: Path) -> str:
 
 
 def children_environ(url: str, home: Path, **more: str) -> Mapping[str, str]:
-    """The environment of a child process for which the Hub is at *url* and the cache below *home*."""
+    """The environment of a child process whose Hub is *url* and whose cache is below *home*."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     return {**inherited, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}
 
@@ -141,7 +141,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     served: HubServer
 
     def do_GET(self) -> None:
-        # A revision may have slashes, which come quoted.
+        # A revision may have slashes, which are quoted in the path.
         path = urlsplit(self.path).path
         while self.served.silent:
             time.sleep(0.02)
@@ -249,12 +249,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._note(status, self._send(body))
 
     def _send(self, body: bytes) -> int:
-        """Send *body* at the rate that is set; how many bytes of it were taken."""
+        """Send *body* at the configured rate; returns the number of bytes that were sent."""
         begun = time.monotonic()
         for sent in range(0, len(body), _PIECE):
             try:
                 self.wfile.write(body[sent : sent + _PIECE])
-            except OSError:  # the client left
+            except OSError:  # the client disconnected
                 self.close_connection = True
                 return sent
             if self.served.bytes_per_second is not None:

@@ -2,9 +2,9 @@
 
     python -m testkit.random_models FAMILY FOLDER [--tiny] [--bits 4]
 
-Full size they have the true shapes of a family: what they draw is noise, and takes as long and as much
-memory as the model's pictures. ``--tiny`` ones (a few million weights, with a ``tiny.json``) are what
-the tests draw with, through mflux's true classes. Needs mlx, mflux and nothing from the network.
+At full size they have the true shapes of a family: they generate noise, at the time and memory cost of
+the real model. Tests use ``--tiny`` ones (a few million weights, with a ``tiny.json``) with mflux's
+true classes. Needs mlx and mflux, and nothing from the network.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-_TEXT = """
-a an the on of red green blue yellow white black purple orange grey circle square triangle
-background with small big left right top bottom picture photo make it sunset cat dog in snow
-"""
-WORDS = _TEXT.split()
+WORDS = [
+    word
+    for line in (
+        "a an the on of red green blue yellow white black purple orange grey circle square triangle",
+        "background with small big left right top bottom",
+        "picture",
+        "photo make it sunset cat dog in snow",
+    )
+    for word in line.split()
+]
 _KEPT = Path(__file__).resolve().parents[1] / ".cache" / "checkpoints"
-# Channels of a VAE: of mflux's, of a tiny one. Its convolutions are most of what a small picture takes.
+# Channels of a VAE, mflux's -> tiny. Its convolutions dominate the cost of a small image.
 _WIDTHS = {128: 16, 256: 32, 512: 64}
-_GROUPS = 8  # of their GroupNorms, mflux's have 32
-# Of FLUX.1, whose dimensions are literals in mflux.
+_GROUPS = 8  # of their GroupNorms; mflux's have 32
+# FLUX.1's dimensions, which are literals in mflux.
 FLUX1: dict[str, Any] = {
     "dim": 192, "heads": 3, "head_dim": 64, "axes_dim": [8, 28, 28], "mlp": 384,
     "double": 1, "single": 2,
-    # A relative_attention_bias of 64 heads: its width must be a multiple of 64 to be quantized.
+    # The width of relative_attention_bias must be a multiple of 64 to be quantized, so 64 heads.
     "t5_dim": 64, "t5_heads": 64, "t5_kv": 2, "t5_ff": 128, "t5_layers": 2,
     "clip_dim": 64, "clip_heads": 4, "clip_layers": 2,
     "vae_groups": _GROUPS, "max_t5": 32, "max_clip": 32,
@@ -45,12 +50,12 @@ KLEIN: dict[str, Any] = {
         "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32, "num_attention_heads": 4,
         "joint_attention_dim": 3 * 64, "axes_dims_rope": [8, 8, 8, 8],
     },
-    # Hidden states 9, 18 and 27 are read.
+    # The hidden states 9, 18 and 27 are used.
     "text_encoder": {
         "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 28, "num_attention_heads": 2,
         "num_key_value_heads": 1, "intermediate_size": 128, "head_dim": 32,
     },
-    # Every prompt is padded to so many tokens, and each step attends to all of them.
+    # Every prompt is padded to this many tokens, and each step attends to all of them.
     "vae_groups": _GROUPS, "max_length": 64,
 }  # fmt: skip
 Z_IMAGE: dict[str, Any] = {
@@ -71,8 +76,8 @@ _CHAT = (
 
 
 def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = None) -> None:
-    """A checkpoint of *family* in *folder*, which is emptied; quantized to *bits* if given."""
-    import mlx.core as mx  # noqa: TID251 - these are the engine's files
+    """Write a checkpoint of *family* to *folder*, replacing it; quantized to *bits* if given."""
+    import mlx.core as mx  # noqa: TID251 - writes the engine's files
     import mlx.nn as nn  # noqa: TID251
     from mflux.models.common.weights.saving.model_saver import ModelSaver  # noqa: TID251
     from mlx.utils import tree_flatten, tree_unflatten  # noqa: TID251
@@ -82,13 +87,13 @@ def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = N
     for component in definition.get_components():
         network = getattr(model, component.model_attr or component.name)
         cast = [
-            (name, value if name.endswith("inv_freq") else value.astype(mx.bfloat16))  # mflux's own
+            (name, value if name.endswith("inv_freq") else value.astype(mx.bfloat16))  # as in mflux
             for name, value in tree_flatten(network.parameters())
         ]
         network.update(tree_unflatten(cast))
         if bits:
             nn.quantize(network, group_size=64, bits=bits, class_predicate=_quantizable)
-        for _, module in network.named_modules():  # one by one: all at once are 34 GB of FLUX.1
+        for _, module in network.named_modules():  # one by one: FLUX.1 at once would take 34 GB
             mx.eval(module.parameters() if not module.children() else [])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -98,7 +103,7 @@ def write(folder: Path, family: str, *, tiny: bool = False, bits: int | None = N
 
 
 def kept(family: str, bits: int | None = None) -> Path:
-    """Where the tiny checkpoint is kept that this module and the installed libraries write."""
+    """The folder of the tiny checkpoint that this module writes with the installed libraries."""
     made = hashlib.sha256(Path(__file__).read_bytes())
     for library in ("mlx", "mflux", "transformers", "tokenizers"):
         made.update(f"{library} {importlib.metadata.version(library)}\n".encode())
@@ -106,7 +111,7 @@ def kept(family: str, bits: int | None = None) -> Path:
 
 
 def keep(draft: Path, folder: Path) -> None:
-    """Move a checkpoint that is complete to *folder* in one step, unless one is there by now."""
+    """Move a complete checkpoint to *folder* in one step, unless one exists there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     near = Path(tempfile.mkdtemp(dir=folder.parent)) / folder.name
     shutil.copytree(draft, near)
@@ -116,7 +121,7 @@ def keep(draft: Path, folder: Path) -> None:
 
 
 def networks(family: str) -> tuple[Any, Any]:
-    """An object with the full-size networks of *family*, not evaluated; mflux's weight definition."""
+    """The full-size networks of *family*, not evaluated, and mflux's weight definition."""
     model, definition, _ = _MAKERS[family.partition("-")[0]](family, False)
     return model, definition
 
@@ -181,7 +186,7 @@ def _flux1_tokenizers() -> tuple[Any, Any]:
             if "".join(pair) not in tokens:
                 tokens.append("".join(pair))
             parts = ["".join(pair), *parts[2:]]
-    # The end must be the HIGHEST id: mflux pools CLIP at argmax(token id).
+    # The end must have the highest id: mflux pools CLIP at argmax(token id).
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     clip = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
     clip.model_max_length = 77
@@ -192,7 +197,7 @@ def _flux1_tokenizers() -> tuple[Any, Any]:
 
 
 def _byte_alphabet() -> list[str]:
-    """GPT-2's: a printable character for each byte."""
+    """GPT-2's byte alphabet: a printable character for each byte."""
     codes = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
     codes += [*range(ord("®"), ord("ÿ") + 1)]
     spare = 256 - len(codes)
@@ -273,7 +278,7 @@ def _shrink_clip(clip: Any, vocabulary: int) -> None:
 
 
 def _shrink_vae(vae: Any) -> None:
-    """Replace the layers of mflux's 128, 256 and 512 channels by narrower ones; only to be saved."""
+    """Replace mflux's layers of 128, 256 and 512 channels by narrower ones; only for saving."""
     import mlx.nn as nn  # noqa: TID251
 
     def narrower(child: Any) -> Any:
@@ -343,7 +348,7 @@ def _z_image(family: str, tiny: bool) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _qwen_tokenizer() -> Any:
-    """Bytes, and a chat template of Qwen's form."""
+    """Bytes as tokens, and a chat template in Qwen's form."""
     from transformers import Qwen2Tokenizer
 
     vocabulary = {char: number for number, char in enumerate(_byte_alphabet())}
@@ -364,8 +369,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--bits", type=int, choices=(4, 8))
-    asked = parser.parse_args()
-    write(asked.folder, asked.family, tiny=asked.tiny, bits=asked.bits)
+    args = parser.parse_args()
+    write(args.folder, args.family, tiny=args.tiny, bits=args.bits)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def _fake_model(fault: Fault, alias: str, folder: Path) -> dict[str, Any]:
     knobs = {
         "journal": f"{HERE}journal",
         "allocate_mb": ALLOCATE_MB,
-        "pace_s": 0.02,
+        "step_s": 0.02,
         **fault.knobs.get("*", {}),
         **fault.knobs.get(alias, {}),
     }

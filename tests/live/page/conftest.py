@@ -24,7 +24,7 @@ SLOW_MS = 120_000  # a cold start of a demo model on a busy machine
 
 # A model that loads and speaks slowly, in markup.
 SLOW_WORDS = 400
-SLOW = {"load_s": 2.0, "words": ["<b>word</b> "] * SLOW_WORDS, "pace_s": 0.05}
+SLOW = {"load_s": 2.0, "words": ["<b>word</b> "] * SLOW_WORDS, "step_s": 0.05}
 
 
 def image_model(family: str) -> dict[str, Any]:
