@@ -54,7 +54,6 @@ class Observation:
 
     background: str
     objects: tuple[SeenObject, ...]
-    background_error: float
 
 
 @dataclass(frozen=True)
@@ -230,8 +229,7 @@ def observe(image: Any, min_area: float = MIN_AREA) -> Observation:
             others = (nearest != ground) & ~of_color
             objects.append(_measure(pixels, core, body, others, ground_rgb))
     objects.sort(key=lambda seen: -seen.area)
-    error = float(np.abs(PALETTE[ground] - ground_rgb).max())
-    return Observation(COLOR_NAMES[ground], tuple(objects), error)
+    return Observation(COLOR_NAMES[ground], tuple(objects))
 
 
 def _measure(pixels: Pixels, core: Mask, body: Mask, others: Mask, ground_rgb: Pixels) -> SeenObject:

@@ -29,9 +29,14 @@ def hash_of(file: str, root: Path) -> str:
     """The hash of everything that decides the result of the tests in *file*."""
     made = hashlib.sha256()
     # The tests compare the libraries with our adapters and with testkit's checkpoints.
-    patterns = ("requirements/*.lock", "workers/**/*.py", "contracts/**/*.py")
+    patterns = (
+        "requirements/*.lock",
+        "workers/**/*.py",
+        "contracts/**/*.py",
+        "testkit/random_models/*.py",
+    )
     inputs = [path for pattern in patterns for path in root.glob(pattern)]
-    for path in sorted((*inputs, *root.glob("testkit/random_models.py"), root / file)):
+    for path in sorted((*inputs, root / file)):
         made.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return made.hexdigest()
 

@@ -1,8 +1,8 @@
 """Moondream2 as published, and the separate repository of its tokenizer.
 
-The weights file has exactly the published size. Its own tokenizer files are outdated ones of GPT-2, as
-published. The tokenizer in use, ``moondream/starmie-v1``, is a substitute: its control tokens, its size
-and the words of the skills are real, its merges are made up.
+The weights file has exactly the published size (3,854,538,968 bytes). Its own tokenizer files are
+outdated ones of GPT-2, as published. The tokenizer in use, ``moondream/starmie-v1``, is a substitute:
+its control tokens, its size and the words of the skills are real, its merges are made up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 from tests.rehearsal.synthetic import Blob, Tensor, Text, Weights
 from tests.rehearsal.tokenizers import byte_characters
 
-PUBLISHED_BYTES = 3_854_538_968  # of model.safetensors
 TAG = "2025-06-21"  # of the published commit
 CONTROL = 21  # ids 0 to 20
 VOCABULARY = 51200
