@@ -125,7 +125,7 @@ class Bare:
 
 
 class Questions:
-    """Jobs with prompts and images that no cache has seen."""
+    """Jobs with prompts and images that no cache has report."""
 
     def __init__(self, side: int) -> None:
         self._number = 0
@@ -162,7 +162,7 @@ def measure(checkpoint: Path, side: int, tokens: int, rounds: int) -> dict[str, 
     engine, peak_load = peak_of(lambda: Engine(checkpoint))
     bare = Bare(engine)
     questions = Questions(side)
-    seen: dict[str, Any] = {
+    report: dict[str, Any] = {
         "load_s": round(engine.load_s, 2),
         "weights_gib": round(mx.get_active_memory() / GIB, 2),
         "peak_load_gib": peak_load,
@@ -179,23 +179,23 @@ def measure(checkpoint: Path, side: int, tokens: int, rounds: int) -> dict[str, 
         _, seconds, generated = bare.run(questions.text(tokens))
         if number >= 0:
             rates.setdefault("bare 1", []).append(generated / seconds)
-    seen["tokens_per_s"] = {name: spread(values) for name, values in rates.items()}
+    report["tokens_per_s"] = {name: spread(values) for name, values in rates.items()}
     for count in COUNTS:
         pairs = zip(rates[f"engine {count}"], rates["bare 1"], strict=True)
-        seen["throughput"][f"engine {count} / bare 1"] = spread([ours / own for ours, own in pairs])
-    seen["first_token_ms"] = first_tokens(engine, bare, questions, rounds)
-    _, seen["peak_bare_gib"] = peak_of(lambda: bare.run(questions.about(questions.image(), tokens)))
-    _, seen["peak_engine_1_gib"] = peak_of(
+        report["throughput"][f"engine {count} / bare 1"] = spread([ours / own for ours, own in pairs])
+    report["first_token_ms"] = first_tokens(engine, bare, questions, rounds)
+    _, report["peak_bare_gib"] = peak_of(lambda: bare.run(questions.about(questions.image(), tokens)))
+    _, report["peak_engine_1_gib"] = peak_of(
         lambda: engine.run([questions.about(questions.image(), tokens)])
     )
-    _, seen["peak_engine_8_gib"] = peak_of(
+    _, report["peak_engine_8_gib"] = peak_of(
         lambda: engine.run([questions.about(questions.image(), tokens) for _ in range(8)])
     )
     schedule = engine.engine.schedule
     assert schedule is not None
-    seen["caches_gib"] = round((schedule.prefixes.nbytes + schedule.features.nbytes) / GIB, 2)
+    report["caches_gib"] = round((schedule.prefixes.nbytes + schedule.features.nbytes) / GIB, 2)
     engine.engine.close()
-    return seen
+    return report
 
 
 def first_tokens(engine: Engine, bare: Bare, questions: Questions, rounds: int) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def main() -> int:
             print(f"{args.one}: made", file=sys.stderr, flush=True)
             print(json.dumps(measure(folder, side, tokens, rounds)))
         return 0
-    seen: dict[str, Any] = {
+    report: dict[str, Any] = {
         "mlx": version("mlx"),
         "device": str(mx.device_info().get("device_name", "cpu")),
     }
@@ -255,8 +255,8 @@ def main() -> int:
         command = [sys.executable, "-m", "bench.gpu_vlm", *sys.argv[1:], "--one", model]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         failed |= bool(done.returncode)
-        seen[model] = json.loads(done.stdout) if done.returncode == 0 else "failed"
-    print(json.dumps(seen, indent=1))
+        report[model] = json.loads(done.stdout) if done.returncode == 0 else "failed"
+    print(json.dumps(report, indent=1))
     return int(failed)
 
 

@@ -144,12 +144,12 @@ def firsts(figures: Figures) -> tuple[Ratio, ...]:
     for case, peer in product(CASES, (SERVER, BARE)):
         mine, theirs = (ms(figures.firsts[name, case]) for name in (OURS, peer))
         ratios.append(Ratio(f"{case}, 1 client", peer, "ms", Better.LESS, mine, theirs))
-    for who, those in (("the short ones", slice(4, None)), ("the long ones", slice(4))):
+    for which, clients in (("the short ones", slice(4, None)), ("the long ones", slice(4))):
         mine, theirs = (
-            ms(median(a.first_s for client in run.answers[those] for a in client) for run in runs)
+            ms(median(a.first_s for client in run.answers[clients] for a in client) for run in runs)
             for runs in (figures.mixed[OURS], figures.mixed[SERVER])
         )
-        ratios.append(Ratio(f"{MIXED}: {who}", SERVER, "ms", Better.LESS, mine, theirs))
+        ratios.append(Ratio(f"{MIXED}: {which}", SERVER, "ms", Better.LESS, mine, theirs))
     return tuple(ratios)
 
 

@@ -118,7 +118,7 @@ def test_when_main_has_moved_the_old_copy_serves_while_the_new_one_is_downloaded
     assert home.ask().status_code == 200
     assert home.model().revision == old
     logs = Path(home.stack.settings.manager.log_dir)
-    home.eventually(lambda: "alias=vlm-fast pulled: 11 bytes" in (logs / "manager.log").read_text())
+    home.eventually(lambda: "alias=vlm-fast pulled: 15 bytes" in (logs / "manager.log").read_text())
     home.evict()
     assert home.ask().status_code == 200
     assert home.model().revision == new

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -54,14 +53,14 @@ def client(options: dict[str, Any]) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def seen(text: str = "Caption this image.") -> Any:
+def image_input(text: str = "Caption this image.") -> Any:
     image = {"type": "input_image", "image_url": as_data_uri(RED_CIRCLE), "detail": "auto"}
     return [{"role": "user", "content": [image, {"type": "input_text", "text": text}]}]
 
 
 def test_an_image_is_chatted_about(client: openai.OpenAI) -> None:
     answer = client.responses.create(
-        model=MODEL, input=seen(), temperature=0, metadata={"a": "b"}, instructions="Be brief."
+        model=MODEL, input=image_input(), temperature=0, metadata={"a": "b"}, instructions="Be brief."
     )
     assert (answer.status, answer.model, answer.metadata) == ("completed", MODEL, {"a": "b"})
     assert answer.output_text == RED_CIRCLE_CAPTION
@@ -70,8 +69,8 @@ def test_an_image_is_chatted_about(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_has_the_same_text_in_its_events(client: openai.OpenAI) -> None:
-    whole = client.responses.create(model=MODEL, input=seen(), temperature=0)
-    with client.responses.stream(model=MODEL, input=seen(), temperature=0) as stream:
+    whole = client.responses.create(model=MODEL, input=image_input(), temperature=0)
+    with client.responses.stream(model=MODEL, input=image_input(), temperature=0) as stream:
         events = list(stream)
         final = stream.get_final_response()
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -83,18 +82,20 @@ def test_a_stream_has_the_same_text_in_its_events(client: openai.OpenAI) -> None
 
 
 def test_a_response_follows_a_schema(client: openai.OpenAI) -> None:
-    parsed = client.responses.parse(model=MODEL, input=seen(), text_format=Shape, temperature=0)
+    parsed = client.responses.parse(model=MODEL, input=image_input(), text_format=Shape, temperature=0)
     assert parsed.output_parsed is not None
-    with client.responses.stream(model=MODEL, input=seen(), text_format=Shape, temperature=0) as stream:
+    with client.responses.stream(
+        model=MODEL, input=image_input(), text_format=Shape, temperature=0
+    ) as stream:
         assert stream.get_final_response().output_parsed == parsed.output_parsed
 
 
 def test_a_function_is_called_and_accepts_its_result(client: openai.OpenAI) -> None:
     request: Any = {"model": MODEL, "tools": [LOOK], "temperature": 0}
-    first = client.responses.create(input=seen(), tool_choice="required", **request)
+    first = client.responses.create(input=image_input(), tool_choice="required", **request)
     calls = [item for item in first.output if isinstance(item, ResponseFunctionToolCall)]
     assert {call.name for call in calls} == {"look"}
-    history: Any = [*seen(), *(item.to_dict() for item in first.output)]
+    history: Any = [*image_input(), *(item.to_dict() for item in first.output)]
     for call in calls:
         result = {"type": "function_call_output", "call_id": call.call_id, "output": "nothing"}
         history.append(result)
@@ -106,7 +107,7 @@ def test_a_function_is_called_and_accepts_its_result(client: openai.OpenAI) -> N
 def test_a_function_is_called_in_a_stream(client: openai.OpenAI) -> None:
     with client.responses.stream(
         model=MODEL,
-        input=seen(),
+        input=image_input(),
         tools=[LOOK],
         tool_choice={"type": "function", "name": "look"},
         temperature=0,
@@ -120,7 +121,7 @@ def test_a_function_is_called_in_a_stream(client: openai.OpenAI) -> None:
 
 
 def test_a_token_limit_makes_a_response_incomplete(client: openai.OpenAI) -> None:
-    request: Any = {"model": MODEL, "input": seen(), "max_output_tokens": 2}
+    request: Any = {"model": MODEL, "input": image_input(), "max_output_tokens": 2}
     answer = client.responses.create(**request)
     assert answer.status == "incomplete"
     assert answer.incomplete_details is not None
@@ -130,7 +131,7 @@ def test_a_token_limit_makes_a_response_incomplete(client: openai.OpenAI) -> Non
 
 
 def test_logprobs_are_sent_with_the_text(client: openai.OpenAI) -> None:
-    request: Any = {"model": MODEL, "input": seen(), "temperature": 0, "top_logprobs": 2}
+    request: Any = {"model": MODEL, "input": image_input(), "temperature": 0, "top_logprobs": 2}
     request["include"] = ["message.output_text.logprobs"]
     answer = client.responses.create(**request)
     (message,) = answer.output
@@ -153,13 +154,3 @@ def test_an_error_of_the_worker_names_the_field_as_the_client_sent_it(client: op
                 model=MODEL, input=[{"role": "user", "content": content}], stream=stream
             )
         assert caught.value.param == "input[0].content[0].image_url"
-
-
-def test_the_asynchronous_client_streams_too(options: dict[str, Any]) -> None:
-    async def streamed() -> str:
-        async with openai.AsyncOpenAI(**options) as client:
-            manager = client.responses.stream(model=MODEL, input=seen(), temperature=0)
-            async with manager as stream:
-                return (await stream.get_final_response()).output_text
-
-    assert asyncio.run(streamed()) == RED_CIRCLE_CAPTION

@@ -42,7 +42,7 @@ def docker(
 
 def need_an_engine() -> None:
     if shutil.which("docker") is None:
-        lacking("no docker command; on Debian tests/tools/container_engine.sh brings an engine")
+        lacking("no docker command; on Debian tests/tools/container_engine.sh installs one")
     for needed in (["version"], ["compose", "version"]):
         done = subprocess.run(["docker", *needed], capture_output=True, text=True, timeout=60)
         if done.returncode:
