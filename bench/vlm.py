@@ -27,7 +27,7 @@ LONG_PROMPT = 5  # images: 500 tokens
 LONG_ANSWER, SHORT_ANSWER = 96, 16
 TEXT, IMAGE = "a short question", "a new image and a question"  # the loads of the throughput rows
 CLIENTS = {TEXT: (1, 4, 8, 16), IMAGE: (1, 8)}
-FEW_CLIENTS = {TEXT: (1, 8), IMAGE: (1, 8)}  # with equal precision and BLAS, and in a quick run
+FEW_CLIENTS = {TEXT: (1, 8), IMAGE: (1, 8)}  # on the level field, and in a quick run
 MIXED = "4 long and 4 short concurrently"
 CASES = ("new images", "the same again", "next turn")
 TARGETS = {(BARE, 1): 1.0, (SERVER, 8): 1.5}  # tokens per second, by peer and clients
@@ -115,7 +115,7 @@ def mixed(peer: Peer, images: Images) -> Run:
 def found(figures: Figures, level: Figures) -> Found:
     comparisons = [
         Comparison("Tokens per second, as shipped", throughput(figures, targets=True)),
-        Comparison("Tokens per second, with equal precision and BLAS", throughput(level)),
+        Comparison("Tokens per second, on a level field", throughput(level)),
         Comparison("Time to the first token", firsts(figures)),
     ]
     versions = (f"mlx-vlm {version('mlx-vlm')} (its server, and bare stream_generate)",)
