@@ -110,6 +110,6 @@ def page_of(page: Page, stack: LocalStack, complaints: list[Complaints]) -> Iter
     connected(page)
     yield
     listener.stop()
-    page.unroute_all()
+    page.unroute_all(behavior="ignoreErrors")
     page.evaluate("() => localStorage.clear()")
     page.goto("about:blank")
