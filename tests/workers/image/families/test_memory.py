@@ -151,7 +151,8 @@ def test_weights_are_quantized_in_portions(tmp_path: Path) -> None:
     mx.save_safetensors(file, {name: mx.ones((1024, 1024), mx.bfloat16) for name in names})
     network = nn.Module()
     network.layers = [nn.Linear(1024, 1024, bias=False) for _ in range(layers)]
-    network.update(tree_unflatten(list(mx.load(file).items())))
+    loaded: Any = mx.load(file)
+    network.update(tree_unflatten(list(loaded.items())))
     nn.quantize(network, bits=4)
     mx.clear_cache()
     before = mx.get_active_memory()
