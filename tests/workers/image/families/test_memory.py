@@ -153,6 +153,7 @@ def test_weights_are_quantized_in_portions(tmp_path: Path) -> None:
     network.layers = [nn.Linear(1024, 1024, bias=False) for _ in range(layers)]
     loaded: Any = mx.load(file)
     network.update(tree_unflatten(list(loaded.items())))
+    del loaded
     nn.quantize(network, bits=4)
     mx.clear_cache()
     before = mx.get_active_memory()
