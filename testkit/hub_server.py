@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
@@ -122,7 +122,7 @@ def children_environ(url: str, home: Path, **more: str) -> Mapping[str, str]:
 def hub(repositories: Mapping[str, Path]) -> Iterator[HubServer]:
     """Serve *repositories* (``organisation/name`` to folder) in threads."""
     served = HubServer(dict(repositories))
-    handler = type("Handler", (_Handler,), {"served": served})
+    handler = type("Handler", (_Handler,), {"served": served, "seen": served.seen})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     served.port = server.server_port
@@ -136,8 +136,46 @@ def hub(repositories: Mapping[str, Path]) -> Iterator[HubServer]:
         thread.join()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    """Sends responses and records the requests in ``seen``."""
+
     protocol_version = "HTTP/1.1"
+    seen: list[Seen]
+
+    def log_message(self, *args: object) -> None: ...
+
+    def send_json(self, value: object) -> None:
+        self.respond(HTTPStatus.OK, json.dumps(value).encode(), {"content-type": "application/json"})
+
+    def respond(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        try:
+            self.begin(status, len(body), headers or {})
+            if self.command == "GET":
+                self.wfile.write(body)
+        except OSError:  # the client disconnected
+            self.close_connection = True
+        self.note(status, 0)
+
+    def begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "content-length": str(length)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def requested_range(self) -> tuple[int, int | None]:
+        """The start and the end of the Range header; (0, None) without one."""
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        if match is None:
+            return 0, None
+        return int(match[1]), int(match[2]) + 1 if match[2] else None
+
+    def note(self, status: int, sent: int) -> None:
+        path = urlsplit(self.path).path
+        authorized = "authorization" in self.headers
+        self.seen.append(Seen(self.command, path, self.requested_range()[0], authorized, status, sent))
+
+
+class _Handler(HubHandler):
     served: HubServer
 
     def do_GET(self) -> None:
@@ -153,11 +191,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             files = (file for name in self.served.repositories for file in self._files(name))
             self._file(next(file for file in files if self.served.cdn(file) == unquote(path)), {})
         else:
-            self._answer(HTTPStatus.NOT_FOUND, b"")
+            self.respond(HTTPStatus.NOT_FOUND, b"")
 
     do_HEAD = do_GET
-
-    def log_message(self, *args: object) -> None: ...
 
     def _files(self, repository: str) -> list[Path]:
         served = self.served
@@ -171,7 +207,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if repository not in self.served.repositories and not status:
             status, code = 404, "RepoNotFound"
         if status:
-            self._answer(status, b"", {"x-error-code": code} if code else {})
+            self.respond(status, b"", {"x-error-code": code} if code else {})
         return bool(status)
 
     def _api(self, repository: str, what: str, revision: str) -> None:
@@ -179,11 +215,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         commit = self.served.resolved(repository, revision)
         if commit is None:
-            self._answer(HTTPStatus.NOT_FOUND, b"", {"x-error-code": "RevisionNotFound"})
+            self.respond(HTTPStatus.NOT_FOUND, b"", {"x-error-code": "RevisionNotFound"})
         elif what == "revision":
-            self._json({"id": repository, "sha": commit, "siblings": []})
+            self.send_json({"id": repository, "sha": commit, "siblings": []})
         else:
-            self._json(
+            self.send_json(
                 [_entry(name, file) for name, file in self.served.files(repository, commit).items()]
             )
 
@@ -194,7 +230,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         commit = {"x-repo-commit": resolved}
         file = self.served.files(repository, resolved).get(name)
         if file is None:
-            self._answer(HTTPStatus.NOT_FOUND, b"", {**commit, "x-error-code": "EntryNotFound"})
+            self.respond(HTTPStatus.NOT_FOUND, b"", {**commit, "x-error-code": "EntryNotFound"})
         elif file.stat().st_size < LARGE:
             self._file(file, {**commit, "etag": f'"{git_sha1(file)}"'})
         else:
@@ -205,48 +241,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 "x-xet-refresh-route": f"{self.served.url}/api/models/{repository}/xet-read-token/main",
                 "location": f"http://localhost:{self.served.port}{self.served.cdn(file)}",
             }
-            self._answer(HTTPStatus.FOUND, b"", {**commit, **headers})
-
-    def _json(self, value: object) -> None:
-        self._answer(HTTPStatus.OK, json.dumps(value).encode(), {"content-type": "application/json"})
-
-    def _answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the client gave up
-            self._begin(status, len(body), headers or {})
-            if self.command == "GET":
-                self.wfile.write(body)
-        self._note(status, 0)
-
-    def _begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "content-length": str(length)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def _start(self) -> int:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
-        return int(asked[1]) if asked else 0
-
-    def _note(self, status: int, sent: int) -> None:
-        authorized = "authorization" in self.headers
-        path = urlsplit(self.path).path
-        self.served.seen.append(Seen(self.command, path, self._start(), authorized, status, sent))
+            self.respond(HTTPStatus.FOUND, b"", {**commit, **headers})
 
     def _file(self, file: Path, headers: Mapping[str, str]) -> None:
         data = file.read_bytes()
         if self.served.damages and len(data) >= LARGE:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        start = 0 if self.served.ignores_ranges else self._start()
+        start = 0 if self.served.ignores_ranges else self.requested_range()[0]
         status = HTTPStatus.PARTIAL_CONTENT if start else HTTPStatus.OK
         if start:
             headers = {**headers, "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-        self._begin(status, len(data) - start, headers)
+        self.begin(status, len(data) - start, headers)
         body = data[start:] if self.command == "GET" else b""
         if body and len(data) >= LARGE and (cut := self.served.cut_after) is not None:
             self.served.cut_after = None
             self.close_connection = True
             body = body[:cut]
-        self._note(status, self._send(body))
+        self.note(status, self._send(body))
 
     def _send(self, body: bytes) -> int:
         """Send *body* at the configured rate; returns the number of bytes that were sent."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from testkit.hub_server import LARGE, Seen
+from testkit.hub_server import LARGE, HubHandler, Seen
 from tests.rehearsal.synthetic import Blob, HashBook, Hashes
 
 Files = Mapping[str, Blob]
@@ -111,7 +111,7 @@ class Hub:
 
     def open(self) -> None:
         """Listen, on the same port as before if there was one."""
-        handler = type("Handler", (_Handler,), {"hub": self})
+        handler = type("Handler", (_Handler,), {"hub": self, "seen": self.seen})
         self._released = threading.Event()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), handler)
         self._server.daemon_threads = True
@@ -136,8 +136,7 @@ def is_large(name: str, blob: Blob) -> bool:
     return blob.size >= LARGE or name.endswith(_STORED)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(HubHandler):
     hub: Hub
 
     def do_GET(self) -> None:
@@ -160,8 +159,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *args: object) -> None: ...
-
     # --- routes ----------------------------------------------------------------------------------
 
     def _api(self, repository: str, what: str, revision: str) -> None:
@@ -170,9 +167,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         commit, files = found
         if what == "tree":
-            self._json([self._entry(name, blob) for name, blob in sorted(files.items())])
+            self.send_json([self._entry(name, blob) for name, blob in sorted(files.items())])
             return
-        self._json(
+        self.send_json(
             {
                 "_id": "0",
                 "id": repository,
@@ -267,60 +264,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             entry["xetHash"] = hashes.sha256
         return entry
 
-    def _json(self, value: object) -> None:
-        self._answer(200, json.dumps(value).encode(), {"content-type": _JSON})
-
     def _error(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
     ) -> None:
         all_headers = {**(headers or {}), "x-error-message": message, "content-type": _JSON}
         if code:
             all_headers["x-error-code"] = code
-        self._answer(status, json.dumps({"error": message}).encode(), all_headers)
+        self.respond(status, json.dumps({"error": message}).encode(), all_headers)
 
     def _redirect(self, status: int, headers: Mapping[str, str]) -> None:
-        self._answer(status, b"Redirecting", {**headers, "content-type": "text/plain"})
-
-    def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        try:
-            self._begin(status, len(body), headers)
-            if self.command == "GET":
-                self.wfile.write(body)
-        except OSError:  # the client disconnected
-            self.close_connection = True
-        self._note(status, 0)
-
-    def _begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "content-length": str(length)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def _range(self) -> tuple[int, int | None]:
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
-        if match is None:
-            return 0, None
-        return int(match[1]), int(match[2]) + 1 if match[2] else None
-
-    def _note(self, status: int, sent: int) -> None:
-        path = urlsplit(self.path).path
-        authorized = "authorization" in self.headers
-        self.hub.seen.append(Seen(self.command, path, self._range()[0], authorized, status, sent))
+        self.respond(status, b"Redirecting", {**headers, "content-type": "text/plain"})
 
     def _file(
         self, blob: Blob, etag: str, headers: Mapping[str, str], *, stored: str | None = None
     ) -> None:
         """*stored*: the name of a large file, which may be sent slowly, cut or damaged."""
-        start, end = self._range()
+        start, end = self.requested_range()
         end = blob.size if end is None else min(end, blob.size)
         ranged = "range" in self.headers
         all_headers = {**headers, "etag": f'"{etag}"', "accept-ranges": "bytes"}
         if ranged:
             all_headers["content-range"] = f"bytes {start}-{end - 1}/{blob.size}"
         status = 206 if ranged else 200
-        self._begin(status, end - start, all_headers)
+        self.begin(status, end - start, all_headers)
         if self.command == "HEAD":
-            self._note(status, 0)
+            self.note(status, 0)
             return
         stop = end
         if stored is not None and self.hub.cut_after is not None and end - start > self.hub.cut_after:
@@ -337,7 +305,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.close_connection:
             with suppress(OSError):
                 self.connection.shutdown(2)
-        self._note(status, sent)
+        self.note(status, sent)
 
     def _spoiled(self, blob: Blob, start: int, stop: int, stored: str | None) -> Iterator[memoryview]:
         """The bytes from *start* to *stop*, at the configured rate and with the configured damage."""
