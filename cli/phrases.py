@@ -13,7 +13,7 @@ from hostctl.status import span
 
 # Control characters, and what turns the direction of writing: a model's words steer no terminal.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_STEPS = re.compile(r"step (\d+) of (\d+)(?:, picture (\d+) of (\d+))?")
+_STEPS = re.compile(r"step (\d+) of (\d+)(?:, (?:image|picture) (\d+) of (\d+))?")
 _PERCENT = re.compile(r"downloading (\d+) %")
 _ERROR_ROOM = 200  # characters
 
@@ -100,7 +100,7 @@ class Told:
 
 
 def comment(text: str) -> Told:
-    """A comment of a stream: ``step 2 of 4, picture 1 of 3, about 12 s left``, ``loading``."""
+    """A comment of a stream: ``step 2 of 4, image 1 of 3, about 12 s left``, ``loading``."""
     if found := _STEPS.match(text):
         step, steps, picture, pictures = (int(group or 1) for group in found.groups())
         return Told(text, (picture - 1) * steps + step, pictures * steps)

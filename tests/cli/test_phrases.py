@@ -37,7 +37,7 @@ from contracts.control import (
 )
 from contracts.wire.openai import ModelObject
 from gateway.heartbeat import progress_of
-from workers.image.progress import told as told_by_worker
+from workers.image.progress import step_text
 
 S = WorkerState
 
@@ -133,7 +133,7 @@ class TestProgress:
     ) -> None:
         picture, step = min(picture, pictures), min(step, steps)
         drawing = Drawing(step=step, steps=steps, picture=picture, pictures=pictures, eta_seconds=3)
-        found = comment(told_by_worker(drawing))
+        found = comment(step_text(drawing))
         assert (found.done, found.total) == ((picture - 1) * steps + step, pictures * steps)
 
     def test_a_download_that_the_gateway_tells_is_understood(self) -> None:

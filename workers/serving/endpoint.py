@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import MODEL_HEADER, Caches, Phase, Work, WorkerHealth
+from contracts.control import MODEL_HEADER, Caches, Drawing, Phase, Work, WorkerHealth
 from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
 from contracts.wire.openai import parse_json
@@ -30,7 +30,6 @@ from web.request_body import RequestBody
 from web.request_record import record_of
 from workers.backend import runtime
 from workers.engine import Hosted, Job, Telling
-from workers.image.progress import Progress
 from workers.serving.answers import Identity
 from workers.serving.model_thread import ModelThread, Timing
 
@@ -55,7 +54,7 @@ class Worker:
     started: float = field(default_factory=time.monotonic)
     active: int = 0
     count: int = 0
-    progress: Progress | None = None  # of the drawing that the model is at
+    drawing: Drawing | None = None  # the progress of the image that is being generated
     telling: Telling | None = None  # the engine, if it counts what it does
     hosted: Hosted | None = None  # the engine, if its model may be on the Hub
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
@@ -76,7 +75,7 @@ class Worker:
             work=self.telling.work() if self.telling else Work(),
             caches=self.telling.caches() if self.telling else Caches(),
             download=self.thread.download,
-            drawing=None if self.progress is None else self.progress.drawing,
+            drawing=self.drawing,
             revision=self.hosted.located.commit if self.hosted else "",
             newer_revision=self.hosted.located.newer if self.hosted else "",
         )

@@ -116,7 +116,7 @@ class TestImages:
         blocks = blocks_of(painter.post("/v1/images/generations", json=fields).text)
         kinds = [block.split("\n")[0].partition(", about")[0] for block in blocks]
         partial, whole = (f"event: image_generation.{what}" for what in ("partial_image", "completed"))
-        first, second = ([f": step {k} of 2, picture {i} of 2" for k in (1, 2)] for i in (1, 2))
+        first, second = ([f": step {k} of 2, image {i} of 2" for k in (1, 2)] for i in (1, 2))
         assert kinds == [
             ": started",
             first[0],
