@@ -24,7 +24,7 @@ ALLOWED = {
     "huggingface_hub": {"hub"},
     "llguidance": {"vlm/grammar.py"},
     "PIL": {
-        *("engine.py", "image", "serving/image_codec.py", "serving/opaque.py"),
+        *("engine.py", "image", "serving/image_codec.py"),
         *("vlm/chat_template.py", "vlm/engine.py", "vlm/prompt.py", "vlm/routes.py"),
     },
 }
