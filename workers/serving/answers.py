@@ -1,8 +1,7 @@
-"""Shapes analyses, and the events of streams: from requests to jobs, from events to answers. Pure.
+"""Analyses: from requests to jobs, from events to responses; usage counts of chats. Pure.
 
-Rules: defaults of the API live here (an analysis is greedy) and in ``workers.vlm.completions``;
-everything
-is bytes or data at the end, so that a test needs neither a server nor a model.
+Rules: the API's defaults are here (an analysis is greedy) and in ``workers.vlm.completions``. Results
+are bytes or data, so that tests need neither a server nor a model.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _BULLET = re.compile(r"^\s*(?:[-*+•·‣–—]+|\(?\d{1,3}[.):])\s+")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What all parts of one answer have in common."""
+    """What all parts of one response share."""
 
     id: str
     created: int
     model: str
 
 
-# --- chat, what an analysis is as well -----------------------------------------------------------
+# --- chats, and analyses as chats ----------------------------------------------------------------
 
 
 def analyze_job(request: AnalyzeRequest, turn: Turn) -> ChatJob:
@@ -51,7 +50,7 @@ def text_of(events: Iterable[ChatEvent], index: int = 0) -> str:
 
 
 def chat_usage(events: Iterable[ChatEvent]) -> ChatUsage:
-    """The prompt counts once, so what all *n* answers found in the cache counts as cached."""
+    """The prompt counts once. Its cached tokens are those that all *n* choices found in the cache."""
     events = list(events)
     prompt = sum(e.prompt_tokens for e in events if isinstance(e, Prompted))
     ends = [e for e in events if isinstance(e, Answered)]
@@ -78,7 +77,7 @@ def analysis(
         AnalyzeResponse(
             task=request.task,
             result=text,
-            objects=listed(text) if request.task == "objects" else None,
+            objects=list_items(text) if request.task == "objects" else None,
             created=who.created,
             model=who.model,
             usage=usage,
@@ -88,8 +87,8 @@ def analysis(
     )
 
 
-def listed(text: str) -> list[str]:
-    """The lines of *text* that say something, without bullets and numbers."""
+def list_items(text: str) -> list[str]:
+    """The non-empty lines of *text*, without bullets and numbers."""
     lines = (_BULLET.sub("", line).strip() for line in text.splitlines())
     return [line for line in lines if line]
 

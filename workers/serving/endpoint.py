@@ -1,9 +1,8 @@
-"""What every route of a worker does around its work.
+"""The common part of all routes of a worker: body, disconnect, errors, log line.
 
-Rules: ASGI, because one task must read both the body and the disconnect (``web.request_body``); a
-client
-that leaves cancels its job, streaming or not; an error before the first byte is an answer with its
-status, after it the last event of the stream; one log line per request, without what was said.
+Rules: plain ASGI, because one task must read both body and disconnect (``web.request_body``). A client
+that disconnects cancels its job, streaming or not. An error before the first byte is a response with
+its own status; after it, the last event of the stream. One log line per request, without its content.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from workers.serving.model_thread import ModelThread, Timing
 
 SOURCE = "worker"
 MAX_BODY = 256 << 20  # bytes; the gateway has its own, smaller limit
-SMALL_BODY = 64 << 10  # bytes; what takes no noticeable time to parse
-PREPARED = 4  # jobs whose pictures may be decoded at a time; the others wait as they came
+SMALL_BODY = 64 << 10  # bytes; parsed on the event loop in no noticeable time
+PREPARED = 4  # jobs that may hold decoded images at once; others wait, first come, first served
 
 log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -44,7 +43,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 @dataclass
 class Worker:
-    """The state of this process that its routes share. Touched on the event loop alone."""
+    """The state of this process that its routes share. Used on the event loop only."""
 
     alias: str
     settings: VlmSettings | ImageSettings
@@ -54,9 +53,9 @@ class Worker:
     started: float = field(default_factory=time.monotonic)
     active: int = 0
     count: int = 0
-    drawing: Drawing | None = None  # the progress of the image that is being generated
-    telling: Telling | None = None  # the engine, if it counts what it does
-    hosted: Hosted | None = None  # the engine, if its model may be on the Hub
+    drawing: Drawing | None = None  # progress of the image job that the model is running
+    counters: Telling | None = None  # the engine, if it counts its work
+    hosted: Hosted | None = None  # the engine, if its model may come from the Hub
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:
@@ -72,8 +71,8 @@ class Worker:
             jobs=self.thread.jobs,
             progress=self.thread.progress,
             device=runtime.device_memory(),
-            work=self.telling.work() if self.telling else Work(),
-            caches=self.telling.caches() if self.telling else Caches(),
+            work=self.counters.work() if self.counters else Work(),
+            caches=self.counters.caches() if self.counters else Caches(),
             download=self.thread.download,
             drawing=self.drawing,
             revision=self.hosted.located.commit if self.hosted else "",
@@ -87,9 +86,9 @@ class Worker:
     async def running(
         self, prepare: Callable[[], Job], exchange: Exchange
     ) -> AsyncIterator[tuple[Job, AsyncIterator[Any]]]:
-        """The job that *prepare* makes (in a thread: it decodes pictures), and its events.
+        """The job that *prepare* returns (called in a thread: it decodes images), and its events.
 
-        At the end *exchange* is told how long the model took.
+        Sets ``exchange.model_s`` at the end.
         """
         async with self.prepared:
             job = await asyncio.to_thread(prepare)
@@ -103,9 +102,9 @@ class Worker:
 
 @dataclass
 class Exchange:
-    """One request: its id, its body, and what the log line will say.
+    """One request: its id, its body, and ``notes`` for its log line.
 
-    ``model_s``: seconds that the model took, its queue excluded; known once the job is done.
+    ``model_s``: seconds that the model took, without the queue; set when the job ends.
     """
 
     request_id: str
@@ -123,26 +122,26 @@ class Exchange:
         return await asyncio.to_thread(parse_json, cls, self.body)
 
 
-Answer = bytes | AsyncGenerator[bytes, None]  # a whole JSON body, or server-sent events
+Answer = bytes | AsyncGenerator[bytes, None]  # a JSON body, or server-sent events
 Handler = Callable[[Exchange], Awaitable[Answer]]
 
 
 class Stopwatch:
-    """Seconds since the model began; it begins with the first event."""
+    """Seconds since the start or the last restart."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def restart(self) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._started
 
 
 class Endpoint:
-    """An ASGI app around a *handle* that turns an exchange into an answer."""
+    """An ASGI app for one route; *handle* turns the exchange into the response."""
 
     def __init__(self, worker: Worker, handle: Handler) -> None:
         self._worker = worker
@@ -153,7 +152,7 @@ class Endpoint:
         headers = dict(scope["headers"])
         exchange = Exchange(headers.get(HEADER, b"-").decode("latin-1"), b"")
         record = record_of(scope)
-        began = time.monotonic()
+        watch = Stopwatch()
         worker.active += 1
         worker.count += 1
 
@@ -165,7 +164,7 @@ class Endpoint:
                 if worker.thread.phase is not Phase.READY:
                     raise worker.thread.unavailable()
                 exchange.body = await request_body.read(MAX_BODY)
-                await request_body.while_connected(self._answer(exchange, send))
+                await request_body.while_connected(self._respond(exchange, send))
         finally:
             worker.active -= 1
             log.info(
@@ -175,37 +174,37 @@ class Endpoint:
                 scope["method"],
                 scope["path"],
                 record.status,
-                (time.monotonic() - began) * 1000,
+                watch.seconds * 1000,
                 exchange.model_ms,
                 "".join(f" {key}={value}" for key, value in exchange.notes.items()),
             )
 
-    async def _answer(self, exchange: Exchange, send: Send) -> None:
-        answer = await self._handle(exchange)
-        if isinstance(answer, bytes):
+    async def _respond(self, exchange: Exchange, send: Send) -> None:
+        response = await self._handle(exchange)
+        if isinstance(response, bytes):
             headers = [
                 (b"content-type", b"application/json"),
-                (b"content-length", str(len(answer)).encode()),
+                (b"content-length", str(len(response)).encode()),
                 (MODEL_HEADER, str(exchange.model_ms).encode()),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": answer})
+            await send({"type": "http.response.body", "body": response})
             return
-        await self._stream(answer, send)
+        await self._stream(response, send)
 
     async def _stream(self, chunks: AsyncGenerator[bytes, None], send: Send) -> None:
         async with aclosing(chunks):
-            first = await anext(chunks)  # what fails before it, fails with a status of its own
+            first = await anext(chunks)  # an error before it becomes a response with its own status
             await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
             await _send_chunk(send, first)
             try:
                 async for chunk in chunks:
                     await _send_chunk(send, chunk)
             except ApiError as exc:
-                log.warning("a stream ends with an error: %s", exc.message)
+                log.warning("stream ended with an error: %s", exc.message)
                 await _send_chunk(send, sse_error(exc, SOURCE))
             except Exception:
-                log.exception("a stream ends with a fault")
+                log.exception("stream ended with an unexpected error")
                 await _send_chunk(send, sse_error(internal_error(), SOURCE))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -16,7 +16,7 @@ from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
 from tests.workers.backend.test_runtime import TALK_AND_DRAW, run
 from tests.workers.conftest import MODELS
 from tests.workers.test_process import CAPTION
-from tests.workers.test_standby import parked
+from tests.workers.test_standby import standing_by
 from workers.backend.unwanted_imports import Without
 
 LOOKS_FOR_TORCH = """
@@ -73,9 +73,9 @@ def test_engines_answer_and_never_import_an_installed_torch(tmp_path: Path) -> N
 def test_a_worker_answers_and_never_imports_an_installed_torch(tmp_path: Path) -> None:
     torch = InstalledTorch(tmp_path / "packages")
     # A standby of both kinds has imported the libraries of every family before it loads.
-    with parked("vlm,image", tmp_path, **torch.environment) as standby:
+    with standing_by("vlm,image", tmp_path, **torch.environment) as standby:
         standby.logged("standby ready", within_s=120)
-        standby.tell()
+        standby.assign()
         standby.watch_until_ready()
         answer = standby.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
         assert answer["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
