@@ -1,4 +1,4 @@
-"""The demo models, each loaded once for all tests, on a thread of its own as in a worker."""
+"""The demo models, each loaded once for all tests, on its own thread as in a worker."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class Talker(Loaded[ChatJob, ChatEvent]):
         return prompted.prompt_tokens
 
 
-class Painter(Loaded[ImageJob, ImageEvent]):
-    def draw(self, prompt: str, **fields: Any) -> Any:
-        """One picture, as PIL."""
+class ImageModel(Loaded[ImageJob, ImageEvent]):
+    def generate(self, prompt: str, **fields: Any) -> Any:
+        """One image, as PIL."""
         from PIL import Image
 
-        (drawn,) = [e for e in self.events(paint(prompt, **fields)) if isinstance(e, Drawn)]
-        return Image.frombytes("RGB", (drawn.width, drawn.height), drawn.rgb)
+        (event,) = [e for e in self.events(image_job(prompt, **fields)) if isinstance(e, Drawn)]
+        return Image.frombytes("RGB", (event.width, event.height), event.rgb)
 
 
 def talk(turns: list[Turn], **fields: Any) -> ChatJob:
@@ -84,7 +84,7 @@ def talk(turns: list[Turn], **fields: Any) -> ChatJob:
     )
 
 
-def paint(prompt: str, **fields: Any) -> ImageJob:
+def image_job(prompt: str, **fields: Any) -> ImageJob:
     base = {"width": 128, "height": 128, "steps": 4, "guidance": 3.5, "seed": 7, **fields}
     return ImageJob(prompt, run_steps=base.pop("run_steps", base["steps"]), **base)
 
@@ -121,15 +121,15 @@ def moondream() -> Iterator[Talker]:
 
 
 @pytest.fixture(scope="session")
-def flux() -> Iterator[Painter]:
+def flux() -> Iterator[ImageModel]:
     from workers.image.engine import MfluxEngine
 
-    loaded = Painter(MfluxEngine("image-gen", image_settings(MODELS / "image-gen")))
+    loaded = ImageModel(MfluxEngine("image-gen", image_settings(MODELS / "image-gen")))
     yield loaded
     loaded.close()
 
 
-# --- apps with an engine without a model ------------------------------------------------------------
+# --- apps around a fake engine ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -144,6 +144,6 @@ def vlm(engine: FakeEngine) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def painter(engine: FakeEngine) -> Iterator[httpx.Client]:
+def image_client(engine: FakeEngine) -> Iterator[httpx.Client]:
     with worker(engine, IMAGE) as client:
         yield client

@@ -84,13 +84,13 @@ class TestHealth:
 class TestModelTime:
     """How long the model took, told in a header of each answer that is not a stream."""
 
-    def test_all_routes_tell_it(self, vlm: httpx.Client, painter: httpx.Client) -> None:
+    def test_all_routes_tell_it(self, vlm: httpx.Client, image_client: httpx.Client) -> None:
         image = b64(png())
         answers = [
             vlm.post("/v1/chat/completions", json=HELLO),
             vlm.post("/v1/vision/analyze", json={"image": image}),
-            painter.post("/v1/images/generations", json=DRAW),
-            painter.post("/v1/images/edits", json={**DRAW, "image": [image]}),
+            image_client.post("/v1/images/generations", json=DRAW),
+            image_client.post("/v1/images/edits", json={**DRAW, "image": [image]}),
         ]
         assert [answer.status_code for answer in answers] == [200] * 4
         assert all(int(answer.headers["x-vision-model-ms"]) >= 0 for answer in answers)
@@ -107,9 +107,9 @@ class TestModelTime:
         answer = vlm.post("/v1/chat/completions", json=HELLO)
         assert int(answer.headers["x-vision-model-ms"]) >= 150
 
-    def test_what_needs_no_model_took_none(self, painter: httpx.Client) -> None:
+    def test_what_needs_no_model_took_none(self, image_client: httpx.Client) -> None:
         edit = {"prompt": "x", "image": [b64(png())], "strength": 0}
-        answer = painter.post("/v1/images/edits", json=edit)
+        answer = image_client.post("/v1/images/edits", json=edit)
         assert answer.headers["x-vision-model-ms"] == "0"
 
     def test_a_stream_has_only_the_log_line(
@@ -146,10 +146,10 @@ class TestLeaving:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_drawing_is_cancelled_and_the_next_request_unharmed(
-        self, painter: httpx.Client, engine: FakeEngine, stream: bool
+        self, image_client: httpx.Client, engine: FakeEngine, stream: bool
     ) -> None:
-        self.leave_during(painter, engine, "/v1/images/generations", {**DRAW, "stream": stream})
-        assert painter.post("/v1/images/generations", json=DRAW).status_code == 200
+        self.leave_during(image_client, engine, "/v1/images/generations", {**DRAW, "stream": stream})
+        assert image_client.post("/v1/images/generations", json=DRAW).status_code == 200
 
     def test_a_log_line_tells_what_happened_and_not_what_was_said(
         self, vlm: httpx.Client, caplog: pytest.LogCaptureFixture

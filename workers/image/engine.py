@@ -91,7 +91,7 @@ class MfluxEngine:
             log.warning("mflux failed to load the model", exc_info=True)
             raise self._unfit(exc) from exc
         runtime.limit_memory(self._settings.memory_bytes, self._wired_limit)
-        self._watch = steps.Watch(self._adapter)
+        self._watch = steps.StepCallback(self._adapter)
         # One for the life of the model: mflux can't take a callback back.
         self._adapter.callbacks.register(self._watch)
         report(Phase.WARMING_UP, "")
@@ -144,7 +144,7 @@ class MfluxEngine:
         strength = mflux_strength(job.steps, job.run_steps)
         for index in range(job.n):
             watch.begin(index)
-            image = adapter.draw(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
+            image = adapter.generate(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
             if job.mask is not None:
                 image = Image.composite(image, job.source, job.mask)
             self._large += job.width * job.height >= self._settings.large_picture

@@ -135,12 +135,12 @@ def test_an_array_of_mlx_is_changed_in_place() -> None:
 
 
 def test_a_step_goes_along_the_models_answer() -> None:
-    """workers.image.steps.estimated: x(t+1) = x(t) + (sigma(t+1) - sigma(t)) v, for both schedulers."""
+    """``steps.final_latents``: x(t+1) = x(t) + (sigma(t+1) - sigma(t)) v, for both schedulers."""
     import mlx.core as mx  # noqa: TID251
     from mflux.models.common.config.config import Config  # noqa: TID251
     from mflux.models.common.config.model_config import ModelConfig  # noqa: TID251
 
-    from workers.image.steps import estimated
+    from workers.image.steps import final_latents
 
     clean, noise = mx.full((1, 4), 0.25), mx.full((1, 4), -1.5)
     for scheduler, model in (
@@ -154,7 +154,7 @@ def test_a_step_goes_along_the_models_answer() -> None:
         assert sigmas[0].item() == pytest.approx(1.0)
         before = (1 - sigmas[1]) * clean + sigmas[1] * noise
         after = config.scheduler.step(noise=noise - clean, timestep=1, latents=before, sigmas=sigmas)
-        found = estimated(before, after, sigmas[1], sigmas[2])
+        found = final_latents(before, after, sigmas[1], sigmas[2])
         assert mx.allclose(found, clean, atol=1e-4).item()
 
 

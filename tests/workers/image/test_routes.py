@@ -26,9 +26,11 @@ def blocks_of(stream: str) -> list[str]:
 
 class TestImages:
     def test_a_drawing_has_the_size_and_steps_of_the_settings(
-        self, painter: httpx.Client, engine: FakeEngine
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
-        body = ImagesResponse.model_validate(painter.post("/v1/images/generations", json=DRAW).json())
+        body = ImagesResponse.model_validate(
+            image_client.post("/v1/images/generations", json=DRAW).json()
+        )
         assert body.size == "64x32"
         assert (body.usage.seed, body.usage.output_tokens) == (7, 8)
         job: ImageJob = engine.jobs[0]
@@ -36,8 +38,8 @@ class TestImages:
         with Image.open(io.BytesIO(base64.b64decode(body.data[0].b64_json or ""))) as image:
             assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (64, 32), (7, 7, 7))
 
-    def test_n_pictures_have_seeds_one_after_another(self, painter: httpx.Client) -> None:
-        body = painter.post("/v1/images/generations", json={**DRAW, "n": 3, "seed": 0}).json()
+    def test_n_pictures_have_seeds_one_after_another(self, image_client: httpx.Client) -> None:
+        body = image_client.post("/v1/images/generations", json={**DRAW, "n": 3, "seed": 0}).json()
         shades = []
         for data in body["data"]:
             with Image.open(io.BytesIO(base64.b64decode(data["b64_json"]))) as image:
@@ -45,10 +47,10 @@ class TestImages:
         assert shades == [0, 1, 2]
 
     def test_an_edit_keeps_the_size_and_the_aspect_of_its_source(
-        self, painter: httpx.Client, engine: FakeEngine
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         fields = {**DRAW, "image": b64(png(100, 37)), "strength": 0.5, "size": "auto"}
-        body = painter.post("/v1/images/edits", json=fields).json()
+        body = image_client.post("/v1/images/edits", json=fields).json()
         job: ImageJob = engine.jobs[0]
         assert job.source is not None
         assert body["size"] == f"{job.width}x{job.height}" == "96x32"
@@ -57,35 +59,35 @@ class TestImages:
         assert body["usage"]["input_tokens_details"]["image_tokens"] == 12
 
     def test_an_explicit_size_of_another_aspect_cuts_the_source(
-        self, painter: httpx.Client, engine: FakeEngine
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         fields = {**DRAW, "image": b64(png(100, 50)), "size": "32x32"}
-        assert painter.post("/v1/images/edits", json=fields).json()["size"] == "32x32"
+        assert image_client.post("/v1/images/edits", json=fields).json()["size"] == "32x32"
         assert engine.jobs[0].source.size == (32, 32)
 
     def test_without_a_strength_the_default_is_used(
-        self, painter: httpx.Client, engine: FakeEngine
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
-        painter.post("/v1/images/edits", json={**DRAW, "image": b64(png())})
+        image_client.post("/v1/images/edits", json={**DRAW, "image": b64(png())})
         assert engine.jobs[0].run_steps == 6  # ceil(8 * 0.7)
 
     def test_strength_0_gives_the_original_back_without_the_model(
-        self, painter: httpx.Client, engine: FakeEngine
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         original = png(33, 21, "purple")
         fields = {**DRAW, "image": b64(original), "strength": 0, "n": 2}
-        body = painter.post("/v1/images/edits", json=fields).json()
+        body = image_client.post("/v1/images/edits", json=fields).json()
         assert [base64.b64decode(d["b64_json"]) for d in body["data"]] == [original] * 2
         assert body["size"] == "33x21"
-        again = painter.post("/v1/images/edits", json={**fields, "output_format": "webp"}).json()
+        again = image_client.post("/v1/images/edits", json={**fields, "output_format": "webp"}).json()
         with Image.open(io.BytesIO(base64.b64decode(again["data"][0]["b64_json"]))) as image:
             assert (image.format, image.size) == ("WEBP", (33, 21))
         assert engine.jobs == []
 
     @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
-    def test_the_output_format_is_honoured(self, painter: httpx.Client, form: str) -> None:
+    def test_the_output_format_is_honoured(self, image_client: httpx.Client, form: str) -> None:
         fields = {**DRAW, "output_format": form, "output_compression": 50}
-        body = painter.post("/v1/images/generations", json=fields).json()
+        body = image_client.post("/v1/images/generations", json=fields).json()
         assert body["output_format"] == form
         with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
             assert (image.format or "").lower() == form
@@ -103,17 +105,17 @@ class TestImages:
         ],
     )
     def test_what_is_not_offered_is_refused_by_name(
-        self, painter: httpx.Client, engine: FakeEngine, fields: dict[str, Any], param: str
+        self, image_client: httpx.Client, engine: FakeEngine, fields: dict[str, Any], param: str
     ) -> None:
-        answer = painter.post("/v1/images/generations", json={**DRAW, **fields})
+        answer = image_client.post("/v1/images/generations", json={**DRAW, **fields})
         assert (answer.status_code, error_of(answer)["param"]) == (400, param)
         assert engine.jobs == []
 
     def test_a_stream_has_a_comment_for_each_step_and_an_event_for_each_picture(
-        self, painter: httpx.Client
+        self, image_client: httpx.Client
     ) -> None:
         fields = {**DRAW, "stream": True, "partial_images": 1, "n": 2, "steps": 2}
-        blocks = blocks_of(painter.post("/v1/images/generations", json=fields).text)
+        blocks = blocks_of(image_client.post("/v1/images/generations", json=fields).text)
         kinds = [block.split("\n")[0].partition(", about")[0] for block in blocks]
         partial, whole = (f"event: image_generation.{what}" for what in ("partial_image", "completed"))
         first, second = ([f": step {k} of 2, image {i} of 2" for k in (1, 2)] for i in (1, 2))
@@ -137,10 +139,10 @@ class TestImages:
                 assert image.size == (64, 32)
 
     def test_a_mask_goes_along_with_its_picture(
-        self, painter: httpx.Client, engine: FakeEngine
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         fields = {**DRAW, "image": b64(png(100, 37)), "mask": b64(png(100, 37, "white"))}
-        assert painter.post("/v1/images/edits", json=fields).status_code == 200
+        assert image_client.post("/v1/images/edits", json=fields).status_code == 200
         job: ImageJob = engine.jobs[0]
         assert job.source is not None
         assert job.mask is not None
@@ -196,45 +198,47 @@ class TestImages:
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_faulty_picture_or_mask_is_refused_by_name(
         self,
-        painter: httpx.Client,
+        image_client: httpx.Client,
         engine: FakeEngine,
         fields: dict[str, Any],
         param: str,
         stream: bool,
     ) -> None:
         asked = {**DRAW, "image": b64(png()), "stream": stream, **fields}
-        answer = painter.post("/v1/images/edits", json=asked)
+        answer = image_client.post("/v1/images/edits", json=asked)
         assert (answer.status_code, error_of(answer)["param"]) == (400, param)
         assert engine.jobs == []
 
     def test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no(
-        self, painter: httpx.Client, engine: FakeEngine
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         def pictures(client: httpx.Client, **fields: Any) -> list[bytes]:
             body = client.post("/v1/images/generations", json={**DRAW, **fields}).json()
             return [base64.b64decode(data["b64_json"]) for data in body["data"]]
 
-        drawn = pictures(painter, n=2)
+        drawn = pictures(image_client, n=2)
         recipe = recipe_of(drawn[1])
         assert recipe is not None
         assert (recipe["prompt"], recipe["seed"], recipe["model"]) == ("a cat", 8, "fake")
-        assert pictures(painter, **recipe) == drawn[1:]
+        assert pictures(image_client, **recipe) == drawn[1:]
         with worker(FakeEngine(), IMAGE.model_copy(update={"metadata": False})) as silent:
             assert recipe_of(pictures(silent)[0]) is None
 
-    def test_health_tells_how_far_a_drawing_is(self, painter: httpx.Client, engine: FakeEngine) -> None:
+    def test_health_tells_how_far_a_drawing_is(
+        self, image_client: httpx.Client, engine: FakeEngine
+    ) -> None:
         def drawing() -> Any:
-            return painter.get("/health").json()["drawing"]
+            return image_client.get("/health").json()["drawing"]
 
         assert drawing() is None
         engine.turnstile.clear()
-        url = f"{str(painter.base_url).rstrip('/')}/v1/images/generations"
+        url = f"{str(image_client.base_url).rstrip('/')}/v1/images/generations"
         asking = threading.Thread(
             target=lambda: httpx.post(url, json={**DRAW, "n": 2, "steps": 3}, timeout=10)
         )
         asking.start()
         wait_for(lambda: drawing() is not None)
-        seen = WorkerHealth.model_validate(painter.get("/health").json()).drawing
+        seen = WorkerHealth.model_validate(image_client.get("/health").json()).drawing
         assert seen is not None
         assert (seen.kind, seen.step, seen.steps) == ("generation", 0, 3)
         assert (seen.picture, seen.pictures) == (1, 2)
@@ -242,7 +246,7 @@ class TestImages:
         asking.join()
         wait_for(lambda: drawing() is None)
 
-    def test_an_edit_streams_events_of_its_own_name(self, painter: httpx.Client) -> None:
+    def test_an_edit_streams_events_of_its_own_name(self, image_client: httpx.Client) -> None:
         fields = {**DRAW, "stream": True, "image": b64(png())}
-        text = painter.post("/v1/images/edits", json=fields).text
+        text = image_client.post("/v1/images/edits", json=fields).text
         assert "event: image_edit.completed" in text

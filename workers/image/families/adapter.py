@@ -27,7 +27,7 @@ from workers.engine import ImageJob
 from workers.image.families import checkpoint, tiles
 from workers.image.families.checkpoint import Part
 from workers.image.families.copies import Saver
-from workers.image.families.prompts import PromptCache
+from workers.image.families.prompt_cache import PromptCache
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +135,11 @@ class Adapter(ABC):
         """Where mflux finds this family's layers in the files of LoRAs."""
 
     @abstractmethod
-    def encode_anew(self, prompt: str) -> Any:
+    def encode_prompt(self, prompt: str) -> Any:
         """What mflux's model makes of *prompt*: arrays, not computed yet."""
 
     @abstractmethod
-    def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
+    def generate(self, job: ImageJob, seed: int, strength: float | None) -> Image:
         """One picture of *job*. *strength*: mflux's, of a source; None: from noise."""
 
     @abstractmethod
@@ -191,7 +191,7 @@ class Adapter(ABC):
         try:
             for part in absent:
                 setattr(self.model, part.attribute, self._text_encoder(part))
-            self.prompts[prompt] = self.encode_anew(prompt)
+            self.prompts[prompt] = self.encode_prompt(prompt)
         finally:
             if self._lean:
                 for part in texts:
@@ -204,7 +204,7 @@ class Adapter(ABC):
         image: Image = ImageUtil.to_pil(VAEUtil.decode(self.model.vae, spatial)).convert("RGB")
         return image
 
-    def encode_picture(self, source: Image) -> Latents:
+    def encode_image(self, source: Image) -> Latents:
         """*source* as spatial latents, as mflux does it before it adds noise."""
         encoded = LatentCreator.encode_image(
             vae=self.model.vae,
