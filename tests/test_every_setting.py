@@ -117,7 +117,7 @@ CHANGED_BY = {
     "models.cache_limit_mb": ("workers/image/families/test_memory.py", "test_the_settings_bound_mlx_s_cache"),
     "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
     "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
-    "models.metadata": ("workers/image/test_routes.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
+    "models.metadata": ("workers/image/test_routes.py", "test_an_image_contains_its_recipe_unless_the_settings_forbid_it"),
     "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
 }  # fmt: skip
 
