@@ -54,12 +54,11 @@ class Progress:
         self._first = self._last = None
 
     def report(self, phase: Phase, detail: str, download: Download | None = None) -> None:
-        if download is not None:
-            self._first = self._first or download
-            self._last = download
-        line: dict[str, object] = {"phase": phase.value, "detail": detail}
-        if download is not None:
-            line["download"] = download.model_dump()
+        if download is None:
+            return  # the end of a download; another may follow
+        self._first = self._first or download
+        self._last = download
+        line = {"phase": phase.value, "detail": detail, "download": download.model_dump()}
         self._write(json.dumps(line))
 
     def end(self) -> None:

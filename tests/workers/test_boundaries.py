@@ -1,4 +1,4 @@
-"""Who may import what, read from the source and proven in fresh interpreters."""
+"""Which modules may import which libraries, from the source and in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKERS = ROOT / "workers"
 MODULES = sorted(WORKERS.rglob("*.py"))
 HEAVY = {"mlx", "mlx_vlm", "mlx_lm", "mflux", "transformers", "torch", "numpy", "cv2"}
-# The modules, and folders with all that is in them, that may import each library.
+# The modules and folders that may import each library.
 ALLOWED = {
     "mlx_vlm": {"vlm/engine.py", "vlm/batch.py", "vlm/architectures"},
     "mflux": {"image/engine.py", "image/steps.py", "image/families"},
@@ -42,7 +42,7 @@ def imports(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", ALLOWED)
-def test_each_library_has_its_importers(package: str) -> None:
+def test_each_library_is_imported_by_its_modules_only(package: str) -> None:
     importers = {file.relative_to(WORKERS) for file in MODULES if package in imports(file)}
     allowed = ALLOWED[package]
     assert {

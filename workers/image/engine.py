@@ -21,7 +21,7 @@ from contracts.settings.models import ImageSettings
 from workers.backend import buffers, runtime
 from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Located, Report
 from workers.hub import model_files, remote_code
-from workers.hub.copies import Wanted
+from workers.hub.snapshots import FilePatterns
 from workers.image import families
 from workers.serving.model_thread import first_line
 
@@ -52,7 +52,9 @@ def locate(alias: str, settings: ImageSettings, report: Report, *, newest: bool 
     return model_files.locate(
         settings.path,
         alias,
-        wanted=Wanted(files, needed=tuple(name for name in files if name.endswith(".safetensors"))),
+        wanted=FilePatterns(
+            files, required=tuple(name for name in files if name.endswith(".safetensors"))
+        ),
         report=report,
         revision=chosen(settings.path, settings.revision, ModelRevisions.get(settings.path)),
         newest=newest,

@@ -1,4 +1,4 @@
-"""A worker whose model is on the Hub: it downloads, says how far it is, and serves."""
+"""A worker whose model is on the Hub: it downloads, reports its progress, and serves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contracts.control import Phase, WorkerHealth
 from testkit.hub_server import HubServer, children_environ, hub
 from testkit.images import RED_CIRCLE, ask
 from testkit.servers import free_port
-from tests.workers.hub.test_downloads import ALL, FAST, spec
+from tests.workers.hub.pulls import ALL, FAST, spec
 
 ROOT = Path(__file__).resolve().parents[3]
 LIMIT_S = 120
@@ -34,7 +34,7 @@ class Worker:
         return self._log.read_text()
 
     def until_ready(self) -> list[WorkerHealth]:
-        """What ``/health`` told, the last time that it is ready; each change once."""
+        """Each change of ``/health``, up to ready."""
         seen: list[WorkerHealth] = []
         deadline = time.monotonic() + LIMIT_S
         with httpx.Client(base_url=self.url) as client:
@@ -72,7 +72,7 @@ def worker(served: HubServer, home: Path) -> Iterator[Worker]:
             popen.kill()
 
 
-def test_a_worker_downloads_its_model_and_answers(tmp_path: Path) -> None:
+def test_a_worker_downloads_its_model_and_serves_it(tmp_path: Path) -> None:
     with hub({"maker/fast": FAST}) as served:
         served.bytes_per_second = 2e6
         with worker(served, tmp_path) as loading:
