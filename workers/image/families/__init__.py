@@ -1,7 +1,7 @@
 """The image families: for each, the module of its adapter, and its files and libraries.
 
 Rules: importing this package imports neither mlx nor mflux; ``load`` imports the family's module, on
-the model thread. What a family can do is in ``contracts.families``, for all tiers.
+the model thread. The families' capabilities are in ``contracts.families``, for all tiers.
 """
 
 from __future__ import annotations

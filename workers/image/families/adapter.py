@@ -56,9 +56,8 @@ class Adapter(ABC):
     definition: ClassVar[Any]  # mflux's weight definition
     tokenizer: ClassVar[str]  # mflux's name of the tokenizer that counts tokens
     optional: ClassVar[frozenset[str]] = frozenset()  # tensors that a full-size checkpoint may lack
-    computed: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # tensors that mflux computes and its authors don't save
+    # Tensors that mflux computes and that the authors' checkpoints lack.
+    computed: ClassVar[frozenset[str]] = frozenset()
     native_mask: ClassVar[bool] = False
 
     def __init__(
@@ -83,28 +82,28 @@ class Adapter(ABC):
             ModelConfig.precision = mx.float32
         self.config = self.model_config()
         self.prompts = PromptCache(settings.prompt_cache_mb * MIB)
-        read = checkpoint.read(self._weights, self.definition, self.parts)
-        self.model: Any = self.build(read)
+        source = checkpoint.read(self._weights, self.definition, self.parts)
+        self.model: Any = self.build(source)
         networks = {part: getattr(self.model, part.attribute) for part in self.parts}
         if self.tiny is not None:
-            self.fit(read.components, self.tiny)
+            self.fit(source.components, self.tiny)
             for part, network in networks.items():
-                checkpoint.take_shapes(network, read.components[part.component])
+                checkpoint.take_shapes(network, source.components[part.component])
         optional = self.optional if self.tiny is None else frozenset()
-        checkpoint.check(settings.family, self._weights, read, networks, optional | self.computed)
+        checkpoint.check(settings.family, self._weights, source, networks, optional | self.computed)
         self.model.bits = checkpoint.fill(
             {part.component: network for part, network in networks.items()},
-            read,
+            source,
             settings.quantize,
             self.definition,
         )
-        self._add_loras(read)
-        was_quantized = read.meta_data.quantization_level is not None
-        del read  # its tensors belong to the networks now, or were replaced by quantized ones
+        self._add_loras(source)
+        was_quantized = source.meta_data.quantization_level is not None
+        del source  # its tensors belong to the networks now, or were replaced by quantized ones
         if saver is None or was_quantized:
-            self._settle_parts(networks)
+            self._compute_parts(networks)
         else:
-            self._settle_and_save_parts(networks, saver)
+            self._compute_and_save_parts(networks, saver)
         kept = [
             getattr(self.model, part.attribute) for part in self.parts if not self._is_unloaded(part)
         ]
@@ -223,11 +222,11 @@ class Adapter(ABC):
     def _text_encoder(self, part: Part) -> nn.Module:
         if self._weights != self._folder:
             try:
-                return self._settled(self._filled(part))
+                return self._computed(self._filled(part))
             except Exception as exc:  # removed or damaged after the load
                 log.warning("can't read the quantized copy %s any more: %s", self._weights, exc)
             self._weights = self._folder
-        return self._settled(self._filled(part))
+        return self._computed(self._filled(part))
 
     def _filled(self, part: Part) -> nn.Module:
         """A new network with its weights, not computed yet.
@@ -244,14 +243,14 @@ class Adapter(ABC):
         checkpoint.fill({part.component: network}, weights, self._settings.quantize, self.definition)
         return network
 
-    def _settle_parts(self, networks: dict[Part, nn.Module]) -> None:
+    def _compute_parts(self, networks: dict[Part, nn.Module]) -> None:
         for part, network in networks.items():
             if self._is_unloaded(part):
                 setattr(self.model, part.attribute, None)  # before any of its weights is read
             else:
-                self._settle(network)
+                self._compute(network)
 
-    def _settle_and_save_parts(self, networks: dict[Part, nn.Module], saver: Saver) -> None:
+    def _compute_and_save_parts(self, networks: dict[Part, nn.Module], saver: Saver) -> None:
         """Parts that are unloaded come first, so that they and the others are never in memory
         together."""
         sizes = {part: _size(network) for part, network in networks.items()}
@@ -259,7 +258,7 @@ class Adapter(ABC):
             for part in sorted(networks, key=self._is_unloaded, reverse=True):
                 network = networks.pop(part)
                 if saver.is_writing or not self._is_unloaded(part):
-                    self._settle(network)
+                    self._compute(network)
                 saver.save(part.folder, network, sizes[part])
                 if self._is_unloaded(part):
                     setattr(self.model, part.attribute, None)
@@ -273,14 +272,14 @@ class Adapter(ABC):
         """Is *part* unloaded after a prompt is encoded?"""
         return self._lean and part.text
 
-    def _settle(self, network: nn.Module) -> None:
+    def _compute(self, network: nn.Module) -> None:
         """Compute the weights now, so that their time and errors belong to the load."""
         if self.tiny is not None:
             checkpoint.to_float32(network)
         checkpoint.compute(network)
 
-    def _settled(self, network: nn.Module) -> nn.Module:
-        self._settle(network)
+    def _computed(self, network: nn.Module) -> nn.Module:
+        self._compute(network)
         return network
 
     def _add_loras(self, weights: Any) -> None:

@@ -124,17 +124,17 @@ def test_a_lean_text_encoder_is_unloaded_before_the_rest_is_computed(
 ) -> None:
     from workers.image.families.adapter import Adapter
 
-    settled: list[tuple[str, bool]] = []
-    settle = Adapter._settle
+    computed: list[tuple[str, bool]] = []
+    compute = Adapter._compute
 
-    def settling(self: Any, network: Any) -> None:
-        settle(self, network)
-        settled.append((type(network).__name__, self.model.text_encoder is None))
+    def computing(self: Any, network: Any) -> None:
+        compute(self, network)
+        computed.append((type(network).__name__, self.model.text_encoder is None))
 
-    monkeypatch.setattr(Adapter, "_settle", settling)
+    monkeypatch.setattr(Adapter, "_compute", computing)
     load(KLEIN, folder=download(KLEIN), quantize=4, residency="lean")
-    assert settled[0] == ("Qwen3TextEncoder", False)
-    assert [gone for _, gone in settled[1:3]] == [True, True]
+    assert computed[0] == ("Qwen3TextEncoder", False)
+    assert [gone for _, gone in computed[1:3]] == [True, True]
 
 
 def test_a_copy_is_saved_only_if_the_settings_and_the_download_call_for_it(

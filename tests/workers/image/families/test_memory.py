@@ -50,7 +50,7 @@ def test_unquantized_weights_are_released_as_they_are_quantized(
 
     sources: list[Any] = []
     held: list[int] = []
-    settle = Adapter._settle
+    compute = Adapter._compute
 
     def watched(read: Any) -> Any:
         def reading(*args: Any) -> Any:
@@ -61,7 +61,7 @@ def test_unquantized_weights_are_released_as_they_are_quantized(
 
         return reading
 
-    def settling(self: Any, network: Any) -> None:
+    def computing(self: Any, network: Any) -> None:
         # Weights that are not quantized belong to the network.
         own = {id(value) for _, value in tree_flatten(network.parameters())}
         others = [getattr(self.model, part.attribute) for part in self.parts]
@@ -69,11 +69,11 @@ def test_unquantized_weights_are_released_as_they_are_quantized(
         alive = [one for source in sources if (one := source()) is not None]
         held.append(sum(id(one) not in own for one in alive))
         del alive
-        settle(self, network)
+        compute(self, network)
 
     monkeypatch.setattr(checkpoint, "read", watched(checkpoint.read))
     monkeypatch.setattr(checkpoint, "read_part", watched(checkpoint.read_part))
-    monkeypatch.setattr(Adapter, "_settle", settling)
+    monkeypatch.setattr(Adapter, "_compute", computing)
     loaded = load(name, quantize=4, residency=residency)
     assert len(held) >= len(loaded.engine._adapter.parts)
     assert set(held) == {0}
