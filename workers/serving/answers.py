@@ -69,7 +69,7 @@ def chat_usage(events: Iterable[ChatEvent]) -> ChatUsage:
 
 
 def analysis(
-    who: Identity, request: AnalyzeRequest, events: list[ChatEvent], latency_s: float
+    identity: Identity, request: AnalyzeRequest, events: list[ChatEvent], latency_s: float
 ) -> bytes:
     text = text_of(events).strip()
     usage = AnalyzeUsage(**chat_usage(events).model_dump(), latency=round(latency_s, 3))
@@ -78,8 +78,8 @@ def analysis(
             task=request.task,
             result=text,
             objects=list_items(text) if request.task == "objects" else None,
-            created=who.created,
-            model=who.model,
+            created=identity.created,
+            model=identity.model,
             usage=usage,
         )
         .model_dump_json(exclude_none=True)
