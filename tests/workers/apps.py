@@ -65,9 +65,9 @@ def worker(
         engine.turnstile.set()
 
 
-def error_of(answer: httpx.Response) -> dict[str, Any]:
-    body: dict[str, Any] = answer.json()["error"]
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = response.json()["error"]
     assert body.keys() == {"message", "type", "param", "code", "source"}
     assert body["source"] == "worker"
-    assert answer.headers["x-request-id"]
+    assert response.headers["x-request-id"]
     return body

@@ -21,9 +21,9 @@ from workers.engine import LoadError
 def test_foreign_origins_and_hosts_are_refused(vlm: httpx.Client) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}]}
     for headers in ({"origin": "http://evil.com"}, {"origin": "null"}, {"host": "evil.com"}):
-        answer = vlm.post("/v1/chat/completions", json=chat, headers=headers)
-        assert answer.status_code == 403
-        assert answer.json()["error"]["source"] == "worker"
+        response = vlm.post("/v1/chat/completions", json=chat, headers=headers)
+        assert response.status_code == 403
+        assert response.json()["error"]["source"] == "worker"
     assert vlm.get("/health", headers={"host": "evil.com"}).status_code == 403
 
 
@@ -32,9 +32,9 @@ class TestHealth:
         engine = FakeEngine(gate=threading.Event())
         with worker(engine, VLM, ready=False) as client:
             wait_for(lambda: client.get("/health").json()["phase"] == "loading")
-            answer = client.get("/health")
-            health = WorkerHealth.model_validate(answer.json())
-            assert answer.status_code == 503
+            response = client.get("/health")
+            health = WorkerHealth.model_validate(response.json())
+            assert response.status_code == 503
             assert (health.alias, health.nonce, health.detail) == ("fake", "n0nce", "half way")
             refused = client.post("/v1/chat/completions", json=HELLO)
             assert (refused.status_code, error_of(refused)["code"]) == (503, "unavailable")
@@ -74,9 +74,9 @@ class TestHealth:
         engine = FakeEngine(load_error=LoadError("models.fake.path: nothing there"))
         with worker(engine, VLM, ready=False) as client:
             wait_for(lambda: client.get("/health").json()["phase"] == "failed")
-            answer = client.get("/health")
-            assert answer.status_code == 503
-            assert answer.json()["detail"] == "models.fake.path: nothing there"
+            response = client.get("/health")
+            assert response.status_code == 503
+            assert response.json()["detail"] == "models.fake.path: nothing there"
             refused = client.post("/v1/chat/completions", json=HELLO)
             assert "nothing there" in error_of(refused)["message"]
 
@@ -86,14 +86,14 @@ class TestModelTime:
 
     def test_all_routes_return_it(self, vlm: httpx.Client, image_client: httpx.Client) -> None:
         image = b64(png())
-        answers = [
+        responses = [
             vlm.post("/v1/chat/completions", json=HELLO),
             vlm.post("/v1/vision/analyze", json={"image": image}),
             image_client.post("/v1/images/generations", json=DRAW),
             image_client.post("/v1/images/edits", json={**DRAW, "image": [image]}),
         ]
-        assert [answer.status_code for answer in answers] == [200] * 4
-        assert all(int(answer.headers["x-vision-model-ms"]) >= 0 for answer in answers)
+        assert [response.status_code for response in responses] == [200] * 4
+        assert all(int(response.headers["x-vision-model-ms"]) >= 0 for response in responses)
 
     def test_it_counts_the_model_s_time(self, vlm: httpx.Client, engine: FakeEngine) -> None:
         engine.turnstile.clear()
@@ -104,21 +104,21 @@ class TestModelTime:
             engine.turnstile.set()
 
         threading.Thread(target=let_through).start()
-        answer = vlm.post("/v1/chat/completions", json=HELLO)
-        assert int(answer.headers["x-vision-model-ms"]) >= 150
+        response = vlm.post("/v1/chat/completions", json=HELLO)
+        assert int(response.headers["x-vision-model-ms"]) >= 150
 
     def test_it_is_zero_without_the_model(self, image_client: httpx.Client) -> None:
         edit = {"prompt": "x", "image": [b64(png())], "strength": 0}
-        answer = image_client.post("/v1/images/edits", json=edit)
-        assert answer.headers["x-vision-model-ms"] == "0"
+        response = image_client.post("/v1/images/edits", json=edit)
+        assert response.headers["x-vision-model-ms"] == "0"
 
     def test_a_stream_has_it_in_the_log_only(
         self, vlm: httpx.Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level("INFO", logger="workers.serving.endpoint"):
-            answer = vlm.post("/v1/chat/completions", json={**HELLO, "stream": True})
+            response = vlm.post("/v1/chat/completions", json={**HELLO, "stream": True})
             wait_for(lambda: "model_ms=" in caplog.text)
-        assert "x-vision-model-ms" not in answer.headers
+        assert "x-vision-model-ms" not in response.headers
 
 
 class TestDisconnects:

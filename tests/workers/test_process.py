@@ -66,27 +66,27 @@ class Process:
 
     def health(self) -> tuple[int, WorkerHealth] | None:
         try:
-            answer = self._client.get("/health", timeout=5)
+            response = self._client.get("/health", timeout=5)
         except httpx.TransportError:
             return None
-        return answer.status_code, WorkerHealth.model_validate(answer.json())
+        return response.status_code, WorkerHealth.model_validate(response.json())
 
     def ready_health(self) -> WorkerHealth:
         """The health of a ready worker."""
-        answer = self.health()
-        assert answer is not None
-        assert answer[0] == 200
-        return answer[1]
+        response = self.health()
+        assert response is not None
+        assert response[0] == 200
+        return response[1]
 
     def watch_until_ready(self) -> list[tuple[int, WorkerHealth]]:
         """Each phase of /health up to the first 200."""
         seen: list[tuple[int, WorkerHealth]] = []
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.popen.poll() is None:
-            if answer := self.health():
-                if not seen or seen[-1][1].phase != answer[1].phase:
-                    seen.append(answer)
-                if answer[0] == 200:
+            if response := self.health():
+                if not seen or seen[-1][1].phase != response[1].phase:
+                    seen.append(response)
+                if response[0] == 200:
                     return seen
             time.sleep(0.02)
         raise AssertionError(f"not ready: {self.log}")
@@ -152,8 +152,8 @@ def test_the_life_of_a_worker(tmp_path: Path) -> None:
         assert {(health.nonce, health.pid) for _, health in seen} == {("N0", worker.popen.pid)}
 
         # The answer is right, and the log has one line for it.
-        answer = worker.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
-        assert answer["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
+        response = worker.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
+        assert response["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
         (line,) = worker.logged("/v1/chat/completions")
         assert "status=200" in line
         assert "completion_tokens=8" in line
@@ -202,9 +202,9 @@ def test_a_failed_load_is_reported_by_health_the_last_log_line_and_the_status(
     with process("/nowhere/at/all", tmp_path) as worker:
         failed = None
         while worker.popen.poll() is None:
-            answer = worker.health()
-            if answer and answer[1].phase == "failed":
-                failed = answer
+            response = worker.health()
+            if response and response[1].phase == "failed":
+                failed = response
             time.sleep(0.05)
         assert failed is not None
         assert failed[0] == 503

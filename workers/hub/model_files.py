@@ -67,7 +67,7 @@ def locate(
             raise LoadError(f"{key}: {folder} {what}")
         return Located(folder)
     try:
-        return _Search(path, alias, wanted, revision, report, free).found(newest)
+        return _Search(path, alias, wanted, revision, report, free).locate(newest)
     except (DiskFull, _Unfit) as exc:
         raise LoadError(f"{key}: {path} {exc}") from exc
     except LoadError:
@@ -97,7 +97,7 @@ class _Search:
         self._report, self._free = report, free
         self._snapshots = Snapshots(path)
 
-    def found(self, newest: bool) -> Located:
+    def locate(self, newest: bool) -> Located:
         revision, snapshots = self._revision, self._snapshots
         if revision.is_commit and snapshots.surely_complete(revision.name, self._wanted):
             return self._at(revision.name)

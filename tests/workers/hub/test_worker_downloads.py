@@ -78,7 +78,7 @@ def test_a_worker_downloads_its_model_and_serves_it(tmp_path: Path) -> None:
         with worker(served, tmp_path) as loading:
             seen = loading.until_ready()
             body = ask(RED_CIRCLE, "Write a one-sentence caption for this image.", model="a")
-            answer = httpx.post(f"{loading.url}/v1/chat/completions", json=body, timeout=LIMIT_S)
+            response = httpx.post(f"{loading.url}/v1/chat/completions", json=body, timeout=LIMIT_S)
             log = loading.log
     downloads = [health.download for health in seen if health.phase is Phase.DOWNLOADING]
     assert len(downloads) > 2
@@ -86,8 +86,8 @@ def test_a_worker_downloads_its_model_and_serves_it(tmp_path: Path) -> None:
     assert done == sorted(done)
     assert {download.total_bytes for download in downloads if download is not None} == {ALL}
     assert seen[-1].download is None
-    assert answer.status_code == 200
-    assert "circle" in answer.json()["choices"][0]["message"]["content"]
+    assert response.status_code == 200
+    assert "circle" in response.json()["choices"][0]["message"]["content"]
     assert "downloading a: 7.4 MB into " in log
     assert "downloaded a: 7.4 MB in " in log
 

@@ -45,9 +45,9 @@ def left_half(width: int, height: int) -> str:
 
 
 def generated(client: httpx.Client, path: str, **fields: Any) -> bytes:
-    answer = client.post(f"/v1/images/{path}", json={**FIELDS, **fields})
-    assert answer.status_code == 200, answer.text
-    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+    response = client.post(f"/v1/images/{path}", json={**FIELDS, **fields})
+    assert response.status_code == 200, response.text
+    return base64.b64decode(response.json()["data"][0]["b64_json"])
 
 
 def kept(data: bytes, colour: str) -> bool:
