@@ -18,10 +18,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.control import Download, Phase
-from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings
+from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings, is_folder
 from web.parent_pipe import leave_with_parent
 from workers.engine import LoadError, Report
-from workers.hub import model_files
 from workers.image import engine as image_engine
 from workers.vlm import files
 
@@ -74,7 +73,7 @@ def pull(alias: str, settings: VlmSettings | ImageSettings, progress: Progress) 
         image_engine.locate(alias, settings, report, newest=True)
         return
     folder = files.locate(alias, settings, report, newest=True).folder
-    if model_files.is_folder(settings.path) and not (folder / "config.json").is_file():
+    if is_folder(settings.path) and not (folder / "config.json").is_file():
         return  # not a model; the load reports it
     if files.is_moondream(_config(alias, folder)):
         progress.next_repository()

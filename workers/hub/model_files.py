@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from contracts.revisions import DEFAULT, Revision
+from contracts.settings.models import is_folder
 from workers.engine import LoadError, Located, Report
 from workers.hub import remote
 from workers.hub.fetch import DiskFull, Fetch
@@ -36,11 +37,6 @@ def free_bytes(folder: Path) -> int:
     """The free bytes on the disk where *folder* is, or will be."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return shutil.disk_usage(existing).free
-
-
-def is_folder(path: str) -> bool:
-    """Is *path* a folder? Otherwise it is the id of a repository."""
-    return path.startswith(("./", "../", "/", "~"))
 
 
 def locate(
