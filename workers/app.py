@@ -18,7 +18,7 @@ from contracts.settings.models import ImageSettings, VlmSettings
 from web.access_log import AccessLog
 from web.errors import error_response, install_error_handlers
 from web.origin_guard import OriginGuard, OriginPolicy
-from workers.engine import AnyEngine, Hosted, Telling
+from workers.engine import AnyEngine
 from workers.image.routes import ImageRoutes
 from workers.serving.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
 from workers.serving.model_thread import ModelThread
@@ -46,11 +46,7 @@ def create_app(
     ``Worker`` that the routes share.
     """
     thread = ModelThread(engine, on_failed=on_failed)
-    telling = engine if isinstance(engine, Telling) else None
-    worker = Worker(
-        alias, settings, thread, nonce, os.getpid(), telling=telling, prepared=prepared(settings)
-    )
-    worker.hosted = engine if isinstance(engine, Hosted) else None
+    worker = Worker(alias, settings, engine, thread, nonce, os.getpid(), prepared=prepared(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -7,7 +7,7 @@ between pictures as well, as that is part of what they took.
 from __future__ import annotations
 
 from contracts.control import Drawing
-from workers.engine import ImageJob, Stepped
+from workers.engine import ImageJob, StepFinished
 
 
 class Progress:
@@ -19,7 +19,7 @@ class Progress:
         self._began = now
         self.drawing = self._at(0, 0, 0.0)
 
-    def stepped(self, event: Stepped, now: float) -> Drawing:
+    def stepped(self, event: StepFinished, now: float) -> Drawing:
         done = event.index * self._steps + event.step
         left = self._pictures * self._steps - done
         self.drawing = self._at(event.index, event.step, (now - self._began) / done * left)

@@ -19,7 +19,7 @@ from contracts.media import Size, parse_size, read_image_field, sniff
 from contracts.settings.models import ImageSettings
 from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from web import sse
-from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, Previewed, Stepped
+from workers.engine import ImageEvent, ImageFinished, ImageJob, Preview, PromptEncoded, StepFinished
 from workers.image import files, generation
 from workers.image.editing import edit_job
 from workers.image.generation import ImageAnswer
@@ -100,13 +100,13 @@ class ImageRoutes:
                     recipe = generation.recipe(request, job, self._settings, worker.alias, way)
                 event: ImageEvent
                 async for event in events:
-                    if isinstance(event, Encoded):
+                    if isinstance(event, PromptEncoded):
                         progress = worker.progress = Progress(job, worker.thread.clock())
                         yield _Begun(answer, event.prompt_tokens)
-                    elif isinstance(event, Stepped):
+                    elif isinstance(event, StepFinished):
                         assert progress is not None
                         yield progress.stepped(event, worker.thread.clock())
-                    elif isinstance(event, Previewed):
+                    elif isinstance(event, Preview):
                         yield await asyncio.to_thread(_preview, answer, request, event)
                     else:
                         yield await asyncio.to_thread(_picture, answer, request, event, recipe)
@@ -202,7 +202,7 @@ class ImageRoutes:
 # In worker threads: they encode.
 
 
-def _preview(answer: ImageAnswer, request: ImageRequest, event: Previewed) -> _Preview:
+def _preview(answer: ImageAnswer, request: ImageRequest, event: Preview) -> _Preview:
     small = Size(event.width, event.height)
     text = files.encode_preview(
         small, event.rgb, answer.size, answer.output_format, request.output_compression
@@ -211,7 +211,7 @@ def _preview(answer: ImageAnswer, request: ImageRequest, event: Previewed) -> _P
 
 
 def _picture(
-    answer: ImageAnswer, request: ImageRequest, event: Drawn, recipe: dict[str, Any] | None
+    answer: ImageAnswer, request: ImageRequest, event: ImageFinished, recipe: dict[str, Any] | None
 ) -> _Picture:
     if recipe is not None:
         recipe = {**recipe, "seed": answer.seed_of(event.index)}

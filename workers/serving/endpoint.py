@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import MODEL_HEADER, Caches, Phase, Work, WorkerHealth
+from contracts.control import MODEL_HEADER, Phase, WorkerHealth
 from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
 from contracts.wire.openai import parse_json
@@ -29,7 +29,7 @@ from web.errors import answer_errors, error_response, internal_error, sse_error
 from web.request_body import RequestBody
 from web.request_record import record_of
 from workers.backend import runtime
-from workers.engine import Hosted, Job, Telling
+from workers.engine import AnyEngine, Job
 from workers.image.progress import Progress
 from workers.serving.answers import Identity
 from workers.serving.model_thread import ModelThread, Timing
@@ -49,6 +49,7 @@ class Worker:
 
     alias: str
     settings: VlmSettings | ImageSettings
+    engine: AnyEngine
     thread: ModelThread[Any, Any]
     nonce: str
     pid: int
@@ -56,8 +57,6 @@ class Worker:
     active: int = 0
     count: int = 0
     progress: Progress | None = None  # of the drawing that the model is at
-    telling: Telling | None = None  # the engine, if it counts what it does
-    hosted: Hosted | None = None  # the engine, if its model may be on the Hub
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:
@@ -73,12 +72,12 @@ class Worker:
             jobs=self.thread.jobs,
             progress=self.thread.progress,
             device=runtime.device_memory(),
-            work=self.telling.work() if self.telling else Work(),
-            caches=self.telling.caches() if self.telling else Caches(),
+            work=self.engine.work(),
+            caches=self.engine.caches(),
             download=self.thread.download,
             drawing=None if self.progress is None else self.progress.drawing,
-            revision=self.hosted.located.commit if self.hosted else "",
-            newer_revision=self.hosted.located.newer if self.hosted else "",
+            revision=self.engine.located.commit,
+            newer_revision=self.engine.located.newer,
         )
 
     def identity(self, prefix: str, request_id: str) -> Identity:

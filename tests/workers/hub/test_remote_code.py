@@ -116,8 +116,8 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     # Where the engine has a class of its own, the code is not needed.
     assert told[: len(fine)] == ["loaded"] * len(fine)
     for line, folder in zip(told[len(fine) :], refused, strict=True):
-        assert line.startswith(f"models.a.path: {folder} can't be loaded without code of its own")
-        assert line.endswith("if you trust it: models.a.trust_remote_code: true")
+        assert line.startswith(f"models.a.path: {folder} needs its own Python code (")
+        assert line.endswith("if you trust it, set models.a.trust_remote_code: true")
 
 
 @pytest.mark.process

@@ -10,7 +10,7 @@ import pytest
 from demo import world
 from demo.world import COLORS, Scene, Thing
 from tests.workers.conftest import Painter, paint
-from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, Stepped
+from workers.engine import Cancelled, ImageEvent, ImageFinished, PromptEncoded, StepFinished
 
 pytestmark = pytest.mark.mlx
 
@@ -79,7 +79,7 @@ class TestDrawing:
 
     def test_n_pictures_have_seeds_one_after_another_around_the_end(self, flux: Painter) -> None:
         events = flux.events(paint(PROMPT, n=2, seed=2**64 - 1, steps=1, width=64, height=64))
-        pictures = [event for event in events if isinstance(event, Drawn)]
+        pictures = [event for event in events if isinstance(event, ImageFinished)]
         alone = small_one(flux, PROMPT, seed=0, steps=1)
         assert [picture.index for picture in pictures] == [0, 1]
         assert pictures[1].rgb == alone.tobytes() != pictures[0].rgb
@@ -89,10 +89,10 @@ class TestDrawing:
 
     def test_each_step_is_told(self, flux: Painter) -> None:
         events = flux.events(paint(PROMPT, steps=3, width=64, height=64))
-        assert isinstance(events[0], Encoded)
+        assert isinstance(events[0], PromptEncoded)
         assert events[0].prompt_tokens == 8  # seven words and the end
-        assert events[1:4] == [Stepped(0, step, 3) for step in (1, 2, 3)]
-        assert isinstance(events[4], Drawn)
+        assert events[1:4] == [StepFinished(0, step, 3) for step in (1, 2, 3)]
+        assert isinstance(events[4], ImageFinished)
 
 
 class TestEditing:
@@ -135,13 +135,13 @@ class TestLife:
         self, flux: Painter
     ) -> None:
         before = small_one(flux, PROMPT)
-        seen = self.interrupted(flux, lambda event: isinstance(event, Stepped) and event.step == 2)
-        assert [event for event in seen if isinstance(event, Stepped)][-1].step == 2
-        assert not any(isinstance(event, Drawn) for event in seen)
+        seen = self.interrupted(flux, lambda event: isinstance(event, StepFinished) and event.step == 2)
+        assert [event for event in seen if isinstance(event, StepFinished)][-1].step == 2
+        assert not any(isinstance(event, ImageFinished) for event in seen)
         assert small_one(flux, PROMPT).tobytes() == before.tobytes()
 
     def test_a_new_prompt_that_is_cancelled_at_once_can_be_asked_again(self, flux: Painter) -> None:
-        self.interrupted(flux, lambda event: isinstance(event, Stepped))
+        self.interrupted(flux, lambda event: isinstance(event, StepFinished))
         assert small_one(flux, PROMPT, steps=1).size == (64, 64)
 
     def test_the_load_tells_its_phases(self, flux: Painter) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from contracts.media import Size
 from contracts.settings.models import ImageSettings
 from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImagesResponse
-from workers.engine import ImageJob, Stepped
+from workers.engine import ImageJob, StepFinished
 from workers.image import generation
 from workers.image.engine import mflux_strength
 from workers.image.generation import ImageAnswer
@@ -207,12 +207,12 @@ class TestProgress:
     def test_what_is_left_is_guessed_from_what_was_done(self) -> None:
         progress = Progress(self.job(), now=100.0)
         assert (progress.drawing.step, progress.drawing.eta_seconds) == (0, 0.0)
-        first = progress.stepped(Stepped(0, 1, 4), 102.0)
+        first = progress.stepped(StepFinished(0, 1, 4), 102.0)
         assert (first.step, first.steps, first.picture, first.pictures) == (1, 4, 1, 3)
         assert first.eta_seconds == 22.0
-        later = progress.stepped(Stepped(1, 2, 4), 112.0)
+        later = progress.stepped(StepFinished(1, 2, 4), 112.0)
         assert (later.step, later.picture, later.eta_seconds) == (2, 2, 12.0)
-        last = progress.stepped(Stepped(2, 4, 4), 124.0)
+        last = progress.stepped(StepFinished(2, 4, 4), 124.0)
         assert (last.step, last.picture, last.eta_seconds) == (4, 3, 0.0)
 
     def test_it_tells_drawings_from_edits(self) -> None:
@@ -223,7 +223,7 @@ class TestProgress:
 
     def test_it_is_told_in_words(self) -> None:
         progress = Progress(self.job(), now=0.0)
-        drawing = progress.stepped(Stepped(0, 2, 4), 2.0)
+        drawing = progress.stepped(StepFinished(0, 2, 4), 2.0)
         assert told(drawing) == "step 2 of 4, picture 1 of 3, about 10 s left"
         alone = drawing.model_copy(update={"pictures": 1})
         assert told(alone) == "step 2 of 4, about 10 s left"

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from contracts.wire.openai import AnalyzeRequest
-from workers.engine import Answered, ChatEvent, ChatJob, Delta, Prompted, Turn
+from workers.engine import ChatEvent, ChatJob, Delta, Finished, Prefilled, Turn
 from workers.serving import answers
 from workers.serving.answers import Identity
 
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
 SAID: list[ChatEvent] = [
-    Prompted(7),
+    Prefilled(7),
     Delta(0, "a"),
     Delta(0, " b"),
-    Answered(0, "stop", 3),
+    Finished(0, "stop", 3),
 ]
 
 
@@ -40,7 +40,7 @@ class TestAnalyses:
 
     def test_the_usage_has_the_time_and_the_tokens_also_those_known_before(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x"})
-        said: list[ChatEvent] = [*SAID[:-1], Answered(0, "stop", 3, cached_tokens=5)]
+        said: list[ChatEvent] = [*SAID[:-1], Finished(0, "stop", 3, cached_tokens=5)]
         assert json.loads(answers.analysis(WHO, request, said, 0.25))["usage"] == {
             "latency": 0.25,
             "prompt_tokens": 7,
@@ -51,7 +51,7 @@ class TestAnalyses:
 
     def test_an_analysis_of_objects_has_them_as_a_list(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x", "task": "objects"})
-        said: list[ChatEvent] = [Prompted(1), Delta(0, "- red star\n\n2. cat"), Answered(0, "stop", 4)]
+        said: list[ChatEvent] = [Prefilled(1), Delta(0, "- red star\n\n2. cat"), Finished(0, "stop", 4)]
         answer = json.loads(answers.analysis(WHO, request, said, 0.5))
         assert answer["objects"] == ["red star", "cat"]
         assert answer["usage"]["latency"] == 0.5

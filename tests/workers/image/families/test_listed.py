@@ -13,7 +13,7 @@ import pytest
 from contracts.families import FAMILIES
 from tests.workers.image.families.conftest import Load
 from tests.workers.image.families.jobs import LISTED, SIZE, jobs_of, pictures
-from workers.engine import Encoded, Stepped
+from workers.engine import PromptEncoded, StepFinished
 
 pytestmark = pytest.mark.mlx
 
@@ -28,8 +28,8 @@ def test_a_listed_family_draws_in_every_way_it_claims(load: Load, name: str) -> 
     assert ways
     for way, job in ways.items():
         events = painter.events(job)
-        assert isinstance(events[0], Encoded), way
-        told = [event for event in events if isinstance(event, Stepped)]
+        assert isinstance(events[0], PromptEncoded), way
+        told = [event for event in events if isinstance(event, StepFinished)]
         assert [event.step for event in told] == list(range(1, job.run_steps + 1)), way
         (drawn,) = pictures(events)
         assert len(drawn) == SIZE[0] * SIZE[1] * 3, way

@@ -11,7 +11,7 @@ from contracts.families import FAMILIES
 from tests.workers.conftest import Painter
 from tests.workers.image.families.conftest import Load, Pictures
 from tests.workers.image.families.jobs import DISTINCT, jobs_of, pictures
-from workers.engine import Cancelled, ImageEvent, ImageJob, Stepped
+from workers.engine import Cancelled, ImageEvent, ImageJob, StepFinished
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
@@ -129,7 +129,7 @@ def test_weights_that_leave_memory_are_no_part_of_what_is_resident(load: Load) -
 
 def interrupt(painter: Painter, job: ImageJob, step: int) -> None:
     def emit(event: ImageEvent | None) -> None:
-        if isinstance(event, Stepped) and event.step == step:
+        if isinstance(event, StepFinished) and event.step == step:
             raise Cancelled
 
     with pytest.raises(Cancelled):

@@ -14,7 +14,7 @@ from PIL import Image
 from contracts.families import FAMILIES
 from tests.workers.image.families.conftest import Load, Make, Pictures
 from tests.workers.image.families.jobs import DISTINCT, RED, SIZE, first_job, jobs_of, pictures
-from workers.engine import Previewed
+from workers.engine import Preview
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
@@ -24,7 +24,7 @@ def test_previews_and_neighbours_change_no_picture(painter: Load, drawn: Picture
     for way, job in jobs_of(FAMILIES[name]).items():
         shown = painter(name).events(replace(job, previews=2, n=2))
         assert pictures(shown)[0] == drawn(name)[way], way
-        previews = [event for event in shown if isinstance(event, Previewed)]
+        previews = [event for event in shown if isinstance(event, Preview)]
         assert {(p.width, p.height) for p in previews} == {(16, 24)}
         assert [p.index for p in previews] == sorted(p.index for p in previews)
 
