@@ -12,6 +12,8 @@ from workers.vlm.prefill_budget import PrefillBudget
 from workers.vlm.sequence import Sequence, Status
 from workers.vlm.step_plan import Prefilling, Snapshot, Stall, StepPlan, plan_step
 
+_WAITING, _DECODING = Status.WAITING, Status.DECODING
+
 
 class Scheduler:
     """*max_concurrency*: sequences that decode together. *prefill_tokens*: the largest chunk."""
@@ -45,25 +47,27 @@ class Scheduler:
         cancelled: list[int] = []
         prefilling: Sequence | None = None
         sink, gone = None, False
-        for id, sequence in self.sequences.items():
+        for id, sequence in self.sequences.items():  # at each token, so every line counts
             if sequence.sink is not sink:  # siblings follow each other: they are cancelled together
-                sink, gone = sequence.sink, sequence.sink.cancelled
+                sink = sequence.sink
+                gone = sink.cancelled
             if gone:
                 cancelled.append(id)
-            if sequence.status is Status.DECODING:
-                decoding.append(id)
-            elif sequence.status is Status.WAITING:
+            status = sequence.status
+            if status is _WAITING:
                 waiting.append(id)
+            elif status is _DECODING:
+                decoding.append(id)
             else:
                 prefilling = sequence
-        snapshot = Snapshot(
-            self._max_concurrency, tuple(decoding), None, tuple(waiting), tuple(cancelled)
-        )
-        if prefilling is None and not waiting:
-            return snapshot
-        return replace(
-            snapshot,
-            prefilling=None if prefilling is None else _prefilling(prefilling),
+        counts = self._max_concurrency, tuple(decoding)
+        if prefilling is None and (not waiting or len(decoding) >= self._max_concurrency):
+            return Snapshot(*counts, None, tuple(waiting), tuple(cancelled))
+        return Snapshot(
+            *counts,
+            None if prefilling is None else _prefilling(prefilling),
+            tuple(waiting),
+            tuple(cancelled),
             chunk=self.budget.chunk(alone=False),
             chunk_alone=self.budget.chunk(alone=True),
             stall=replace(self._stall, limit_s=self.budget.stall_s),
@@ -72,7 +76,7 @@ class Scheduler:
     def decoded(self, seconds: float) -> None:
         """Record that a decode step took *seconds*."""
         self._stall = Stall(0.0)
-        if all(sequence.status is Status.DECODING for sequence in self.sequences.values()):
+        if all(sequence.status is _DECODING for sequence in self.sequences.values()):
             self.budget.decoded(seconds)
 
     def worked(self, seconds: float) -> None:
