@@ -42,10 +42,13 @@ REQUEST = (
     Step("W", "workers/serving/endpoint.py", "Endpoint", "parse it"),
     Step("W", "workers/vlm/routes.py", "ChatRoutes", "decode images off the event loop"),
     Step("W", "workers/serving/model_thread.py", "ModelThread", "queue for the model thread"),
-    Step("W", "workers/vlm/engine.py", "VlmEngine.read", "tokenize the prompt, preprocess its images"),
-    Step("W", "workers/vlm/scheduler.py", "Schedule.step", "prefill a chunk, decode the batch"),
+    Step(
+        "W", "workers/vlm/engine.py", "VlmEngine.prepare", "tokenize the prompt, preprocess images"
+    ),
+    Step("W", "workers/vlm/step_plan.py", "plan_step", "plan the next step"),
+    Step("W", "workers/vlm/runner.py", "Runner.run", "prefill a chunk, or decode the batch"),
     Step("W", "workers/vlm/sampler.py", "RowSampler", "sample a token per sequence"),
-    Step("W", "workers/vlm/sequence.py", "AnswerRow.take", "detokenize, match stop strings"),
+    Step("W", "workers/vlm/sequence.py", "Sequence.append", "detokenize, match stop strings"),
     Step("W>M", "web/sse.py", "event", "server-sent events"),
     Step("M>G", "web/relay.py", "forward_response", "bytes as they arrive"),
     Step("G>C", "web/relay.py", "forward_response", "bytes as they arrive"),

@@ -98,8 +98,8 @@ CHANGED_BY = {
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
     "models.preload": (LOADS, "test_a_preload_is_loaded_without_a_request"),
     "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
-    "models.max_concurrency": ("workers/vlm/test_scheduling_order.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
-    "models.kv_bits": ("workers/vlm/test_engine.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
+    "models.max_concurrency": ("workers/vlm/test_scheduling_order.py", "test_at_most_max_concurrency_sequences_decode"),
+    "models.kv_bits": ("workers/vlm/test_kv_cache.py", "test_completions_are_correct_and_cached_prompts_smaller"),
     "models.prefix_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.vision_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.prefill_tokens": (HERE, "test_the_engine_is_built_as_the_settings_say"),
@@ -237,12 +237,11 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
 def test_the_engine_is_built_as_the_settings_say() -> None:
     """In a process of its own, which tells what each keeps and how it reads."""
     code = (
-        "import sys; from contracts.settings.models import VlmSettings; from workers.vlm.engine import VlmEngine;"
-        "from workers.vlm.scheduler import BatchOptions\n"
+        "import sys; from contracts.settings.models import VlmSettings; from workers.vlm.engine import VlmEngine\n"
         "for spec in sys.argv[1:]:\n"
         "  s = VlmSettings.model_validate_json(spec); e = VlmEngine('a', s)\n"
-        "  e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family\n"
-        "  print(q.prefixes._limit, q.features._limit, BatchOptions.of(s).prefill_tokens, f.sees_whole)"
+        "  e.load(lambda phase, detail, download=None: None); r = e.runner\n"
+        "  print(r.prefixes._limit, r.features._limit, e.scheduler.budget._max_chunk, r.architecture.bidirectional)"
     )
     path = str(ROOT / "demo" / "models" / "vlm-fast")
     changes: list[dict[str, Any]] = [

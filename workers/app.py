@@ -18,7 +18,7 @@ from contracts.settings.models import ImageSettings, VlmSettings
 from web.access_log import AccessLog
 from web.errors import error_response, install_error_handlers
 from web.origin_guard import OriginGuard, OriginPolicy
-from workers.engine import AnyEngine, Hosted, Telling
+from workers.engine import AnyEngine
 from workers.image.routes import ImageRoutes
 from workers.serving.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
 from workers.serving.model_thread import ModelThread
@@ -48,11 +48,10 @@ def create_app(
     worker = Worker(
         alias,
         settings,
+        engine,
         ModelThread(engine, on_failed=on_failed),
         nonce,
         os.getpid(),
-        counters=engine if isinstance(engine, Telling) else None,
-        hosted=engine if isinstance(engine, Hosted) else None,
         prepared=prepared(settings),
     )
 

@@ -14,19 +14,20 @@ from contracts.settings.models import ImageSettings, VlmSettings
 from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import IMAGE, VLM, worker
 from workers.engine import (
-    Answered,
     ChatEvent,
     ChatJob,
-    Drawn,
     Engine,
     Event,
+    Finished,
     ImageEvent,
+    ImageFinished,
     ImageJob,
     Job,
-    Prompted,
+    Prefilled,
     Sampling,
     Turn,
 )
+from workers.serial_engine import run_job
 
 MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
 
@@ -45,7 +46,7 @@ class Loaded(Generic[Job, Event]):
 
     def events(self, job: Job) -> list[Event]:
         seen: list[Event] = []
-        self.do(self.engine.run, job, lambda event: seen.append(event) if event else None)
+        self.do(run_job, self.engine, job, lambda event: seen.append(event) if event else None)
         return seen
 
     def close(self) -> None:
@@ -64,7 +65,7 @@ class Talker(Loaded[ChatJob, ChatEvent]):
         return text_of(self.events(talk(turns, **fields)))
 
     def prompt_tokens(self, turns: list[Turn]) -> int:
-        (prompted,) = [e for e in self.events(talk(turns, max_tokens=1)) if isinstance(e, Prompted)]
+        (prompted,) = [e for e in self.events(talk(turns, max_tokens=1)) if isinstance(e, Prefilled)]
         return prompted.prompt_tokens
 
 
@@ -73,7 +74,7 @@ class ImageModel(Loaded[ImageJob, ImageEvent]):
         """One image, as PIL."""
         from PIL import Image
 
-        (event,) = [e for e in self.events(image_job(prompt, **fields)) if isinstance(e, Drawn)]
+        (event,) = [e for e in self.events(image_job(prompt, **fields)) if isinstance(e, ImageFinished)]
         return Image.frombytes("RGB", (event.width, event.height), event.rgb)
 
 
@@ -89,8 +90,8 @@ def image_job(prompt: str, **fields: Any) -> ImageJob:
     return ImageJob(prompt, run_steps=base.pop("run_steps", base["steps"]), **base)
 
 
-def ends(events: list[ChatEvent]) -> list[Answered]:
-    return [event for event in events if isinstance(event, Answered)]
+def ends(events: list[ChatEvent]) -> list[Finished]:
+    return [event for event in events if isinstance(event, Finished)]
 
 
 def vlm_settings(path: Path) -> VlmSettings:

@@ -19,7 +19,7 @@ ALLOWED = {
     "mflux": {"image/engine.py", "image/steps.py", "image/families"},
     "mlx": {
         *("backend", "image/engine.py", "image/families", "image/steps.py", "vlm/architectures"),
-        *("vlm/batch.py", "vlm/engine.py", "vlm/kv_cache.py", "vlm/sampler.py", "vlm/scheduler.py"),
+        *("vlm/batch.py", "vlm/engine.py", "vlm/kv_cache.py", "vlm/runner.py", "vlm/sampler.py"),
     },
     "huggingface_hub": {"hub"},
     "llguidance": {"vlm/grammar.py"},

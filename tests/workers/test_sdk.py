@@ -14,7 +14,7 @@ from contracts.settings.models import VlmSettings
 from testkit.fakes.engine import FakeEngine
 from testkit.servers import served
 from workers.app import create_app
-from workers.engine import Answered, ChatJob, Delta, Prompted, TokenChance, TokenLogprob
+from workers.engine import ChatJob, Delta, Finished, Prefilled, TokenLogprob, TopToken
 
 VLM = VlmSettings(kind="vlm", path="x", port=1, memory_gb=1.0)
 REQUEST: Any = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
@@ -28,14 +28,14 @@ class Letters(FakeEngine):
 
     text: str = "한 a"
 
-    def _talk(self, job: ChatJob, emit: Callable[[Any], None]) -> None:
-        emit(Prompted(9))
+    def _chat(self, job: ChatJob, emit: Callable[[Any], None]) -> None:
+        emit(Prefilled(9))
         for index in range(job.n):
             for at, letter in enumerate(self.text):
-                chance = TokenChance(at, letter.encode(), -0.5)
+                chance = TopToken(at, letter.encode(), -0.5)
                 token = TokenLogprob(at, letter.encode(), -0.5, (chance,) * job.top_logprobs)
                 emit(Delta(index, letter, (token,) if job.logprobs else ()))
-            emit(Answered(index, "stop", len(self.text) + 1, cached_tokens=8))
+            emit(Finished(index, "stop", len(self.text) + 1, cached_tokens=8))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import queue
 from types import ModuleType
 from typing import Any, TypeVar
 
-from workers.engine import Resting
+from workers.engine import Engine
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,9 +48,9 @@ def give_back(keep: int) -> bool:
     return bool(keep < mx.get_cache_memory() < cached)
 
 
-def awaited(waiting: queue.SimpleQueue[T], engine: Any) -> T:
+def awaited(waiting: queue.SimpleQueue[T], engine: Engine[Any, Any]) -> T:
     """The next item of *waiting*; until it arrives, *engine* returns memory that it does not need."""
-    more = isinstance(engine, Resting)
+    more = True
     while more:
         try:
             return waiting.get(timeout=REST_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contracts.control import Drawing
-from workers.engine import ImageJob, Stepped
+from workers.engine import ImageJob, StepFinished
 
 
 class Progress:
@@ -19,7 +19,7 @@ class Progress:
         self._started = now
         self.current = self._at(0, 0, 0.0)
 
-    def stepped(self, event: Stepped, now: float) -> Drawing:
+    def stepped(self, event: StepFinished, now: float) -> Drawing:
         done = event.index * self._steps + event.step
         left = self._images * self._steps - done
         self.current = self._at(event.index, event.step, (now - self._started) / done * left)

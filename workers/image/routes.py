@@ -19,7 +19,7 @@ from contracts.media import Size, read_image_field, sniff
 from contracts.settings.models import ImageSettings
 from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from web import sse
-from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, Previewed, Stepped
+from workers.engine import ImageEvent, ImageFinished, ImageJob, Preview, PromptEncoded, StepFinished
 from workers.image import files, jobs
 from workers.image.progress import Progress, step_text
 from workers.image.responses import ImageResponse
@@ -113,7 +113,7 @@ class _Run:
 
     @property
     def response(self) -> ImageResponse:
-        assert self._response is not None, "the first event of a job is Encoded"
+        assert self._response is not None, "the first event of a job is PromptEncoded"
         return self._response
 
     async def whole(self) -> bytes:
@@ -122,9 +122,9 @@ class _Run:
         images: list[str] = []
         async with aclosing(self._events()) as events:
             async for event, _ in events:
-                if isinstance(event, Encoded):
+                if isinstance(event, PromptEncoded):
                     watch.restart()
-                elif isinstance(event, Drawn):
+                elif isinstance(event, ImageFinished):
                     images.append(await asyncio.to_thread(self._encode, event))
         self._exchange.notes["images"] = len(images)
         return self.response.whole(images, watch.seconds)
@@ -134,12 +134,12 @@ class _Run:
         self._exchange.notes["images"] = 0
         async with aclosing(self._events()) as events:
             async for event, progress in events:
-                if isinstance(event, Encoded):
+                if isinstance(event, PromptEncoded):
                     watch.restart()
                     yield sse.comment("started")
-                elif isinstance(event, Stepped):
+                elif isinstance(event, StepFinished):
                     yield sse.comment(step_text(progress))
-                elif isinstance(event, Previewed):
+                elif isinstance(event, Preview):
                     image = await asyncio.to_thread(self._encode_preview, event)
                     yield self.response.partial(event.index, event.number, image)
                 else:
@@ -156,12 +156,12 @@ class _Run:
         try:
             async with worker.running(self._prepare, self._exchange) as (job, events):
                 async for event in events:
-                    if isinstance(event, Encoded):
+                    if isinstance(event, PromptEncoded):
                         self._begin(job, event.prompt_tokens)
                         progress = Progress(job, clock())
                         worker.drawing = progress.current
                     assert progress is not None
-                    if isinstance(event, Stepped):
+                    if isinstance(event, StepFinished):
                         shown = worker.drawing is progress.current  # and not yet the next job's
                         progress.stepped(event, clock())
                         if shown:
@@ -180,7 +180,7 @@ class _Run:
 
     # In worker threads:
 
-    def _encode(self, event: Drawn) -> str:
+    def _encode(self, event: ImageFinished) -> str:
         recipe = self._recipe
         if recipe is not None:
             recipe = {**recipe, "seed": self.response.seed_of(event.index)}
@@ -192,7 +192,7 @@ class _Run:
             recipe,
         )
 
-    def _encode_preview(self, event: Previewed) -> str:
+    def _encode_preview(self, event: Preview) -> str:
         return files.encode_preview(
             Size(event.width, event.height),
             event.rgb,

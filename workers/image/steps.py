@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 from PIL import Image
 
-from workers.engine import ImageEvent, ImageJob, Previewed, Stepped
+from workers.engine import ImageEvent, ImageJob, Preview, StepFinished
 
 PREVIEW_SIDE = 256  # pixels: the longer side of a preview, at most
 _CELL = 8  # pixels: the side of the square that one latent stands for
@@ -84,7 +84,7 @@ class StepCallback:
         self._step += 1
         self.steps += 1
         self.step_seconds += self._clock() - self._started
-        self._emit(Stepped(self._index, self._step, self._job.run_steps))
+        self._emit(StepFinished(self._index, self._step, self._job.run_steps))
         sigmas = config.scheduler.sigmas
         if self._step in self._preview_steps:
             self._preview(t, latents, sigmas)
@@ -119,7 +119,7 @@ class StepCallback:
             size = image.size
             image = Image.composite(image, job.source.resize(size), job.mask.resize(size))
         number = self._preview_steps.index(self._step)
-        self._emit(Previewed(self._index, number, image.width, image.height, image.tobytes()))
+        self._emit(Preview(self._index, number, image.width, image.height, image.tobytes()))
 
 
 def final_latents(before: Any, after: Any, sigma: Any, next_sigma: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from contracts.tasks import TASKS
 from contracts.wire.completions import PromptTokensDetails
 from contracts.wire.openai import AnalyzeRequest, AnalyzeResponse, AnalyzeUsage, ChatUsage
-from workers.engine import Answered, ChatEvent, ChatJob, Delta, Prompted, Sampling, Turn
+from workers.engine import ChatEvent, ChatJob, Delta, Finished, Prefilled, Sampling, Turn
 
 T = TypeVar("T")
 _BULLET = re.compile(r"^\s*(?:[-*+•·‣–—]+|\(?\d{1,3}[.):])\s+")
@@ -52,8 +52,8 @@ def text_of(events: Iterable[ChatEvent], index: int = 0) -> str:
 def chat_usage(events: Iterable[ChatEvent]) -> ChatUsage:
     """The prompt counts once. Its cached tokens are those that all *n* choices found in the cache."""
     events = list(events)
-    prompt = sum(e.prompt_tokens for e in events if isinstance(e, Prompted))
-    ends = [e for e in events if isinstance(e, Answered)]
+    prompt = sum(e.prompt_tokens for e in events if isinstance(e, Prefilled))
+    ends = [e for e in events if isinstance(e, Finished)]
     completion = sum(e.completion_tokens for e in ends)
     return ChatUsage(
         prompt_tokens=prompt,

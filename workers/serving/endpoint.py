@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import MODEL_HEADER, Caches, Drawing, Phase, Work, WorkerHealth
+from contracts.control import MODEL_HEADER, Drawing, Phase, WorkerHealth
 from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
 from contracts.wire.openai import parse_json
@@ -28,7 +28,7 @@ from web.errors import answer_errors, error_response, internal_error, sse_error
 from web.request_body import RequestBody
 from web.request_record import record_of
 from workers.backend import runtime
-from workers.engine import Hosted, Job, Telling
+from workers.engine import AnyEngine, Job
 from workers.serving.answers import Identity
 from workers.serving.model_thread import ModelThread, Timing
 
@@ -47,6 +47,7 @@ class Worker:
 
     alias: str
     settings: VlmSettings | ImageSettings
+    engine: AnyEngine
     thread: ModelThread[Any, Any]
     nonce: str
     pid: int
@@ -54,8 +55,6 @@ class Worker:
     active: int = 0
     count: int = 0
     drawing: Drawing | None = None  # progress of the image job that the model is running
-    counters: Telling | None = None  # the engine, if it counts its work
-    hosted: Hosted | None = None  # the engine, if its model may come from the Hub
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:
@@ -71,12 +70,12 @@ class Worker:
             jobs=self.thread.jobs,
             progress=self.thread.progress,
             device=runtime.device_memory(),
-            work=self.counters.work() if self.counters else Work(),
-            caches=self.counters.caches() if self.counters else Caches(),
+            work=self.engine.work(),
+            caches=self.engine.caches(),
             download=self.thread.download,
             drawing=self.drawing,
-            revision=self.hosted.located.commit if self.hosted else "",
-            newer_revision=self.hosted.located.newer if self.hosted else "",
+            revision=self.engine.located.commit,
+            newer_revision=self.engine.located.newer,
         )
 
     def identity(self, prefix: str, request_id: str) -> Identity:

@@ -25,12 +25,12 @@ from contracts.wire.completions import (
 )
 from web import sse
 from workers.engine import (
-    Answered,
     ChatEvent,
     Delta,
-    Prompted,
-    TokenChance,
+    Finished,
+    Prefilled,
     TokenLogprob,
+    TopToken,
 )
 from workers.serving.answers import Identity, chat_usage
 from workers.vlm.jobs import must_call, offered
@@ -86,13 +86,13 @@ class _Choice:
     def rest(self) -> list[Piece]:
         return [] if self._reader is None else self._reader.finish()
 
-    def finish_reason(self, event: Answered) -> FinishReason:
+    def finish_reason(self, event: Finished) -> FinishReason:
         called = self._reader is not None and self._reader.calls > 0
         return "tool_calls" if called and event.finish_reason == "stop" else event.finish_reason
 
 
 def chat_completion(shape: Shape, events: list[ChatEvent]) -> bytes:
-    choices = [_whole(shape, event, events) for event in events if isinstance(event, Answered)]
+    choices = [_whole(shape, event, events) for event in events if isinstance(event, Finished)]
     who = shape.who
     return (
         ChatCompletion(
@@ -107,7 +107,7 @@ def chat_completion(shape: Shape, events: list[ChatEvent]) -> bytes:
     )
 
 
-def _whole(shape: Shape, end: Answered, events: list[ChatEvent]) -> ChatChoice:
+def _whole(shape: Shape, end: Finished, events: list[ChatEvent]) -> ChatChoice:
     deltas = [e for e in events if isinstance(e, Delta) and e.index == end.index]
     choice = shape.reader()
     pieces = [*choice.pieces("".join(delta.text for delta in deltas)), *choice.rest()]
@@ -151,7 +151,7 @@ def shown_logprobs(tokens: Iterable[TokenLogprob]) -> ChoiceLogprobs:
     )
 
 
-def _shown(token: TokenLogprob | TokenChance) -> dict[str, Any]:
+def _shown(token: TokenLogprob | TopToken) -> dict[str, Any]:
     return {
         "token": token.data.decode("utf-8", errors="replace"),
         "logprob": max(token.logprob, _NEVER),
@@ -174,7 +174,7 @@ class ChatChunks:
         self._tokens = [[] for _ in range(self.shape.n)]
 
     def of(self, event: ChatEvent) -> bytes:
-        if isinstance(event, Prompted):
+        if isinstance(event, Prefilled):
             first = {"role": "assistant", "content": ""}
             return b"".join(self._choice(index, first) for index in range(self.shape.n))
         choice = self._choices[event.index]

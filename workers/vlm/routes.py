@@ -12,12 +12,12 @@ from contracts.errors import InvalidRequest
 from contracts.settings.models import VlmSettings
 from contracts.wire.chat import ImageUrl
 from contracts.wire.openai import AnalyzeRequest, ChatRequest, Message
-from workers.engine import ChatEvent, ChatJob, Delta, Part, ToolCall, Turn
+from workers.engine import ChatEvent, ChatJob, Delta, Part, Turn
 from workers.serving import answers, image_codec
 from workers.serving.endpoint import Answer, Exchange, Worker
 from workers.vlm import completions, jobs
 from workers.vlm.completions import ChatChunks, Shape
-from workers.vlm.tool_calls import call_text, result_parts
+from workers.vlm.tool_calls import ToolCall, call_text, result_parts
 
 MAX_PIXELS = 2 * image_header.MAX_PIXELS  # of all pictures of one conversation, as they came
 

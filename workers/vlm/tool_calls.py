@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.engine import Part, ToolCall, Turn
+from workers.engine import Part, Turn
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
@@ -23,7 +23,16 @@ _DEFAULT_SYSTEM = "You are a helpful assistant."
 _HEAD = re.compile(r'\s*\{"name": "([^"]*)", "arguments": ')
 _TAIL = "}\n" + CLOSE
 
-# --- telling -------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function call. ``arguments`` is JSON text, as in OpenAI's API."""
+
+    name: str
+    arguments: str
+
+
+# --- writing -------------------------------------------------------------------------------------
 
 
 def with_tools(turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:

@@ -37,6 +37,7 @@ from contracts.settings.models import ImageSettings, VlmSettings
 from demo.world import Scene, Thing, render
 from workers.engine import ChatJob, ImageJob, Sampling, Turn
 from workers.image.engine import MfluxEngine
+from workers.serial_engine import run_job
 from workers.vlm.engine import VlmEngine
 
 folder, wired = sys.argv[1], int(sys.argv[2])
@@ -64,7 +65,7 @@ def live(name):
     engine.load(lambda phase, detail: None)
     counts = [engine.work().large_pictures]
     for job in jobs:
-        engine.run(job, lambda event: None)
+        run_job(engine, job)
         counts.append(engine.work().large_pictures)
     while engine.rest():
         pass

@@ -39,15 +39,16 @@ import json, sys
 from contracts.settings.models import ImageSettings, VlmSettings
 from demo.world import Scene, Thing, render
 from workers.serving.answers import text_of
-from workers.engine import ChatJob, Drawn, ImageJob, Sampling, Turn
+from workers.engine import ChatJob, ImageFinished, ImageJob, Sampling, Turn
 from workers.image.engine import MfluxEngine
+from workers.serial_engine import run_job
 from workers.vlm.engine import VlmEngine
 vlm = VlmEngine("vlm", VlmSettings(kind="vlm", path=sys.argv[1] + "/vlm-best", port=1, memory_gb=1.0))
 vlm.load(lambda phase, detail: None)
 image = render(Scene("blue", (Thing("red", "circle", 0.5, 0.5, 0.32),)))
 turn = Turn("user", (image, "Write a one-sentence caption for this image."))
 chat = []
-vlm.run(ChatJob((turn,), Sampling(temperature=0), 30), chat.append)
+run_job(vlm, ChatJob((turn,), Sampling(temperature=0), 30), chat.append)
 settings = ImageSettings(kind="image", family="flux1-schnell", path=sys.argv[1] + "/image-gen", port=1,
                          memory_gb=1.0)
 engine = MfluxEngine("image", settings)
@@ -55,7 +56,7 @@ engine.load(lambda phase, detail: None)
 events = []
 engine.run(ImageJob("a red circle on a blue background", 64, 64, 1, 1, 0.0, 1), events.append)
 print(json.dumps({"text": text_of([event for event in chat if event]),
-                  "images": sum(isinstance(event, Drawn) for event in events)}))
+                  "images": sum(isinstance(event, ImageFinished) for event in events)}))
 """
 
 

@@ -116,8 +116,8 @@ def test_a_checkpoint_s_code_is_not_run(tmp_path: Path) -> None:
     # The code is not needed if transformers or mlx-vlm have a class.
     assert results[: len(fine)] == ["loaded"] * len(fine)
     for line, folder in zip(results[len(fine) :], refused, strict=True):
-        assert line.startswith(f"models.a.path: {folder} can't be loaded without code of its own")
-        assert line.endswith("if you trust it: models.a.trust_remote_code: true")
+        assert line.startswith(f"models.a.path: {folder} needs its own Python code (")
+        assert line.endswith("if you trust it, set models.a.trust_remote_code: true")
 
 
 @pytest.mark.process

@@ -10,7 +10,7 @@ import pytest
 from demo import world
 from demo.world import COLORS, Scene, Thing
 from tests.workers.conftest import ImageModel, image_job
-from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, Stepped
+from workers.engine import Cancelled, ImageEvent, ImageFinished, PromptEncoded, StepFinished
 
 pytestmark = pytest.mark.mlx
 
@@ -81,7 +81,7 @@ class TestGeneration:
 
     def test_n_images_have_consecutive_seeds_that_wrap_around(self, flux: ImageModel) -> None:
         events = flux.events(image_job(PROMPT, n=2, seed=2**64 - 1, steps=1, width=64, height=64))
-        images = [event for event in events if isinstance(event, Drawn)]
+        images = [event for event in events if isinstance(event, ImageFinished)]
         alone = small_image(flux, PROMPT, seed=0, steps=1)
         assert [image.index for image in images] == [0, 1]
         assert images[1].rgb == alone.tobytes() != images[0].rgb
@@ -91,10 +91,10 @@ class TestGeneration:
 
     def test_each_step_is_reported(self, flux: ImageModel) -> None:
         events = flux.events(image_job(PROMPT, steps=3, width=64, height=64))
-        assert isinstance(events[0], Encoded)
+        assert isinstance(events[0], PromptEncoded)
         assert events[0].prompt_tokens == 8  # seven words and the end
-        assert events[1:4] == [Stepped(0, step, 3) for step in (1, 2, 3)]
-        assert isinstance(events[4], Drawn)
+        assert events[1:4] == [StepFinished(0, step, 3) for step in (1, 2, 3)]
+        assert isinstance(events[4], ImageFinished)
 
 
 class TestEditing:
@@ -139,13 +139,13 @@ class TestCancellation:
         self, flux: ImageModel
     ) -> None:
         before = small_image(flux, PROMPT)
-        seen = self.interrupted(flux, lambda event: isinstance(event, Stepped) and event.step == 2)
-        assert [event for event in seen if isinstance(event, Stepped)][-1].step == 2
-        assert not any(isinstance(event, Drawn) for event in seen)
+        seen = self.interrupted(flux, lambda event: isinstance(event, StepFinished) and event.step == 2)
+        assert [event for event in seen if isinstance(event, StepFinished)][-1].step == 2
+        assert not any(isinstance(event, ImageFinished) for event in seen)
         assert small_image(flux, PROMPT).tobytes() == before.tobytes()
 
     def test_a_prompt_cancelled_at_its_first_step_can_be_repeated(self, flux: ImageModel) -> None:
-        self.interrupted(flux, lambda event: isinstance(event, Stepped))
+        self.interrupted(flux, lambda event: isinstance(event, StepFinished))
         assert small_image(flux, PROMPT, steps=1).size == (64, 64)
 
 

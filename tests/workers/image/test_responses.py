@@ -9,7 +9,7 @@ from PIL import Image
 
 from contracts.media import Size
 from contracts.wire.openai import ImagesResponse
-from workers.engine import ImageJob, Stepped
+from workers.engine import ImageJob, StepFinished
 from workers.image.progress import Progress, step_text
 from workers.image.responses import ImageResponse
 from workers.serving.answers import Identity
@@ -76,12 +76,12 @@ class TestProgress:
     def test_the_time_left_is_extrapolated_from_finished_steps(self) -> None:
         progress = Progress(self.job(), now=100.0)
         assert (progress.current.step, progress.current.eta_seconds) == (0, 0.0)
-        first = progress.stepped(Stepped(0, 1, 4), 102.0)
+        first = progress.stepped(StepFinished(0, 1, 4), 102.0)
         assert (first.step, first.steps, first.picture, first.pictures) == (1, 4, 1, 3)
         assert first.eta_seconds == 22.0
-        later = progress.stepped(Stepped(1, 2, 4), 112.0)
+        later = progress.stepped(StepFinished(1, 2, 4), 112.0)
         assert (later.step, later.picture, later.eta_seconds) == (2, 2, 12.0)
-        last = progress.stepped(Stepped(2, 4, 4), 124.0)
+        last = progress.stepped(StepFinished(2, 4, 4), 124.0)
         assert (last.step, last.picture, last.eta_seconds) == (4, 3, 0.0)
 
     def test_it_distinguishes_generations_and_edits(self) -> None:
@@ -92,7 +92,7 @@ class TestProgress:
 
     def test_it_is_described_in_words(self) -> None:
         progress = Progress(self.job(), now=0.0)
-        second = progress.stepped(Stepped(0, 2, 4), 2.0)
+        second = progress.stepped(StepFinished(0, 2, 4), 2.0)
         assert step_text(second) == "step 2 of 4, image 1 of 3, about 10 s left"
         alone = second.model_copy(update={"pictures": 1})
         assert step_text(alone) == "step 2 of 4, about 10 s left"

@@ -13,7 +13,7 @@ from demo.world import Scene, Thing
 from tests.workers import conftest
 from tests.workers.conftest import ImageModel
 from tests.workers.image.test_engine import corners, difference, is_color
-from workers.engine import Drawn, ImageEvent, Previewed, Stepped
+from workers.engine import ImageEvent, ImageFinished, Preview, StepFinished
 
 pytestmark = pytest.mark.mlx
 
@@ -33,12 +33,12 @@ def previews_of(events: list[ImageEvent]) -> list[Any]:
     return [
         Image.frombytes("RGB", (event.width, event.height), event.rgb)
         for event in events
-        if isinstance(event, Previewed)
+        if isinstance(event, Preview)
     ]
 
 
 def last_of(events: list[ImageEvent]) -> Any:
-    (final,) = (event for event in events if isinstance(event, Drawn))
+    (final,) = (event for event in events if isinstance(event, ImageFinished))
     return Image.frombytes("RGB", (final.width, final.height), final.rgb)
 
 
@@ -72,13 +72,18 @@ class TestPreviews:
     def test_previews_follow_their_steps_and_do_not_change_the_image(self, flux: ImageModel) -> None:
         events = flux.events(image_job(PROMPT, previews=3))
         kinds = [type(event).__name__ for event in events]
-        assert kinds == ["Encoded", *["Stepped", "Previewed"] * 3, "Stepped", "Drawn"]
-        assert [e.number for e in events if isinstance(e, Previewed)] == [0, 1, 2]
+        assert kinds == [
+            "PromptEncoded",
+            *["StepFinished", "Preview"] * 3,
+            "StepFinished",
+            "ImageFinished",
+        ]
+        assert [e.number for e in events if isinstance(e, Preview)] == [0, 1, 2]
         assert last_of(events).tobytes() == generate(flux, PROMPT).tobytes()
 
     def test_each_image_has_its_own_previews(self, flux: ImageModel) -> None:
         events = flux.events(image_job(PROMPT, previews=1, n=2))
-        assert [(e.index, e.number) for e in events if isinstance(e, Previewed)] == [(0, 0), (1, 0)]
+        assert [(e.index, e.number) for e in events if isinstance(e, Preview)] == [(0, 0), (1, 0)]
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +218,6 @@ def seam(image: Any) -> float:
 
 def test_the_reported_steps_are_those_that_run(flux: ImageModel) -> None:
     events = flux.events(image_job(PROMPT, steps=8, run_steps=3, source=SOURCE))
-    assert [event for event in events if isinstance(event, Stepped)] == [
-        Stepped(0, step, 3) for step in (1, 2, 3)
+    assert [event for event in events if isinstance(event, StepFinished)] == [
+        StepFinished(0, step, 3) for step in (1, 2, 3)
     ]

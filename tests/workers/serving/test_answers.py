@@ -6,16 +6,16 @@ import json
 from typing import Any
 
 from contracts.wire.openai import AnalyzeRequest
-from workers.engine import Answered, ChatEvent, ChatJob, Delta, Prompted, Turn
+from workers.engine import ChatEvent, ChatJob, Delta, Finished, Prefilled, Turn
 from workers.serving import answers
 from workers.serving.answers import Identity
 
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
 EVENTS: list[ChatEvent] = [
-    Prompted(7),
+    Prefilled(7),
     Delta(0, "a"),
     Delta(0, " b"),
-    Answered(0, "stop", 3),
+    Finished(0, "stop", 3),
 ]
 
 
@@ -35,7 +35,7 @@ class TestAnalyses:
 
     def test_usage_has_latency_tokens_and_cached_tokens(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x"})
-        events: list[ChatEvent] = [*EVENTS[:-1], Answered(0, "stop", 3, cached_tokens=5)]
+        events: list[ChatEvent] = [*EVENTS[:-1], Finished(0, "stop", 3, cached_tokens=5)]
         assert json.loads(answers.analysis(WHO, request, events, 0.25))["usage"] == {
             "latency": 0.25,
             "prompt_tokens": 7,
@@ -47,9 +47,9 @@ class TestAnalyses:
     def test_only_an_analysis_of_objects_has_a_list(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x", "task": "objects"})
         events: list[ChatEvent] = [
-            Prompted(1),
+            Prefilled(1),
             Delta(0, "- red star\n\n2. cat"),
-            Answered(0, "stop", 4),
+            Finished(0, "stop", 4),
         ]
         body = json.loads(answers.analysis(WHO, request, events, 0.5))
         assert body["objects"] == ["red star", "cat"]

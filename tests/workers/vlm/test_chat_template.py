@@ -11,7 +11,7 @@ from workers.vlm.chat_template import (
     harmless,
     moondream_question,
     ordered,
-    require_known,
+    require_known_tokens,
     template_messages,
 )
 
@@ -81,7 +81,7 @@ class TestMoondream:
 
 class TestBias:
     def test_an_id_beyond_the_vocabulary_is_refused_by_name(self) -> None:
-        require_known([(0, 5.0), (639, -100.0)], 640)
+        require_known_tokens([(0, 5.0), (639, -100.0)], 640)
         with pytest.raises(InvalidRequest, match="640") as caught:
-            require_known([(0, 5.0), (640, 1.0)], 640)
+            require_known_tokens([(0, 5.0), (640, 1.0)], 640)
         assert caught.value.param == "logit_bias.640"

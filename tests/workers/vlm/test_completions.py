@@ -11,18 +11,18 @@ import pytest
 
 from contracts.wire.chat import ChatRequest
 from contracts.wire.completions import ChatChunk, ChatCompletion
-from workers.engine import Answered, ChatEvent, Delta, Prompted, TokenChance, TokenLogprob
+from workers.engine import ChatEvent, Delta, Finished, Prefilled, TokenLogprob, TopToken
 from workers.serving.answers import Identity, chat_usage
 from workers.vlm.completions import ChatChunks, Shape, chat_completion
 
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
 SAID: list[ChatEvent] = [
-    Prompted(7),
+    Prefilled(7),
     Delta(0, "a"),
     Delta(0, " b"),
-    Answered(0, "stop", 3, cached_tokens=6),
+    Finished(0, "stop", 3, cached_tokens=6),
     Delta(1, "c"),
-    Answered(1, "length", 1, cached_tokens=4),
+    Finished(1, "length", 1, cached_tokens=4),
 ]
 CALL = '<tool_call>\n{"name": "clock", "arguments": {"zone": "KST"}}\n</tool_call>'
 CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
@@ -103,20 +103,20 @@ class TestText:
         assert all(chunk["usage"] is None for chunk in before)
 
     def test_what_looks_like_a_call_is_text_where_no_tools_were_sent(self) -> None:
-        events: list[ChatEvent] = [Prompted(1), Delta(0, CALL), Answered(0, "stop", 9)]
+        events: list[ChatEvent] = [Prefilled(1), Delta(0, CALL), Finished(0, "stop", 9)]
         (choice,) = whole(events)["choices"]
         assert (choice["message"]["content"], choice["finish_reason"]) == (CALL, "stop")
         assert put_together(chunks(events))["text"] == CALL
 
     def test_nothing_said_is_an_empty_text(self) -> None:
-        events: list[ChatEvent] = [Prompted(1), Answered(0, "stop", 1)]
+        events: list[ChatEvent] = [Prefilled(1), Finished(0, "stop", 1)]
         assert whole(events)["choices"][0]["message"]["content"] == ""
 
 
 class TestCalls:
     def events(self, text: str, end: Any = "stop", portion: int = 3) -> list[ChatEvent]:
         deltas = [Delta(0, text[at : at + portion]) for at in range(0, len(text), portion)]
-        return [Prompted(5), *deltas, Answered(0, end, len(deltas) + 1)]
+        return [Prefilled(5), *deltas, Finished(0, end, len(deltas) + 1)]
 
     @pytest.mark.parametrize("choice", ["auto", "required"])
     def test_a_call_is_told_whole_and_in_chunks(self, choice: str) -> None:
@@ -164,15 +164,15 @@ class TestCalls:
 
 class TestLogprobs:
     HALVES = (
-        TokenLogprob(5, "한".encode()[:2], -0.5, (TokenChance(5, b"\xed\x95", -0.5),)),
+        TokenLogprob(5, "한".encode()[:2], -0.5, (TopToken(5, b"\xed\x95", -0.5),)),
         TokenLogprob(6, "한".encode()[2:], float("-inf")),
     )
     EVENTS: tuple[ChatEvent, ...] = (
-        Prompted(1),
-        Delta(0, "a", (TokenLogprob(1, b"a", -0.25, (TokenChance(1, b"a", -0.25),)),)),
+        Prefilled(1),
+        Delta(0, "a", (TokenLogprob(1, b"a", -0.25, (TopToken(1, b"a", -0.25),)),)),
         Delta(0, "한", HALVES),
         Delta(0, "", (TokenLogprob(7, b"!", -1.0),)),
-        Answered(0, "stop", 4),
+        Finished(0, "stop", 4),
     )
 
     def test_each_token_has_its_text_bytes_and_likeliest_others(self) -> None:
@@ -191,9 +191,9 @@ class TestLogprobs:
 
     def test_tokens_of_a_call_that_is_held_back_come_with_the_call(self) -> None:
         tokens = [TokenLogprob(i, letter.encode(), -0.1) for i, letter in enumerate(CALL)]
-        events: list[ChatEvent] = [Prompted(1)]
+        events: list[ChatEvent] = [Prefilled(1)]
         events += [Delta(0, t.data.decode(), (t,)) for t in tokens]
-        events.append(Answered(0, "stop", len(CALL)))
+        events.append(Finished(0, "stop", len(CALL)))
         made = put_together(chunks(events, logprobs=True, tools=[CLOCK]))
         assert "".join(token["token"] for token in made["logprobs"]) == CALL
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.vlm.detokenizer import Detokenizer, StopFinder, TokenBytes, TokenizerWords
+from workers.vlm.detokenizer import Detokenizer, HfTokenizerView, StopMatcher, TokenBytes
 from workers.vlm.tool_calls import CLOSE, OPEN
 
 
@@ -24,7 +24,7 @@ def pieces(text: str) -> list[str]:
 
 
 def shown(stops: list[str], portions: list[str]) -> tuple[str, bool]:
-    finder = StopFinder(stops)
+    finder = StopMatcher(stops)
     text = "".join(finder.push(portion) for portion in portions)
     return text + finder.finish(), finder.stopped
 
@@ -62,13 +62,13 @@ class TestDetokenizer:
 
 class TestStopFinder:
     def test_a_stop_string_split_over_tokens_is_not_emitted(self) -> None:
-        finder = StopFinder(["END"])
+        finder = StopMatcher(["END"])
         assert [finder.push(part) for part in ("one E", "N", "D two")] == ["one ", "", ""]
         assert finder.stopped
         assert finder.finish() == ""
 
     def test_a_beginning_that_does_not_become_a_stop_string_is_emitted(self) -> None:
-        finder = StopFinder(["END"])
+        finder = StopMatcher(["END"])
         assert [finder.push(part) for part in ("EN", "EN", "O")] == ["", "EN", "ENO"]
         assert not finder.stopped
 
@@ -112,7 +112,7 @@ class TestStopFinder:
 
 
 class Tokenizer:
-    """What ``TokenBytes`` and ``TokenizerWords`` need of a tokenizer of transformers."""
+    """What ``TokenBytes`` and ``HfTokenizerView`` need of a tokenizer of transformers."""
 
     def __init__(
         self, vocabulary: Sequence[str], added: Sequence[tuple[str, bool]], *, byte_level: bool
@@ -173,4 +173,4 @@ class TestTokenizerWords:
             added = [("<|end|>", True), (OPEN, special), (CLOSE, special)]
             tokenizer = Tokenizer(["x", "y"], added, byte_level=True)
             ids = [tokenizer.id(piece) for piece in (OPEN, "x", CLOSE, "y", "<|end|>")]
-            assert TokenizerWords(tokenizer).text(ids) == f"{OPEN}x{CLOSE}y"
+            assert HfTokenizerView(tokenizer).text(ids) == f"{OPEN}x{CLOSE}y"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from workers.engine import Sampling, with_defaults
-from workers.vlm.checkpoint import read_sampling_defaults, sampling_defaults
+from workers.engine import Sampling
+from workers.vlm.checkpoint import read_sampling_defaults, sampling_defaults, with_defaults
 
 NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 QWEN3 = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}

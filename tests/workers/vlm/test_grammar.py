@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from contracts.errors import GenerationFailed, InvalidRequest
-from workers.engine import Grammar, ToolCall
+from workers.engine import Grammar
 from workers.vlm import grammar
 from workers.vlm.grammar import Form, Matcher, Vocabulary
-from workers.vlm.tool_calls import CLOSE, OPEN, Argued, Called, CallReader, call_text
+from workers.vlm.tool_calls import CLOSE, OPEN, Argued, Called, CallReader, ToolCall, call_text
 
 MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
 WIDTH = 700  # of the logits: more than the tokenizers know, as in real checkpoints

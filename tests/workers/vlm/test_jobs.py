@@ -33,10 +33,10 @@ class TestDefaults:
 
     def test_what_the_client_leaves_open_is_told_so_that_the_checkpoint_may_say_it(self) -> None:
         names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
-        assert job().open == names
-        assert job(temperature=0, top_k=5).open == names - {"temperature", "top_k"}
+        assert job().unset == names
+        assert job(temperature=0, top_k=5).unset == names - {"temperature", "top_k"}
         sent = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0, "repetition_penalty": 1.0}
-        assert job(**sent).open == frozenset()
+        assert job(**sent).unset == frozenset()
 
     def test_temperature_0_is_kept(self) -> None:
         assert job(temperature=0).sampling.temperature == 0

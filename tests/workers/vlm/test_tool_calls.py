@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine import ToolCall, Turn
+from workers.engine import Turn
 from workers.vlm.tool_calls import (
     Argued,
     Called,
     CallReader,
     Said,
+    ToolCall,
     call_text,
     result_parts,
     with_tools,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from contracts.families import FAMILIES, Family
 from tests.workers.conftest import image_job
-from workers.engine import Drawn, ImageEvent, ImageJob
+from workers.engine import ImageEvent, ImageFinished, ImageJob
 
 LISTED = [name for name, family in FAMILIES.items() if not family.experimental]
 # Those that differ in more than their numbers: 4B and 9B are the same classes, schnell and dev too.
@@ -45,4 +45,4 @@ def first_job(name: str) -> ImageJob:
 
 
 def images(events: list[ImageEvent]) -> list[bytes]:
-    return [event.rgb for event in events if isinstance(event, Drawn)]
+    return [event.rgb for event in events if isinstance(event, ImageFinished)]

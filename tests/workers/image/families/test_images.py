@@ -14,7 +14,7 @@ from PIL import Image
 from contracts.families import FAMILIES
 from tests.workers.image.families.conftest import Images, Load, Make
 from tests.workers.image.families.jobs import DISTINCT, RED, SIZE, first_job, images, jobs_of
-from workers.engine import Previewed
+from workers.engine import Preview
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
@@ -24,7 +24,7 @@ def test_previews_and_other_images_change_no_image(shared: Load, expected: Image
     for way, job in jobs_of(FAMILIES[name]).items():
         events = shared(name).events(replace(job, previews=2, n=2))
         assert images(events)[0] == expected(name)[way], way
-        previews = [event for event in events if isinstance(event, Previewed)]
+        previews = [event for event in events if isinstance(event, Preview)]
         assert {(p.width, p.height) for p in previews} == {(16, 24)}
         assert [p.index for p in previews] == sorted(p.index for p in previews)
 

@@ -12,7 +12,7 @@ import pytest
 from contracts.families import FAMILIES
 from tests.workers.image.families.conftest import Load
 from tests.workers.image.families.jobs import LISTED, SIZE, images, jobs_of
-from workers.engine import Encoded, Stepped
+from workers.engine import PromptEncoded, StepFinished
 
 pytestmark = pytest.mark.mlx
 
@@ -27,8 +27,8 @@ def test_a_listed_family_generates_in_every_way_it_lists(load: Load, name: str) 
     assert ways
     for way, job in ways.items():
         events = loaded.events(job)
-        assert isinstance(events[0], Encoded), way
-        steps = [event.step for event in events if isinstance(event, Stepped)]
+        assert isinstance(events[0], PromptEncoded), way
+        steps = [event.step for event in events if isinstance(event, StepFinished)]
         assert steps == list(range(1, job.run_steps + 1)), way
         (image,) = images(events)
         assert len(image) == SIZE[0] * SIZE[1] * 3, way

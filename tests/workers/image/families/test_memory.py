@@ -12,7 +12,7 @@ from contracts.families import FAMILIES
 from tests.workers.conftest import ImageModel
 from tests.workers.image.families.conftest import Images, Load
 from tests.workers.image.families.jobs import DISTINCT, images, jobs_of
-from workers.engine import Cancelled, ImageEvent, ImageJob, Stepped
+from workers.engine import Cancelled, ImageEvent, ImageJob, StepFinished
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
@@ -130,7 +130,7 @@ def test_unloaded_weights_are_not_counted_as_resident(load: Load) -> None:
 
 def interrupt(loaded: ImageModel, job: ImageJob, step: int) -> None:
     def emit(event: ImageEvent | None) -> None:
-        if isinstance(event, Stepped) and event.step == step:
+        if isinstance(event, StepFinished) and event.step == step:
             raise Cancelled
 
     with pytest.raises(Cancelled):
