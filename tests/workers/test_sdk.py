@@ -16,6 +16,8 @@ from testkit.servers import served
 from workers.app import create_app
 from workers.engine import ChatJob, Delta, Finished, Prefilled, TokenLogprob, TopToken
 
+pytestmark = pytest.mark.process  # the client runs uname, once
+
 VLM = VlmSettings(kind="vlm", path="x", port=1, memory_gb=1.0)
 REQUEST: Any = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Busan"}}\n</tool_call>'

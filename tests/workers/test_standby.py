@@ -90,7 +90,7 @@ def test_contradictory_arguments_are_refused(capfd: pytest.CaptureFixture[str]) 
 
 class Standby(Process):
     def until_ready(self) -> None:
-        self.logged("standby ready", within_s=30)
+        self.logged("standby ready", within_s=120)  # libraries import slowly on a busy machine
 
     def assign(self, **fields: Any) -> None:
         spec = vlm_settings(MODELS / "vlm-best").model_dump_json()
