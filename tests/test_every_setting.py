@@ -105,7 +105,7 @@ CHANGED_BY = {
     "models.prefill_tokens": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.image_prefix": (HERE, "test_the_engine_is_built_as_the_settings_say"),
     "models.trust_remote_code": ("workers/hub/test_remote_code.py", "test_it_runs_if_the_settings_trust_it"),
-    "models.family": ("workers/vlm/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
+    "models.family": ("workers/image/test_incomplete_checkpoints.py", "test_a_schnell_checkpoint_is_refused_as_dev"),
     "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
     "models.save_quantized": ("workers/image/families/test_copies.py", "test_a_copy_is_saved_only_if_the_settings_and_the_download_call_for_it"),
     "models.steps": ("workers/image/test_jobs.py", "test_edits_have_their_own_number_of_steps"),

@@ -5,7 +5,7 @@ chunks, and ``GenerationBatch`` decodes, one token ahead of what it returns. ``B
 is not used: it sorts prompts by length, prefills several as one (which Moondream2 cannot), and loses
 all sequences when one prompt fails.
 
-Rules: one prompt is prefilled at a time, alone, so its result does not depend on the load. The caller
+Rules: only one prompt is prefilled, alone, so its result does not depend on the load. The caller
 decides when a sequence ends. After an exception in ``decode`` the state of all sequences is unknown;
 after one in ``prefill``, only that of the prompt.
 """
@@ -28,8 +28,7 @@ _EVAL_STEPS = 32  # evaluate the caches this often: outputs that nobody reads wo
 
 
 class Language:
-    """A language model that keeps its last logits, and sees an image as a whole if told so by
-    ``PREFIX``."""
+    """A language model that keeps its last logits and applies the mask that ``PREFIX`` requests."""
 
     def __init__(self, model: Any) -> None:
         self._model = model

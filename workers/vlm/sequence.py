@@ -58,7 +58,7 @@ class Status(Enum):
 
 @dataclass(slots=True)
 class PrefillState:
-    """What a sequence needs until its prompt is prefilled.
+    """The state of a sequence until its prompt is prefilled.
 
     *images*: still to be encoded. *stages*: the lazy stages of the first of them that are not
     evaluated. *features*: of the encoded images, by key. *prefix*: cached keys and values

@@ -58,7 +58,7 @@ class TestCompletions:
         assert "image" in qwen.ask("Hello")
 
     def test_a_system_text_is_part_of_the_prompt(self, qwen: Talker) -> None:
-        system = Turn("system", ("You are a careful assistant that describes pictures.",))
+        system = Turn("system", ("You are a careful assistant that describes images.",))
         question = user(CIRCLE, CAPTION)
         assert qwen.prompt_tokens([system, question]) > qwen.prompt_tokens([question])
 

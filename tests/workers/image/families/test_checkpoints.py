@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from contracts.families import FAMILIES
+from tests.workers.damaged_checkpoints import image_refusal, rewritten, without
 from tests.workers.image.families.conftest import Images, Load, Make
 from tests.workers.image.families.jobs import images, jobs_of
-from tests.workers.vlm.test_checkpoints import image_refusal, rewritten, without
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 

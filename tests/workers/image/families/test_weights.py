@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.workers.damaged_checkpoints import image_refusal
 from tests.workers.image.families.conftest import Images, Load, Make
 from tests.workers.image.families.jobs import first_job, images
-from tests.workers.vlm.test_checkpoints import image_refusal
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
