@@ -13,7 +13,7 @@ from cli.failures import Usage
 from cli.gateway import as_shape
 from cli.phrases import MODELS_HEAD, PS_HEAD, model_row, ps_notes, ps_rows
 from contracts.control import ManagerStatus, Spawned, Stopped
-from contracts.wire.openai import ModelList
+from contracts.wire.models import ModelList
 from web.sse import Comment
 
 MODELS = "/v1/models"

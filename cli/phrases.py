@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.control import Download, ManagerStatus, ModelStatus, WorkerState
-from contracts.wire.openai import ModelObject
+from contracts.wire.models import ModelObject
 from hostctl.status import span
 
 # Control characters, and what turns the direction of writing: a model's words steer no terminal.

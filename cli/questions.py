@@ -13,7 +13,8 @@ from cli.gateway import Gateway, as_shape
 from cli.inputs import Stdin, picture_field, pictures_and_words
 from cli.phrases import comment
 from contracts.tasks import TASKS
-from contracts.wire.openai import AnalyzeResponse, ChatChunk, ChatCompletion
+from contracts.wire.analysis import AnalyzeResponse
+from contracts.wire.completions import ChatChunk, ChatCompletion
 from web.sse import Comment
 
 CHAT, ANALYZE = "/v1/chat/completions", "/v1/vision/analyze"

@@ -20,15 +20,10 @@ from contracts.errors import InvalidRequest
 from contracts.media import parse_size, require_image
 from contracts.settings import Settings
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import (
-    AnalyzeRequest,
-    ChatRequest,
-    ImageEditRequest,
-    ImageGenerationRequest,
-    ImageRequest,
-    parse_form,
-    parse_json,
-)
+from contracts.wire import parse_form, parse_json
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from gateway.images_in.inputs import ImageInputs, LinkedImage
 from gateway.response_rewrite import Rewrite
 from gateway.routing import choose_model
@@ -50,7 +45,7 @@ class Checked:
 
     alias: str
     body: bytes
-    keep_alive: float | None  # seconds, see ``contracts.wire.openai.KeepAlive``
+    keep_alive: float | None  # seconds, see ``contracts.wire.KeepAlive``
     stream: bool = False  # the client asked for server-sent events
     wants_urls: bool = False  # instead of images in the response
     rewrite: Rewrite | None = None  # another rewrite of the response

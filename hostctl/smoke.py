@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from contracts.settings import Settings
-from contracts.wire.openai import ModelList, ModelObject
+from contracts.wire.models import ModelList, ModelObject
 from hostctl.health import gateway_url, manager_url
 
 TIMEOUT_S = 1800.0

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from contracts.control import ManagerStatus, Spawned, Stopped
-from contracts.wire.openai import KeepAlive
+from contracts.wire import KeepAlive
 from manager.events import EventBus, last_event_id, stream
 from manager.launcher.pulls import Pulls
 from manager.pool import Pool

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from contracts.control import ManagerStatus, Spawned, Stopped
 from contracts.errors import UpstreamError
-from contracts.wire.openai import KeepAlive
+from contracts.wire import KeepAlive
 from gateway.routes.models import ModelName
 from gateway.routing import find_alias
 

@@ -35,7 +35,7 @@ from contracts.control import (
     RunningWorker,
     WorkerState,
 )
-from contracts.wire.openai import ModelObject
+from contracts.wire.models import ModelObject
 from gateway.heartbeat import progress_of
 from workers.image.progress import told as told_by_worker
 

@@ -10,7 +10,7 @@ from contracts.capabilities import ROUTES, capabilities, check_generation, edit_
 from contracts.errors import InvalidRequest
 from contracts.families import FAMILIES
 from contracts.settings.models import ImageSettings, VlmSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 
 
 def draw(**fields: Any) -> ImageGenerationRequest:

@@ -13,14 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from contracts.errors import InvalidRequest
-from contracts.wire.openai import (
-    AnalyzeRequest,
-    ChatRequest,
-    ImageEditRequest,
-    ImageGenerationRequest,
-    parse_form,
-    parse_json,
-)
+from contracts.wire import parse_form, parse_json
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 from gateway.openapi.document import document
 
 MODELS: dict[str, type[BaseModel]] = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
-from contracts.wire.openai import parse_json
+from contracts.wire import parse_json
 from contracts.wire.responses import LOGPROBS, ResponseRequest
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}

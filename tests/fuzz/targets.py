@@ -19,8 +19,10 @@ from starlette.datastructures import Headers
 from contracts.errors import ApiError, UpstreamError
 from contracts.media import Size, fit_size, parse_size, read_image_field, sniff
 from contracts.settings.file import ENVIRONMENT, SettingsError, load
-from contracts.wire.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
-from contracts.wire.openai import parse_json as parsed
+from contracts.wire import parse_json as parsed
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 from gateway.checks import (
     Checked,
     check_analyze,

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
-from contracts.wire.openai import ImageEditRequest
+from contracts.wire.images import ImageEditRequest
 from gateway.openapi import examples, fields, problems
 from gateway.openapi.document import DESCRIBED, document, operations
 from gateway.openapi.schemas import form_schema

@@ -12,7 +12,7 @@ from typing import Any
 from contracts.capabilities import EditWay
 from contracts.media import Size, fit_size, read_image_field
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import ImageEditRequest
+from contracts.wire.images import ImageEditRequest
 from workers.engine import ImageJob
 from workers.image import generation, masks
 from workers.serving import image_codec

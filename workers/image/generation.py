@@ -15,7 +15,7 @@ from contracts.capabilities import EditWay
 from contracts.families import Quality
 from contracts.media import Size
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import (
+from contracts.wire.images import (
     ImageData,
     ImageEditRequest,
     ImageRequest,

@@ -17,7 +17,7 @@ from contracts.capabilities import EditWay, check_generation, edit_way
 from contracts.control import Drawing
 from contracts.media import Size, parse_size, read_image_field, sniff
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from web import sse
 from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, Previewed, Stepped
 from workers.image import files, generation

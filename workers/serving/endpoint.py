@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from contracts.control import MODEL_HEADER, Caches, Phase, Work, WorkerHealth
 from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
-from contracts.wire.openai import parse_json
+from contracts.wire import parse_json
 from web import sse
 from web.access_log import HEADER
 from web.errors import answer_errors, error_response, internal_error, sse_error

@@ -8,7 +8,7 @@ from PIL import Image
 
 from contracts.media import Size
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImagesResponse
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImagesResponse
 from workers.engine import ImageJob, Stepped
 from workers.image import generation
 from workers.image.engine import mflux_strength

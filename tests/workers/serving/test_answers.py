@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contracts.wire.openai import AnalyzeRequest
+from contracts.wire.analysis import AnalyzeRequest
 from workers.engine import Answered, ChatEvent, ChatJob, Delta, Prompted, Turn
 from workers.serving import answers
 from workers.serving.answers import Identity

@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
 from contracts.tasks import DEFAULT_TASK, TASKS
-from contracts.wire.chat import MAX_DEPTH, MAX_MESSAGES
-from contracts.wire.openai import (
-    AnalyzeRequest,
-    ChatRequest,
-    ImageEditRequest,
-    ImageGenerationRequest,
-    parse_form,
-    parse_json,
-)
+from contracts.wire import parse_form, parse_json
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import MAX_DEPTH, MAX_MESSAGES, ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 from demo import world
 
 USER = {"role": "user", "content": "hi"}
