@@ -158,7 +158,7 @@ def doctor(
     options.require_here("doctor", host)
     try:
         from hostctl import doctor as doctoring
-        from hostctl.__main__ import Host
+        from hostctl.host import Host
     except ModuleNotFoundError as exc:  # psutil: only the command line is installed here
         raise Usage(f"doctor needs {exc.name}, which `make setup` installs") from exc
     raise typer.Exit(doctoring.main(Host(os.environ), online=online, as_json=as_json))

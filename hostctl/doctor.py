@@ -10,18 +10,16 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from contracts.settings import Settings
 from contracts.settings.base import GIB
 from hostctl import facts as reading
 from hostctl import reboot
 from hostctl.facts import Facts
+from hostctl.host import Host
 from hostctl.services import BACKGROUND_SETTING
 from web.ports import LOOPBACK
-
-if TYPE_CHECKING:
-    from hostctl.__main__ import Host
 
 LOW_DISK_GB = 10
 SWAPPING_PERCENT = 50  # of the swap space, where its size is fixed

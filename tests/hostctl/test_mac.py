@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.__main__ import Host
+from hostctl.host import Host
 from hostctl.launchd import label
 from tests.hostctl.darwin import HEADLESS, WELL, Mac
 from tests.hostctl.tree import Tree

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.env_file import parse
 from hostctl import plans
-from hostctl.__main__ import SETTINGS
+from hostctl.host import SETTINGS
 from hostctl.machine import GIB, Machine
 from hostctl.services import Place
 from hostctl.steps import Move, Remove, Run, Say, Step, StepFailed, Write, perform
