@@ -9,7 +9,7 @@ import sys
 import typer
 
 from cli import here, models, pictures, questions, screen
-from cli.failures import Failure
+from cli.failures import CommandFailed
 
 app = typer.Typer(
     name="vision",
@@ -36,7 +36,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="vision")
-    except Failure as exc:
+    except CommandFailed as exc:
         if "--json" in sys.argv:
             screen.note(json.dumps(exc.body(), ensure_ascii=False))
         else:

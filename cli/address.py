@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from cli.failures import Usage
+from cli.failures import UsageError
 from contracts.settings import Settings
 from contracts.settings.file import SettingsError
 from hostctl.health import gateway_url
@@ -24,7 +24,7 @@ _KEY = re.compile(r"[!-~]+")  # what a header can carry, without spaces
 
 
 @dataclass(frozen=True)
-class Address:
+class GatewayAddress:
     """*local*: it is the gateway of this machine's settings."""
 
     url: str
@@ -34,24 +34,24 @@ class Address:
 
 def find(
     host: str | None, key: str | None, environ: Mapping[str, str], settings: Callable[[], Settings]
-) -> Address:
+) -> GatewayAddress:
     """The gateway that *host* and *key*, of the command line, and *environ* mean.
 
-    *settings* reads those of this machine, and is called only when they matter. Raises ``Usage``.
+    *settings* reads those of this machine, and is called only when they matter. Raises ``UsageError``.
     """
     named = host or environ.get("VISION_HOST")
     told = key or environ.get("VISION_KEY") or environ.get("GATEWAY_API_KEY") or None
     if told and _KEY.fullmatch(told) is None:
-        raise Usage("a key has printable ASCII characters without spaces")
+        raise UsageError("a key has printable ASCII characters without spaces")
     if not named:
         try:
             mine = settings()
         except SettingsError as exc:
-            raise Usage(str(exc)) from exc
-        return Address(gateway_url(mine), True, told or own_key(mine))
+            raise UsageError(str(exc)) from exc
+        return GatewayAddress(gateway_url(mine), True, told or own_key(mine))
     url = parse_host(named)
     own = _own_settings(url, settings)
-    return Address(url, own is not None, told or (own_key(own) if own else None))
+    return GatewayAddress(url, own is not None, told or (own_key(own) if own else None))
 
 
 def own_key(settings: Settings) -> str | None:
@@ -69,20 +69,20 @@ def parse_host(text: str) -> str:
         parts = urlsplit(f"http://{text}" if bare else text)
         port = parts.port
     except ValueError as exc:
-        raise Usage(f"{text!r} names no host: {exc}") from exc
+        raise UsageError(f"{text!r} names no host: {exc}") from exc
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise Usage(
+        raise UsageError(
             f"{text!r} names no host: expected one like 'mac:8000' or 'https://mac.example.org'"
         )
     if parts.username is not None:
-        raise Usage("a host has no user in it: a key is given with --key or VISION_KEY")
+        raise UsageError("a host has no user in it: a key is given with --key or VISION_KEY")
     if bare and port is None:
         parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{DEFAULT_PORT}")
     url = f"{parts.scheme}://{parts.netloc}{_prefix(parts)}"
     try:
         httpx.URL(url)
     except httpx.InvalidURL as exc:
-        raise Usage(f"{text!r} names no host: {exc}") from exc
+        raise UsageError(f"{text!r} names no host: {exc}") from exc
     return url
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 
-class Failure(Exception):
+class CommandFailed(Exception):
     """The API refused, or its answer is none; something was found to be wrong."""
 
     status: ClassVar[int] = 1
@@ -22,29 +22,29 @@ class Failure(Exception):
         return {"error": self._error or {"message": str(self)}}
 
 
-class Usage(Failure):
+class UsageError(CommandFailed):
     """The command can't be carried out as it was given, or the settings can't be used."""
 
     status = 2
 
 
-class Unreachable(Failure):
+class GatewayUnreachable(CommandFailed):
     """Nobody answers there."""
 
     status = 3
 
 
-class KeyRefused(Failure):
+class KeyRefused(CommandFailed):
     """The key is missing, or is not one of the gateway's."""
 
     status = 4
 
 
-def refusal(http_status: int, error: dict[str, Any]) -> Failure:
+def refusal(http_status: int, error: dict[str, Any]) -> CommandFailed:
     """The API's *error* object in words."""
     message = str(error.get("message") or f"status {http_status}")
     if http_status == 401:
         return KeyRefused(f"{message} (here: --key KEY, or VISION_KEY)", error=error)
     code, param = error.get("code"), error.get("param")
     about = ", ".join(str(part) for part in (code, param) if part)
-    return Failure(f"{message} ({about})" if about else message, error=error)
+    return CommandFailed(f"{message} ({about})" if about else message, error=error)

@@ -1,4 +1,4 @@
-"""The API over HTTP: its answers as values, and whatever goes wrong as a ``Failure``.
+"""The API over HTTP: its answers as values, and whatever goes wrong as a ``CommandFailed``.
 
 Rules: errors of httpx and of JSON are translated here and nowhere else. A quick question is answered
 quickly or not at all; work of a model has no time limit of ours: loads and drawings take minutes.
@@ -15,8 +15,8 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from cli.address import Address
-from cli.failures import Failure, Unreachable, refusal
+from cli.address import GatewayAddress
+from cli.failures import CommandFailed, GatewayUnreachable, refusal
 from web import sse
 
 QUICK_S = 10.0
@@ -27,7 +27,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 class Gateway:
     """``with Gateway(address) as gateway:`` asks the gateway at *address*."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: GatewayAddress) -> None:
         headers = {"authorization": f"Bearer {address.key}"} if address.key else {}
         self.address = address
         # No proxy of the environment: it would not know the names of a home network.
@@ -62,7 +62,7 @@ class Gateway:
         with self._opened(method, path, body, None) as answer:
             kind = answer.headers.get("content-type", "")
             if not kind.startswith(sse.MEDIA_TYPE):
-                raise Failure(
+                raise CommandFailed(
                     f"{self.address.url}{path}: expected a stream, and got {kind or 'nothing'}"
                 )
             for item in sse.read(answer.iter_bytes()):
@@ -72,7 +72,7 @@ class Gateway:
                 try:
                     found = json.loads(item.text)
                 except ValueError as exc:
-                    raise Failure(f"{self.address.url}{path}: an event is not JSON") from exc
+                    raise CommandFailed(f"{self.address.url}{path}: an event is not JSON") from exc
                 if isinstance(found, dict) and isinstance(found.get("error"), dict):
                     raise refusal(200, found["error"])
                 yield found
@@ -89,11 +89,11 @@ class Gateway:
                     raise _refusal(answer, answer.read())
                 yield answer
         except httpx.TimeoutException as exc:
-            raise Unreachable(f"{url} does not answer in time") from exc
+            raise GatewayUnreachable(f"{url} does not answer in time") from exc
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.DecodingError) as exc:
-            raise Failure(f"{url}: the answer broke off: {exc or type(exc).__name__}") from exc
+            raise CommandFailed(f"{url}: the answer broke off: {exc or type(exc).__name__}") from exc
         except (httpx.TransportError, httpx.InvalidURL) as exc:
-            raise Unreachable(_nobody(self.address, exc)) from exc
+            raise GatewayUnreachable(_nobody(self.address, exc)) from exc
 
 
 def as_shape(cls: type[Shape], found: Any, where: str) -> Shape:
@@ -103,30 +103,30 @@ def as_shape(cls: type[Shape], found: Any, where: str) -> Shape:
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in problem["loc"])
-        raise Failure(f"{where}: not an answer of this API ({at}: {problem['msg']})") from exc
+        raise CommandFailed(f"{where}: not an answer of this API ({at}: {problem['msg']})") from exc
 
 
 def _object(answer: httpx.Response, content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except ValueError as exc:
-        raise Failure(f"{answer.url}: not an answer of this API: no JSON") from exc
+        raise CommandFailed(f"{answer.url}: not an answer of this API: no JSON") from exc
     if not isinstance(found, dict):
-        raise Failure(f"{answer.url}: not an answer of this API: no JSON object")
+        raise CommandFailed(f"{answer.url}: not an answer of this API: no JSON object")
     return found
 
 
-def _refusal(answer: httpx.Response, content: bytes) -> Failure:
+def _refusal(answer: httpx.Response, content: bytes) -> CommandFailed:
     try:
         error = _object(answer, content).get("error")
-    except Failure:
+    except CommandFailed:
         error = None
     if not isinstance(error, dict):
-        return Failure(f"{answer.url}: status {answer.status_code}, and no error of this API")
+        return CommandFailed(f"{answer.url}: status {answer.status_code}, and no error of this API")
     return refusal(answer.status_code, error)
 
 
-def _nobody(address: Address, exc: Exception) -> str:
+def _nobody(address: GatewayAddress, exc: Exception) -> str:
     cure = (
         "make status tells how the stack is; make start starts a gateway that is installed, "
         "make up or make demo one that is not"

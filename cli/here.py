@@ -14,7 +14,7 @@ import httpx
 import typer
 
 from cli import options, screen
-from cli.failures import Failure, Usage
+from cli.failures import CommandFailed, UsageError
 from cli.phrases import downloading, size_to_fetch, to_fetch
 from contracts.control import Download, ManagerStatus, WorkerState
 from contracts.settings import Settings
@@ -108,33 +108,37 @@ def _remove(steps: Sequence[Remove]) -> None:
     try:
         perform(steps, cwd=Path(), environ=os.environ, say=lambda text: None)
     except StepFailed as exc:
-        raise Failure(str(exc)) from exc
+        raise CommandFailed(str(exc)) from exc
 
 
 def _unload(settings: Settings, alias: str) -> None:
-    """Out of memory first: a loaded model keeps its files' room on the disk. Raises ``Failure``."""
+    """Out of memory first: a loaded model keeps its files' room on the disk. Raises ``CommandFailed``."""
     with weights.manager_client(settings) as manager:
         try:
             status = ManagerStatus.model_validate_json(manager.get("/status", timeout=10).content)
             model = status.models[alias]
             if model.download.total_bytes:
-                raise Failure(f"{alias} is being downloaded: wait until it is there")
+                raise CommandFailed(f"{alias} is being downloaded: wait until it is there")
             if model.status is WorkerState.STOPPED:
                 return
             answer = manager.post(f"/stop/{alias}", timeout=None)
         except httpx.ConnectError:
             return  # no manager, so nothing is loaded
         except (httpx.HTTPError, ValueError, KeyError) as exc:
-            raise Failure(f"the manager does not answer as it should ({exc}): make status") from exc
+            raise CommandFailed(
+                f"the manager does not answer as it should ({exc}): make status"
+            ) from exc
     if answer.status_code != 200:
-        raise Failure(f"{alias} could not be taken out of memory: {answer.json()['error']['message']}")
+        raise CommandFailed(
+            f"{alias} could not be taken out of memory: {answer.json()['error']['message']}"
+        )
 
 
 def _known(settings: Settings, names: Sequence[str] | None) -> list[str]:
     """*names*, each an alias or another name of a model, as aliases; none: all."""
     aliases = {name: a for a, model in settings.models.items() for name in (a, *model.names)}
     if unknown := [name for name in names or () if name not in aliases]:
-        raise Failure(f"there is no model {unknown[0]!r}; there are {', '.join(settings.models)}")
+        raise CommandFailed(f"there is no model {unknown[0]!r}; there are {', '.join(settings.models)}")
     return list(dict.fromkeys(aliases[name] for name in names)) if names else list(settings.models)
 
 
@@ -160,7 +164,7 @@ def doctor(
         from hostctl import doctor as doctoring
         from hostctl.host import Host
     except ModuleNotFoundError as exc:  # psutil: only the command line is installed here
-        raise Usage(f"doctor needs {exc.name}, which `make setup` installs") from exc
+        raise UsageError(f"doctor needs {exc.name}, which `make setup` installs") from exc
     raise typer.Exit(doctoring.main(Host(os.environ), online=online, as_json=as_json))
 
 
@@ -182,8 +186,8 @@ def check(
         problems = str(exc).splitlines()
         if as_json:
             screen.say_json({"valid": False, "problems": problems})
-            raise typer.Exit(Usage.status) from exc
-        raise Usage(str(exc)) from exc
+            raise typer.Exit(UsageError.status) from exc
+        raise UsageError(str(exc)) from exc
     if as_json:
         screen.say_json({"valid": True, "file": name, "models": list(settings.models)})
     else:

@@ -6,7 +6,7 @@ import base64
 import sys
 from pathlib import Path
 
-from cli.failures import Usage
+from cli.failures import UsageError
 from contracts.media import sniff
 
 
@@ -22,23 +22,23 @@ class Stdin:
             return text
         words = self.read().decode("utf-8", "replace").strip()
         if not words:
-            raise Usage("stdin is empty: no words came")
+            raise UsageError("stdin is empty: no words came")
         return words
 
     def read(self) -> bytes:
         if self._taken:
-            raise Usage("'-' can stand once only: stdin is read already")
+            raise UsageError("'-' can stand once only: stdin is read already")
         self._taken = True
         return sys.stdin.buffer.read()
 
 
 def pictures_and_words(parts: list[str], *, least: int) -> tuple[list[str], str]:
-    """The arguments of ``edit`` and ``ask``: pictures, then the words; raises ``Usage``."""
+    """The arguments of ``edit`` and ``ask``: pictures, then the words; raises ``UsageError``."""
     *pictures, words = parts
     if len(pictures) < least:
-        raise Usage('expected a picture and then the words, such as: photo.jpg "what is this?"')
+        raise UsageError('expected a picture and then the words, such as: photo.jpg "what is this?"')
     if words != "-" and len(words) < 256 and "\n" not in words and Path(words).is_file():
-        raise Usage(f"the words are missing: {words} is a file")
+        raise UsageError(f"the words are missing: {words} is a file")
     return pictures, words
 
 
@@ -52,8 +52,8 @@ def picture_field(name: str, stdin: Stdin) -> str:
         try:
             data = Path(name).expanduser().read_bytes()
         except OSError as exc:
-            raise Usage(f"{name}: cannot be read: {exc.strerror}") from exc
+            raise UsageError(f"{name}: cannot be read: {exc.strerror}") from exc
     kind = sniff(data)
     if kind is None:
-        raise Usage(f"{name}: is no picture (PNG, JPEG, WebP, GIF, BMP, TIFF)")
+        raise UsageError(f"{name}: is no picture (PNG, JPEG, WebP, GIF, BMP, TIFF)")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import typer
 
 from cli import options, screen
-from cli.failures import Usage
+from cli.failures import UsageError
 from cli.gateway import as_shape
 from cli.phrases import MODELS_HEAD, PS_HEAD, model_row, ps_notes, ps_rows
-from contracts.control import ManagerStatus, Spawned, Stopped
+from contracts.control import LoadResponse, ManagerStatus, UnloadResponse
 from contracts.wire.models import ModelList
 from web.sse import Comment
 
@@ -59,7 +59,7 @@ def warm(
         path += f"?keep_alive={keep_alive!r}"
     with options.gateway(host, key) as gateway, screen.waiting_bar(gateway, alias, f"loading {alias}"):
         found = gateway.ask("POST", path, timeout_s=None)
-    spawned = as_shape(Spawned, found, path)
+    spawned = as_shape(LoadResponse, found, path)
     if as_json:
         screen.say_json(found)
     else:
@@ -76,7 +76,7 @@ def evict(
 ) -> None:
     """Take models out of memory, once their open requests are done."""
     if bool(aliases) == everything:
-        raise Usage("evict: name models, or give --all")
+        raise UsageError("evict: name models, or give --all")
     answers = []
     with options.gateway(host, key) as gateway:
         if everything:
@@ -86,7 +86,7 @@ def evict(
             path = f"/v1/system/evict/{quote(alias)}"
             with screen.bar(f"{alias}: waiting for its open requests"):
                 answer = gateway.ask("POST", path, timeout_s=None)
-            stopped = as_shape(Stopped, answer, path)
+            stopped = as_shape(UnloadResponse, answer, path)
             answers.append(answer)
             if not as_json:
                 screen.say(f"{stopped.alias}: {'evicted' if stopped.was_loaded else 'was not loaded'}")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.failures import Usage
+from cli.failures import UsageError
 from contracts.wire.images import OutputFormat
 
 FORMATS: dict[str, OutputFormat] = {
@@ -28,19 +28,19 @@ def format_of(out: Path | None) -> OutputFormat:
         return "png"
     found = FORMATS.get(out.suffix.lower())
     if found is None:
-        raise Usage(f"{out}: a picture's name ends with one of {', '.join(FORMATS)}")
+        raise UsageError(f"{out}: a picture's name ends with one of {', '.join(FORMATS)}")
     return found
 
 
 def check_writable(out: Path | None, n: int) -> None:
-    """Raise ``Usage`` before minutes of drawing for a place that doesn't exist."""
+    """Raise ``UsageError`` before minutes of drawing for a place that doesn't exist."""
     if out is None or out.is_dir():
         return
     if str(out) == "-":
         if n > 1:
-            raise Usage("'-o -' takes one picture; leave out -n, or name a file")
+            raise UsageError("'-o -' takes one picture; leave out -n, or name a file")
     elif not out.parent.is_dir():
-        raise Usage(f"{out.parent}: there is no such folder")
+        raise UsageError(f"{out.parent}: there is no such folder")
 
 
 def file_for(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import address
-from cli.failures import Failure, Usage
+from cli.failures import CommandFailed, UsageError
 from cli.gateway import Gateway
 from contracts.settings import Settings
 from contracts.settings.file import DEFAULT_CONFIG, SettingsError, load
@@ -46,19 +46,19 @@ def environ() -> dict[str, str]:
 
 
 def settings_here(what: str, host: str | None) -> Settings:
-    """The settings for a command that works on the machine of the stack only; raises ``Usage``."""
+    """The settings for a command that works on the machine of the stack only; raises ``UsageError``."""
     require_here(what, host)
     try:
         return settings()
     except SettingsError as exc:
-        raise Usage(str(exc)) from exc
+        raise UsageError(str(exc)) from exc
 
 
 def require_here(what: str, host: str | None) -> None:
-    """Raise ``Usage`` when *host*, or the environment, means another machine."""
+    """Raise ``UsageError`` when *host*, or the environment, means another machine."""
     named = host or os.environ.get("VISION_HOST")
     if named and not address.find(host, None, os.environ, settings).local:
-        raise Usage(
+        raise UsageError(
             f"{what} works on the machine of the stack only, and {named} is not its gateway: "
             "give the command there, or leave out --host and VISION_HOST"
         )
@@ -74,7 +74,7 @@ def complete_alias(incomplete: str) -> list[str]:
         with gateway(None, None) as there:
             found = there.ask("GET", "/v1/models", timeout_s=1)["data"]
             return [m["id"] for m in found if m["id"].startswith(incomplete)]
-    except (Failure, KeyError, TypeError):
+    except (CommandFailed, KeyError, TypeError):
         return []
 
 

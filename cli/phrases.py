@@ -91,7 +91,7 @@ def model_row(model: ModelObject) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ProgressNote:
     """What is going on; ``total`` 0: nobody knows how much it is."""
 
     text: str
@@ -99,17 +99,17 @@ class Told:
     total: float = 0
 
 
-def comment(text: str) -> Told:
+def comment(text: str) -> ProgressNote:
     """A comment of a stream: ``step 2 of 4, picture 1 of 3, about 12 s left``, ``loading``."""
     if found := _STEPS.match(text):
         step, steps, picture, pictures = (int(group or 1) for group in found.groups())
-        return Told(text, (picture - 1) * steps + step, pictures * steps)
+        return ProgressNote(text, (picture - 1) * steps + step, pictures * steps)
     if found := _PERCENT.match(text):
-        return Told(text, int(found[1]), 100)
-    return Told(text)
+        return ProgressNote(text, int(found[1]), 100)
+    return ProgressNote(text)
 
 
-def waiting(status: ManagerStatus, name: str | None) -> Told | None:
+def waiting(status: ManagerStatus, name: str | None) -> ProgressNote | None:
     """What a request for *name* (None: for a model that the gateway chooses) waits for."""
     models = status.models
     if name not in models:
@@ -122,31 +122,31 @@ def waiting(status: ManagerStatus, name: str | None) -> Told | None:
     model = models[name]
     if model.status is WorkerState.STARTING:
         told = loading(model)
-        return Told(f"{name}: {told.text}", told.done, told.total)
+        return ProgressNote(f"{name}: {told.text}", told.done, told.total)
     if model.status is WorkerState.READY:
         drawing = model.drawing
         if drawing.steps:
             done = (drawing.picture - 1) * drawing.steps + drawing.step
-            return Told(f"{name}: drawing", done, drawing.pictures * drawing.steps)
-        return Told(f"{name}: at work")
-    return Told(f"{name}: waiting for memory")
+            return ProgressNote(f"{name}: drawing", done, drawing.pictures * drawing.steps)
+        return ProgressNote(f"{name}: at work")
+    return ProgressNote(f"{name}: waiting for memory")
 
 
-def loading(model: ModelStatus) -> Told:
+def loading(model: ModelStatus) -> ProgressNote:
     """How far the load of *model* is."""
     if model.phase.startswith("downloading") and model.download.total_bytes:
         return downloading(model.download)
-    return Told(model.phase or "starting")
+    return ProgressNote(model.phase or "starting")
 
 
-def downloading(download: Download, alias: str = "") -> Told:
+def downloading(download: Download, alias: str = "") -> ProgressNote:
     """``downloading 1.2 of 3.4 GB, about 2m 5s``, after *alias* if there is one."""
     before = f"{alias}: " if alias else ""
     if not download.total_bytes:
-        return Told(f"{before}downloading")
+        return ProgressNote(f"{before}downloading")
     left = f", about {span(download.eta_seconds)}" if download.eta_seconds >= 1 else ""
     done, total = (f"{part / 1e9:.2f}" for part in (download.done_bytes, download.total_bytes))
-    return Told(
+    return ProgressNote(
         f"{before}downloading {done} of {total} GB{left}", download.done_bytes, download.total_bytes
     )
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import names, options, screen
-from cli.failures import Failure, Usage
+from cli.failures import CommandFailed, UsageError
 from cli.gateway import Gateway, as_shape
 from cli.inputs import Stdin, picture_field, pictures_and_words
 from cli.phrases import comment
@@ -113,9 +113,9 @@ def _make(gateway: Gateway, wish: _Wish) -> None:
     form = names.format_of(wish.out)
     names.check_writable(wish.out, wish.n)
     if wish.to_stdout and wish.as_json:
-        raise Usage("'-o -' writes the picture to stdout: it has no room for --json")
+        raise UsageError("'-o -' writes the picture to stdout: it has no room for --json")
     if wish.to_stdout and sys.stdout.isatty():
-        raise Usage("'-o -' is for a pipe or a file; the terminal would show bytes")
+        raise UsageError("'-o -' is for a pipe or a file; the terminal would show bytes")
     body = {k: v for k, v in wish.request.items() if v is not None}
     body |= {"stream": True, "output_format": form}
     made = []
@@ -134,7 +134,7 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as exc:
-        raise Failure("not an answer of this API: a picture is not base64") from exc
+        raise CommandFailed("not an answer of this API: a picture is not base64") from exc
 
 
 def _completed(gateway: Gateway, wish: _Wish, body: dict[str, Any]) -> Iterator[ImageStreamEvent]:
@@ -150,7 +150,7 @@ def _completed(gateway: Gateway, wish: _Wish, body: dict[str, Any]) -> Iterator[
                     with bar.aside():
                         yield event
     if come < wish.n:
-        raise Failure(f"the answer broke off: {come} of {wish.n} pictures came")
+        raise CommandFailed(f"the answer broke off: {come} of {wish.n} pictures came")
 
 
 def _kept(wish: _Wish, event: ImageStreamEvent, data: bytes) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _kept(wish: _Wish, event: ImageStreamEvent, data: bytes) -> dict[str, Any]:
     try:
         path.write_bytes(data)
     except OSError as exc:
-        raise Usage(f"{path}: cannot be written: {exc.strerror}") from exc
+        raise UsageError(f"{path}: cannot be written: {exc.strerror}") from exc
     if not wish.as_json:
         screen.show_picture(data)
         screen.say(f"{path}  ({event.size}, seed {seed}, {seconds:.1f} s)")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import options, screen
-from cli.failures import Failure
+from cli.failures import CommandFailed
 from cli.gateway import Gateway, as_shape
 from cli.inputs import Stdin, picture_field, pictures_and_words
 from cli.phrases import comment
@@ -92,7 +92,7 @@ def _stream(gateway: Gateway, body: dict[str, Any], *, verbose: bool) -> None:
     if said and not said.endswith("\n"):
         screen.say("")
     if not ended:
-        raise Failure("the answer broke off")
+        raise CommandFailed("the answer broke off")
     if verbose and usage:
         took = last - first
         # Pieces that were joined on the way come at once, and tell nothing of the model.

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import terminal
-from cli.failures import Failure
+from cli.failures import CommandFailed
 from cli.gateway import Gateway, as_shape
-from cli.phrases import Told, shown, waiting
+from cli.phrases import ProgressNote, shown, waiting
 from contracts.control import ManagerStatus
 
 STATUS = "/v1/system/status"
@@ -80,14 +80,14 @@ class Bar:
         self._progress, self._task = progress, task
         self.looking = True  # at the status, until the answer itself has begun to tell
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: ProgressNote) -> None:
         # Without a total the bar pulses, which says as much as is known.
         total = told.total or None
         self._progress.update(
             self._task, description=shown(told.text), completed=told.done, total=total
         )
 
-    def heard(self, told: Told) -> None:
+    def heard(self, told: ProgressNote) -> None:
         self.looking = False
         self.tell(told)
 
@@ -124,7 +124,7 @@ def waiting_bar(gateway: Gateway, name: str | None, text: str = "asking") -> Ite
         while not done.wait(_LOOK_S) and line.looking:
             try:
                 status = as_shape(ManagerStatus, gateway.ask("GET", STATUS), STATUS)
-            except Failure:
+            except CommandFailed:
                 continue  # the request itself will tell
             told = waiting(status, name)
             if told and line.looking:

@@ -98,7 +98,7 @@ def check_generation(settings: Settings, body: bytes) -> Checked:
 def check_edit(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageEditRequest, body)
     checked, images = _check_edit(settings, request, body)
-    for i, (name, text) in enumerate(request.pictures):
+    for i, (name, text) in enumerate(request.input_images):
         images.check(text, name, ("image", i) if request.images is None else ("images", i, "image_url"))
     if request.mask:
         images.check(request.mask, "mask", ("mask",))
@@ -113,7 +113,7 @@ def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]
     form = _EditForm.of(fields, settings.images.max_mb)
     request = parse_form(ImageEditRequest, form.values)
     checked, images = _check_edit(settings, request, b"")
-    for i, (value, (name, _)) in enumerate(zip(form.images, request.pictures, strict=True)):
+    for i, (value, (name, _)) in enumerate(zip(form.images, request.input_images, strict=True)):
         images.check(value, name, ("image", i))
     if form.mask:
         images.check(form.mask, "mask", ("mask",))

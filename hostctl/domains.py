@@ -15,12 +15,12 @@ from xml.parsers.expat import ExpatError
 from hostctl import launchd
 from hostctl.ask import output
 from hostctl.launchd import SYSTEM, Launchd, label, print_command
-from hostctl.services import TIERS, Place
+from hostctl.services import TIERS, Installation
 
 _NOT_FOUND = 127  # launchctl itself
 
 
-def find(place: Place, environ: Mapping[str, str], *, boot: bool | None = None) -> Launchd:
+def find(place: Installation, environ: Mapping[str, str], *, boot: bool | None = None) -> Launchd:
     """The services as they are installed; *boot*: as launch daemons (True) or as agents (False)."""
     daemons = launchd.DAEMONS
     if boot is None:
@@ -32,13 +32,13 @@ def find(place: Place, environ: Mapping[str, str], *, boot: bool | None = None) 
     return Launchd(place, domain, elsewhere=elsewhere, stop_s=stop_s, daemons=daemons)
 
 
-def other_kind(place: Place, environ: Mapping[str, str], services: Launchd) -> Launchd | None:
+def other_kind(place: Installation, environ: Mapping[str, str], services: Launchd) -> Launchd | None:
     """The services of the other kind than *services*, if any is installed."""
     other = find(place, environ, boot=services.kind == "agent")
     return other if any(other.file(tier).exists() for tier in TIERS) else None
 
 
-def _agents_domain(place: Place, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def _agents_domain(place: Installation, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
     """Where agents are loaded or can be, and where else they are loaded."""
     gui, user = f"gui/{place.uid}", f"user/{place.uid}"
     loaded = [

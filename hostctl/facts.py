@@ -26,7 +26,7 @@ from hostctl.firewall import Firewall
 from hostctl.health import gateway_url, manager_url
 from hostctl.machine import Machine
 from hostctl.reboot import Outlook
-from hostctl.services import Place, Services
+from hostctl.services import Installation, ServiceManager
 from hostctl.weights import hub_folder, repositories
 
 # mlx-vlm's Moondream2 may take its tokenizer from a repository of its own.
@@ -34,7 +34,7 @@ MOONDREAM_TOKENIZER = "moondream/starmie-v1"
 
 
 @dataclass(frozen=True)
-class Weights:
+class ModelFiles:
     """Of one path of a model. *state*: there, partial, absent, no-folder."""
 
     alias: str
@@ -58,14 +58,14 @@ class Facts:
     swap_percent: float = 0.0
     swap_used: int = 0  # bytes
     firewall: Firewall = field(default_factory=Firewall)
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[ModelFiles, ...] = ()
     outlook: Outlook = field(default_factory=Outlook)
     hub: Mapping[str, str] = field(default_factory=dict)  # repository -> what is wrong, "" if nothing
 
 
 def read(
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     environ: Mapping[str, str],
     wish: str,
     *,
@@ -139,14 +139,14 @@ def _gateway(settings: Settings) -> tuple[str, int, int]:
             return "", 0, 0
 
 
-def _weights(settings: Settings, hub: Path) -> list[Weights]:
+def _weights(settings: Settings, hub: Path) -> list[ModelFiles]:
     remote = repositories(settings)
     found = []
     for alias, model in settings.models.items():
         if is_folder(model.path):
             state = "there" if Path(model.path).is_dir() else "no-folder"
-            found.append(Weights(alias, model.path, state))
-        found += [Weights(alias, path, _hub_state(hub, path)) for path in remote[alias]]
+            found.append(ModelFiles(alias, model.path, state))
+        found += [ModelFiles(alias, path, _hub_state(hub, path)) for path in remote[alias]]
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from hostctl import domains, plans
 from hostctl import machine as machines
 from hostctl.launchd import Launchd
-from hostctl.services import TIERS, Services
+from hostctl.services import TIERS, ServiceManager
 from hostctl.steps import Step, perform
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Host:
     def native(self, machine: machines.Machine) -> bool:
         return plans.is_native(machine, self._wishes.get("NATIVE", ""))
 
-    def services_to_install(self) -> Services:
+    def services_to_install(self) -> ServiceManager:
         """Those that are installed, unless BOOT asks for the other kind (macOS)."""
         wish = plans.boot_wish(self._wishes.get("BOOT", ""))
         if wish and self.system != "Darwin":
@@ -64,7 +64,7 @@ class Host:
             return self.services
         return machines.service_manager(self.place, self.environ, self.system, boot=wish)
 
-    def other_kind(self, services: Services) -> Services | None:
+    def other_kind(self, services: ServiceManager) -> ServiceManager | None:
         """The services of the other kind than *services*, where they are installed (macOS)."""
         if not isinstance(services, Launchd):
             return None

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hostctl.services import TIERS, Kind, Place, Tier, is_older, put_aside
+from hostctl.services import TIERS, Installation, Kind, Tier, is_older, put_aside
 from hostctl.steps import Await, Remove, Run, Step
 
 DAEMONS = Path("/Library/LaunchDaemons")
@@ -60,7 +60,7 @@ class Launchd:
 
     def __init__(
         self,
-        place: Place,
+        place: Installation,
         domain: str = "",
         *,
         elsewhere: tuple[str, ...] = (),
@@ -86,7 +86,7 @@ class Launchd:
             return self.file(tier)
         return self._place.root / _DRAFTS / self.file(tier).name
 
-    def render(self, template: str, place: Place, stop_s: float) -> str:
+    def render(self, template: str, place: Installation, stop_s: float) -> str:
         job = plistlib.loads(template.encode())
         job["ExitTimeOut"] = round(stop_s)
         if self.kind == "daemon":

@@ -18,7 +18,7 @@ from typing import Any
 from contracts import env_file
 from hostctl import domains, ports
 from hostctl.ask import output as _output
-from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.services import TIERS, Installation, ServiceManager, Tier
 from hostctl.systemd import Systemd
 from web.ports import taken
 
@@ -51,7 +51,7 @@ def memory_bytes() -> int:
 def foreground_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """*environ*, and in it the small settings of *root* where `make up` chooses them.
 
-    For commands about a stack that runs in the foreground. Services find their choice in ``.env``.
+    For commands about a stack that runs in the foreground. ServiceManager find their choice in ``.env``.
     """
     try:
         named = environ.get("VISION_CONFIG") or ports.service_environ(root).get("VISION_CONFIG")
@@ -139,8 +139,8 @@ class Machine:
 
 
 def service_manager(
-    place: Place, environ: Mapping[str, str], system: str, *, boot: bool | None = None
-) -> Services:
+    place: Installation, environ: Mapping[str, str], system: str, *, boot: bool | None = None
+) -> ServiceManager:
     """*boot*: on a Mac, launch daemons (True) or agents (False), and not what is installed."""
     if system == "Darwin":
         return domains.find(place, environ, boot=boot)
@@ -148,9 +148,9 @@ def service_manager(
     return Systemd(place, Path(config_home) if config_home else None)
 
 
-def place_of(root: Path, environ: Mapping[str, str]) -> Place:
+def place_of(root: Path, environ: Mapping[str, str]) -> Installation:
     home = Path(environ.get("HOME") or Path.home())
-    return Place(root, home, os.getuid(), getpass.getuser())
+    return Installation(root, home, os.getuid(), getpass.getuser())
 
 
 def tool_environ(environ: Mapping[str, str], settings: set[str]) -> dict[str, str]:
@@ -162,13 +162,13 @@ def tool_environ(environ: Mapping[str, str], settings: set[str]) -> dict[str, st
     return kept
 
 
-def installed(services: Services) -> frozenset[Tier]:
+def installed(services: ServiceManager) -> frozenset[Tier]:
     return frozenset(tier for tier in TIERS if services.file(tier).exists())
 
 
 def read(
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     environ: Mapping[str, str],
     shell: Mapping[str, str] = MappingProxyType({}),
 ) -> Machine:
@@ -215,7 +215,7 @@ def read(
     )
 
 
-def _of_a_mac(place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
+def _of_a_mac(place: Installation, environ: Mapping[str, str]) -> dict[str, Any]:
     """The facts that only a Mac has."""
     arm = _output(["sysctl", "-n", "hw.optional.arm64"], environ)[1].strip()
     home = place.home.resolve()
@@ -253,7 +253,7 @@ def _taken(wanted: Mapping[str, int], up: frozenset[str] | set[str]) -> list[Tak
     return found
 
 
-def _is_running(services: Services, tier: Tier, environ: Mapping[str, str]) -> bool:
+def _is_running(services: ServiceManager, tier: Tier, environ: Mapping[str, str]) -> bool:
     return services.is_running(*_output(services.state_command(tier), environ))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from contracts import env_file
 from hostctl.machine import GIB, SMALL_CONFIG, Machine, why_small
 from hostctl.preflight import notes
-from hostctl.services import TIERS, Place, Services, Tier, background_items
+from hostctl.services import TIERS, Installation, ServiceManager, Tier, background_items
 from hostctl.steps import Remove, Run, Say, Step, Write
 
 COMPOSE = ("docker", "compose")
@@ -45,12 +45,12 @@ def shell_counts(verb: str, installed: frozenset[Tier]) -> bool:
 
 def install_plan(
     machine: Machine,
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     *,
     native: bool,
     env_text: str | None,
-    leaving: Services | None = None,
+    leaving: ServiceManager | None = None,
 ) -> list[Step]:
     """*env_text*: of ``.env``, None without one. *leaving*: installed services of another kind."""
     mine = place.python
@@ -117,7 +117,7 @@ def _gateway_notes(machine: Machine, *, native: bool) -> list[Step]:
     return [Say(text)]
 
 
-def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Step]:
+def _env_steps(machine: Machine, place: Installation, env_text: str | None) -> list[Step]:
     file = place.root / env_file.NAME
     text = env_text
     steps: list[Step] = []
@@ -135,7 +135,7 @@ def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Ste
     return [*steps, Write(title, file, text, 0o600)]
 
 
-def _service_steps(place: Place, services: Services, tier: Tier) -> list[Step]:
+def _service_steps(place: Installation, services: ServiceManager, tier: Tier) -> list[Step]:
     kind = ("--boot",) if services.kind == "daemon" else ()
     write = (str(place.python), "-m", "hostctl", "unit", tier, "--write", *kind)
     return [
@@ -144,7 +144,7 @@ def _service_steps(place: Place, services: Services, tier: Tier) -> list[Step]:
     ]
 
 
-def _end_and_forget(services: Services, tiers: Iterable[Tier]) -> list[Step]:
+def _end_and_forget(services: ServiceManager, tiers: Iterable[Tier]) -> list[Step]:
     """End *tiers*, the gateway first; nothing is removed before all of them have ended."""
     ordered = [tier for tier in reversed(TIERS) if tier in tiers]
     return [
@@ -155,11 +155,11 @@ def _end_and_forget(services: Services, tiers: Iterable[Tier]) -> list[Step]:
 
 def uninstall_plan(
     machine: Machine,
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     *,
     purge: bool,
-    leaving: Services | None = None,
+    leaving: ServiceManager | None = None,
 ) -> list[Step]:
     """*leaving*: installed services of another kind, which go as well."""
     # A service whose definition is gone may still run, on the .venv that is removed here.
@@ -191,7 +191,9 @@ def uninstall_plan(
     return [*steps, Say(f"kept: {kept}")]
 
 
-def gateway_plan(machine: Machine, place: Place, services: Services, verb: str) -> list[Step]:
+def gateway_plan(
+    machine: Machine, place: Installation, services: ServiceManager, verb: str
+) -> list[Step]:
     """start or stop the gateway; the manager and its workers stay as they are."""
     if "gateway" in machine.installed:
         if verb == "stop":
@@ -209,7 +211,7 @@ def gateway_plan(machine: Machine, place: Place, services: Services, verb: str) 
     return [Run("stop the gateway", (*COMPOSE, "stop"), cure="is the Docker engine running?")]
 
 
-def restart_plan(machine: Machine, place: Place, services: Services) -> list[Step]:
+def restart_plan(machine: Machine, place: Installation, services: ServiceManager) -> list[Step]:
     """Both begin anew, with the settings as they are now; definitions are rendered again."""
     check = Run("check the settings", (str(place.python), "-m", "hostctl", "check"))
     steps: list[Step] = [check, *(services.prepare() if machine.installed else [])]
@@ -222,7 +224,7 @@ def restart_plan(machine: Machine, place: Place, services: Services) -> list[Ste
     return [*steps, Run("wait until both answer", (str(place.python), "-m", "hostctl", "wait"))]
 
 
-def upgrade_plan(place: Place, *, is_checkout: bool, install: tuple[str, ...]) -> list[Step]:
+def upgrade_plan(place: Installation, *, is_checkout: bool, install: tuple[str, ...]) -> list[Step]:
     """Newer code, then an install by that code; settings and what was learned stay."""
     steps: list[Step] = []
     if is_checkout:

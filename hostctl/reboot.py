@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hostctl.ask import output
 from hostctl.launchd import Launchd, label, print_command
-from hostctl.services import TIERS, Place, Services
+from hostctl.services import TIERS, Installation, ServiceManager
 
 LOGINWINDOW = "/Library/Preferences/com.apple.loginwindow"
 # What launchd says of a job that it could not even start: no such program, no such folder.
@@ -62,7 +62,7 @@ class Outlook:
         return self.at_boot or (self.auto_login and not self.filevault)
 
 
-def read(place: Place, services: Services, environ: Mapping[str, str]) -> Outlook:
+def read(place: Installation, services: ServiceManager, environ: Mapping[str, str]) -> Outlook:
     if not isinstance(services, Launchd):
         return Outlook(linger=lingers(place.user, environ))
     settings = output(("pmset", "-g"), environ)[1]
@@ -160,7 +160,7 @@ def job(name: str, printed: str, wake: str = "") -> Job:
 
 
 def service_advice(outlook: Outlook) -> Iterator[Advice]:
-    """Services that launchd knows and that don't run, or that run twice."""
+    """ServiceManager that launchd knows and that don't run, or that run twice."""
     for found in outlook.jobs:
         if found.state == "running":
             continue

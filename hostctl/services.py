@@ -21,7 +21,7 @@ _BAD = "'\"\\$:\n"  # no service file and no bind mount of Docker's can be trust
 
 
 @dataclass(frozen=True)
-class Place:
+class Installation:
     """Where the stack is installed, and for whom."""
 
     root: Path
@@ -39,7 +39,7 @@ class Place:
         return "".join(sorted(c for c in set(str(self.root)) if c in _BAD))
 
 
-class Services(Protocol):
+class ServiceManager(Protocol):
     """One service manager. Every method answers with steps or commands; none does anything."""
 
     name: str
@@ -55,7 +55,7 @@ class Services(Protocol):
     def draft(self, tier: Tier) -> Path:
         """Where the definition is written: there, or where root copies it from."""
 
-    def render(self, template: str, place: Place, stop_s: float) -> str:
+    def render(self, template: str, place: Installation, stop_s: float) -> str:
         """The definition; a process that is told to end has *stop_s* seconds."""
 
     def prepare(self) -> list[Step]:

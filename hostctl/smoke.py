@@ -34,7 +34,7 @@ class Wrong(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class Check:
     """One endpoint. *check* returns a few words about its answer, or raises ``Wrong``."""
 
     name: str
@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     name: str
     ok: bool
     seconds: float
@@ -65,13 +65,13 @@ def main(settings: Settings, url: str | None, *, images_only: bool) -> int:
     return 1 if failed or not results else 0
 
 
-def run(row: Row) -> Result:
+def run(row: Check) -> CheckResult:
     began = time.monotonic()
     try:
         said, ok = row.ask(), True
     except (Wrong, httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as exc:
         said, ok = f"{str(exc) or type(exc).__name__}"[:200], False
-    return Result(row.name, ok, time.monotonic() - began, said)
+    return CheckResult(row.name, ok, time.monotonic() - began, said)
 
 
 class Asker:
@@ -95,27 +95,27 @@ class Asker:
     def __exit__(self, *exc: object) -> None:
         self._http.close()
 
-    def rows(self, *, local: bool) -> Iterator[Row]:
+    def rows(self, *, local: bool) -> Iterator[Check]:
         """*local*: the manager can be asked as well."""
-        yield Row("GET /healthz", lambda: self._word("/healthz", "status", "ok"))
-        yield Row("GET /readyz", lambda: self._word("/readyz", "status", "ok"))
+        yield Check("GET /healthz", lambda: self._word("/healthz", "status", "ok"))
+        yield Check("GET /readyz", lambda: self._word("/readyz", "status", "ok"))
         if local:
-            yield Row("GET /health (manager)", self._manager_health)
-        yield Row("GET /v1/models", self._models)
-        yield Row("GET /v1/models/{id}", self._one_model)
-        yield Row("GET /v1/vision/tasks", lambda: self._count("/v1/vision/tasks", "data"))
-        yield Row("GET /v1/system/status", lambda: self._count("/v1/system/status", "models"))
-        yield Row("POST /v1/system/warm/{alias}", self._warm)
-        yield Row("POST /v1/chat/completions", self._chat)
-        yield Row("POST /v1/chat/completions (stream)", self._chat_stream)
-        yield Row("POST /v1/vision/analyze", self._analyze)
-        yield Row("POST /v1/images/generations", self._draw, images=True)
-        yield Row("POST /v1/images/generations (url)", self._draw_url, images=True)
-        yield Row("POST /v1/images/generations (stream)", self._draw_stream, images=True)
-        yield Row("POST /v1/images/edits (JSON)", self._edit_json, images=True)
-        yield Row("POST /v1/images/edits (form)", self._edit_form, images=True)
-        yield Row("POST /v1/system/evict/{alias}", self._evict)
-        yield Row("an unknown model is a 404", self._unknown)
+            yield Check("GET /health (manager)", self._manager_health)
+        yield Check("GET /v1/models", self._models)
+        yield Check("GET /v1/models/{id}", self._one_model)
+        yield Check("GET /v1/vision/tasks", lambda: self._count("/v1/vision/tasks", "data"))
+        yield Check("GET /v1/system/status", lambda: self._count("/v1/system/status", "models"))
+        yield Check("POST /v1/system/warm/{alias}", self._warm)
+        yield Check("POST /v1/chat/completions", self._chat)
+        yield Check("POST /v1/chat/completions (stream)", self._chat_stream)
+        yield Check("POST /v1/vision/analyze", self._analyze)
+        yield Check("POST /v1/images/generations", self._draw, images=True)
+        yield Check("POST /v1/images/generations (url)", self._draw_url, images=True)
+        yield Check("POST /v1/images/generations (stream)", self._draw_stream, images=True)
+        yield Check("POST /v1/images/edits (JSON)", self._edit_json, images=True)
+        yield Check("POST /v1/images/edits (form)", self._edit_form, images=True)
+        yield Check("POST /v1/system/evict/{alias}", self._evict)
+        yield Check("an unknown model is a 404", self._unknown)
 
     def _get(self, path: str) -> Any:
         return _body(self._http.get(path))

@@ -30,7 +30,7 @@ class Tier:
 
 
 @dataclass(frozen=True)
-class Report:
+class StackReport:
     manager: Tier
     gateway: Tier
     status: dict[str, Any] = field(default_factory=dict)  # the manager's, as ManagerStatus
@@ -47,7 +47,7 @@ class Report:
         return {"healthy": self.healthy, **asdict(self)}
 
 
-def gather(settings: Settings, machine: Machine) -> Report:
+def gather(settings: Settings, machine: Machine) -> StackReport:
     token = settings.manager.token
     headers = {"x-manager-token": token} if token else {}
     status: dict[str, Any] = {}
@@ -62,7 +62,7 @@ def gather(settings: Settings, machine: Machine) -> Report:
             problem = f"status {answer.status_code}"
     except (httpx.HTTPError, ValueError) as exc:
         problem = str(exc) or type(exc).__name__
-    return Report(
+    return StackReport(
         Tier(manager, state, _service(machine, "manager"), problem), _gateway(settings, machine), status
     )
 
@@ -90,7 +90,7 @@ def _service(machine: Machine, tier: str) -> str:
     return "service, not running" if tier in machine.installed else "not installed"
 
 
-def screen(report: Report) -> str:
+def screen(report: StackReport) -> str:
     """*report* for people."""
     lines = [_tier("manager", report.manager, report.status), _tier("gateway", report.gateway, {})]
     if not report.status:

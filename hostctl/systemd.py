@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hostctl.services import TIERS, Kind, Place, Tier, is_older, put_aside
+from hostctl.services import TIERS, Installation, Kind, Tier, is_older, put_aside
 from hostctl.steps import Remove, Run, Step
 
 _UNIT = "vision-insight-{}"
@@ -18,7 +18,7 @@ class Systemd:
     name = "systemd"
     kind: Kind = "unit"
 
-    def __init__(self, place: Place, config_home: Path | None = None) -> None:
+    def __init__(self, place: Installation, config_home: Path | None = None) -> None:
         self._place = place
         self._folder = (config_home or place.home / ".config") / "systemd" / "user"
         self.older_folder = self._folder
@@ -32,7 +32,7 @@ class Systemd:
     def draft(self, tier: Tier) -> Path:
         return self.file(tier)
 
-    def render(self, template: str, place: Place, stop_s: float) -> str:
+    def render(self, template: str, place: Installation, stop_s: float) -> str:
         root = str(place.root).replace("%", "%%")  # a specifier otherwise
         values = {"ROOT": root, "PYTHON": f"{root}/.venv/bin/python", "STOP_S": f"{stop_s:.0f}"}
         for name, value in values.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contracts.settings import Settings
 from gateway.__main__ import GRACEFUL_S
-from hostctl.services import Place, Services, Tier
+from hostctl.services import Installation, ServiceManager, Tier
 from hostctl.steps import Write
 from manager.server import shutdown_bound_s
 
@@ -16,7 +16,7 @@ def stop_s(tier: Tier, settings: Settings) -> float:
     return (shutdown_bound_s(settings) if tier == "manager" else GRACEFUL_S) + _MARGIN_S
 
 
-def definition(services: Services, tier: Tier, place: Place, settings: Settings) -> Write:
+def definition(services: ServiceManager, tier: Tier, place: Installation, settings: Settings) -> Write:
     template = (place.root / services.template(tier)).read_text(encoding="utf-8")
     text = services.render(template, place, stop_s(tier, settings))
     return Write(f"write {services.draft(tier)}", services.draft(tier), text)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from contracts.families import FAMILIES, Weights
+from contracts.families import FAMILIES, WeightSizes
 
 GROUP = 64
 
 
 class Count(NamedTuple):
-    """Weights of a network: those in layers that are quantized, and the others."""
+    """WeightSizes of a network: those in layers that are quantized, and the others."""
 
     packed: int
     plain: int
@@ -57,7 +57,7 @@ def is_text(name: str) -> bool:
     return name not in ("vae", "transformer")
 
 
-def weights(family: str) -> Weights:
+def weights(family: str) -> WeightSizes:
     """What ``contracts.families`` says of *family*, counted."""
     found = counts(family)
 
@@ -65,7 +65,7 @@ def weights(family: str) -> Weights:
         taken = [c.bytes(bits) for name, c in found.items() if not text or is_text(name)]
         return round(sum(taken) / 1e9, 1)
 
-    return Weights(gb(4), gb(8), gb(4, text=True), gb(8, text=True))
+    return WeightSizes(gb(4), gb(8), gb(4, text=True), gb(8, text=True))
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class Build(NamedTuple):
     threaded: bool  # a free-threaded build
 
 
-class Mac(NamedTuple):
+class MacFacts(NamedTuple):
     macos: "tuple[int, ...]"  # () when unknown
     arm: bool  # Apple Silicon, also where this Python runs under Rosetta
     root: bool
@@ -88,7 +88,7 @@ def main() -> int:
 # --- this machine ---------------------------------------------------------------------------------
 
 
-def this_mac() -> "Mac | None":
+def this_mac() -> "MacFacts | None":
     """The facts about this Mac; None on another system."""
     name = os.uname()
     if name.sysname != "Darwin":
@@ -97,10 +97,10 @@ def this_mac() -> "Mac | None":
     version = output(["sw_vers", "-productVersion"]).split(".")
     macos = tuple(int(part) for part in version if part.isdigit())
     arm = name.machine == "arm64" or output(["sysctl", "-n", "hw.optional.arm64"]) == "1"
-    return Mac(macos, arm, os.getuid() == 0)
+    return MacFacts(macos, arm, os.getuid() == 0)
 
 
-def check_mac(mac: Mac) -> None:
+def check_mac(mac: MacFacts) -> None:
     if not mac.arm:
         raise CannotSetUp("this Mac has an Intel processor, and MLX needs Apple Silicon (M1 or newer)")
     if mac.macos and mac.macos[0] < OLDEST_MACOS:

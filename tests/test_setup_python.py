@@ -80,12 +80,12 @@ def test_an_interpreter_is_asked_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("mac", "says"),
     [
-        (setup.Mac((26, 1), arm=False, root=False), "needs Apple Silicon"),
-        (setup.Mac((13, 6), arm=True, root=False), "macOS 14 or newer is needed, this is 13.6"),
-        (setup.Mac((15,), arm=True, root=True), "without sudo"),
+        (setup.MacFacts((26, 1), arm=False, root=False), "needs Apple Silicon"),
+        (setup.MacFacts((13, 6), arm=True, root=False), "macOS 14 or newer is needed, this is 13.6"),
+        (setup.MacFacts((15,), arm=True, root=True), "without sudo"),
     ],
 )
-def test_a_mac_that_can_not_run_it_is_refused_with_the_cure(mac: setup.Mac, says: str) -> None:
+def test_a_mac_that_can_not_run_it_is_refused_with_the_cure(mac: setup.MacFacts, says: str) -> None:
     with pytest.raises(setup.CannotSetUp, match=says) as caught:
         setup.check_mac(mac)
     assert "\n" not in str(caught.value)
@@ -93,7 +93,7 @@ def test_a_mac_that_can_not_run_it_is_refused_with_the_cure(mac: setup.Mac, says
 
 def test_every_mac_from_macos_14_on_will_do() -> None:
     for macos in ((14, 0), (15, 7, 1), (26, 1), (27,), ()):
-        setup.check_mac(setup.Mac(macos, arm=True, root=False))
+        setup.check_mac(setup.MacFacts(macos, arm=True, root=False))
 
 
 # --- as a process -----------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class AnalyzeRequest(Request):
         if task.prompt is None and self.prompt is None:
             raise Faulty("prompt", f"is required for the task {self.task!r}")
         if task.prompt is not None and self.prompt is not None:
-            raise Faulty("prompt", "is only for the task 'custom'")
+            raise Faulty("prompt", "is only allowed for the task 'custom'")
         return self
 
     @property
@@ -46,7 +46,7 @@ class AnalyzeRequest(Request):
 
 
 class AnalyzeUsage(BaseModel):
-    """``latency``: seconds of work."""
+    """``latency``: seconds that the model worked."""
 
     latency: float
     prompt_tokens: int
@@ -72,7 +72,7 @@ class TaskObject(BaseModel):
 
 
 class TaskList(BaseModel):
-    """``models``: for each model that analyzes, the tasks that it does."""
+    """``models``: the tasks of each model that can analyze."""
 
     object: Literal["list"] = "list"
     default: str

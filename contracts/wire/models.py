@@ -8,10 +8,11 @@ from pydantic import BaseModel
 
 
 class ModelObject(BaseModel):
-    """``created`` is when the gateway's model list was made, and stable while it runs.
+    """One model. ``created``: the start time of the gateway.
 
-    ``capabilities``: see ``contracts.capabilities``; ``default_for``: the routes that it serves when no
-    model is asked for; ``revision``: of a Hugging Face repository; the last three are for image models.
+    ``capabilities``: see ``contracts.capabilities``. ``default_for``: the routes that use this model if
+    the request names none. ``revision``: for Hugging Face repositories. The last three fields are for
+    image models.
     """
 
     id: str
@@ -20,15 +21,15 @@ class ModelObject(BaseModel):
     owned_by: str = "vision-insight"
     kind: str
     path: str
-    revision: str | None = None  # the commit that is loaded, else the one that is asked for
+    revision: str | None = None  # the loaded commit, else the configured revision
     names: list[str]
     capabilities: list[str]
-    default_for: list[str] = []  # what an older gateway does not tell
+    default_for: list[str] = []  # missing from older gateways
     memory_gb: float
     state: str
     family: str | None = None
-    max_images: int | None = None  # of an edit
-    max_pixels: int | None = None  # of what is drawn
+    max_images: int | None = None  # inputs of an edit
+    max_pixels: int | None = None  # of a generated image
 
 
 class ModelList(BaseModel):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.failures import Usage
+from cli.failures import UsageError
 from cli.names import check_writable, file_for, format_of, slug
 
 
@@ -26,7 +26,7 @@ def test_without_a_name_or_in_a_folder_it_is_png(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "a.gif", "a.png.bak"])
 def test_another_end_is_misuse(name: str) -> None:
-    with pytest.raises(Usage, match="ends with one of"):
+    with pytest.raises(UsageError, match="ends with one of"):
         format_of(Path(name))
 
 
@@ -34,13 +34,13 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_drawn(tmp_path: P
     check_writable(tmp_path / "a.png", 1)
     check_writable(None, 4)
     check_writable(tmp_path, 4)
-    with pytest.raises(Usage, match="no such folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         check_writable(tmp_path / "absent" / "a.png", 1)
 
 
 def test_stdout_takes_one_picture() -> None:
     check_writable(Path("-"), 1)
-    with pytest.raises(Usage, match="takes one picture"):
+    with pytest.raises(UsageError, match="takes one picture"):
         check_writable(Path("-"), 2)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cli.phrases import (
     MODELS_HEAD,
     PS_HEAD,
-    Told,
+    ProgressNote,
     comment,
     downloading,
     loading,
@@ -28,7 +28,7 @@ from cli.phrases import (
 from contracts.control import (
     ConfigStatus,
     Download,
-    Drawing,
+    ImageProgress,
     ManagerStatus,
     MemoryStatus,
     ModelStatus,
@@ -132,45 +132,47 @@ class TestProgress:
         self, picture: int, pictures: int, steps: int, step: int
     ) -> None:
         picture, step = min(picture, pictures), min(step, steps)
-        drawing = Drawing(step=step, steps=steps, picture=picture, pictures=pictures, eta_seconds=3)
+        drawing = ImageProgress(
+            step=step, steps=steps, picture=picture, pictures=pictures, eta_seconds=3
+        )
         found = comment(told_by_worker(drawing))
         assert (found.done, found.total) == ((picture - 1) * steps + step, pictures * steps)
 
     def test_a_download_that_the_gateway_tells_is_understood(self) -> None:
         download = Download(done_bytes=50, total_bytes=200, eta_seconds=9)
         text = progress_of(model(S.STARTING, phase="downloading", download=download))
-        assert comment(text) == Told("downloading 25 %, about 9 s", 25, 100)
+        assert comment(text) == ProgressNote("downloading 25 %, about 9 s", 25, 100)
 
     @pytest.mark.parametrize("state", S)
     def test_all_else_that_the_gateway_tells_is_shown_as_it_is(self, state: WorkerState) -> None:
         text = progress_of(model(state, phase="loading"))
-        assert comment(text) == Told(text)
+        assert comment(text) == ProgressNote(text)
 
     def test_a_load_is_told_by_the_name_of_its_model(self) -> None:
         found = status({"a": model(S.STARTING, phase="loading"), "b": model()})
-        assert waiting(found, "a") == Told("a: loading")
+        assert waiting(found, "a") == ProgressNote("a: loading")
 
     def test_without_a_name_the_only_load_is_it(self) -> None:
         found = status({"a": model(S.STARTING, phase="loading"), "b": model(S.STOPPED)})
-        assert waiting(found, None) == waiting(found, "another-name") == Told("a: loading")
+        assert waiting(found, None) == waiting(found, "another-name") == ProgressNote("a: loading")
         two = status({"a": model(S.STARTING), "b": model(S.STARTING)})
         assert waiting(two, None) is None
 
     def test_a_drawing_is_told_by_its_steps(self) -> None:
-        drawing = Drawing(kind="edit", step=2, steps=4, picture=2, pictures=3)
-        assert waiting(status({"a": model(drawing=drawing)}), "a") == Told("a: drawing", 6, 12)
+        drawing = ImageProgress(kind="edit", step=2, steps=4, picture=2, pictures=3)
+        assert waiting(status({"a": model(drawing=drawing)}), "a") == ProgressNote("a: drawing", 6, 12)
 
     @pytest.mark.parametrize("state", [s for s in S if s not in (S.READY, S.STARTING)])
     def test_one_that_is_not_there_yet_waits_for_memory(self, state: WorkerState) -> None:
-        assert waiting(status({"a": model(state)}), "a") == Told("a: waiting for memory")
+        assert waiting(status({"a": model(state)}), "a") == ProgressNote("a: waiting for memory")
 
     def test_a_download_tells_how_much_and_how_long(self) -> None:
         download = Download(done_bytes=1_500_000_000, total_bytes=3_000_000_000, eta_seconds=125)
         text = "downloading 1.50 of 3.00 GB, about 2m 5s"
-        assert downloading(download) == Told(text, 1_500_000_000, 3_000_000_000)
+        assert downloading(download) == ProgressNote(text, 1_500_000_000, 3_000_000_000)
         assert loading(model(S.STARTING, phase="downloading", download=download)).text == text
         assert downloading(download, "a").text == f"a: {text}"
-        assert downloading(Download()) == Told("downloading")
+        assert downloading(Download()) == ProgressNote("downloading")
 
     def test_what_is_to_be_fetched_is_told_with_what_is_there(self) -> None:
         whole = Download(total_bytes=3_100_000_000)

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from cli.__main__ import app
-from cli.failures import Failure, KeyRefused, Unreachable, Usage
+from cli.failures import CommandFailed, GatewayUnreachable, KeyRefused, UsageError
 from contracts.tasks import TASKS
 from hostctl.local_stack import ROOT
 
@@ -45,6 +45,6 @@ def test_every_task_that_needs_no_words_is_named() -> None:
     assert f"({named})" in ROWS["read"]
 
 
-@pytest.mark.parametrize("kind", [Failure, Usage, Unreachable, KeyRefused])
-def test_every_exit_status_is_documented(kind: type[Failure]) -> None:
+@pytest.mark.parametrize("kind", [CommandFailed, UsageError, GatewayUnreachable, KeyRefused])
+def test_every_exit_status_is_documented(kind: type[CommandFailed]) -> None:
     assert re.search(rf"^\| {kind.status} \|", DOCUMENT, re.M)

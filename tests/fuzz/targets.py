@@ -101,7 +101,7 @@ def form(data: bytes) -> None:
         assert check_edit(seeds.SETTINGS_READ, checked.body).alias == checked.alias
         again = parsed(ImageEditRequest, checked.body)
         links = {link.url for link in checked.linked_images}
-        here = [text for _, text in again.pictures if text not in links]
+        here = [text for _, text in again.input_images if text not in links]
         assert all(sniff(read_image_field(text, "image")) for text in here)
 
 

@@ -23,7 +23,7 @@ from unittest import mock
 
 from hostctl.local_stack import ROOT
 from hostctl.machine import GIB
-from hostctl.services import Place
+from hostctl.services import Installation
 from hostctl.steps import Step, perform
 from tests.tools.mac.launchctl import Launchctl
 
@@ -63,7 +63,7 @@ class Mac:
         self.folder = folder / "mac"
         self.home = self.folder / "Users" / "ann"
         self.daemons = self.folder / "Library" / "LaunchDaemons"
-        self.place = Place(root, self.home, uid, "ann")
+        self.place = Installation(root, self.home, uid, "ann")
         self.levers = dict(levers)
         self.now: float | None = None  # virtual time, once somebody has waited
         self._state = self.folder / "launchd"

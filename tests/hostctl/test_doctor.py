@@ -14,12 +14,12 @@ from contracts.settings.base import GIB
 from contracts.settings.file import load
 from hostctl import facts as reading
 from hostctl.doctor import findings
-from hostctl.facts import Facts, Weights, _hub, _hub_state
+from hostctl.facts import Facts, ModelFiles, _hub, _hub_state
 from hostctl.firewall import Firewall
 from hostctl.local_stack import ROOT
 from hostctl.machine import TakenPort
 from hostctl.reboot import Job, Outlook
-from hostctl.services import Place
+from hostctl.services import Installation
 from hostctl.systemd import Systemd
 from hostctl.weights import hub_folder, purge_steps
 from testkit.hub_server import hub as hub_server
@@ -59,7 +59,7 @@ GOOD = Facts(
     gateway_health="ok",
     key_status=200,
     control_status=200,
-    weights=(Weights("vlm-fast", "vikhyatk/moondream2", "there"),),
+    weights=(ModelFiles("vlm-fast", "vikhyatk/moondream2", "there"),),
 )
 AT_LOGIN = Outlook(mac=True)
 HELD_BACK = Job(
@@ -149,15 +149,15 @@ BROKEN: dict[str, tuple[Facts, str, str, str, str]] = {
         "warning", "network", "only this Mac", "--setblockall off",
     ),
     "folder missing": (
-        replace(GOOD, weights=(Weights("a", "/nowhere", "no-folder"),)),
+        replace(GOOD, weights=(ModelFiles("a", "/nowhere", "no-folder"),)),
         "broken", "models", "/nowhere is not a folder", "models.a.path",
     ),
     "half downloaded": (
-        replace(GOOD, weights=(Weights("a", "x/y", "partial"),)),
+        replace(GOOD, weights=(ModelFiles("a", "x/y", "partial"),)),
         "warning", "models", "half downloaded", "make pull MODEL=a",
     ),
     "not downloaded": (
-        replace(GOOD, weights=(Weights("a", "x/y", "absent"),)),
+        replace(GOOD, weights=(ModelFiles("a", "x/y", "absent"),)),
         "warning", "models", "takes long", "make pull MODEL=a",
     ),
     "load failed": (
@@ -311,7 +311,7 @@ def test_a_broken_file_is_read_as_such_and_nothing_else_is_asked(tmp_path: Path)
     (tmp_path / "config.yaml").write_text("nonsense: 1\n")
     (tmp_path / ".env").write_text("A=1\n")
     (tmp_path / ".env").chmod(0o644)
-    place = Place(tmp_path, tmp_path, 1000, "ann")
+    place = Installation(tmp_path, tmp_path, 1000, "ann")
     facts = reading.read(
         place, Systemd(place, tmp_path), {"PATH": "/nowhere"}, "", shell={}, online=False
     )

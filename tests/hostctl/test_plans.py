@@ -12,17 +12,19 @@ from contracts.env_file import parse
 from hostctl import plans
 from hostctl.host import SETTINGS
 from hostctl.machine import GIB, Machine
-from hostctl.services import Place
+from hostctl.services import Installation
 from hostctl.steps import Move, Remove, Run, Say, Step, StepFailed, Write, perform
 from tests.hostctl.machines import LAUNCHD, LINUX_PLACE, MAC_PLACE, SYSTEMD, linux, mac
 
 
-def place_in(folder: Path) -> Place:
+def place_in(folder: Path) -> Installation:
     (folder / ".env.example").write_text("# GATEWAY_PORT=8000\n")
-    return Place(folder, folder, 501, "ann")
+    return Installation(folder, folder, 501, "ann")
 
 
-def install(machine: Machine, place: Place, *, native: bool, env_text: str | None = None) -> list[Step]:
+def install(
+    machine: Machine, place: Installation, *, native: bool, env_text: str | None = None
+) -> list[Step]:
     services = LAUNCHD if machine.system == "Darwin" else SYSTEMD
     return plans.install_plan(machine, place, services, native=native, env_text=env_text)
 
@@ -146,7 +148,7 @@ class TestInstall:
         assert "Docker Desktop" not in words(install(linux(ram_bytes=GIB), place, native=True))
 
     def test_an_external_disk_is_told_before_anything_is_done(self) -> None:
-        place = Place(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
+        place = Installation(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
         steps = install(mac(), place, native=True, env_text="")
         assert isinstance(steps[0], Say)
         assert "external disk" in steps[0].title

@@ -22,7 +22,7 @@ from hostctl.launchd import Launchd
 from hostctl.local_stack import ROOT
 from hostctl.machine import GIB, Machine, TakenPort, protected_folder
 from hostctl.preflight import notes, problems
-from hostctl.services import Place
+from hostctl.services import Installation
 from hostctl.systemd import Systemd
 from testkit.servers import free_port, served
 from tests.hostctl.machines import LINUX_PLACE, MAC_PLACE, linux, mac
@@ -74,7 +74,7 @@ BROKEN: dict[str, tuple[Machine, str, str]] = {
 }
 
 
-def place(machine: Machine) -> Place:
+def place(machine: Machine) -> Installation:
     return MAC_PLACE if machine.system == "Darwin" else LINUX_PLACE
 
 
@@ -113,7 +113,7 @@ def test_settings_that_others_may_not_read_are_seen(
     (tmp_path / ".env").write_text("VISION_CONFIG='my own.yaml'\n")
     (tmp_path / "my own.yaml").touch()
     (tmp_path / "my own.yaml").chmod(mode)
-    here = Place(tmp_path, tmp_path, 1000, "ann")
+    here = Installation(tmp_path, tmp_path, 1000, "ann")
     found = machines.read(here, Systemd(here, tmp_path), {"PATH": "/nowhere"})
     assert found.private == private
 
@@ -166,7 +166,7 @@ def test_a_link_into_a_protected_folder_is_followed(
     (home / "vision").symlink_to(real)
     (tmp_path / "ann").symlink_to(home)
     for root, at_home in ((home / "vision", home), (real, tmp_path / "ann")):
-        here = Place(root, at_home, 501, "ann")
+        here = Installation(root, at_home, 501, "ann")
         found = machines.read(here, Launchd(here), {"PATH": "/nowhere"})
         assert (found.protected, found.macos, found.arm_mac) == ("Documents", (26, 1), True)
         # A name that is taken is not where the folder would go: mv would put it inside.
@@ -174,7 +174,7 @@ def test_a_link_into_a_protected_folder_is_followed(
 
 
 def test_an_external_disk_is_no_reason_to_refuse_and_is_told() -> None:
-    outside = Place(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
+    outside = Installation(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
     assert problems(mac(), outside, native=False) == []
     (note,) = notes(mac(), outside)
     assert "external disk" in note
@@ -187,7 +187,7 @@ def test_packages_that_are_there_need_no_room() -> None:
 
 @pytest.mark.parametrize("name", ["a$b", 'a"b', "a'b", "a:b", "a\\b"])
 def test_a_folder_that_no_service_file_can_name_is_refused(name: str) -> None:
-    place = Place(Path("/home/ann") / name, Path("/home/ann"), 1000, "ann")
+    place = Installation(Path("/home/ann") / name, Path("/home/ann"), 1000, "ann")
     (problem,) = problems(linux(), place, native=False)
     assert "move the folder" in problem.cure
 

@@ -19,7 +19,7 @@ from contracts.settings import Settings
 from contracts.settings.file import load
 from hostctl.launchd import Launchd
 from hostctl.local_stack import ROOT
-from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.services import TIERS, Installation, ServiceManager, Tier
 from hostctl.systemd import Systemd
 from hostctl.units import definition, stop_s
 from manager.server import shutdown_bound_s
@@ -54,10 +54,10 @@ def settings(tmp_path: Path) -> Settings:
     return load(tmp_path / "config.yaml", {})
 
 
-def place_at(root: Path, home: Path) -> Place:
+def place_at(root: Path, home: Path) -> Installation:
     for folder in ("launchd", "packaging"):
         shutil.copytree(ROOT / folder, root / folder)
-    return Place(root, home, 501, "ann")
+    return Installation(root, home, 501, "ann")
 
 
 class TestLaunchd:
@@ -190,7 +190,7 @@ class TestSystemd:
         assert "RestartPreventExitStatus=2\n" in unit
 
     def test_units_lie_where_the_owner_s_units_lie(self, tmp_path: Path) -> None:
-        place = Place(tmp_path, tmp_path, 1000, "ann")
+        place = Installation(tmp_path, tmp_path, 1000, "ann")
         folder = tmp_path / "systemd" / "user"
         assert Systemd(place, tmp_path).file("manager") == folder / "vision-insight-manager.service"
         assert SYSTEMD.file("manager").parent == Path("/home/ann/.config/systemd/user")
@@ -202,5 +202,5 @@ class TestSystemd:
 
 @pytest.mark.parametrize("services", [LAUNCHD, SYSTEMD], ids=lambda s: s.name)
 @pytest.mark.parametrize("tier", TIERS)
-def test_every_service_has_its_template(services: Services, tier: Tier) -> None:
+def test_every_service_has_its_template(services: ServiceManager, tier: Tier) -> None:
     assert (ROOT / services.template(tier)).is_file()

@@ -22,18 +22,18 @@ from hostctl import health, smoke, status, weights
 from hostctl import machine as machines
 from hostctl.local_stack import ROOT, LocalStack
 from hostctl.machine import Machine
-from hostctl.smoke import Asker, Row, Wrong
-from hostctl.status import Report, Tier, screen, span
+from hostctl.smoke import Asker, Check, Wrong
+from hostctl.status import StackReport, Tier, screen, span
 from testkit.hub_server import hub as hub_server
 from testkit.servers import free_port
 from testkit.stacks import demo_config
 from tests.hostctl.test_doctor import status as told
 
 SERVING = Tier("http://127.0.0.1:8100", "serving", "service")
-WELL = Report(SERVING, replace(SERVING, url="http://127.0.0.1:8000", service="Docker"), told())
+WELL = StackReport(SERVING, replace(SERVING, url="http://127.0.0.1:8000", service="Docker"), told())
 
 
-def with_worker(**model: Any) -> Report:
+def with_worker(**model: Any) -> StackReport:
     worker = RunningWorker(
         port=8001, pid=7, state=WorkerState.READY, memory_gb=1.5, uptime_seconds=3700, idle_seconds=1,
         active_requests=2, request_count=40, model_path="p", model_type="vlm",
@@ -72,7 +72,7 @@ def test_one_screen_is_one_screen() -> None:
         (replace(WELL, status=told(status=WorkerState.STOPPED)), True),
     ],
 )
-def test_a_script_is_told_by_the_status_whether_all_is_well(report: Report, healthy: bool) -> None:
+def test_a_script_is_told_by_the_status_whether_all_is_well(report: StackReport, healthy: bool) -> None:
     assert report.healthy is healthy
     assert json.loads(json.dumps(report.as_json()))["healthy"] is healthy
 
@@ -138,11 +138,11 @@ def test_weights_that_are_still_to_come_are_told(tmp_path: Path) -> None:
 
 
 class TestSmoke:
-    def failing(self, exc: Exception) -> Row:
+    def failing(self, exc: Exception) -> Check:
         def ask() -> str:
             raise exc
 
-        return Row("x", ask)
+        return Check("x", ask)
 
     @pytest.mark.parametrize(
         "exc", [Wrong("status 503: why"), httpx.ConnectError("refused"), KeyError("data"), IndexError()]

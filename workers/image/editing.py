@@ -25,7 +25,7 @@ def edit_job(
 
     Raises ``InvalidRequest`` naming ``image`` or ``mask`` for what can't be read or does not fit.
     """
-    (name, text), *others = request.pictures
+    (name, text), *others = request.input_images
 
     def read(
         picture: image_codec.Picture,

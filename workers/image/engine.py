@@ -147,7 +147,7 @@ class MfluxEngine:
             image = adapter.draw(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
             if job.mask is not None:
                 image = Image.composite(image, job.source, job.mask)
-            self._large += job.width * job.height >= self._settings.large_picture
+            self._large += job.width * job.height >= self._settings.large_image_pixels
             emit(Drawn(index, image.width, image.height, image.tobytes()))
 
     def rest(self) -> bool:

@@ -46,7 +46,7 @@ def chosen_seed(seed: int | None) -> int:
 def chosen_steps(request: ImageRequest, settings: ImageSettings) -> int:
     if request.steps is not None:
         return request.steps
-    return settings.default_steps(request.rung, edit=isinstance(request, ImageEditRequest))
+    return settings.default_steps(request.quality_level, edit=isinstance(request, ImageEditRequest))
 
 
 def job_of(

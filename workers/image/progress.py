@@ -6,7 +6,7 @@ between pictures as well, as that is part of what they took.
 
 from __future__ import annotations
 
-from contracts.control import Drawing
+from contracts.control import ImageProgress
 from workers.engine import ImageJob, Stepped
 
 
@@ -19,14 +19,14 @@ class Progress:
         self._began = now
         self.drawing = self._at(0, 0, 0.0)
 
-    def stepped(self, event: Stepped, now: float) -> Drawing:
+    def stepped(self, event: Stepped, now: float) -> ImageProgress:
         done = event.index * self._steps + event.step
         left = self._pictures * self._steps - done
         self.drawing = self._at(event.index, event.step, (now - self._began) / done * left)
         return self.drawing
 
-    def _at(self, index: int, step: int, eta_s: float) -> Drawing:
-        return Drawing(
+    def _at(self, index: int, step: int, eta_s: float) -> ImageProgress:
+        return ImageProgress(
             kind="edit" if self._edit else "generation",
             step=step,
             steps=self._steps,
@@ -36,7 +36,7 @@ class Progress:
         )
 
 
-def told(drawing: Drawing) -> str:
+def told(drawing: ImageProgress) -> str:
     """``step 2 of 4, picture 1 of 3, about 12 s left``"""
     text = f"step {drawing.step} of {drawing.steps}"
     if drawing.pictures > 1:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.capabilities import EditWay, check_generation, edit_way
-from contracts.control import Drawing
+from contracts.control import ImageProgress
 from contracts.media import Size, parse_size, read_image_field, sniff
 from contracts.settings.models import ImageSettings
 from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
@@ -47,7 +47,7 @@ class _Picture:
     base64: str
 
 
-_Piece = _Begun | Drawing | _Preview | _Picture
+_Piece = _Begun | ImageProgress | _Preview | _Picture
 _Pieces = AsyncGenerator[_Piece, None]
 
 
@@ -118,7 +118,7 @@ class ImageRoutes:
         """Strength 0 asks for no change: the original, and nothing for the model to do."""
         form = request.output_format or "png"
         async with self._worker.prepared:
-            name, text = request.pictures[0]
+            name, text = request.input_images[0]
             data = await asyncio.to_thread(read_image_field, text, name)
             image = await asyncio.to_thread(image_codec.decode, data, name)
             size = Size(*image.size)
@@ -161,7 +161,7 @@ class ImageRoutes:
                     yield sse.comment("started")
                     continue
                 assert begun is not None
-                if isinstance(piece, Drawing):
+                if isinstance(piece, ImageProgress):
                     yield sse.comment(told(piece))
                 elif isinstance(piece, _Preview):
                     yield begun.answer.partial(piece.index, piece.number, piece.base64)
@@ -192,7 +192,7 @@ class ImageRoutes:
             prompt=request.prompt,
             size=Size(job.width, job.height),
             output_format=request.output_format or "png",
-            quality=request.rung,
+            quality=request.quality_level,
             seed=job.seed,
             n=job.n,
             sources=tuple(Size(*picture.size) for picture in seen),

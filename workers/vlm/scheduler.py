@@ -38,7 +38,7 @@ class BatchOptions:
     model computes. ``prefix_cache_mb``, ``vision_cache_mb``: MiB of prompts and of pictures that are
     kept; 0: none. ``prefill_tokens``: of a prompt that are read in one go, at most. ``image_prefix``:
     whether Moondream2 sees a picture as a whole; None: as its tokenizer tells.
-    ``large_picture``: pixels from which a picture shows what the model needs.
+    ``large_image_pixels``: pixels from which a picture shows what the model needs.
     """
 
     max_concurrency: int = 8
@@ -47,7 +47,7 @@ class BatchOptions:
     vision_cache_mb: int = 128
     prefill_tokens: int = 512
     image_prefix: Literal["causal", "bidirectional"] | None = None
-    large_picture: int = 1 << 60
+    large_image_pixels: int = 1 << 60
 
     @classmethod
     def of(cls, settings: Any) -> BatchOptions:
@@ -140,7 +140,7 @@ class Schedule:
             self._keep(row, task.reading, row.tokens)
             task.rows.remove(row)
             if not task.rows:
-                large = self._options.large_picture
+                large = self._options.large_image_pixels
                 pictures = task.reading.job.images
                 self.done["large_pictures"] += sum(p.width * p.height >= large for p in pictures)
                 task.sink.end(None)
