@@ -32,6 +32,7 @@ CLEAN = (
     "demo/models/README.md",
     "docs",
     "manager",
+    "tests/contracts",
     "tests/manager",
 )
 PRODUCT = ("contracts", "web", "gateway", "manager", "workers", "cli", "hostctl")
