@@ -66,9 +66,9 @@ logs-workers: a-venv  ## follow the logs of all models
 pull: a-venv  ## download the models' weights now; MODEL=alias for one
 	@$(RUN) -m cli pull $(MODEL)
 
-# A link to a Python that is gone is no .venv either: Homebrew removes old ones.
+# Homebrew removes old Pythons, which leaves a broken link in .venv.
 a-venv:
-	@[ -x .venv/bin/python ] || { echo "there is no working .venv: make install (or make setup) repairs it" >&2; exit 1; }
+	@[ -x .venv/bin/python ] || { echo ".venv is missing or broken: make install (or make setup) repairs it" >&2; exit 1; }
 
 setup:  ## install what the stack needs into .venv
 	@$(PYTHON) scripts/setup.py host

@@ -42,18 +42,18 @@ def main() -> int:
     unit = verbs.add_parser("unit")
     unit.add_argument("tier", choices=TIERS)
     unit.add_argument("--write", action="store_true")
-    unit.add_argument("--boot", action="store_true", help="that of a launch daemon (macOS)")
+    unit.add_argument("--boot", action="store_true", help="define a launch daemon (macOS)")
     status = verbs.add_parser("status")
     status.add_argument("--json", action="store_true")
     doctor = verbs.add_parser("doctor")
     doctor.add_argument("--json", action="store_true")
-    doctor.add_argument("--online", action="store_true", help="ask the hub about every model")
+    doctor.add_argument("--online", action="store_true", help="also check the models on the Hub")
     logs = verbs.add_parser("logs")
     logs.add_argument("what", choices=(*TIERS, "workers"))
     logs.add_argument("--no-follow", action="store_true")
     smoke = verbs.add_parser("smoke")
     smoke.add_argument("what", choices=("all", "images"))
-    smoke.add_argument("--url", help="of the gateway (default: this machine's)")
+    smoke.add_argument("--url", help="URL of the gateway (default: on this machine)")
     args = parser.parse_args()
     host = Host(os.environ)
     try:
@@ -62,7 +62,7 @@ def main() -> int:
         say(f"{args.verb}: {exc}", sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say(f"{args.verb}: interrupted; give the command again to go on", sys.stderr)
+        say(f"{args.verb}: interrupted; run it again to continue", sys.stderr)
         return 130
 
 
@@ -72,8 +72,8 @@ _CHANGES = ("install", "uninstall", "upgrade", "start", "stop", "restart")
 def _change(host: Host, args: argparse.Namespace) -> int:
     if host.system == "Darwin" and host.place.uid == 0:
         raise StepFailed(
-            "the services belong to a user and not to root; give the command without sudo "
-            "(BOOT=1 asks for the password where it needs root)"
+            "the services belong to a user, not to root: run it without sudo "
+            "(BOOT=1 asks for the password when it needs root)"
         )
     if args.verb == "upgrade":
         again = (sys.executable, "-m", "hostctl", "install")
@@ -84,7 +84,7 @@ def _change(host: Host, args: argparse.Namespace) -> int:
         return _install(host, machine)
     if args.verb == "uninstall":
         other = host.other_kind(host.services)
-        purge = host.wants("PURGE")
+        purge = host.is_on("PURGE")
         plan = plans.uninstall_plan(machine, host.place, host.services, purge=purge, leaving=other)
         host.do(plan, machine)
     elif args.verb == "restart":
@@ -98,14 +98,14 @@ def _install(host: Host, machine: machines.Machine) -> int:
     services = host.services_to_install()
     native = host.native(machine)
     if services.kind == "daemon":
-        if host.refuses("NATIVE"):
+        if host.is_off("NATIVE"):
             raise StepFailed(
-                "launch daemons start without a login, and Docker Desktop doesn't: leave out NATIVE=0, "
+                "launch daemons start without a login, Docker Desktop does not: omit NATIVE=0, "
                 "or install agents with BOOT=0"
             )
         native = True
     if found := problems(machine, host.place, native=native):
-        say("install: nothing was changed, because\n", sys.stderr)
+        say("install: nothing was changed:\n", sys.stderr)
         for problem in found:
             say(f"  {problem}", sys.stderr)
         return 1
@@ -124,7 +124,7 @@ def _install(host: Host, machine: machines.Machine) -> int:
 
 
 def _ask(host: Host, args: argparse.Namespace) -> int:
-    """What needs the settings, and so .venv."""
+    """The verbs that need the settings, and therefore .venv."""
     from contracts.settings.file import SettingsError
 
     try:
@@ -151,8 +151,9 @@ def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str
     if args.verb == "next":
         outlook = reboot.read(host.place, host.services, host.environ)
         found = reboot.advice(outlook, native="gateway" in machines.installed(host.services))
-        words = health.what_next(settings, machines.lan_address(), hub, at_boot=outlook.starts_alone)
-        say(f"{words}{reboot.told(found)}")
+        lan = machines.lan_address()
+        text = health.next_steps(settings, lan, hub, at_boot=outlook.starts_without_login)
+        say(f"{text}{reboot.listed(found)}")
     elif args.verb == "unit":
         from hostctl import units  # which imports both tiers
 
@@ -170,7 +171,7 @@ def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str
         folder = Path(settings.manager.log_dir)
         argv = plans.log_command(host.read(shell), folder, args.what, follow=not args.no_follow)
         if not argv:
-            say(f"no {args.what.removesuffix('s')} has written a log in {folder} yet")
+            say(f"no log of a {args.what.removesuffix('s')} in {folder} yet")
             return 0
         os.chdir(ROOT)
         os.execvpe(argv[0], argv, dict(host.environ))

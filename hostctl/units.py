@@ -1,4 +1,4 @@
-"""A service's definition, filled in with what the settings say about it."""
+"""Render the definition of a service from its template and the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARGIN_S = 10.0
 
 
 def stop_s(tier: Tier, settings: Settings) -> float:
-    """How long an orderly end may take before the service manager kills."""
+    """How long the tier may take to stop before the service manager kills it."""
     return (shutdown_bound_s(settings) if tier == "manager" else GRACEFUL_S) + _MARGIN_S
 
 

@@ -49,7 +49,7 @@ ask() { curl -sS --noproxy '*' --max-time 120 "$@"; }
 code() { ask -o /dev/null -w '%{http_code}' "$@" 2>/dev/null; } # 000: no answer
 setting() { # gateway.port and the like, as the services see it
   "$python" -c 'import os, sys
-from hostctl.__main__ import Host
+from hostctl.host import Host
 value = Host(os.environ).settings({})
 for name in sys.argv[1].split("."):
     value = getattr(value, name)
@@ -57,7 +57,7 @@ print(value)' "$1"
 }
 worker_ports() {
   "$python" -c 'import os
-from hostctl.__main__ import Host
+from hostctl.host import Host
 print(*(model.port for model in Host(os.environ).settings({}).models.values()))'
 }
 within() { # SECONDS COMMAND...: asks every half second until it is true
@@ -287,7 +287,7 @@ gateway_port=$(setting gateway.port) && manager_port=$(setting manager.port) || 
 gateway="http://127.0.0.1:$gateway_port"
 ports="$gateway_port $manager_port $(worker_ports)"
 "$python" -c 'import json, hostctl.smoke as smoke
-print(json.dumps({"image": smoke.PICTURE, "task": "caption"}))' >"$report/caption.json"
+print(json.dumps({"image": smoke.RED_SQUARE, "task": "caption"}))' >"$report/caption.json"
 
 if [ "$install_failed" != 0 ] && ! within 10 serves; then
   say "nothing answers: the other steps are left out"

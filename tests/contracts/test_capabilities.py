@@ -44,7 +44,7 @@ def test_a_family_that_only_edits_refuses_generation() -> None:
             assert refused(name, generation()) == "model"
 
 
-EDITS = [
+EDITS: list[Any] = [
     ("flux1-schnell", {}, "strength"),
     ("flux1-schnell", {"mask": "m"}, "strength"),
     ("flux1-kontext", {}, "instruction"),
@@ -63,7 +63,7 @@ def test_the_family_decides_how_an_edit_works_and_a_strength_selects_editing_by_
         assert edit_way(edit(**fields), FAMILIES[family]) == way
 
 
-REFUSALS = [
+REFUSALS: list[Any] = [
     ("flux1-schnell", {"image": ["a", "b"]}, "image"),
     ("flux1-kontext", {"image": ["a", "b"]}, "image"),
     ("flux2-klein-4b", {"image": ["a"] * 5}, "image"),

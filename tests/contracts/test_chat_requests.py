@@ -44,7 +44,7 @@ def test_parts_keep_their_order() -> None:
     assert [part.type for part in message.parts] == ["text", "image_url"]
 
 
-INVALID_CHATS = [
+INVALID_CHATS: list[Any] = [
     ({"messages": []}, "messages"),
     ({"messages": None}, "messages"),
     ({"messages": "hi"}, "messages"),
@@ -85,7 +85,7 @@ def test_an_invalid_chat_names_the_field() -> None:
         assert param in caught.value.message
 
 
-UNSUPPORTED_CHATS = [
+UNSUPPORTED_CHATS: list[Any] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
     ({"functions": [{"name": "f"}]}, "functions"),
@@ -104,7 +104,7 @@ def test_an_unsupported_chat_feature_is_refused_with_its_field() -> None:
         assert caught.value.status == 400
 
 
-ACCEPTED_CHATS = [
+ACCEPTED_CHATS: list[Any] = [
     {"tools": []},
     {"tools": [], "tool_choice": "auto"},
     {"tools": [TOOL], "tool_choice": "none", "parallel_tool_calls": False},
@@ -129,7 +129,7 @@ def test_harmless_and_unknown_fields_are_accepted() -> None:
 
 NAMED = {"type": "function", "function": {"name": "other"}}
 
-INVALID_TOOLS_AND_FORMATS = [
+INVALID_TOOLS_AND_FORMATS: list[Any] = [
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
     ({"tools": [tool(name="a b")]}, "tools[0].function.name"),
@@ -185,7 +185,7 @@ def test_a_history_can_contain_calls_and_results() -> None:
     assert request.messages[1].parts == []
 
 
-INVALID_HISTORIES = [
+INVALID_HISTORIES: list[Any] = [
     ([USER, RESULT], "messages[1].tool_call_id"),
     ([USER, CALLING, {**RESULT, "tool_call_id": "c2"}], "messages[2].tool_call_id"),
     ([USER, CALLING, {"role": "tool", "content": "17"}], "messages[2].tool_call_id"),

@@ -1,4 +1,4 @@
-"""``.env``: all readers parse it alike. It overrides the settings file, the environment overrides it."""
+"""``.env``: all readers parse it alike. It overrides the settings file, the process overrides it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from contracts import errors
 from contracts.errors import ApiError
@@ -30,7 +31,7 @@ def test_retry_after_is_absent_if_waiting_does_not_help() -> None:
     assert "retry-after" not in errors.InvalidRequest("x").headers()
 
 
-NO_RETRY = [errors.InsufficientMemory, errors.LoadFailed, errors.GenerationFailed]
+NO_RETRY: list[Any] = [errors.InsufficientMemory, errors.LoadFailed, errors.GenerationFailed]
 
 
 def test_should_retry_is_false_if_a_retry_cannot_help() -> None:

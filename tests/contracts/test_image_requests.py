@@ -19,7 +19,7 @@ def generation(**fields: Any) -> ImageGenerationRequest:
     return parse_json(ImageGenerationRequest, json.dumps({"prompt": "p", **fields}).encode())
 
 
-INVALID_GENERATIONS = [
+INVALID_GENERATIONS: list[Any] = [
     ({"prompt": ""}, "prompt"),
     ({"prompt": None}, "prompt"),
     ({"n": 11}, "n"),
@@ -49,7 +49,7 @@ def test_every_64_bit_seed_is_a_seed() -> None:
         assert generation(seed=seed).seed == seed
 
 
-UNSUPPORTED_GENERATIONS = [
+UNSUPPORTED_GENERATIONS: list[Any] = [
     {"background": "transparent"},
     {"response_format": "url", "stream": True},
     {"svg": {"model": "x"}},
@@ -73,7 +73,7 @@ def test_partial_images_require_a_stream() -> None:
     parse_json(ImageGenerationRequest, b'{"prompt": "p", "partial_images": 0}')
 
 
-IGNORED_FIELDS = [
+IGNORED_FIELDS: list[Any] = [
     {"moderation": "low"},
     {"style": "vivid"},
     {"user": "me"},
@@ -97,7 +97,7 @@ def test_a_form_can_contain_images_and_a_mask() -> None:
     assert (form.image, form.mask) == (["x", "y"], "z")
 
 
-INVALID_STRENGTHS = [-0.1, 1.1, float("nan"), "much"]
+INVALID_STRENGTHS: list[Any] = [-0.1, 1.1, float("nan"), "much"]
 
 
 def test_strength_must_be_between_0_and_1() -> None:
@@ -127,7 +127,7 @@ def test_analyze_defaults_to_a_caption_with_at_most_512_tokens() -> None:
     )
 
 
-INVALID_ANALYSES = [
+INVALID_ANALYSES: list[Any] = [
     ({"task": "sing"}, "task"),
     ({"task": "custom"}, "prompt"),
     ({"prompt": "why?"}, "prompt"),

@@ -38,7 +38,7 @@ def test_items_are_messages_calls_results_and_reasoning() -> None:
     assert kinds == ["message", "message", "reasoning", "function_call", "function_call_output"]
 
 
-LOGPROBS_WANTED = [
+LOGPROBS_WANTED: list[Any] = [
     ({}, False),
     ({"top_logprobs": 0}, False),
     ({"top_logprobs": 2}, True),
@@ -52,7 +52,7 @@ def test_logprobs_are_requested_by_top_logprobs_or_include() -> None:
         assert request(**fields).wants_logprobs is wanted
 
 
-IGNORED = [
+IGNORED: list[Any] = [
     {"store": True},
     {"background": False},
     {"previous_response_id": None},
@@ -77,7 +77,7 @@ def message(**part: Any) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}, part]}]}
 
 
-UNSUPPORTED = [
+UNSUPPORTED: list[Any] = [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"conversation": {"id": "conv_1"}}, "conversation"),
     ({"background": True}, "background"),
@@ -114,7 +114,7 @@ def test_the_refusal_of_an_item_reference_says_what_to_send_instead() -> None:
         request(input=[REFERENCE])
 
 
-INVALID = [
+INVALID: list[Any] = [
     ({"input": None}, "input"),
     ({"input": []}, "input"),
     ({"input": 5}, "input"),

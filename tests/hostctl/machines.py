@@ -1,4 +1,4 @@
-"""Machines and places for the tests of what is decided about them."""
+"""Machines and installations for the tests of pure decisions."""
 
 from __future__ import annotations
 

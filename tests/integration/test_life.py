@@ -163,7 +163,7 @@ def test_a_new_gateway_finds_the_worker_of_one_that_was_killed_and_all_end_with_
         stack.wait_until_ready()
         assert caption(stack).status_code == 200
         assert process_of(stack, "vlm-best").pid == worker.pid
-        stack.let_go()
+        stack.close_pipes()
         wait_for(lambda: processes(stack) == [], 15)
 
 

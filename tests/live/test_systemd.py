@@ -243,7 +243,7 @@ def test_broken_settings_are_told_and_leave_the_running_stack_alone(life: Life) 
         file.write_text(text + "nonsense: 1\n")
     status, told = life.make("restart")
     assert status != 0
-    assert "nonsense: is not a key that there is" in told
+    assert "nonsense: unknown key" in told
     assert life.up("gateway")
     assert "nonsense" in life.make("doctor")[1]
     for file, text in texts.items():
