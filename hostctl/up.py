@@ -50,7 +50,7 @@ def ready(settings: Settings, lan: str, hub: Path) -> str:
         lines.append(f"  from your network: http://{lan}:{gateway.port}")
     lines += [
         "  OpenAI base URL: .../v1",
-        f"  logs: {settings.manager.log_dir}; Ctrl-C stops the stack",
+        f"  logs: {settings.manager.log_dir}; Ctrl-C stops it",
     ]
     return "\n".join([*lines, *(f"  {line}" for line in to_download(settings, hub))])
 
