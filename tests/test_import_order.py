@@ -1,4 +1,4 @@
-"""Who may import whom: a table of the packages, and no circles among the modules.
+"""The allowed imports between packages, and no import circles between modules.
 
 Imports inside functions and under TYPE_CHECKING count like those at the top.
 """

@@ -166,7 +166,7 @@ BROKEN: dict[str, tuple[Facts, str, str, str, str]] = {
     ),
     "not downloaded": (
         replace(GOOD, weights=(ModelFiles("a", "x/y", "absent"),)),
-        "warning", "models", "takes long", "make pull MODEL=a",
+        "warning", "models", "not downloaded", "make pull MODEL=a",
     ),
     "load failed": (
         replace(GOOD, status=status(status=WorkerState.FAILED, last_error="no weights")),

@@ -169,7 +169,7 @@ def test_a_new_gateway_finds_the_worker_of_one_that_was_killed_and_all_end_with_
 
 def test_a_taken_port_is_named_with_the_cure(stack: LocalStack) -> None:
     again = LocalStack(stack.config, {})
-    with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
+    with pytest.raises(CannotStart, match=r"is in use.*GATEWAY_PORT="):
         again.__enter__()
 
 
