@@ -156,7 +156,7 @@ def _markdown(content: str) -> Iterator[Text]:
     content = re.sub(r"```.*?```|<!--.*?-->", blank, content, flags=re.S)
     if content.startswith("# Glossary\n"):  # this table lists the refused words
         content = re.sub(r"(?<=## Not these\n).*?(?=\n## )", blank, content, flags=re.S)
-    content = re.sub(r"\]\([^)]*\)|https?://\S+|<\S+>", "", content)
+    content = re.sub(r"\]\([^)]*\)|https?://[^\s`]+|<\S+>", "", content)
     content = re.sub(r"`[^`]*`", lambda m: "X" + blank(m), content)
     begin, paragraph = 0, ""
     for number, line in enumerate([*content.splitlines(), ""], 1):

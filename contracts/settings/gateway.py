@@ -61,7 +61,7 @@ class GatewaySettings(Section):
     public_url: str = ""  # the gateway's URL for clients; empty: the request's Host header
     image_url_ttl_s: Seconds = 3600.0  # lifetime of images returned as URLs
     image_url_max_mb: Annotated[int, Field(ge=1)] = 256  # MiB for all of them
-    heartbeat_s: Seconds = 10.0  # without data, streams send a comment after this
+    heartbeat_s: Seconds = 10.0  # a stream that has not begun by then sends progress comments
     # Access to /metrics. key: with an API key, if keys are set; open: without; off: no /metrics.
     metrics: Literal["key", "open", "off"] = "key"
     manager_host: str = "127.0.0.1"
