@@ -1,7 +1,7 @@
 """``python -m scripts.flows`` writes the two flows of docs/dev/architecture.md from the tables below.
 
-Each step names the module and the class or function that does it; ``tests/test_flows.py`` fails when
-one does not exist, or when the page is not what this module writes.
+Each step names the module and the class or function that does it. ``tests/test_flows.py`` fails if one
+does not exist, or if the page is out of date.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def table(steps: tuple[Step, ...]) -> str:
 
 
 def page(text: str) -> str:
-    """*text* with both flows as they are here; raises ``ValueError`` when a place is missing."""
+    """*text* with the current flows; raises ``ValueError`` if it lacks a section for one."""
     for name, steps in FLOWS.items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")

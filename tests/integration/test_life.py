@@ -163,13 +163,13 @@ def test_a_new_gateway_finds_the_worker_of_one_that_was_killed_and_all_end_with_
         stack.wait_until_ready()
         assert caption(stack).status_code == 200
         assert process_of(stack, "vlm-best").pid == worker.pid
-        stack.let_go()
+        stack.close_pipes()
         wait_for(lambda: processes(stack) == [], 15)
 
 
 def test_a_taken_port_is_named_with_the_cure(stack: LocalStack) -> None:
     again = LocalStack(stack.config, {})
-    with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
+    with pytest.raises(CannotStart, match=r"is in use.*GATEWAY_PORT="):
         again.__enter__()
 
 

@@ -71,7 +71,7 @@ def test_a_picture_is_talked_about_whole_and_streamed(client: openai.OpenAI) -> 
 
 
 def test_an_error_reaches_the_user_with_its_words(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="this model draws at most 65536") as caught:
+    with pytest.raises(openai.BadRequestError, match="the limit of this model is 65536") as caught:
         client.images.generate(prompt="x", size="1024x1024")
     assert (caught.value.param, caught.value.code) == ("size", "invalid_request")
 

@@ -160,7 +160,7 @@ class MfluxEngine(SerialEngine[ImageJob, ImageEvent]):
             image = adapter.generate(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
             if job.mask is not None:
                 image = Image.composite(image, job.source, job.mask)
-            self._large_images += job.width * job.height >= self._settings.large_picture
+            self._large_images += job.width * job.height >= self._settings.large_image_pixels
             emit(ImageFinished(index, image.width, image.height, image.tobytes()))
 
     def rest(self) -> bool:

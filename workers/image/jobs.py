@@ -16,7 +16,7 @@ from PIL.Image import Image
 from contracts.capabilities import EditWay
 from contracts.media import Size, fit_size, parse_size, read_image_field
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from workers.engine import ImageJob
 from workers.image import masks
 from workers.serving import image_codec
@@ -37,7 +37,7 @@ def edit_job(
 
     Raises ``InvalidRequest`` naming ``image`` or ``mask`` if one is unreadable or does not fit.
     """
-    (name, text), *others = request.pictures
+    (name, text), *others = request.input_images
 
     def prepare(image: Image) -> tuple[Size, Size, Image, Image]:
         own = Size(*image.size)
@@ -99,7 +99,7 @@ def requested_size(request: ImageRequest, settings: ImageSettings) -> Size | Non
 def chosen_steps(request: ImageRequest, settings: ImageSettings) -> int:
     if request.steps is not None:
         return request.steps
-    return settings.default_steps(request.rung, edit=isinstance(request, ImageEditRequest))
+    return settings.default_steps(request.quality_level, edit=isinstance(request, ImageEditRequest))
 
 
 def steps_to_run(steps: int, strength: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contracts.control import Drawing
+from contracts.control import ImageProgress
 from workers.engine import ImageJob, StepFinished
 
 
@@ -19,14 +19,14 @@ class Progress:
         self._started = now
         self.current = self._at(0, 0, 0.0)
 
-    def stepped(self, event: StepFinished, now: float) -> Drawing:
+    def stepped(self, event: StepFinished, now: float) -> ImageProgress:
         done = event.index * self._steps + event.step
         left = self._images * self._steps - done
         self.current = self._at(event.index, event.step, (now - self._started) / done * left)
         return self.current
 
-    def _at(self, index: int, step: int, eta_s: float) -> Drawing:
-        return Drawing(
+    def _at(self, index: int, step: int, eta_s: float) -> ImageProgress:
+        return ImageProgress(
             kind="edit" if self._edit else "generation",
             step=step,
             steps=self._steps,
@@ -36,7 +36,7 @@ class Progress:
         )
 
 
-def step_text(progress: Drawing) -> str:
+def step_text(progress: ImageProgress) -> str:
     """``step 2 of 4, image 1 of 3, about 12 s left``"""
     text = f"step {progress.step} of {progress.steps}"
     if progress.pictures > 1:

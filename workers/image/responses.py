@@ -8,7 +8,7 @@ from typing import Any
 
 from contracts.families import Quality
 from contracts.media import Size
-from contracts.wire.openai import (
+from contracts.wire.images import (
     ImageData,
     ImagesResponse,
     ImageStreamEvent,

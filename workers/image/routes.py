@@ -14,10 +14,10 @@ from contextlib import aclosing
 from typing import Any
 
 from contracts.capabilities import EditWay, check_generation, edit_way
-from contracts.control import Drawing
+from contracts.control import ImageProgress
 from contracts.media import Size, read_image_field, sniff
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from web import sse
 from workers.engine import ImageEvent, ImageFinished, ImageJob, Preview, PromptEncoded, StepFinished
 from workers.image import files, jobs
@@ -65,7 +65,7 @@ class ImageRoutes:
         """
         output_format = request.output_format or "png"
         async with self._worker.prepared:
-            name, text = request.pictures[0]
+            name, text = request.input_images[0]
             data = await asyncio.to_thread(read_image_field, text, name)
             image = await asyncio.to_thread(image_codec.decode, data, name)
             if sniff(data) != output_format:
@@ -148,7 +148,7 @@ class _Run:
                     yield self.response.completed(event.index, image, watch.seconds)
                     watch.restart()
 
-    async def _events(self) -> AsyncGenerator[tuple[ImageEvent, Drawing], None]:
+    async def _events(self) -> AsyncGenerator[tuple[ImageEvent, ImageProgress], None]:
         """The engine's events, each with the job's progress, which ``/health`` reports meanwhile."""
         worker, clock = self._worker, self._worker.thread.clock
         progress: Progress | None = None
@@ -214,7 +214,7 @@ def _response(
         prompt_tokens=prompt_tokens,
         size=Size(job.width, job.height),
         output_format=request.output_format or "png",
-        quality=request.rung,
+        quality=request.quality_level,
         seed=job.seed,
         n=job.n,
         inputs=tuple(Size(*image.size) for image in inputs),

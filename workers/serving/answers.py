@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from contracts.tasks import TASKS
-from contracts.wire.completions import PromptTokensDetails
-from contracts.wire.openai import AnalyzeRequest, AnalyzeResponse, AnalyzeUsage, ChatUsage
+from contracts.wire.analysis import AnalyzeRequest, AnalyzeResponse, AnalyzeUsage
+from contracts.wire.completions import ChatUsage, PromptTokensDetails
 from workers.engine import ChatEvent, ChatJob, Delta, Finished, Prefilled, Sampling, Turn
 
 T = TypeVar("T")

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import MODEL_HEADER, Drawing, Phase, WorkerHealth
+from contracts.control import MODEL_HEADER, ImageProgress, Phase, WorkerHealth
 from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
-from contracts.wire.openai import parse_json
+from contracts.wire import parse_json
 from web import sse
 from web.access_log import HEADER
 from web.errors import answer_errors, error_response, internal_error, sse_error
@@ -54,7 +54,7 @@ class Worker:
     started: float = field(default_factory=time.monotonic)
     active: int = 0
     count: int = 0
-    drawing: Drawing | None = None  # progress of the image job that the model is running
+    drawing: ImageProgress | None = None  # progress of the image job that the model is running
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:

@@ -10,8 +10,8 @@ from PIL.Image import Image
 from contracts import image_header
 from contracts.errors import InvalidRequest
 from contracts.settings.models import VlmSettings
-from contracts.wire.chat import ImageUrl
-from contracts.wire.openai import AnalyzeRequest, ChatRequest, Message
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest, ImageUrl, Message
 from workers.engine import ChatEvent, ChatJob, Delta, Part, Turn
 from workers.serving import answers, image_codec
 from workers.serving.endpoint import Answer, Exchange, Worker

@@ -40,7 +40,7 @@ class Runner:
         self.architecture = architecture
         self._batch = batch
         self._scheduler = scheduler
-        self._large_image = settings.large_picture
+        self._large_image = settings.large_image_pixels
         self._clock = clock
         self.counters: Counter[str] = Counter()  # the fields of ``contracts.control.Work``
         self.features = FeatureCache(settings.vision_cache_mb * MIB)

@@ -4,7 +4,7 @@ from typing import Any
 
 from contracts.media import Size
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 from workers.image import jobs
 from workers.image.engine import mflux_strength
 

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from contracts.media import Size
-from contracts.wire.openai import ImagesResponse
+from contracts.wire.images import ImagesResponse
 from workers.engine import ImageJob, StepFinished
 from workers.image.progress import Progress, step_text
 from workers.image.responses import ImageResponse

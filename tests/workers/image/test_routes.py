@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from contracts.control import WorkerHealth
-from contracts.wire.openai import ImagesResponse
+from contracts.wire.images import ImagesResponse
 from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import DRAW, IMAGE, b64, error_of, png, wait_for, worker
 from workers.engine import ImageJob

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from contracts.wire.openai import AnalyzeRequest
+from contracts.wire.analysis import AnalyzeRequest
 from workers.engine import ChatEvent, ChatJob, Delta, Finished, Prefilled, Turn
 from workers.serving import answers
 from workers.serving.answers import Identity
