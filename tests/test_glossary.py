@@ -31,7 +31,20 @@ CLEAN = (
     "demo/models/README.md",
     "docs",
     "manager",
+    "testkit/fakes/engine.py",
     "tests/manager",
+    "tests/workers/damaged_checkpoints.py",
+    "tests/workers/image/test_incomplete_checkpoints.py",
+    "tests/workers/serving/model_threads.py",
+    "tests/workers/serving/test_model_thread.py",
+    "tests/workers/serving/test_model_thread_batch.py",
+    "tests/workers/test_library_contracts.py",
+    "tests/workers/vlm",
+    "workers/engine.py",
+    "workers/image/engine.py",
+    "workers/serial_engine.py",
+    "workers/serving/model_thread.py",
+    "workers/vlm",
 )
 PRODUCT = ("contracts", "web", "gateway", "manager", "workers", "cli", "hostctl")
 EVERYTHING = (*PRODUCT, *CLEAN, "openapi.yaml", "config.yaml", "config.16gb.yaml", "config.demo.yaml")
