@@ -1,7 +1,7 @@
 """Engines without the model thread: a batch of one, and one job run to its end.
 
-``SerialEngine`` gives a model that runs one job at once the engine protocol. ``run_job`` drives any
-engine on the calling thread, for warm-up, benchmarks and tests.
+``SerialEngine`` gives the engine protocol to a model that runs one job after the other. ``run_job``
+drives any engine on the calling thread, for warm-up, benchmarks and tests.
 """
 
 from __future__ import annotations

@@ -180,8 +180,8 @@ class ChatChunks:
         choice = self._choices[event.index]
         if isinstance(event, Delta):
             self._tokens[event.index] += event.logprobs
-            return self._content(event.index, choice.pieces(event.text))
-        last = self._content(event.index, choice.rest())
+            return self._chunks(event.index, choice.pieces(event.text))
+        last = self._chunks(event.index, choice.rest())
         if self._tokens[event.index]:
             last += self._choice(event.index, {"content": ""})
         return last + self._choice(event.index, {}, choice.finish_reason(event))
@@ -190,7 +190,7 @@ class ChatChunks:
         last = self._event([], usage.model_dump()) if self.shape.include_usage else b""
         return last + self.DONE
 
-    def _content(self, index: int, pieces: list[Piece]) -> bytes:
+    def _chunks(self, index: int, pieces: list[Piece]) -> bytes:
         return b"".join(self._choice(index, self._delta(piece)) for piece in pieces)
 
     def _delta(self, piece: Piece) -> dict[str, Any]:

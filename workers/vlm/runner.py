@@ -1,7 +1,7 @@
 """Executes step plans on MLX: decodes, encodes images, prefills prompts, and keeps the caches.
 
-Rules: the runner decides nothing about order or amount; the plan does. A fault of one job ends that
-job. An exception from ``run`` has lost all of them. Runs on the model thread.
+Rules: the plan decides order and amounts; the runner only executes. An exception that belongs to one
+job ends that job. If ``run`` raises, all jobs are lost. Runs on the model thread.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Runner:
             sequence.sink.end(None)
 
     def _end_job(self, sequence: Sequence, error: BaseException | None) -> None:
-        """End the job of *sequence*, none of whose unfinished sequences will be finished."""
+        """End the job of *sequence* early, with all its unfinished sequences."""
         siblings = self._scheduler.siblings(sequence)
         for sibling in siblings:
             self._scheduler.remove(sibling)
@@ -189,7 +189,7 @@ class Runner:
         return complete
 
     def _store_prefix(self, sequence: Sequence) -> None:
-        """Keep the keys and values of the prompt and of the tokens after it."""
+        """Cache the keys and values of the prompt and of the tokens after it."""
         key = sequence.prompt.cache_key
         if key is None or not self.prefixes.enabled:
             return

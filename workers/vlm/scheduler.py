@@ -6,8 +6,6 @@ MLX.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from workers.vlm.prefill_budget import PrefillBudget
 from workers.vlm.sequence import Sequence, Status
 from workers.vlm.step_plan import Prefilling, Snapshot, Stall, StepPlan, plan_step
@@ -20,7 +18,7 @@ class Scheduler:
 
     def __init__(self, max_concurrency: int, prefill_tokens: int) -> None:
         self._max_concurrency = max_concurrency
-        self._stall = Stall(0.0)
+        self._spent_s = self._last_s = 0.0  # prefill work since the last decode step
         self.budget = PrefillBudget(prefill_tokens)
         self.sequences: dict[int, Sequence] = {}
 
@@ -61,7 +59,8 @@ class Scheduler:
             else:
                 prefilling = sequence
         counts = self._max_concurrency, tuple(decoding)
-        if prefilling is None and (not waiting or len(decoding) >= self._max_concurrency):
+        full = len(decoding) >= self._max_concurrency and not cancelled
+        if prefilling is None and (full or not waiting):
             return Snapshot(*counts, None, tuple(waiting), tuple(cancelled))
         return Snapshot(
             *counts,
@@ -70,23 +69,24 @@ class Scheduler:
             tuple(cancelled),
             chunk=self.budget.chunk(alone=False),
             chunk_alone=self.budget.chunk(alone=True),
-            stall=replace(self._stall, limit_s=self.budget.stall_s),
+            stall=self._stall(),
         )
 
     def decoded(self, seconds: float) -> None:
         """Record that a decode step took *seconds*."""
-        self._stall = Stall(0.0)
+        self._spent_s = self._last_s = 0.0
         if all(sequence.status is _DECODING for sequence in self.sequences.values()):
             self.budget.decoded(seconds)
 
     def worked(self, seconds: float) -> None:
         """Record that a piece of prefill work took *seconds*."""
-        stall = replace(self._stall, limit_s=self.budget.stall_s)
-        if not stall.allows_more:  # nothing decodes, so nothing has waited
-            stall = Stall(0.0)
-        self._stall = replace(
-            stall, pieces=stall.pieces + 1, spent_s=stall.spent_s + seconds, last_s=seconds
-        )
+        if not self._stall().allows_more:  # nothing decodes, so nothing has waited
+            self._spent_s = 0.0
+        self._spent_s += seconds
+        self._last_s = seconds
+
+    def _stall(self) -> Stall:
+        return Stall(self.budget.stall_s, self._spent_s, self._last_s)
 
 
 def _prefilling(sequence: Sequence) -> Prefilling:

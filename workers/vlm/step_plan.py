@@ -23,19 +23,18 @@ ALL_STAGES = 1 << 30
 class Stall:
     """How long the decoding sequences have waited for prefill work since their last token.
 
-    *pieces* of work took *spent_s* seconds together, the last one *last_s*. They should take *limit_s*
-    at most.
+    *spent_s*: seconds of all pieces of work; *last_s*: of the last one. They may take *limit_s*
+    together.
     """
 
     limit_s: float
-    pieces: int = 0
     spent_s: float = 0.0
     last_s: float = 0.0
 
     @property
     def allows_more(self) -> bool:
-        """Whether another piece like the last one fits."""
-        return not self.pieces or self.spent_s + self.last_s <= self.limit_s
+        """Whether another piece like the last one fits. The first piece always does."""
+        return self.spent_s + self.last_s <= self.limit_s
 
 
 @dataclass(frozen=True, slots=True)

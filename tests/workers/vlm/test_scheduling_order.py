@@ -29,7 +29,7 @@ from tests.workers.vlm.batches import (
 from workers.engine import Delta
 from workers.serving.answers import text_of
 from workers.vlm.sequence import Status
-from workers.vlm.step_plan import Encode, Stall
+from workers.vlm.step_plan import Encode
 
 pytestmark = pytest.mark.mlx
 
@@ -126,9 +126,8 @@ class TestOrder:
             captioning = admit(engine, talk([user(CIRCLE, CAPTION)]))
             kinds = []
             while engine.busy:
-                snapshot = engine.scheduler.snapshot()
-                if snapshot.stall.pieces:
-                    engine.scheduler._stall = Stall(0.0, 1, 10.0, 10.0)
+                if engine.scheduler._spent_s:
+                    engine.scheduler._last_s = 1000.0
                 plan = engine.scheduler.schedule()
                 if isinstance(plan.work, Encode):
                     assert plan.work.stages == 1

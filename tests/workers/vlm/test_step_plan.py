@@ -21,7 +21,7 @@ from workers.vlm.step_plan import (
     plan_step,
 )
 
-FITS, SPENT = Stall(1.0), Stall(1.0, pieces=1, spent_s=0.6, last_s=0.6)
+FITS, SPENT = Stall(1.0), Stall(1.0, spent_s=0.6, last_s=0.6)
 
 
 def snapshot(**fields: Any) -> Snapshot:
@@ -92,7 +92,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         tuple(cancelled),
         chunk=draw(st.sampled_from([32, 64, 512])),
         chunk_alone=512,
-        stall=Stall(1.0, draw(st.integers(0, 2)), *spent),
+        stall=Stall(1.0, *spent),
     )
 
 
