@@ -1,26 +1,26 @@
-# The gateway, and only the gateway: manager and workers run on the host, where MLX is.
+# Only the gateway: manager and workers run on the host, because MLX needs it.
 ARG BASE_IMAGE=python:3.12-slim
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /app
 COPY requirements/gateway.lock /tmp/gateway.lock
-# No pip in the environment: the base has one.
+# No pip in the environment: use the pip of the base image.
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
       -r /tmp/gateway.lock
-# The official base comes without compiled modules, and the gateway can't write any: each start would compile
-# all that it imports, which takes longer than everything else. So that is done here, in a tree of its own.
+# The official base image has no compiled modules, and the gateway can't write any. Compile them here, or
+# each start would spend most of its time on it.
 ENV PYTHONPYCACHEPREFIX=/opt/pycache
 RUN python -m compileall -q -j 0 /opt/venv/lib
 COPY contracts contracts
 COPY web web
 COPY gateway gateway
-# The import compiles what the gateway uses of the standard library.
+# The import compiles the modules of the standard library that the gateway uses.
 RUN python -m compileall -q /app && /opt/venv/bin/python -c "import gateway.__main__"
 
 FROM ${BASE_IMAGE}
-# curl: the health check of the homelab's stack calls it inside this container. Its version is not pinned,
-# since the distribution keeps but one, the one with the fixes.
+# curl: health checks run it in this container. Its version is not pinned, because the distribution has only
+# the latest one.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends curl \
@@ -29,9 +29,9 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/pycache /opt/pycache
 COPY --from=build /app /app
 WORKDIR /app
-# Baked, so that the image runs without a mounted one.
+# Default settings, used if no file is mounted.
 COPY config.yaml config.yaml
-# Whatever a config says that is mounted here: inside, the gateway listens on every address.
+# In the container the gateway listens on every address, independent of the mounted settings.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

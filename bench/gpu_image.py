@@ -193,7 +193,7 @@ def _in_turn(pair: dict[str, Contender], turns: int) -> dict[str, Any]:
 
 
 def _engine(args: argparse.Namespace, family: str, folder: Path, unbounded: int) -> Contender:
-    from workers.engine import Drawn, ImageEvent, ImageJob, Stepped
+    from workers.engine import ImageEvent, ImageFinished, ImageJob, StepFinished
     from workers.image.engine import MIB, MfluxEngine
 
     settings = ImageSettings.model_validate(
@@ -208,9 +208,9 @@ def _engine(args: argparse.Namespace, family: str, folder: Path, unbounded: int)
 
         def emit(event: ImageEvent | None) -> None:
             nonlocal pixels
-            if isinstance(event, Stepped):
+            if isinstance(event, StepFinished):
                 ends.append(time.perf_counter())
-            elif isinstance(event, Drawn):
+            elif isinstance(event, ImageFinished):
                 pixels = event.rgb
 
         guidance = settings.default_guidance

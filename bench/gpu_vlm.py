@@ -29,7 +29,7 @@ from PIL import Image
 from bench import full_size
 from contracts.settings.base import GIB
 from contracts.settings.models import VlmSettings
-from workers.engine import Answered, ChatJob, Delta, Sampling, Turn
+from workers.engine import ChatJob, Delta, Finished, Sampling, Turn
 from workers.vlm.engine import VlmEngine
 
 SIDE = 1024  # pixels
@@ -52,10 +52,12 @@ class Recorder:
 
     def begin(self) -> None: ...
 
+    def advance(self) -> None: ...
+
     def put(self, event: Any) -> None:
         if isinstance(event, Delta) and not self.first_s:
             self.first_s = time.perf_counter() - self.began
-        elif isinstance(event, Answered):
+        elif isinstance(event, Finished):
             self.tokens, self.cached = event.completion_tokens, event.cached_tokens
 
     def end(self, error: BaseException | None) -> None:
@@ -84,7 +86,7 @@ class Engine:
         began = time.perf_counter()
         records = [Recorder(began) for _ in jobs]
         for job, record in zip(jobs, records, strict=True):
-            self.engine.admit(self.engine.read(job), record)
+            self.engine.admit(self.engine.prepare(job), record)
         while self.engine.busy:
             self.engine.step()
         seconds = time.perf_counter() - began
@@ -191,9 +193,8 @@ def measure(checkpoint: Path, side: int, tokens: int, rounds: int) -> dict[str, 
     _, report["peak_engine_8_gib"] = peak_of(
         lambda: engine.run([questions.about(questions.image(), tokens) for _ in range(8)])
     )
-    schedule = engine.engine.schedule
-    assert schedule is not None
-    report["caches_gib"] = round((schedule.prefixes.nbytes + schedule.features.nbytes) / GIB, 2)
+    caches = engine.engine.caches()
+    report["caches_gib"] = round((caches.prompts + caches.pictures) / GIB, 2)
     engine.engine.close()
     return report
 
@@ -210,7 +211,7 @@ def first_tokens(engine: Engine, bare: Bare, questions: Questions, rounds: int) 
         image = questions.image()
         for case in ("cold", "again"):
             job = questions.about(image, 8)
-            tokens = engine.engine.read(job).prompt_tokens
+            tokens = len(engine.engine.prepare(job).prompt)
             _, (record,) = engine.run([job])
             first, _, _ = bare.run(questions.about(image, 8))
             if number >= 0:

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.stack import ROOT
 from contracts.settings.models import ImageSettings
-from workers.engine import Drawn, ImageEvent, ImageJob, Stepped
+from workers.engine import ImageEvent, ImageFinished, ImageJob, StepFinished
 
 CHECKPOINT = ROOT / "demo" / "models" / "image-gen"
 MIB = 1 << 20
@@ -45,7 +45,7 @@ flux_generate.main()
 """
 ENGINE_CODE = """
 import sys
-from workers.engine import ImageJob
+from workers.engine import ImageFinished, ImageJob
 from workers.image.engine import MfluxEngine
 from contracts.settings.models import ImageSettings
 settings = ImageSettings.model_validate_json(sys.argv[1])
@@ -97,9 +97,9 @@ class Pair:
         images: list[bytes] = []
 
         def emit(event: ImageEvent | None) -> None:
-            if isinstance(event, Stepped):
+            if isinstance(event, StepFinished):
                 ends.append(time.perf_counter())
-            elif isinstance(event, Drawn):
+            elif isinstance(event, ImageFinished):
                 images.append(event.rgb)
 
         began = time.perf_counter()

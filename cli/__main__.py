@@ -1,4 +1,4 @@
-"""``vision COMMAND``. Exit status: 0 done, 1 refused or wrong, 2 misused, 3 nobody there, 4 no key."""
+"""``vision COMMAND``. Exit status: 0 done, 1 error, 2 wrong usage, 3 no server, 4 no valid key."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import sys
 
 import typer
 
-from cli import here, models, pictures, questions, screen
-from cli.failures import Failure
+from cli import images, local, models, questions, screen
+from cli.errors import CommandError
 
 app = typer.Typer(
     name="vision",
-    help="Vision Insight from a terminal: draw, edit, ask about and read pictures; see to the models.",
+    help="Vision Insight from a terminal: draw, edit, ask about and read images; manage the models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(pictures.draw, pictures.edit, questions.ask, questions.read),
+    *(images.draw, images.edit, questions.ask, questions.read),
     *(models.ps, models.models, models.warm, models.evict, models.logs),
-    *(here.pull, here.rm, here.doctor),
+    *(local.pull, local.rm, local.doctor),
 ):
     app.command()(command)
-app.add_typer(here.config, name="config")
+app.add_typer(local.config, name="config")
 
 
 def main() -> int:
     for stream in (sys.stdout, sys.stderr):
-        # A terminal without UTF-8 shows what it can.
+        # Replace characters that a terminal without UTF-8 can't show.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    # A shell without job control starts what it puts into the background with Ctrl-C ignored.
+    # Shells without job control start background commands with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="vision")
-    except Failure as exc:
+    except CommandError as exc:
         if "--json" in sys.argv:
             screen.note(json.dumps(exc.body(), ensure_ascii=False))
         else:

@@ -1,7 +1,7 @@
-"""Where the gateway is, and with which key to speak to it. Pure, but for the settings that it is given.
+"""The gateway's address and API key. Pure, except for loading the settings.
 
-Rules: what is said on the command line wins over ``VISION_HOST`` and ``VISION_KEY``, those over the
-settings of this machine. A key from the settings goes to this machine's own gateway and nowhere else.
+Rules: the command line overrides ``VISION_HOST`` and ``VISION_KEY``, which override this machine's
+settings. A key from the settings is only sent to this machine's own gateway.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from cli.failures import Usage
+from cli.errors import UsageError
 from contracts.settings import Settings
 from contracts.settings.file import SettingsError
 from hostctl.health import gateway_url
 
 DEFAULT_PORT = 8000
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_KEY = re.compile(r"[!-~]+")  # what a header can carry, without spaces
+_KEY = re.compile(r"[!-~]+")  # valid in a header, without spaces
 
 
 @dataclass(frozen=True)
-class Address:
-    """*local*: it is the gateway of this machine's settings."""
+class GatewayAddress:
+    """*local*: the gateway of this machine's settings."""
 
     url: str
     local: bool
@@ -34,65 +34,66 @@ class Address:
 
 def find(
     host: str | None, key: str | None, environ: Mapping[str, str], settings: Callable[[], Settings]
-) -> Address:
-    """The gateway that *host* and *key*, of the command line, and *environ* mean.
+) -> GatewayAddress:
+    """The gateway selected by the options *host* and *key*, and by *environ*.
 
-    *settings* reads those of this machine, and is called only when they matter. Raises ``Usage``.
+    *settings* loads this machine's settings; it is only called if they are needed. Raises
+    ``UsageError``.
     """
     named = host or environ.get("VISION_HOST")
-    told = key or environ.get("VISION_KEY") or environ.get("GATEWAY_API_KEY") or None
-    if told and _KEY.fullmatch(told) is None:
-        raise Usage("a key has printable ASCII characters without spaces")
+    given_key = key or environ.get("VISION_KEY") or environ.get("GATEWAY_API_KEY") or None
+    if given_key and _KEY.fullmatch(given_key) is None:
+        raise UsageError("a key consists of printable ASCII characters without spaces")
     if not named:
         try:
             mine = settings()
         except SettingsError as exc:
-            raise Usage(str(exc)) from exc
-        return Address(gateway_url(mine), True, told or own_key(mine))
+            raise UsageError(str(exc)) from exc
+        return GatewayAddress(gateway_url(mine), True, given_key or own_key(mine))
     url = parse_host(named)
     own = _own_settings(url, settings)
-    return Address(url, own is not None, told or (own_key(own) if own else None))
+    return GatewayAddress(url, own is not None, given_key or (own_key(own) if own else None))
 
 
 def own_key(settings: Settings) -> str | None:
-    """A key that the gateway of *settings* takes; None: it wants none, or they are in a file."""
+    """A key for the gateway of *settings*; None: no key is required, or keys are in a file."""
     return settings.gateway.required_key or next(iter(settings.gateway.keys.values()), None)
 
 
 def parse_host(text: str) -> str:
-    """``mac``, ``mac:8000``, ``https://vision.example.org`` or an OpenAI base URL, as an address.
+    """The URL of ``mac``, ``mac:8000``, ``https://vision.example.org`` or an OpenAI base URL.
 
-    A name without a scheme is that of a gateway on its usual port.
+    Without a scheme the default port is 8000. Raises ``UsageError``.
     """
     bare = "://" not in text
     try:
         parts = urlsplit(f"http://{text}" if bare else text)
         port = parts.port
     except ValueError as exc:
-        raise Usage(f"{text!r} names no host: {exc}") from exc
+        raise UsageError(f"{text!r} is not a valid host: {exc}") from exc
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise Usage(
-            f"{text!r} names no host: expected one like 'mac:8000' or 'https://mac.example.org'"
+        raise UsageError(
+            f"{text!r} is not a valid host: expected 'mac:8000' or 'https://mac.example.org'"
         )
     if parts.username is not None:
-        raise Usage("a host has no user in it: a key is given with --key or VISION_KEY")
+        raise UsageError("a host can't contain a user: use --key or VISION_KEY for the key")
     if bare and port is None:
         parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{DEFAULT_PORT}")
     url = f"{parts.scheme}://{parts.netloc}{_prefix(parts)}"
     try:
         httpx.URL(url)
     except httpx.InvalidURL as exc:
-        raise Usage(f"{text!r} names no host: {exc}") from exc
+        raise UsageError(f"{text!r} is not a valid host: {exc}") from exc
     return url
 
 
 def _prefix(parts: SplitResult) -> str:
-    """The path before the API's own: a gateway may live behind another server."""
+    """The path before the API's own, for a gateway behind another server."""
     return parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def _own_settings(url: str, settings: Callable[[], Settings]) -> Settings | None:
-    """This machine's settings when *url* is that of its own gateway."""
+    """This machine's settings if *url* is its own gateway."""
     parts = urlsplit(url)
     if parts.hostname not in _LOOPBACK:
         return None

@@ -1,7 +1,7 @@
-"""The API over HTTP: its answers as values, and whatever goes wrong as a ``Failure``.
+"""HTTP client for the gateway: returns parsed responses, raises ``CommandError``.
 
-Rules: errors of httpx and of JSON are translated here and nowhere else. A quick question is answered
-quickly or not at all; work of a model has no time limit of ours: loads and drawings take minutes.
+Rules: all httpx and JSON errors are translated here. Status requests have a short timeout; model work
+has none, because loading a model and generating images take minutes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from cli.address import Address
-from cli.failures import Failure, Unreachable, refusal
+from cli.address import GatewayAddress
+from cli.errors import CommandError, GatewayUnreachable, refusal
 from web import sse
 
 QUICK_S = 10.0
@@ -25,12 +25,12 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class Gateway:
-    """``with Gateway(address) as gateway:`` asks the gateway at *address*."""
+    """``with Gateway(address) as gateway:`` is a client of the gateway at *address*."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: GatewayAddress) -> None:
         headers = {"authorization": f"Bearer {address.key}"} if address.key else {}
         self.address = address
-        # No proxy of the environment: it would not know the names of a home network.
+        # No proxy: it could not resolve the names of a home network.
         self._http = httpx.Client(base_url=address.url, headers=headers, trust_env=False)
 
     def __enter__(self) -> Self:
@@ -41,10 +41,10 @@ class Gateway:
     ) -> None:
         self._http.close()
 
-    def ask(
+    def request(
         self, method: str, path: str, *, body: Any = None, timeout_s: float | None = QUICK_S
     ) -> Any:
-        """The JSON object that answers; *timeout_s* None: however long it takes."""
+        """The JSON object of the response; *timeout_s* None: no timeout."""
         with self._opened(method, path, body, timeout_s) as answer:
             return _object(answer, answer.read())
 
@@ -55,15 +55,15 @@ class Gateway:
     def events(
         self, method: str, path: str, *, body: Any = None
     ) -> Iterator[sse.Comment | dict[str, Any] | str]:
-        """What a stream says: comments, and the JSON of each event.
+        """The comments of a stream, and the JSON of its events.
 
-        An event that tells of an error is raised, and so is an answer that is no stream.
+        Raises ``CommandError`` for an error event, and for a response that is not a stream.
         """
         with self._opened(method, path, body, None) as answer:
             kind = answer.headers.get("content-type", "")
             if not kind.startswith(sse.MEDIA_TYPE):
-                raise Failure(
-                    f"{self.address.url}{path}: expected a stream, and got {kind or 'nothing'}"
+                raise CommandError(
+                    f"{self.address.url}{path}: expected a stream, got {kind or 'nothing'}"
                 )
             for item in sse.read(answer.iter_bytes()):
                 if isinstance(item, sse.Comment) or item.text == "[DONE]":
@@ -72,7 +72,7 @@ class Gateway:
                 try:
                     found = json.loads(item.text)
                 except ValueError as exc:
-                    raise Failure(f"{self.address.url}{path}: an event is not JSON") from exc
+                    raise CommandError(f"{self.address.url}{path}: an event is not JSON") from exc
                 if isinstance(found, dict) and isinstance(found.get("error"), dict):
                     raise refusal(200, found["error"])
                 yield found
@@ -89,48 +89,48 @@ class Gateway:
                     raise _refusal(answer, answer.read())
                 yield answer
         except httpx.TimeoutException as exc:
-            raise Unreachable(f"{url} does not answer in time") from exc
+            raise GatewayUnreachable(f"{url} does not respond in time") from exc
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.DecodingError) as exc:
-            raise Failure(f"{url}: the answer broke off: {exc or type(exc).__name__}") from exc
+            raise CommandError(f"{url}: the response broke off: {exc or type(exc).__name__}") from exc
         except (httpx.TransportError, httpx.InvalidURL) as exc:
-            raise Unreachable(_nobody(self.address, exc)) from exc
+            raise GatewayUnreachable(_unreachable(self.address, exc)) from exc
 
 
 def as_shape(cls: type[Shape], found: Any, where: str) -> Shape:
-    """*found* as a *cls*; an answer of another shape is none of this API's."""
+    """*found* as *cls*; raises ``CommandError`` if it is not a response of this API."""
     try:
         return cls.model_validate(found)
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in problem["loc"])
-        raise Failure(f"{where}: not an answer of this API ({at}: {problem['msg']})") from exc
+        raise CommandError(f"{where}: not a response of this API ({at}: {problem['msg']})") from exc
 
 
 def _object(answer: httpx.Response, content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except ValueError as exc:
-        raise Failure(f"{answer.url}: not an answer of this API: no JSON") from exc
+        raise CommandError(f"{answer.url}: not a response of this API: not JSON") from exc
     if not isinstance(found, dict):
-        raise Failure(f"{answer.url}: not an answer of this API: no JSON object")
+        raise CommandError(f"{answer.url}: not a response of this API: not a JSON object")
     return found
 
 
-def _refusal(answer: httpx.Response, content: bytes) -> Failure:
+def _refusal(answer: httpx.Response, content: bytes) -> CommandError:
     try:
         error = _object(answer, content).get("error")
-    except Failure:
+    except CommandError:
         error = None
     if not isinstance(error, dict):
-        return Failure(f"{answer.url}: status {answer.status_code}, and no error of this API")
+        return CommandError(f"{answer.url}: status {answer.status_code}, not an error of this API")
     return refusal(answer.status_code, error)
 
 
-def _nobody(address: Address, exc: Exception) -> str:
+def _unreachable(address: GatewayAddress, exc: Exception) -> str:
     cure = (
-        "make status tells how the stack is; make start starts a gateway that is installed, "
-        "make up or make demo one that is not"
+        "make status shows the stack; make start starts an installed gateway, make up or make demo "
+        "run one in the foreground"
         if address.local
-        else "is the host right (--host, VISION_HOST), and does its gateway listen on your network?"
+        else "check the host (--host, VISION_HOST), and that its gateway listens on your network"
     )
-    return f"nobody answers at {address.url}: {exc or type(exc).__name__}; {cure}"
+    return f"no server responds at {address.url}: {exc or type(exc).__name__}; {cure}"

@@ -1,4 +1,4 @@
-"""What the user hands over: files, URLs, stdin; read once, and refused with its name."""
+"""Inputs of commands: files, URLs, stdin."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ import base64
 import sys
 from pathlib import Path
 
-from cli.failures import Usage
+from cli.errors import UsageError
 from contracts.media import sniff
 
 
 class Stdin:
-    """It can be one thing only: the words or one picture."""
+    """Standard input, which can be used once: for the text or for one image."""
 
     def __init__(self) -> None:
-        self._taken = False
+        self._used = False
 
-    def words(self, text: str) -> str:
-        """*text*, or what stdin says in its place when it is ``-``."""
-        if text != "-":
-            return text
-        words = self.read().decode("utf-8", "replace").strip()
-        if not words:
-            raise Usage("stdin is empty: no words came")
-        return words
+    def text(self, argument: str) -> str:
+        """*argument*, or the text on stdin if it is ``-``."""
+        if argument != "-":
+            return argument
+        text = self.read().decode("utf-8", "replace").strip()
+        if not text:
+            raise UsageError("stdin is empty")
+        return text
 
     def read(self) -> bytes:
-        if self._taken:
-            raise Usage("'-' can stand once only: stdin is read already")
-        self._taken = True
+        if self._used:
+            raise UsageError("'-' can be used only once")
+        self._used = True
         return sys.stdin.buffer.read()
 
 
-def pictures_and_words(parts: list[str], *, least: int) -> tuple[list[str], str]:
-    """The arguments of ``edit`` and ``ask``: pictures, then the words; raises ``Usage``."""
-    *pictures, words = parts
-    if len(pictures) < least:
-        raise Usage('expected a picture and then the words, such as: photo.jpg "what is this?"')
-    if words != "-" and len(words) < 256 and "\n" not in words and Path(words).is_file():
-        raise Usage(f"the words are missing: {words} is a file")
-    return pictures, words
+def images_and_text(parts: list[str], *, least: int) -> tuple[list[str], str]:
+    """The arguments of ``edit`` and ``ask``: images, then the text; raises ``UsageError``."""
+    *images, text = parts
+    if len(images) < least:
+        raise UsageError('expected an image and then the text, such as: photo.jpg "what is this?"')
+    if text != "-" and len(text) < 256 and "\n" not in text and Path(text).is_file():
+        raise UsageError(f"the text is missing: {text} is a file")
+    return images, text
 
 
-def picture_field(name: str, stdin: Stdin) -> str:
-    """The picture *name* as the API takes it: a URL as it is, all else as a data URI."""
+def image_field(name: str, stdin: Stdin) -> str:
+    """The image *name* for the API: a URL unchanged, a file or stdin as a data URI."""
     if name.startswith(("http://", "https://")):
         return name
     if name == "-":
@@ -52,8 +52,8 @@ def picture_field(name: str, stdin: Stdin) -> str:
         try:
             data = Path(name).expanduser().read_bytes()
         except OSError as exc:
-            raise Usage(f"{name}: cannot be read: {exc.strerror}") from exc
+            raise UsageError(f"{name}: cannot be read: {exc.strerror}") from exc
     kind = sniff(data)
     if kind is None:
-        raise Usage(f"{name}: is no picture (PNG, JPEG, WebP, GIF, BMP, TIFF)")
+        raise UsageError(f"{name}: not an image (PNG, JPEG, WebP, GIF, BMP, TIFF)")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,4 +1,4 @@
-"""The options that commands share, and the way from them to the gateway."""
+"""Shared options of commands, and the gateway client that they select."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import address
-from cli.failures import Failure, Usage
+from cli.errors import CommandError, UsageError
 from cli.gateway import Gateway
 from contracts.settings import Settings
 from contracts.settings.file import DEFAULT_CONFIG, SettingsError, load
@@ -16,23 +16,22 @@ from contracts.settings.file import DEFAULT_CONFIG, SettingsError, load
 Host = Annotated[
     str | None,
     typer.Option(
-        "--host", help="The gateway: mac, mac:8000, https://... [env: VISION_HOST; else this machine's]"
+        "--host",
+        help="Gateway: mac, mac:8000, https://... [env: VISION_HOST; default: this machine's]",
     ),
 ]
-Key = Annotated[
-    str | None, typer.Option("--key", help="Its API key. [env: VISION_KEY, GATEWAY_API_KEY]")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+Key = Annotated[str | None, typer.Option("--key", help="API key. [env: VISION_KEY, GATEWAY_API_KEY]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def settings() -> Settings:
-    """This machine's, as a shell sees them. Raises ``SettingsError``."""
+    """This machine's settings, including the shell's variables. Raises ``SettingsError``."""
     return load(None, environ())
 
 
 def environ() -> dict[str, str]:
-    """This shell's variables; where no service is installed, with the settings that `make up` takes."""
-    from hostctl import machine  # most commands ask the gateway and need none of it
+    """This shell's variables; without installed services, with the settings file of `make up`."""
+    from hostctl import machine  # most commands only use the gateway
 
     root = DEFAULT_CONFIG.parent
     services = machine.service_manager(
@@ -46,21 +45,21 @@ def environ() -> dict[str, str]:
 
 
 def settings_here(what: str, host: str | None) -> Settings:
-    """The settings for a command that works on the machine of the stack only; raises ``Usage``."""
+    """The settings for a local command; raises ``UsageError`` on another machine."""
     require_here(what, host)
     try:
         return settings()
     except SettingsError as exc:
-        raise Usage(str(exc)) from exc
+        raise UsageError(str(exc)) from exc
 
 
 def require_here(what: str, host: str | None) -> None:
-    """Raise ``Usage`` when *host*, or the environment, means another machine."""
+    """Raise ``UsageError`` if *host*, or the environment, names another machine."""
     named = host or os.environ.get("VISION_HOST")
     if named and not address.find(host, None, os.environ, settings).local:
-        raise Usage(
-            f"{what} works on the machine of the stack only, and {named} is not its gateway: "
-            "give the command there, or leave out --host and VISION_HOST"
+        raise UsageError(
+            f"{what} works only on the machine of the stack, and {named} is another gateway: "
+            "run it there, or omit --host and VISION_HOST"
         )
 
 
@@ -69,20 +68,20 @@ def gateway(host: str | None, key: str | None) -> Gateway:
 
 
 def complete_alias(incomplete: str) -> list[str]:
-    """Aliases that begin so, for the shell; none rather than an error."""
+    """Aliases that begin with *incomplete*, for the shell; [] on any error."""
     try:
-        with gateway(None, None) as there:
-            found = there.ask("GET", "/v1/models", timeout_s=1)["data"]
+        with gateway(None, None) as client:
+            found = client.request("GET", "/v1/models", timeout_s=1)["data"]
             return [m["id"] for m in found if m["id"].startswith(incomplete)]
-    except (Failure, KeyError, TypeError):
+    except (CommandError, KeyError, TypeError):
         return []
 
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="An alias; else the default.", autocompletion=complete_alias),
+    typer.Option("--model", "-m", help="Alias; else the default.", autocompletion=complete_alias),
 ]
-Alias = Annotated[str, typer.Argument(help="A model.", autocompletion=complete_alias)]
+Alias = Annotated[str, typer.Argument(help="Model.", autocompletion=complete_alias)]
 Aliases = Annotated[
-    list[str] | None, typer.Argument(help="Models; none: all.", autocompletion=complete_alias)
+    list[str] | None, typer.Argument(help="Models; default: all.", autocompletion=complete_alias)
 ]

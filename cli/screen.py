@@ -1,4 +1,4 @@
-"""Stdout for answers, stderr for progress and errors; colours and bars only where they are seen."""
+"""Output: results to stdout, progress and errors to stderr; colors and bars on terminals only."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import terminal
-from cli.failures import Failure
+from cli.errors import CommandError
+from cli.formatting import ProgressNote, printable, waiting
 from cli.gateway import Gateway, as_shape
-from cli.phrases import Told, shown, waiting
 from contracts.control import ManagerStatus
 
 STATUS = "/v1/system/status"
-_LOOK_S = 1.0
+_POLL_S = 1.0
 _COLORS = {"ready": "green", "failed": "red", "stopped": "dim"}
 
 
 def say(text: str) -> None:
-    """A line of an answer, whatever it holds."""
-    sys.stdout.write(f"{shown(text)}\n")
+    """Print a line of the result, without control characters."""
+    sys.stdout.write(f"{printable(text)}\n")
     sys.stdout.flush()
 
 
 def say_part(text: str) -> None:
-    """A part of an answer that goes on."""
-    sys.stdout.write(shown(text))
+    """Print a part of a streamed result."""
+    sys.stdout.write(printable(text))
     sys.stdout.flush()
 
 
@@ -44,13 +44,13 @@ def say_json(value: Any, *, indent: int | None = 2) -> None:
 
 
 def note(text: str) -> None:
-    """Something beside the answer."""
-    sys.stderr.write(f"{shown(text)}\n")
+    """Print a line to stderr."""
+    sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns; lines are cut by no width that is only guessed."""
+    """Print aligned columns; only a real terminal's width truncates them."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=1000)
@@ -58,12 +58,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for name in head:
         grid.add_column(name, overflow="fold" if name in ("CAN", "PATH", "ALSO") else "ellipsis")
     for row in rows:
-        grid.add_row(*(Text(shown(cell), style=_COLORS.get(cell, "")) for cell in row))
+        grid.add_row(*(Text(printable(cell), style=_COLORS.get(cell, "")) for cell in row))
     console.print(grid)
 
 
-def show_picture(data: bytes) -> bool:
-    """Put a picture on the terminal, if it is one that shows them."""
+def show_image(data: bytes) -> bool:
+    """Show an image on the terminal, if it supports that."""
     how = terminal.protocol(os.environ, is_terminal=sys.stdout.isatty())
     text = terminal.encoded(data, how) if how else None
     if text is None:
@@ -74,32 +74,33 @@ def show_picture(data: bytes) -> bool:
 
 
 class Bar:
-    """One line on a terminal's stderr that tells what is waited for; elsewhere nothing."""
+    """A progress line on stderr, if that is a terminal; else nothing."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
-        self.looking = True  # at the status, until the answer itself has begun to tell
+        self.polling = True  # show the manager's status until the response has comments
 
-    def tell(self, told: Told) -> None:
-        # Without a total the bar pulses, which says as much as is known.
-        total = told.total or None
+    def update(self, note: ProgressNote) -> None:
+        # Without a total the bar pulses.
+        total = note.total or None
         self._progress.update(
-            self._task, description=shown(told.text), completed=told.done, total=total
+            self._task, description=printable(note.text), completed=note.done, total=total
         )
 
-    def heard(self, told: Told) -> None:
-        self.looking = False
-        self.tell(told)
+    def show_comment(self, note: ProgressNote) -> None:
+        """Show a comment of the response, which replaces the polled status."""
+        self.polling = False
+        self.update(note)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Out of the way while something else is written."""
+    def paused(self) -> Iterator[None]:
+        """Hide the bar while something else is printed."""
         self._progress.stop()
         yield
         self._progress.start()
 
     def end(self) -> None:
-        self.looking = False
+        self.polling = False
         self._progress.stop()
 
 
@@ -116,27 +117,27 @@ def bar(text: str) -> Iterator[Bar]:
 
 
 @contextmanager
-def waiting_bar(gateway: Gateway, name: str | None, text: str = "asking") -> Iterator[Bar]:
-    """A bar that tells what the stack does for *name*, until the answer itself tells more."""
+def waiting_bar(gateway: Gateway, name: str | None, text: str = "waiting") -> Iterator[Bar]:
+    """A bar that shows what a request for model *name* waits for, from the polled status."""
     done = threading.Event()
 
-    def look(line: Bar) -> None:
-        while not done.wait(_LOOK_S) and line.looking:
+    def poll(line: Bar) -> None:
+        while not done.wait(_POLL_S) and line.polling:
             try:
-                status = as_shape(ManagerStatus, gateway.ask("GET", STATUS), STATUS)
-            except Failure:
-                continue  # the request itself will tell
-            told = waiting(status, name)
-            if told and line.looking:
-                line.tell(told)
+                status = as_shape(ManagerStatus, gateway.request("GET", STATUS), STATUS)
+            except CommandError:
+                continue  # the request itself reports it
+            note = waiting(status, name)
+            if note and line.polling:
+                line.update(note)
 
     with bar(text) as line:
-        looker = threading.Thread(target=look, args=(line,), daemon=True)
+        poller = threading.Thread(target=poll, args=(line,), daemon=True)
         if sys.stderr.isatty():
-            looker.start()
+            poller.start()
         try:
             yield line
         finally:
             done.set()
-            if looker.is_alive():
-                looker.join(1)
+            if poller.is_alive():
+                poller.join(1)

@@ -1,8 +1,8 @@
-"""Pictures in terminals that can show them: which protocol, and its bytes. Pure.
+"""Images on terminals: detect the protocol, and encode the image for it. Pure.
 
-Rules: the environment tells, as asking the terminal could leave its answer in the user's next command;
-``VISION_PICTURES`` overrules it. Nothing is shown where stdout is no terminal, or inside tmux and
-screen, which swallow pictures.
+Rules: detection uses environment variables only, because a terminal's reply to a query could end up in
+the user's next command. ``VISION_PICTURES`` overrides it. Nothing is shown if stdout is not a terminal,
+or inside tmux and screen, which do not pass images on.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Protocol = Literal["kitty", "iterm2", "sixel"]
 _KITTY_CHUNK = 4096  # characters of base64
 _ITERM = ("iTerm.app", "WezTerm", "mintty")
 _SIXEL = ("foot", "mlterm", "contour", "yaft")
-_SIXEL_SIDE = 640  # pixels at most, of either side
+_SIXEL_SIDE = 640  # pixels, limit of each side
 _COLORS = 255
 
 
 def protocol(environ: Mapping[str, str], *, is_terminal: bool) -> Protocol | None:
-    """How pictures are shown; None: not at all."""
-    wish = environ.get("VISION_PICTURES", "").lower()
-    if not is_terminal or wish == "none":
+    """The protocol of the terminal; None: it does not show images."""
+    option = environ.get("VISION_PICTURES", "").lower()
+    if not is_terminal or option == "none":
         return None
     for known in get_args(Protocol):
-        if wish == known:
+        if option == known:
             return known  # type: ignore[no-any-return]
     term, program = environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
     if environ.get("TMUX") or term.startswith(("screen", "tmux")):
@@ -44,15 +44,15 @@ def protocol(environ: Mapping[str, str], *, is_terminal: bool) -> Protocol | Non
     return "sixel" if term.startswith(_SIXEL) or "sixel" in term else None
 
 
-def encoded(picture: bytes, how: Protocol) -> str | None:
-    """*picture*, a file, as what the terminal is sent; None: that needs Pillow, which isn't there."""
+def encoded(file: bytes, how: Protocol) -> str | None:
+    """The text that shows the image *file*; None if Pillow is needed and not installed."""
     if how == "iterm2":
-        text = base64.b64encode(picture).decode()
-        return f"\x1b]1337;File=inline=1;size={len(picture)};preserveAspectRatio=1:{text}\a\n"
+        text = base64.b64encode(file).decode()
+        return f"\x1b]1337;File=inline=1;size={len(file)};preserveAspectRatio=1:{text}\a\n"
     if how == "kitty":
-        png = picture if sniff(picture) == "png" else _as_png(picture)
+        png = file if sniff(file) == "png" else _as_png(file)
         return None if png is None else "".join(_kitty(png)) + "\n"
-    return _sixel(picture)
+    return _sixel(file)
 
 
 def _kitty(png: bytes) -> Iterator[str]:
@@ -63,23 +63,23 @@ def _kitty(png: bytes) -> Iterator[str]:
         yield f"\x1b_G{control}m={more};{text[start : start + _KITTY_CHUNK]}\x1b\\"
 
 
-def _as_png(picture: bytes) -> bytes | None:
+def _as_png(file: bytes) -> bytes | None:
     try:
         from PIL import Image
     except ImportError:
         return None
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(file)) as image:
         image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _sixel(picture: bytes) -> str | None:
+def _sixel(file: bytes) -> str | None:
     try:
         from PIL import Image
     except ImportError:
         return None
-    with Image.open(io.BytesIO(picture)) as opened:
+    with Image.open(io.BytesIO(file)) as opened:
         image = opened.convert("RGB")
     image.thumbnail((_SIXEL_SIDE, _SIXEL_SIDE))
     image = image.quantize(_COLORS)
@@ -97,7 +97,7 @@ def _sixel(picture: bytes) -> str | None:
 
 
 def _band(rows: list[bytes]) -> str:
-    """Six rows of pixels: for each colour a line of characters, whose bits are the rows."""
+    """Encode six rows of pixels: one line of characters per color; the bits are the rows."""
     lines = []
     for color in sorted(set(b"".join(rows))):
         bits = [sum((row[x] == color) << y for y, row in enumerate(rows)) for x in range(len(rows[0]))]

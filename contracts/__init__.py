@@ -1,5 +1,5 @@
-"""What the tiers agree on: settings, wire types, control types, errors.
+"""The interfaces between the tiers: settings, wire types, control types, errors.
 
-Rules: imports nothing but the standard library, pydantic and pyyaml; does no I/O except reading the
-settings file; every tier may import it, and it imports no tier.
+Rules: import only the standard library, pydantic and pyyaml; no I/O except reading the settings file;
+every tier may import this package, and it imports no tier.
 """

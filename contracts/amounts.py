@@ -1,4 +1,4 @@
-"""Bytes, rates and times in words; 1 GB is 1,000,000,000 bytes, as for disks and the Hub. Pure."""
+"""Format bytes, rates and durations as text. 1 GB is 1,000,000,000 bytes, as on the Hub. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _HOURS_FROM_S = 2 * 3600
 
 
 def size_text(count: float) -> str:
-    """*count* bytes in words: ``6.2 GB``, ``35 MB``."""
+    """*count* bytes as text: ``6.2 GB``, ``35 MB``."""
     scale, unit = _unit(count)
     return f"{_short(count / scale)} {unit}"
 
@@ -22,24 +22,24 @@ def part_text(done: float, total: float) -> str:
 
 
 def left_text(download: Download) -> str:
-    """``93 of 177 MB, about 42 s left``; without what is not known yet."""
+    """``93 of 177 MB, about 42 s left``; unknown parts are left out."""
     if not download.total_bytes:
         return "its size is not known yet"
-    said = [part_text(download.done_bytes, download.total_bytes)]
+    parts = [part_text(download.done_bytes, download.total_bytes)]
     if download.eta_seconds:
-        said.append(f"about {_time_text(download.eta_seconds)} left")
-    return ", ".join(said)
+        parts.append(f"about {_time_text(download.eta_seconds)} left")
+    return ", ".join(parts)
 
 
 def progress_text(download: Download) -> str:
-    """``1.2 of 4.5 GB, 35 MB/s, about 95 s left``; without what is not known."""
-    said = [
+    """``1.2 of 4.5 GB, 35 MB/s, about 95 s left``; an unknown time is left out."""
+    parts = [
         part_text(download.done_bytes, download.total_bytes),
         f"{size_text(download.bytes_per_second)}/s",
     ]
     if download.eta_seconds:
-        said.append(f"about {_time_text(download.eta_seconds)} left")
-    return ", ".join(said)
+        parts.append(f"about {_time_text(download.eta_seconds)} left")
+    return ", ".join(parts)
 
 
 def _unit(count: float) -> tuple[float, str]:

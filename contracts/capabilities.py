@@ -1,8 +1,8 @@
-"""What the families of image models can do, as requests, routes and ``/v1/models`` see it. Pure.
+"""The capabilities of a model, and the checks that a request needs no others. Pure.
 
-Rules: a request that asks for what the model's family can't do is refused with the names of the field
-and of the family: by the gateway, before anything is loaded for it, and by the worker, before the model
-thread sees it. One family's table row (``contracts.families``) is all that decides.
+Rules: a request that needs a missing capability is refused, naming the field and the family. The
+gateway checks before a model is loaded, the worker before the request reaches the model thread. The
+only source is the family's row in ``contracts.families``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contracts.families import Family
 from contracts.settings.models import ImageSettings, VlmSettings
 from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
 
-ROUTES = ("chat", "analyze", "generate", "edit")  # what a model can be asked for
-# How an edit is done: the last steps of a drawing, by words, or into a mask.
+ROUTES = ("chat", "analyze", "generate", "edit")
+# How an edit works: redo the last denoising steps, follow an instruction, or fill a mask.
 EditWay = Literal["strength", "instruction", "fill"]
 
 
 def capabilities(model: VlmSettings | ImageSettings) -> list[str]:
-    """What *model* can do: its routes first (chat, analyze, generate, edit), then how it can."""
+    """The capabilities of *model* as listed in ``/v1/models``: routes first, then options of them."""
     if isinstance(model, VlmSettings):
         return ["chat", "analyze"]
     family = model.traits
@@ -37,27 +37,29 @@ def capabilities(model: VlmSettings | ImageSettings) -> list[str]:
 
 
 def check_generation(request: ImageGenerationRequest, family: Family) -> None:
-    """Raise ``InvalidRequest`` for what *family* can't do."""
+    """Raise ``InvalidRequest`` if *family* lacks a capability that *request* needs."""
     if not family.generates:
         raise InvalidRequest(
-            f"{family.name} models only edit: send a picture to /v1/images/edits", param="model"
+            f"{family.name} models only edit: send an image to /v1/images/edits", param="model"
         )
     _check_negative_prompt(request, family)
 
 
 def edit_way(request: ImageEditRequest, family: Family) -> EditWay:
-    """How *family* does the edit; raises ``InvalidRequest`` for what it can't do.
+    """How *family* does the edit; raises ``InvalidRequest`` if it lacks a needed capability.
 
-    A family that edits by words and by strength does the latter when the request has a ``strength``.
+    A family that edits by instruction and by strength uses strength if the request has one.
     """
     if not family.edits:
         raise InvalidRequest(f"{family.name} models don't edit", param="model")
     _check_negative_prompt(request, family)
     if request.mask and family.mask == "none":
-        raise UnsupportedParameter(f"{family.name} models take no mask", param="mask")
+        raise UnsupportedParameter(f"{family.name} models do not support masks", param="mask")
     if request.strength is not None and not family.strength_edit:
-        how = "fill a mask" if family.mask == "native" else "edit by what the prompt says"
-        raise UnsupportedParameter(f"{family.name} models {how} and know no strength", param="strength")
+        how = "fill a mask" if family.mask == "native" else "follow the prompt"
+        raise UnsupportedParameter(
+            f"{family.name} models {how} and do not support strength", param="strength"
+        )
     if family.mask == "native":
         if not request.mask:
             raise InvalidRequest(f"{family.name} models fill a mask: send one", param="mask")
@@ -67,19 +69,19 @@ def edit_way(request: ImageEditRequest, family: Family) -> EditWay:
     return _of_images(request, family, "strength", 1)
 
 
-def _of_images(request: ImageEditRequest, family: Family, way: EditWay, most: int) -> EditWay:
-    sent = len(request.pictures)
-    if sent > most:
-        models = f"{family.name} models"
+def _of_images(request: ImageEditRequest, family: Family, way: EditWay, limit: int) -> EditWay:
+    sent = len(request.input_images)
+    if sent > limit:
+        what = f"{family.name} models edit"
         if way == "strength" and family.max_images > 1:
-            models += ", asked with a strength,"
-        takes = "one image" if most == 1 else f"up to {most} images"
-        raise UnsupportedParameter(f"{models} edit {takes}; {sent} were sent", param="image")
+            what = f"with strength, {what}"
+        accepted = "one image" if limit == 1 else f"up to {limit} images"
+        raise UnsupportedParameter(f"{what} {accepted}; {sent} were sent", param="image")
     return way
 
 
 def _check_negative_prompt(request: ImageRequest, family: Family) -> None:
     if request.negative_prompt and not family.negative_prompt:
         raise UnsupportedParameter(
-            f"{family.name} models know no negative prompt", param="negative_prompt"
+            f"{family.name} models do not support negative prompts", param="negative_prompt"
         )

@@ -1,8 +1,8 @@
-"""What manager and workers, and gateway and manager, tell each other.
+"""The internal interfaces: worker to manager, and manager to gateway.
 
-``/health`` of a worker is a ``WorkerHealth``; ``/status`` of the manager is a ``ManagerStatus``, whose
-names are those that the homelab dashboard reads: ``workers`` holds only workers that are ready, keyed
-by alias, and its numbers are never null.
+A worker's ``/health`` returns a ``WorkerHealth``, the manager's ``/status`` a ``ManagerStatus``. The
+homelab dashboard reads ``ManagerStatus`` by these field names: ``workers`` holds ready workers only, by
+alias, and its numbers are never null.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-# Headers between the tiers; none of them is for clients to rely on, but the timings.
-KEEP_ALIVE_HEADER = b"x-vision-keep-alive"  # of a request: seconds (``KeepAlive``)
-RETRYABLE_HEADER = b"x-vision-retryable"  # of a 503: the worker ended before its answer had begun
-QUEUE_HEADER = b"x-vision-queue-ms"  # of an answer: from asking for the worker to the grant
-LOAD_HEADER = b"x-vision-load-ms"  # the part of that during which the worker was loading
-MODEL_HEADER = b"x-vision-model-ms"  # what the model took; not for streams, which begin before it
+# Headers between the tiers. Only the timings are public.
+KEEP_ALIVE_HEADER = b"x-vision-keep-alive"  # on requests: seconds (``KeepAlive``)
+RETRYABLE_HEADER = b"x-vision-retryable"  # on a 503: the worker exited before the response began
+QUEUE_HEADER = b"x-vision-queue-ms"  # on responses: from arrival to the lease
+LOAD_HEADER = b"x-vision-load-ms"  # the part of the queue time in which the model was loading
+MODEL_HEADER = b"x-vision-model-ms"  # the model's time; not on streams, whose headers come first
 
 
 class WorkerState(StrEnum):
-    """Where a worker is in its life; the table of transitions is ``manager.lifecycle``."""
+    """The state of a worker; ``manager.lifecycle`` has the table of transitions."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -32,11 +32,11 @@ class WorkerState(StrEnum):
 
 
 class Phase(StrEnum):
-    """What a worker is doing on its way to ready."""
+    """The steps of a worker from launch to ready."""
 
     IMPORTING = "importing"
     DOWNLOADING = "downloading"
-    VERIFYING = "verifying"  # all bytes are there; their hashes are compared
+    VERIFYING = "verifying"  # the download is complete; hashes are compared
     LOADING = "loading"
     SAVING = "saving a quantized copy"
     WARMING_UP = "warming up"
@@ -49,19 +49,19 @@ class _Wire(BaseModel):
 
 
 class DeviceMemory(_Wire):
-    """Bytes that MLX holds. ``unified``: they are part of the process's own footprint already."""
+    """Bytes that MLX has allocated. ``unified``: the process's footprint includes them."""
 
     active: int = 0
-    cache: int = 0  # freed, and kept for the next buffer
-    peak: int = 0  # the most that was ever active in this process
+    cache: int = 0  # freed, kept for the next buffer
+    peak: int = 0  # the highest ``active`` of this process
     unified: bool = True  # False on CUDA
-    limit: int = 0  # that the GPU may hold in all, by Metal; 0: nobody says so
+    limit: int = 0  # the GPU limit that Metal reports; 0: unknown
 
 
 class Download(_Wire):
-    """How far a download is. ``total_bytes`` 0: not known yet; ``eta_seconds`` likewise.
+    """Progress of a download. ``total_bytes`` and ``eta_seconds`` are 0 until they are known.
 
-    ``verified_bytes`` counts what of it was hashed so far, once all bytes are there.
+    ``verified_bytes``: bytes hashed so far, after the download is complete.
     """
 
     done_bytes: int = 0
@@ -71,11 +71,11 @@ class Download(_Wire):
     verified_bytes: int = 0
 
 
-class Drawing(_Wire):
-    """What an image worker draws now. ``kind``: generation, edit, or "" when it draws nothing.
+class ImageProgress(_Wire):
+    """Progress of an image worker. ``kind``: generation, edit, or "" if it is idle.
 
-    Step ``step`` of ``steps`` is done of picture ``picture`` (from 1) of ``pictures``; ``eta_seconds``
-    is what all of them will take still, 0 until a step was done.
+    ``step`` of ``steps`` is done for image ``picture`` (from 1) of ``pictures``. ``eta_seconds`` covers
+    all remaining images; 0 until the first step is done.
     """
 
     kind: str = ""
@@ -87,23 +87,20 @@ class Drawing(_Wire):
 
 
 class Work(_Wire):
-    """What a worker's process has done since it began; each number only grows.
+    """Counters of a worker process since its launch; they only grow."""
 
-    ``cached``: what of a prompt, or which pictures, had been kept from before.
-    """
-
-    tokens: int = 0  # of answers
+    tokens: int = 0  # decoded
     prompt_tokens: int = 0
-    cached_tokens: int = 0
-    pictures: int = 0  # that were looked at
-    cached_pictures: int = 0
-    # Served or drawn at a size that shows what the model needs: see ``contracts.settings.models``.
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache
+    pictures: int = 0  # images encoded or found in the vision cache
+    cached_pictures: int = 0  # images found in the vision cache
+    # Images of at least ``large_image_pixels`` (``contracts.settings.models``).
     large_pictures: int = 0
-    steps: int = 0  # of drawings
+    steps: int = 0  # denoising steps
     step_seconds: float = 0.0
 
     def plus(self, now: Work, before: Work) -> Work:
-        """With what was done from *before* to *now*."""
+        """These counters increased by the work done from *before* to *now*."""
         return Work(
             **{
                 name: getattr(self, name) + getattr(now, name) - getattr(before, name)
@@ -116,18 +113,18 @@ WORK_FIELDS = tuple(Work.model_fields)
 
 
 class Caches(_Wire):
-    """Bytes of prompts and of pictures that a worker keeps, so as not to compute them again."""
+    """Bytes in a worker's caches: prefix or prompt cache, and vision cache."""
 
     prompts: int = 0
     pictures: int = 0
 
 
 class WorkerHealth(_Wire):
-    """``GET /health`` of a worker: 200 when ``phase`` is ready, else 503, with this body either way.
+    """``GET /health`` of a worker: status 200 if ``phase`` is ready, else 503; the body is the same.
 
-    ``nonce`` and ``pid`` prove that the answer comes from the process that was started: a stranger on
-    the same port can't know the nonce. ``progress`` counts what the model thread has done (jobs begun,
-    tokens, steps); while ``jobs`` are in hand it must grow.
+    ``nonce`` and ``pid`` prove that the response comes from the launched process: another program on
+    the port can't know the nonce. ``progress`` counts the work of the model thread (jobs started,
+    tokens, steps); it must grow while ``jobs`` is above 0.
     """
 
     alias: str
@@ -144,13 +141,13 @@ class WorkerHealth(_Wire):
     work: Work = Work()
     caches: Caches = Caches()
     download: Download | None = None  # while ``phase`` is downloading or verifying
-    drawing: Drawing | None = None
-    revision: str = ""  # the commit of the Hub that is loaded; "": a folder, or not known yet
-    newer_revision: str = ""  # the commit that the Hub has now, when its files are not all here
+    drawing: ImageProgress | None = None
+    revision: str = ""  # the loaded commit of a Hub repository; "": a folder, or not known yet
+    newer_revision: str = ""  # the Hub's current commit, if it is not downloaded completely
 
 
 class RunningWorker(_Wire):
-    """A ready (or draining) worker, as the dashboard reads it."""
+    """A ready or draining worker. The dashboard reads these fields."""
 
     port: int
     pid: int
@@ -165,13 +162,13 @@ class RunningWorker(_Wire):
 
 
 class ModelStatus(_Wire):
-    """Every configured alias, running or not. ``status`` is its ``WorkerState``. GiB, 0: not known.
+    """One configured model, loaded or not. Sizes are GiB; 0: not known.
 
-    ``memory_gb`` is what it is charged while it is loaded: the larger of its estimate and its
-    footprint. The estimate is the larger of ``declared_gb`` and ``learned_gb``; once the model has
-    served a large picture it is ``learned_gb`` alone. ``measured_gb`` is the footprint now,
-    ``peak_gb`` the most that this process was seen to need. ``idle_timeout_seconds``: how long it
-    stays after its last request, which may have asked for that (``keep_alive``); -1: it has no end.
+    ``memory_gb`` is the charge while the model is loaded: the larger of estimate and footprint. The
+    estimate is the larger of ``declared_gb`` and ``learned_gb``; after the first large image it is
+    ``learned_gb`` alone. ``measured_gb`` is the current footprint, ``peak_gb`` the highest of this
+    process. ``idle_timeout_seconds``: how long the model stays loaded after its last request, which
+    can set it (``keep_alive``); -1: no timeout.
     """
 
     path: str
@@ -181,13 +178,13 @@ class ModelStatus(_Wire):
     memory_gb: float
     declared_gb: float = 0.0
     learned_gb: float = 0.0
-    learned_age_seconds: float = 0.0  # since that peak was seen
+    learned_age_seconds: float = 0.0  # since that peak was measured
     measured_gb: float = 0.0
     peak_gb: float = 0.0
     phase: str = ""
     download: Download = Download()  # in the phases downloading and verifying
-    revision: str = ""  # the commit that is loaded, else the revision that will be; "": main, a folder
-    drawing: Drawing = Drawing()
+    revision: str = ""  # the loaded commit, else the configured revision; "": main, or a folder
+    drawing: ImageProgress = ImageProgress()
     queued: int = 0
     last_error: str = ""
     retry_in_seconds: float = 0.0
@@ -196,11 +193,11 @@ class ModelStatus(_Wire):
 
 
 class MemoryStatus(_Wire):
-    """GiB. ``used``, ``available``: the system's; ``models_loaded_gb`` is charged to the budget.
+    """Memory in GiB. ``total``, ``used`` and ``available`` describe the machine.
 
-    ``models_measured_gb`` is what the workers' footprints add up to, ``standby_gb`` that of processes
-    that wait for work; ``pressure`` is the system's: normal, warning or critical. ``budget_reason``:
-    the rule that the budget comes from, in words.
+    ``models_loaded_gb`` is charged to the budget, ``models_measured_gb`` is the sum of the workers'
+    footprints, ``standby_gb`` that of standby workers. ``pressure``: normal, warning or critical.
+    ``budget_reason``: the rule that sets the budget, as text.
     """
 
     total_gb: float
@@ -217,14 +214,14 @@ class MemoryStatus(_Wire):
 
 
 class StandbyStatus(_Wire):
-    """Processes that wait with their libraries imported; ``ready``: all of them are."""
+    """Standby workers: how many are configured, and how many are ready."""
 
     count: int = 0
     ready: int = 0
 
 
-class Spawned(_Wire):
-    """The manager's answer to ``POST /spawn/{alias}``, once the worker is ready."""
+class LoadResponse(_Wire):
+    """Response of ``POST /spawn/{alias}``, sent when the model is loaded."""
 
     success: Literal[True] = True
     alias: str
@@ -234,8 +231,8 @@ class Spawned(_Wire):
     load_seconds: float
 
 
-class Stopped(_Wire):
-    """The manager's answer to ``POST /stop/{alias}``, when the worker has ended or was none."""
+class UnloadResponse(_Wire):
+    """Response of ``POST /stop/{alias}``, sent when no worker of the model runs."""
 
     success: Literal[True] = True
     alias: str

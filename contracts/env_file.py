@@ -1,9 +1,9 @@
-"""``.env``: variables for both tiers, the make targets and Docker Compose, one ``NAME=value`` a line.
+"""``.env``: variables for both tiers, the make targets and Docker Compose, one ``NAME=value`` per line.
 
-Rules: only what all its readers take alike: ``# comments``, plain values, and values in single or
-double quotes; nothing is expanded, so a plain or double-quoted value holds no ``$``. Anything else is
-an error that names the line and never shows the value, which may be a key. Standard library only: the
-installer reads the file before anything is installed.
+Rules: the syntax is the part that all readers parse alike: ``# comments``, plain values, and values in
+single or double quotes. Nothing is expanded, so plain and double-quoted values can't contain ``$``.
+Anything else is an error that names the line and never shows the value, which may be a key. Standard
+library only: the installer reads the file before any package is installed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LINE = re.compile(
 
 
 class EnvFileError(ValueError):
-    """The file can't be used; the message names the line and the cure."""
+    """The file is invalid; the message names the line and the fix."""
 
 
 def parse(text: str, name: str = NAME) -> dict[str, str]:
-    """The variables of *text*; *name* is what errors call the file."""
+    """The variables in *text*; error messages call the file *name*."""
     values = {}
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.strip()
@@ -35,17 +35,17 @@ def parse(text: str, name: str = NAME) -> dict[str, str]:
         found = _LINE.fullmatch(line)
         if found is None:
             raise EnvFileError(
-                f"{name}:{number}: expected NAME=value; put a value with spaces at its ends, quotes, "
-                "'#' or '$' into single quotes"
+                f"{name}:{number}: expected NAME=value; use single quotes for a value that contains "
+                "quotes, '#' or '$', or begins or ends with a space"
             )
         if found["name"] in values:
-            raise EnvFileError(f"{name}:{number}: {found['name']} is there twice")
+            raise EnvFileError(f"{name}:{number}: {found['name']} is set twice")
         values[found["name"]] = found["single"] or found["double"] or found["plain"] or ""
     return values
 
 
 def read(file: Path) -> dict[str, str]:
-    """The variables of *file*; none when it is not there."""
+    """The variables in *file*; empty if it does not exist."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -57,12 +57,12 @@ def read(file: Path) -> dict[str, str]:
 
 
 def under(environ: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    """*environ* with *values* under it: a variable of the process wins, unless it is empty."""
+    """*values* overridden by the variables of *environ* that are not empty."""
     return {**values, **{k: v for k, v in environ.items() if v or k not in values}}
 
 
 def with_value(text: str, name: str, value: str) -> str:
-    """*text* with *name* set to *value*, in its place when there is one, else at the end."""
+    """*text* with *name* set to *value*: in its line if there is one, else appended."""
     line = f"{name}={value}" if re.fullmatch(r"[\w./:@%+,-]*", value) else f"{name}='{value}'"
     lines = text.splitlines()
     places = [i for i, old in enumerate(lines) if re.match(rf"#?\s*{re.escape(name)}=", old.strip())]

@@ -1,11 +1,11 @@
-"""The one error tree: what can go wrong, with its HTTP status and OpenAI wording.
+"""All errors that a client may see, with HTTP status, type and code.
 
-Rules: a tier raises one of these (``raise X(...) from exc`` at the seam where a library's error comes
-in) and renders it once, in ``web.errors``. Nothing else makes an error body. The names of ``type`` and
-``code`` follow OpenAI's where it has one.
+Rules: a tier raises one of these (``raise X(...) from exc`` where a library's error enters our code),
+and only ``web.errors`` renders it. ``type`` and ``code`` follow OpenAI's names where it has one.
 
-``retry_after`` (whole seconds, 1-59) is sent where waiting helps. ``should_retry=False`` is sent as
-``x-should-retry: false`` where it does not: OpenAI's SDKs otherwise repeat every 5xx, 408, 409 and 429.
+``retry_after`` (whole seconds, 1-59) is sent if waiting helps. If a retry can't help,
+``should_retry=False`` is sent as ``x-should-retry: false``: OpenAI's SDKs otherwise retry every 5xx,
+408, 409 and 429.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 ErrorBody = dict[str, dict[str, Any]]
 
-_LONGEST = 2000  # characters of a message or the name of a field; both may repeat what a client sent
+_LONGEST = 2000  # characters of a message or field name; both may quote the request
 
 
 class ApiError(Exception):
-    """Base of all errors that a client may see."""
+    """Base class of all errors that a client may see."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -38,11 +38,11 @@ class ApiError(Exception):
         self.param = None if param is None else _shortened(param)
         if code is not None:
             self.code = code
-        # 0 is ignored by the SDKs, and one of them sleeps through anything above 60 s.
+        # SDKs ignore 0, and at least one ignores values above 60 s.
         self.retry_after = None if retry_after is None else max(1, min(59, round(retry_after)))
 
     def body(self, source: str) -> ErrorBody:
-        """The OpenAI error object; *source* names the tier: gateway, manager or worker."""
+        """The OpenAI error object; *source*: the tier that made it (gateway, manager or worker)."""
         return {
             "error": {
                 "message": self.message,
@@ -66,11 +66,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-# --- the request is at fault -------------------------------------------------------------------
+# --- client errors -----------------------------------------------------------------------------
 
 
 class InvalidRequest(ApiError):
-    """The request can't be understood or asks for what is not there; ``param`` names the field."""
+    """The request is invalid; ``param`` names the field."""
 
     status = 400
     type = "invalid_request_error"
@@ -78,7 +78,7 @@ class InvalidRequest(ApiError):
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A field that is understood and not offered; silently ignoring it would be a wrong answer."""
+    """A known field with an unsupported value. Ignoring it would give a wrong result."""
 
     code = "unsupported_parameter"
 
@@ -103,7 +103,7 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(InvalidRequest):
-    """*allowed*: the methods that the path has, as ``Allow`` lists them."""
+    """*allowed*: the methods of the path, as in the ``Allow`` header."""
 
     status = 405
     code = "method_not_allowed"
@@ -140,7 +140,7 @@ class Unauthorized(ApiError):
 
 
 class ForeignHost(ApiError):
-    """The request names a host that is not this one: somebody's DNS may lead a browser here."""
+    """The ``Host`` header names another host: possibly DNS rebinding."""
 
     status = 403
     type = "permission_error"
@@ -149,16 +149,16 @@ class ForeignHost(ApiError):
 
 
 class ForeignOrigin(ForeignHost):
-    """A web page of another site sends the request."""
+    """A web page of another site sent the request."""
 
     code = "foreign_origin"
 
 
-# --- the service is at fault, or busy ------------------------------------------------------------
+# --- rate limits and server errors ---------------------------------------------------------------
 
 
 class RateLimited(ApiError):
-    """This client asks for more than its share."""
+    """This client exceeds its rate limit."""
 
     status = 429
     type = "rate_limit_error"
@@ -166,26 +166,26 @@ class RateLimited(ApiError):
 
 
 class TooManyOpenRequests(RateLimited):
-    """This client has as many requests open as one may have."""
+    """This client has reached its limit of open requests."""
 
     code = "too_many_open_requests"
 
 
 class QueueFull(RateLimited):
-    """Too many requests wait for this model already."""
+    """The queue of this model is full."""
 
     code = "queue_full"
 
 
 class Unavailable(ApiError):
-    """The service can't answer now."""
+    """The service can't handle the request now."""
 
     status = 503
     code = "unavailable"
 
 
 class QueueTimeout(Unavailable):
-    """The request waited its whole ``queue_timeout_s`` without being served."""
+    """The request waited ``queue_timeout_s`` without getting a worker."""
 
     code = "queue_timeout"
 
@@ -195,40 +195,40 @@ class ManagerUnreachable(Unavailable):
 
 
 class WorkerFailed(Unavailable):
-    """The worker ended while it had the request, before the first byte of an answer."""
+    """The worker exited while it handled the request, before the response began."""
 
     code = "worker_failed"
 
 
 class LoadFailed(Unavailable):
-    """The model could not be loaded; asking again at once will not change that."""
+    """The model could not be loaded; an immediate retry would fail too."""
 
     code = "load_failed"
     should_retry = False
 
 
 class InsufficientMemory(Unavailable):
-    """The model is declared larger than the whole budget, or only pinned workers are in its way."""
+    """The model does not fit: it exceeds the budget, or pinned models use the memory."""
 
     code = "insufficient_memory"
     should_retry = False
 
 
 class UpstreamError(ApiError):
-    """The next tier answered something that is not an answer."""
+    """The next tier returned an invalid response."""
 
     status = 502
     code = "upstream_error"
 
 
 class InternalError(ApiError):
-    """A fault of ours. The message says nothing about the inside; the log does."""
+    """A bug. The message shows no internals; the log has the details."""
 
     should_retry = False
 
 
 class GenerationFailed(ApiError):
-    """The model raised while it worked on this request; doing it again would cost the same again."""
+    """The model failed while it handled this request."""
 
     code = "generation_failed"
     should_retry = False

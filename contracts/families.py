@@ -1,8 +1,8 @@
-"""The families of image models: what each can do, how it draws when nothing is asked, what it weighs.
+"""The families of image models: capabilities, defaults, and the size of their weights.
 
-Rules: pure data; standard library only. The gateway refuses by it what a model can't do before anything
-is loaded, the settings refuse what is experimental, the engine takes its adapter by the name
-(``workers.image.families``). The weights are counted by ``scripts/image_sizes.py`` (docs/models.md).
+Rules: pure data; standard library only. The gateway refuses requests by this table before a model is
+loaded, the settings refuse experimental families, and the engine finds its adapter by the name
+(``workers.image.families``). ``scripts/image_sizes.py`` counts the weights (docs/models.md).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Quality = Literal["low", "medium", "high", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """GB (10**9 bytes) of all weights at 4 and 8 bits; ``text``: of them, those that only read prompts.
+class WeightSizes:
+    """GB (10**9 bytes) of all weights at 4 and 8 bits; ``text``: the part of the text encoders.
 
-    The lean settings free the latter after each new prompt. What a picture needs besides is told in
-    docs/models.md.
+    ``residency: lean`` frees the text encoders after each new prompt. docs/models.md has the memory
+    that generating an image adds.
     """
 
     at_4_bit: float
@@ -34,15 +34,14 @@ class Weights:
 class Family:
     """One row of the table.
 
-    ``generates``: draws from a prompt alone. ``strength_edit``: redraws the last steps of a picture;
-    ``instruction_edit``: looks at up to *max_images* pictures and does what the prompt says.
-    ``mask``: "blend": any edit can be kept to a part of the picture; "native": the model was trained
-    to fill a mask, and must have one; "none": masks are refused. ``max_images``: pictures of an edit.
-    ``guidance``, ``negative_prompt``: the model heeds it. Where it knows no negative prompt a request
-    with one is refused; a guidance is taken without effect, as clients send one to any model.
-    ``steps``, ``edit_steps``: when neither request nor config say. ``multiple``: pixels that both sides
-    are a multiple of. ``experimental``: not drawn through its true class in the tests; the config
-    refuses it.
+    ``generates``: makes an image from a prompt alone. ``strength_edit``: edits by redoing the last
+    steps. ``instruction_edit``: edits up to ``max_images`` images as the prompt says. ``mask``:
+    "blend": any edit can be limited to a part of the image; "native": the model is trained to fill a
+    mask and needs one; "none": masks are refused.
+    ``guidance``, ``negative_prompt``: whether the model supports them. An unsupported negative prompt
+    is refused; an unsupported guidance is ignored, because clients send one to any model.
+    ``steps``, ``edit_steps``: the defaults if neither request nor settings set them.
+    ``experimental``: no test runs the model's real class; the settings refuse it.
     """
 
     name: str
@@ -57,8 +56,7 @@ class Family:
     steps: int
     edit_steps: int
     quality: Mapping[Quality, int]
-    weights: Weights
-    multiple: int = 16
+    weights: WeightSizes
     experimental: bool = False
 
     @property
@@ -76,49 +74,49 @@ _FAMILIES = (
         generates=True, strength_edit=True, instruction_edit=False, mask="blend", max_images=1,
         guidance=False, default_guidance=0.0, negative_prompt=False,
         steps=4, edit_steps=8, quality=_steps(2, 4, 8),
-        weights=Weights(9.6, 18.0, 2.7, 5.2),
+        weights=WeightSizes(9.6, 18.0, 2.7, 5.2),
     ),
     Family(
         "flux1-dev",
         generates=True, strength_edit=True, instruction_edit=False, mask="blend", max_images=1,
         guidance=True, default_guidance=3.5, negative_prompt=False,
         steps=20, edit_steps=20, quality=_steps(12, 20, 30),
-        weights=Weights(9.6, 18.0, 2.7, 5.2),
+        weights=WeightSizes(9.6, 18.0, 2.7, 5.2),
     ),
     Family(
         "flux1-kontext",
         generates=False, strength_edit=False, instruction_edit=True, mask="blend", max_images=1,
         guidance=True, default_guidance=2.5, negative_prompt=False,
         steps=20, edit_steps=20, quality=_steps(12, 20, 28),
-        weights=Weights(9.6, 18.0, 2.7, 5.2),
+        weights=WeightSizes(9.6, 18.0, 2.7, 5.2),
     ),
     Family(
         "flux1-fill",
         generates=False, strength_edit=False, instruction_edit=False, mask="native", max_images=1,
         guidance=True, default_guidance=30.0, negative_prompt=False,
         steps=20, edit_steps=20, quality=_steps(12, 20, 30),
-        weights=Weights(9.6, 18.0, 2.7, 5.2),
+        weights=WeightSizes(9.6, 18.0, 2.7, 5.2),
     ),
     Family(
         "flux2-klein-4b",
         generates=True, strength_edit=True, instruction_edit=True, mask="blend", max_images=4,
         guidance=False, default_guidance=1.0, negative_prompt=False,
         steps=4, edit_steps=4, quality=_steps(2, 4, 8),
-        weights=Weights(4.6, 8.6, 2.3, 4.3),
+        weights=WeightSizes(4.6, 8.6, 2.3, 4.3),
     ),
     Family(
         "flux2-klein-9b",
         generates=True, strength_edit=True, instruction_edit=True, mask="blend", max_images=4,
         guidance=False, default_guidance=1.0, negative_prompt=False,
         steps=4, edit_steps=4, quality=_steps(2, 4, 8),
-        weights=Weights(9.5, 17.9, 4.3, 8.0),
+        weights=WeightSizes(9.5, 17.9, 4.3, 8.0),
     ),
     Family(
         "z-image-turbo",
         generates=True, strength_edit=True, instruction_edit=False, mask="blend", max_images=1,
         guidance=False, default_guidance=0.0, negative_prompt=False,
         steps=9, edit_steps=9, quality=_steps(6, 9, 12),
-        weights=Weights(5.9, 11.0, 2.3, 4.3),
+        weights=WeightSizes(5.9, 11.0, 2.3, 4.3),
     ),
 )  # fmt: skip
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _FAMILIES})

@@ -1,8 +1,8 @@
-"""What the head of an image file claims: how many pixels it has, and how much work they are.
+"""Read the size of an image, and the cost of decoding it, from its file header.
 
-Rules: standard library only; a few bytes are read and nothing is decoded, so that a file of a hundred
-bytes that unfolds into gigabytes is refused before any model is loaded, or evicted, for it. Pillow
-stays the judge: a head that can't be read here is left to it, and it counts again.
+Rules: standard library only; read a few bytes, decode nothing. A file of a hundred bytes that expands
+to gigabytes is refused before any model is loaded or evicted for it. Pillow makes the final check in
+the worker, and handles headers that can't be read here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contracts.errors import InvalidRequest
 from contracts.media import Size, sniff
 
-MAX_PIXELS = 64_000_000  # of a picture that comes in; 192 MB as RGB
-MAX_SCANS = 100  # of a progressive JPEG, which has ten or so; each is a pass over all its pixels
+MAX_PIXELS = 64_000_000  # of an input image; 192 MB as RGB
+MAX_SCANS = 100  # of a progressive JPEG; ten or so are usual, and each is a pass over all pixels
 
-_DEFLATE_RATIO = 1032  # the most bytes that one byte can unfold into
+_DEFLATE_RATIO = 1032  # bytes that one compressed byte can expand to, at most
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither stuffing nor a restart
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -28,7 +28,7 @@ _TIFF_TYPES = {3: "H", 4: "I"}
 
 
 def refuse_bombs(data: bytes, param: str) -> None:
-    """Raise ``InvalidRequest`` naming *param* for a picture that would take too much to decode."""
+    """Raise ``InvalidRequest`` naming *param* if decoding the image would cost too much."""
     form = sniff(data)
     if form is None:
         return
@@ -37,7 +37,7 @@ def refuse_bombs(data: bytes, param: str) -> None:
         if size is not None:
             _refuse(data, form, size, param)
     except (struct.error, IndexError):
-        return  # cut off, or none of ours: Pillow tells
+        return  # truncated or unusual: left to Pillow
 
 
 def _refuse(data: bytes, form: str, size: Size, param: str) -> None:
@@ -47,10 +47,10 @@ def _refuse(data: bytes, form: str, size: Size, param: str) -> None:
         raise too_many_pixels(param, size)
     if form == "png" and _png_bytes(data, size) > len(data) * _DEFLATE_RATIO:
         raise InvalidRequest(
-            f"the image is cut off: {len(data)} bytes can't hold {size} pixels", param=param
+            f"the image is truncated: {len(data)} bytes can't hold {size} pixels", param=param
         )
     if form == "tiff" and _tiff_tile(data) > MAX_PIXELS:
-        raise InvalidRequest("the image has tiles that are larger than any image may be", param=param)
+        raise InvalidRequest("the image has tiles above the size limit of an image", param=param)
     if form == "jpeg" and _jpeg_scans(data) > MAX_SCANS:
         raise InvalidRequest(f"the image has more than {MAX_SCANS} scans", param=param)
 
@@ -67,7 +67,7 @@ def _png(data: bytes) -> Size | None:
 
 
 def _png_bytes(data: bytes, size: Size) -> int:
-    """The least that the pixels of a PNG take before they are compressed."""
+    """The minimum size of a PNG's uncompressed pixels."""
     bits, colour = data[24], data[25]
     return size.height * (1 + size.width * bits * _PNG_CHANNELS.get(colour, 1) // 8)
 
@@ -79,7 +79,7 @@ def _gif(data: bytes) -> Size:
 def _bmp(data: bytes) -> Size:
     (head,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if head == 12 else "<ii", data, 18)
-    return Size(abs(width), abs(height))  # a height below 0: from the top down
+    return Size(abs(width), abs(height))  # a negative height means top-down rows
 
 
 def _webp(data: bytes) -> Size | None:
@@ -103,13 +103,13 @@ def _tiff(data: bytes) -> Size | None:
 
 
 def _tiff_tile(data: bytes) -> int:
-    """Pixels of a tile, which is unfolded whole, however little of it the picture shows."""
+    """Pixels of a tile. Decoders expand a whole tile even if the image shows little of it."""
     tags = _tiff_tags(data)
     return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """The tags of the first picture that tell a size."""
+    """The size tags of the first image in the file."""
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (entries,) = struct.unpack_from(order + "H", data, at)
@@ -132,10 +132,10 @@ def _jpeg(data: bytes) -> Size | None:
 
 
 def _jpeg_scans(data: bytes) -> int:
-    """The scans of the first picture, or as many of them as there can be at most."""
-    most = data.count(b"\xff\xda")  # in metadata too; to look closer takes fifty times as long
-    if most <= MAX_SCANS:
-        return most
+    """The number of scans in the first image, or an upper bound if that is below the limit."""
+    bound = data.count(b"\xff\xda")  # includes metadata; parsing takes fifty times as long
+    if bound <= MAX_SCANS:
+        return bound
     scans = 0
     for marker, _ in _jpeg_segments(data):
         scans += marker == _START_OF_SCAN
@@ -145,7 +145,7 @@ def _jpeg_scans(data: bytes) -> int:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Each marker with where its segment begins, which its length tells; the pixels are passed over."""
+    """Yield each marker with the offset of its segment; the length in it skips to the next one."""
     at = 0
     while (match := _JPEG_MARKER.search(data, at)) is not None:
         marker, at = match[1][0], match.end()

@@ -1,7 +1,7 @@
-"""Images as they travel: base64 text, data URIs, file types by their first bytes, sizes.
+"""Images in requests: base64 text, data URIs, file types by their first bytes, sizes.
 
-Rules: standard library only, no decoding of pixels (that is the worker's, with Pillow). The gateway
-uses this to refuse bad input before any model is loaded for it, the worker to read what comes.
+Rules: standard library only, no decoding of pixels (the worker does it with Pillow). The gateway uses
+this to refuse invalid input before a model is loaded, the worker to get an image's bytes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 from contracts.errors import InvalidRequest, PayloadTooLarge, UnsupportedParameter
 
-SIDE_MULTIPLE = 16  # pixels; FLUX works on 16 x 16 patches of the picture
+SIDE_MULTIPLE = 16  # pixels; the models work on patches of 16 x 16
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
 _DATA_URI = re.compile(r"data:([^,]{0,1000}?)(;base64)?,", re.DOTALL | re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_MIME_ROOM = 1.06  # what line breaks add to base64 at most, every 76 characters two
+_MIME_OVERHEAD = 1.06  # line breaks in base64: two characters after every 76
 
 
 def sniff(data: bytes) -> str | None:
-    """The image type by magic bytes: png, jpeg, gif, webp, bmp or tiff; None: not an image."""
+    """The image type by its magic bytes: png, jpeg, gif, webp, bmp or tiff; None: not an image."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -38,11 +38,11 @@ def sniff(data: bytes) -> str | None:
 
 
 def read_image_field(text: str, param: str, *, max_mb: int | None = None) -> bytes:
-    """The bytes behind a data URI or bare base64 text.
+    """Decode a data URI or bare base64 text to bytes.
 
-    Raises ``InvalidRequest`` naming *param* when the text is neither, is not base64, or its bytes are
-    not an image; ``UnsupportedParameter`` for URLs, which the gateway fetches before it comes to this;
-    ``PayloadTooLarge``, before anything is decoded, for more than *max_mb* MiB.
+    Raises ``InvalidRequest`` naming *param* if *text* is not valid base64 or not an image;
+    ``UnsupportedParameter`` for a URL, which the gateway replaces before this is called;
+    ``PayloadTooLarge`` for more than *max_mb* MiB, before decoding.
     """
     encoded = text
     if text[:5].lower() == "data:":
@@ -54,10 +54,10 @@ def read_image_field(text: str, param: str, *, max_mb: int | None = None) -> byt
         raise UnsupportedParameter(
             "image URLs are not fetched here; send the image as a data URI or as base64", param=param
         )
-    if max_mb is not None and len(encoded) // 4 * 3 > (max_mb << 20) * _MIME_ROOM:
+    if max_mb is not None and len(encoded) // 4 * 3 > (max_mb << 20) * _MIME_OVERHEAD:
         raise image_too_large(param, max_mb)
     try:
-        # Line breaks are common (MIME wraps at 76 characters); anything else foreign is an error.
+        # Line breaks are common (MIME wraps at 76 characters); other foreign characters are errors.
         raw = encoded.encode("ascii").translate(None, b" \t\r\n")
         data = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except (UnicodeEncodeError, binascii.Error) as exc:
@@ -71,14 +71,14 @@ def read_image_field(text: str, param: str, *, max_mb: int | None = None) -> byt
 
 
 def is_url(text: str) -> bool:
-    """Whether an image field holds a URL of any scheme but ``data:``; base64 has no colon."""
+    """Whether an image field holds a URL other than ``data:``; base64 has no colon."""
     return _URL.match(text[:64]) is not None and text[:5].lower() != "data:"
 
 
 def require_image(data: bytes, param: str, *, max_mb: int | None = None) -> None:
-    """Raise ``InvalidRequest`` unless *data* starts like an image that Pillow reads.
+    """Raise ``InvalidRequest`` unless *data* begins like a supported image type.
 
-    ``PayloadTooLarge`` for more than *max_mb* MiB.
+    Raises ``PayloadTooLarge`` for more than *max_mb* MiB.
     """
     if not data:
         raise InvalidRequest("the image is empty", param=param)
@@ -110,29 +110,28 @@ class Size:
 
 
 def parse_size(text: str, *, max_pixels: int, param: str = "size") -> Size:
-    """``"512x768"`` as a ``Size`` with both sides rounded down to multiples of 16.
+    """Parse ``"512x768"``; both sides are rounded down to multiples of 16.
 
-    Raises ``InvalidRequest`` when the text is no size, a side is below 16, or the picture has more than
-    *max_pixels*.
+    Raises ``InvalidRequest`` for invalid text, a side below 16, or more than *max_pixels*.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise InvalidRequest("expected 'WIDTHxHEIGHT', such as '512x512', or 'auto'", param=param)
-    asked = Size(int(match[1]), int(match[2]))
-    if min(asked.width, asked.height) < SIDE_MULTIPLE:
+    size = Size(int(match[1]), int(match[2]))
+    if min(size.width, size.height) < SIDE_MULTIPLE:
         raise InvalidRequest(f"each side must be at least {SIDE_MULTIPLE} pixels", param=param)
-    if asked.pixels > max_pixels:
+    if size.pixels > max_pixels:
         raise InvalidRequest(
-            f"{asked} has {asked.pixels} pixels; this model draws at most {max_pixels}", param=param
+            f"{size} has {size.pixels} pixels; the limit of this model is {max_pixels}", param=param
         )
-    return Size(_down(asked.width), _down(asked.height))
+    return Size(_down(size.width), _down(size.height))
 
 
 def fit_size(source: Size, *, max_pixels: int) -> Size:
-    """The size at which *source* is redrawn when none is asked for.
+    """The size of an edit's result if the request sets none: as near to *source* as allowed.
 
-    Its own, scaled down with its aspect kept when it has more than *max_pixels*; sides rounded down to
-    multiples of 16, never below 16. A strip whose short side comes out at 16 loses of its long one.
+    Above *max_pixels* it is scaled down with its aspect ratio. Sides are rounded down to multiples of
+    16, never below 16; a very long strip loses some of its long side.
     """
     scale = min(1.0, (max_pixels / source.pixels) ** 0.5)
     width, height = _down(int(source.width * scale)), _down(int(source.height * scale))

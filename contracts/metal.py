@@ -1,9 +1,9 @@
-"""What Metal's last words mean, and what to do about it. Pure: text in, words out.
+"""Explain Metal's error messages: cause and fix. Pure.
 
-When the GPU fails, MLX throws ``[METAL] Command buffer execution failed: ...`` on a thread of its own,
-and the process aborts: these words are all that is left. Some failures come as a Python exception with
-the same text. ``FAULTS`` is the whole table; its texts are as others reported them from Macs
-(mlx#3267, mlx-lm#1572, llama.cpp#22214), none was seen by this project.
+When the GPU fails, MLX throws ``[METAL] Command buffer execution failed: ...`` on its own thread, and
+the process aborts: this message is all that is left. Some failures are Python exceptions with the same
+text. ``FAULTS`` is the whole table. Its texts come from reports of others (mlx#3267, mlx-lm#1572,
+llama.cpp#22214); this project has not seen them on a Mac.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# A line with none of these is not about the GPU, whatever else it says.
+# A line without any of these is not about the GPU.
 _MARKS = ("[METAL]", "(Metal)", "[metal::", "kIOGPUCommandBufferCallbackError")
-_LINES = 3  # from the end of what a process wrote; what stands before was survived
+_LINES = 3  # at the end of the log; the process survived earlier ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,39 +30,39 @@ FAULTS = (
     Fault(
         ("Impacting Interactivity", "ErrorImpactingInteractivity"),
         "macOS stopped the GPU's work because it held up the display",
-        "let the display sleep (System Settings > Lock Screen) or ask for a smaller size",
+        "let the display sleep (System Settings > Lock Screen) or use a smaller size",
     ),
     Fault(
         ("Insufficient Memory", "ErrorOutOfMemory", "Unable to allocate", "Resource limit"),
         "the GPU ran out of memory",
-        "ask for a smaller size, or have fewer models loaded: lower memory.max_unified_memory_gb",
+        "use a smaller size, or load fewer models: lower memory.max_unified_memory_gb",
     ),
     Fault(
         ("maximum allowed buffer size",),
         "one buffer was larger than the GPU allows",
-        "ask for a smaller size or a shorter prompt",
+        "use a smaller size or a shorter prompt",
     ),
     Fault(
         ("GPU Timeout", "ErrorTimeout", "GPU Hang", "ErrorHang"),
-        "the GPU took too long for one piece of work",
-        "ask for a smaller size, let the display sleep, and close other programs that use the GPU",
+        "one GPU operation took too long",
+        "use a smaller size, let the display sleep, and close other programs that use the GPU",
     ),
     Fault(
         ("ErrorSubmissionsIgnored", "ErrorInnocentVictim", "ErrorAccessRevoked", "ErrorStopped"),
-        "macOS reset the GPU because of an earlier fault, of this or of another program",
-        "ask again; if it comes back, restart the Mac",
+        "macOS reset the GPU after an earlier fault of this or another program",
+        "retry; if it happens again, restart the Mac",
     ),
-    # Last: whatever else Metal says.
+    # Last: any other message of Metal.
     Fault(
         ("[METAL]", "kIOGPUCommandBufferCallbackError"),
-        "the GPU failed at this work",
-        "ask again, with a smaller size or fewer models loaded if it comes back",
+        "a GPU operation failed",
+        "retry; if it happens again, use a smaller size or load fewer models",
     ),
 )
 
 
 def fault_of(lines: Iterable[str]) -> Fault | None:
-    """The fault of the GPU that *lines*, the last ones of a process, tell of; the newest counts."""
+    """The newest GPU fault in *lines*, the end of a process's log; None if there is none."""
     for line in reversed(list(lines)[-_LINES:]):
         if any(mark in line for mark in _MARKS):
             return next((f for f in FAULTS if any(text in line for text in f.texts)), None)

@@ -1,8 +1,8 @@
 """Which revision of a Hub repository a model is loaded from: a commit, a tag or a branch. Pure.
 
-Rules: what the settings name is required, and nothing else is loaded in its place. What they leave
-open is a preference: the revision that was checked where there is one, else ``main``; without the Hub
-any complete copy on the disk will do.
+Rules: a revision in the settings is required; no other is loaded in its place. Without one, the
+revision that this project checked is preferred, else ``main``; if the Hub can't be reached, any
+complete copy on the disk is used.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ MAIN = "main"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-# Revisions that were read and tried. What mflux pins (FLUX, Z-Image) is in its own table.
+# Revisions whose code was reviewed and tested. mflux has its own table for FLUX and Z-Image.
 CHECKED: Mapping[str, str] = MappingProxyType({"vikhyatk/moondream2": "2025-06-21"})
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """``required``: nothing else may be loaded in its place."""
+    """``required``: no other revision may be loaded in its place."""
 
     name: str = MAIN
     required: bool = False
@@ -37,7 +37,7 @@ DEFAULT = Revision()
 
 
 def chosen(path: str, configured: str | None, pinned: str | None = None) -> Revision:
-    """The revision of repository *path*: *configured*, else *pinned* by its library, else checked."""
+    """The revision of repository *path*: *configured*, else *pinned* by a library, else ``CHECKED``."""
     if configured is not None:
         return Revision(configured, required=True)
     return Revision(pinned or CHECKED.get(path, MAIN))

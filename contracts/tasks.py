@@ -1,7 +1,7 @@
 """The analysis tasks of ``POST /v1/vision/analyze`` and their prompts.
 
-The wordings are the ones that the demo checkpoints were trained on (``demo.world.TASKS``; a test holds
-the two together), chosen to be good prompts for the full-size models as well.
+The demo checkpoints are trained on these prompts (``demo.world.TASKS``; a test compares the two). They
+are good prompts for full-size models too.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-# What Moondream2 has a prompt form of its own for; other models get the task's prompt.
+# Moondream2 has special prompt formats for these; other models get the task's prompt.
 Skill = Literal["query", "caption"]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class AnalysisTask:
     name: str
     description: str
-    prompt: str | None  # None: the client's own prompt is required
+    prompt: str | None  # None: the request must have one
     skill: Skill = "query"
 
 
 _TASKS = (
-    Task("caption", "One sentence that says what is in the image.",
+    AnalysisTask("caption", "A one-sentence description of the image.",
          "Write a one-sentence caption for this image.", "caption"),
-    Task("ocr", "The text in the image, and only that.",
+    AnalysisTask("ocr", "The text in the image, and nothing else.",
          "Read all the text in this image. Reply with the text only."),
-    Task("describe", "A detailed description.", "Describe this image in detail."),
-    Task("analyze", "Subject, objects and their places, colors and text.",
+    AnalysisTask("describe", "A detailed description.", "Describe this image in detail."),
+    AnalysisTask("analyze", "Subject, objects and their positions, colors and text.",
          "Analyze this image: main subject, objects and their positions, colors, and any text."),
-    Task("objects", "The objects, one per line; also as a list in `objects`.",
+    AnalysisTask("objects", "The objects, one per line; also as a list in `objects`.",
          "List the objects in this image, one per line."),
-    Task("custom", "Your own question: `prompt` is required.", None),
+    AnalysisTask("custom", "Your own question, in `prompt`.", None),
 )  # fmt: skip
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
+TASKS: Mapping[str, AnalysisTask] = MappingProxyType({task.name: task for task in _TASKS})
 DEFAULT_TASK = "caption"

@@ -1,3 +1,3 @@
-"""The version of all tiers, as pyproject.toml has it (tests/test_release.py)."""
+"""The version of all tiers, the same as in pyproject.toml (checked by tests/test_release.py)."""
 
 VERSION = "0.1.0"

@@ -20,15 +20,10 @@ from contracts.errors import InvalidRequest
 from contracts.media import parse_size, require_image
 from contracts.settings import Settings
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import (
-    AnalyzeRequest,
-    ChatRequest,
-    ImageEditRequest,
-    ImageGenerationRequest,
-    ImageRequest,
-    parse_form,
-    parse_json,
-)
+from contracts.wire import parse_form, parse_json
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from gateway.images_in.inputs import ImageInputs, LinkedImage
 from gateway.response_rewrite import Rewrite
 from gateway.routing import choose_model
@@ -50,7 +45,7 @@ class Checked:
 
     alias: str
     body: bytes
-    keep_alive: float | None  # seconds, see ``contracts.wire.openai.KeepAlive``
+    keep_alive: float | None  # seconds, see ``contracts.wire.KeepAlive``
     stream: bool = False  # the client asked for server-sent events
     wants_urls: bool = False  # instead of images in the response
     rewrite: Rewrite | None = None  # another rewrite of the response
@@ -103,7 +98,7 @@ def check_generation(settings: Settings, body: bytes) -> Checked:
 def check_edit(settings: Settings, body: bytes) -> Checked:
     request = parse_json(ImageEditRequest, body)
     checked, images = _check_edit(settings, request, body)
-    for i, (name, text) in enumerate(request.pictures):
+    for i, (name, text) in enumerate(request.input_images):
         images.check(text, name, ("image", i) if request.images is None else ("images", i, "image_url"))
     if request.mask:
         images.check(request.mask, "mask", ("mask",))
@@ -118,7 +113,7 @@ def check_edit_form(settings: Settings, fields: Sequence[tuple[str, str | bytes]
     form = _EditForm.of(fields, settings.images.max_mb)
     request = parse_form(ImageEditRequest, form.values)
     checked, images = _check_edit(settings, request, b"")
-    for i, (value, (name, _)) in enumerate(zip(form.images, request.pictures, strict=True)):
+    for i, (value, (name, _)) in enumerate(zip(form.images, request.input_images, strict=True)):
         images.check(value, name, ("image", i))
     if form.mask:
         images.check(form.mask, "mask", ("mask",))

@@ -59,7 +59,7 @@ class ManagerClient:
         return response.status_code == 200
 
     async def spawn(self, alias: str, keep_alive: float | None) -> httpx.Response:
-        """Load *alias*; *keep_alive* as ``contracts.wire.openai.KeepAlive``."""
+        """Load *alias*; *keep_alive* as ``contracts.wire.KeepAlive``."""
         # No timeout: the manager bounds a load, because it knows the progress.
         query = "" if keep_alive is None else f"?keep_alive={keep_alive!r}"
         return await self._call("POST", f"/spawn/{alias}{query}", None)

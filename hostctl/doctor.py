@@ -1,7 +1,7 @@
-"""``make doctor``: what is wrong, found by itself, each with its cure.
+"""``make doctor``: find known problems, and print the fix of each.
 
-``findings`` is pure: facts in, findings out. Exit status 1 when something is broken; a warning is no
-reason for it.
+``findings`` is pure: facts in, findings out. Exit status 1 if something is broken; warnings do not
+change it.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from contracts.settings import Settings
 from contracts.settings.base import GIB
 from hostctl import facts as reading
 from hostctl import reboot
 from hostctl.facts import Facts
+from hostctl.host import Host
 from hostctl.services import BACKGROUND_SETTING
+from manager.ceiling import budget_of
 from web.ports import LOOPBACK
-
-if TYPE_CHECKING:
-    from hostctl.__main__ import Host
 
 LOW_DISK_GB = 10
 SWAPPING_PERCENT = 50  # of the swap space, where its size is fixed
-SWAPPING_GB = 2  # on macOS, which makes swap files as it needs them: a share says nothing there
+SWAPPING_GB = 2  # on macOS, which grows its swap files as needed, so a percentage means nothing
 _MARKS = {"ok": "ok  ", "warning": "warn", "broken": "FAIL"}
 
 
@@ -38,9 +37,9 @@ class Finding:
 
 
 def main(host: Host, *, online: bool, as_json: bool) -> int:
-    wish = "1" if host.wants("NATIVE") else ""
+    native = "1" if host.is_on("NATIVE") else ""
     shell = host.shell_settings("doctor")
-    facts = reading.read(host.place, host.services, host.environ, wish, shell=shell, online=online)
+    facts = reading.read(host.place, host.services, host.environ, native, shell=shell, online=online)
     found = findings(facts)
     broken = [f for f in found if f.level == "broken"]
     if as_json:
@@ -50,18 +49,19 @@ def main(host: Host, *, online: bool, as_json: bool) -> int:
             print(f"{_MARKS[finding.level]}  {finding.topic}: {finding.what}")
             if finding.cure:
                 print(f"      -> {finding.cure}")
-        print(f"\n{len(broken)} broken, {sum(f.level == 'warning' for f in found)} to look at")
+        warnings = sum(f.level == "warning" for f in found)
+        print(f"\n{len(broken)} broken, {warnings} warning{'' if warnings == 1 else 's'}")
     return 1 if broken else 0
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """All that is to be told, a topic after the other; each topic has at least one line."""
+    """All findings, topic by topic; each topic has at least one line."""
     if facts.env_mode is not None and facts.env_mode & 0o077:
-        private = Finding("env", "warning", ".env can be read by others", "chmod 600 .env")
+        private = Finding("env", "warning", ".env is readable by others", "chmod 600 .env")
     else:
-        private = Finding("env", "ok", "there, for your eyes only" if facts.env_mode else "none")
+        private = Finding("env", "ok", ".env is private" if facts.env_mode else "no .env")
     if facts.settings is None:
-        cure = "mend that line; then make restart"
+        cure = "fix that line; then make restart"
         return [private, Finding("settings", "broken", facts.settings_error, cure)]
     found = [private, *_settings(facts)]
     for topic, rows in (
@@ -79,7 +79,7 @@ def findings(facts: Facts) -> list[Finding]:
     ):
         listed = list(rows)
         if not listed and (topic != "hub" or facts.hub):
-            listed = [Finding(topic, "ok", "nothing to say")]
+            listed = [Finding(topic, "ok", "no problems")]
         found += listed
     return found
 
@@ -93,7 +93,7 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 
 
 def _is_missing(facts: Facts) -> bool:
-    """Nothing is installed, and nothing runs in the foreground: installing is all that helps."""
+    """Nothing is installed, and nothing runs in the foreground: the fix is to install."""
     return "manager" not in facts.machine.installed and not facts.manager_status
 
 
@@ -101,43 +101,43 @@ def _service(facts: Facts) -> Iterator[Finding]:
     machine = facts.machine
     if "manager" not in machine.installed:
         if facts.manager_status:
-            yield Finding("service", "ok", "a manager runs, and not as a service (make up?)")
+            yield Finding("service", "ok", "a manager runs, but not as a service (make up?)")
         else:
             yield Finding("service", "broken", "the manager is not installed", "make install")
     elif "manager" not in machine.running:
-        what = "the manager's service is not loaded, or ends again and again"
-        cure = "make logs-manager tells why; then make restart"
+        what = "the manager's service is not loaded, or keeps exiting"
+        cure = "make logs-manager shows why; then make restart"
         if machine.system == "Darwin":
-            cure += f"; is python3 switched off in {BACKGROUND_SETTING}?"
+            cure += f"; check that python3 is enabled in {BACKGROUND_SETTING}"
         yield Finding("service", "broken", what, cure)
     elif not facts.manager_status:
-        what = "the manager's service runs and does not answer"
+        what = "the manager's service runs, but does not respond"
         yield Finding("service", "broken", what, "make logs-manager; make restart")
     if facts.native and "gateway" in machine.installed and "gateway" not in machine.running:
         what = "the gateway's service is not running"
-        yield Finding("service", "broken", what, "make logs tells why; then make start")
+        yield Finding("service", "broken", what, "make logs shows why; then make start")
     for advice in reboot.service_advice(facts.outlook):
         yield Finding("service", "broken", advice.what, advice.cure)
     for name in machine.older:
-        what = f"{name} is an older service of the same purpose"
-        yield Finding("service", "broken", what, "make install puts it aside")
+        what = f"{name} is an older version of this service"
+        yield Finding("service", "broken", what, "make install replaces it")
 
 
 def _ports(facts: Facts) -> Iterator[Finding]:
     if facts.manager_status and facts.gateway_health and "manager" not in facts.machine.installed:
-        return  # a stack in the foreground has them
+        return  # a stack in the foreground uses them
     for taken in facts.machine.taken:
         if taken.ours:
             continue
-        variable = f"{taken.wanted_by.upper()}_PORT in .env"
+        variable = f"{taken.needed_by.upper()}_PORT in .env"
         where = (
-            variable if taken.wanted_by in ("gateway", "manager") else f"models.{taken.wanted_by}.port"
+            variable if taken.needed_by in ("gateway", "manager") else f"models.{taken.needed_by}.port"
         )
         yield Finding(
             "ports",
             "broken",
-            f"{taken.port}, which {taken.wanted_by} needs, is taken by {taken.holder or 'somebody'}",
-            f"stop that, or set {where}; then make {'install' if _is_missing(facts) else 'restart'}",
+            f"port {taken.port} of {taken.needed_by} is in use by {taken.holder or 'another program'}",
+            f"stop it, or set {where}; then make {'install' if _is_missing(facts) else 'restart'}",
         )
 
 
@@ -146,7 +146,7 @@ def _docker(facts: Facts) -> Iterator[Finding]:
     if facts.native:
         return
     if machine.config in machine.private and (machine.container or not facts.gateway_health):
-        what = f"{machine.config} can be read by its owner alone, and the container has another user"
+        what = f"{machine.config} is readable by its owner only; the container runs as another user"
         again = "make install" if _is_missing(facts) else "make restart"
         yield Finding(
             "docker", "broken", what, f"chmod 644 {shlex.quote(machine.config)}; then {again}"
@@ -155,15 +155,15 @@ def _docker(facts: Facts) -> Iterator[Finding]:
         return
     if machine.docker == "absent":
         yield Finding(
-            "docker", "broken", "there is no docker command", "install it, or make install NATIVE=1"
+            "docker", "broken", "docker is not installed", "install it, or make install NATIVE=1"
         )
     elif machine.docker == "stopped":
         start = "open Docker Desktop" if machine.system == "Darwin" else "sudo systemctl start docker"
         begin = "make install" if _is_missing(facts) else "make start"
-        yield Finding("docker", "broken", "the Docker engine is down", f"{start}; then {begin}")
+        yield Finding("docker", "broken", "the Docker engine is not running", f"{start}; then {begin}")
     elif machine.restarts:
-        what = f"the gateway's container ends again and again ({machine.restarts} restarts)"
-        yield Finding("docker", "broken", what, "make logs tells why; then make restart")
+        what = f"the gateway's container keeps exiting ({machine.restarts} restarts)"
+        yield Finding("docker", "broken", what, "make logs shows why; then make restart")
     elif not machine.container and not _is_missing(facts):
         yield Finding("docker", "broken", "there is no gateway container", "make start")
 
@@ -171,21 +171,21 @@ def _docker(facts: Facts) -> Iterator[Finding]:
 def _gateway(facts: Facts) -> Iterator[Finding]:
     if not facts.gateway_health:
         cure = "make install" if _is_missing(facts) else "make start; make logs"
-        yield Finding("gateway", "broken", "nobody answers on its port", cure)
+        yield Finding("gateway", "broken", "does not respond on its port", cure)
     elif facts.gateway_health != "ok" and facts.manager_status:
-        where = "from its container" if not facts.native else "where WORKER_MANAGER_HOST says"
+        where = "from its container" if not facts.native else "at WORKER_MANAGER_HOST"
         cure = (
-            "in .env: MANAGER_PORT the same for both, WORKER_MANAGER_HOST unset; on Linux "
-            "manager.docker_bridge true, and a firewall that lets containers in "
+            "in .env: one MANAGER_PORT for both, WORKER_MANAGER_HOST unset; on Linux "
+            "manager.docker_bridge true, and a firewall that admits containers "
             "(ufw: sudo ufw allow from 172.16.0.0/12 to any port 8100); then make restart"
         )
-        yield Finding("gateway", "broken", f"it can't reach the manager {where}", cure)
+        yield Finding("gateway", "broken", f"can't reach the manager {where}", cure)
     elif facts.gateway_health != "ok":
-        yield Finding("gateway", "warning", "degraded: the manager is away", "see service above")
+        yield Finding("gateway", "warning", "degraded: the manager is down", "see service above")
 
 
 def _network(facts: Facts, settings: Settings) -> Iterator[Finding]:
-    """Whether other machines reach a gateway that is not in Docker."""
+    """Whether other machines can reach a gateway that is not in Docker."""
     local = settings.gateway.host in (*LOOPBACK, "localhost")
     if facts.native and not local and (problem := facts.firewall.problem):
         yield Finding("network", "warning", problem, facts.firewall.cure)
@@ -193,36 +193,36 @@ def _network(facts: Facts, settings: Settings) -> Iterator[Finding]:
 
 def _keys(facts: Facts) -> Iterator[Finding]:
     if facts.manager_status == 401:
-        what = "the manager runs with another MANAGER_TOKEN than .env has"
+        what = "the manager's MANAGER_TOKEN differs from the one in .env"
         yield Finding("keys", "broken", what, "make restart")
     if facts.key_status == 401:
-        what = "the gateway runs with another GATEWAY_API_KEY than .env has"
+        what = "the gateway's GATEWAY_API_KEY differs from the one in .env"
         yield Finding("keys", "broken", what, "make restart")
     elif facts.control_status == 401:
         what = "gateway and manager have different MANAGER_TOKENs"
-        yield Finding("keys", "broken", what, "one MANAGER_TOKEN in .env; make restart")
+        yield Finding("keys", "broken", what, "set one MANAGER_TOKEN in .env; make restart")
 
 
 def _memory(facts: Facts, settings: Settings) -> Iterator[Finding]:
-    budget = settings.memory.budget_bytes(facts.machine.ram_bytes)
+    budget = budget_of(settings.memory, facts.machine.ram_bytes, facts.gpu_limit)
     for alias, model in settings.models.items():
-        if model.memory_bytes > budget:
+        if model.memory_bytes > budget.bytes:
             yield Finding(
                 "memory",
                 "warning",
-                f"{alias} is declared at {model.memory_gb:.1f} GB, more than the whole budget "
-                f"({budget / GIB:.1f} GB): a request for it is refused",
-                "a smaller model (config.16gb.yaml), or memory.max_unified_memory_gb",
+                f"{alias} needs {model.memory_gb:.1f} GB (memory_gb), more than the budget of "
+                f"{budget.bytes / GIB:.1f} GB ({budget.why}): its requests are refused",
+                "use a smaller model (config.16gb.yaml), or raise memory.max_unified_memory_gb",
             )
     pressure = facts.status.get("memory", {}).get("pressure", "normal")
     if pressure != "normal":
         what = f"the system is short of memory ({pressure})"
         yield Finding(
-            "memory", "warning", what, "close other programs; memory.safety_margin_gb: 2 to 4"
+            "memory", "warning", what, "close other programs; set memory.safety_margin_gb to 2-4"
         )
     if what := _swapping(facts):
         yield Finding(
-            "memory", "warning", what, "memory.safety_margin_gb: 2 to 4; fewer models at once"
+            "memory", "warning", what, "set memory.safety_margin_gb to 2-4; load fewer models"
         )
 
 
@@ -239,12 +239,14 @@ def _models(facts: Facts) -> Iterator[Finding]:
     for weights in facts.weights:
         if weights.state == "no-folder":
             what = f"{weights.alias}: {weights.path} is not a folder"
-            yield Finding("models", "broken", what, f"mend models.{weights.alias}.path")
+            yield Finding("models", "broken", what, f"correct models.{weights.alias}.path")
         elif weights.state == "partial":
-            what = f"{weights.alias}: {weights.path} is half downloaded"
-            yield Finding("models", "warning", what, f"make pull MODEL={weights.alias} goes on with it")
+            what = f"{weights.alias}: {weights.path} is partly downloaded"
+            yield Finding("models", "warning", what, f"make pull MODEL={weights.alias} continues it")
         elif weights.state == "absent":
-            what = f"{weights.alias}: {weights.path} is not downloaded: its first request takes long"
+            what = (
+                f"{weights.alias}: {weights.path} is not downloaded; its first request will take long"
+            )
             yield Finding("models", "warning", what, f"make pull MODEL={weights.alias}")
     models: Mapping[str, Any] = facts.status.get("models", {})
     for alias, model in models.items():
@@ -256,7 +258,7 @@ def _models(facts: Facts) -> Iterator[Finding]:
 def _disk(facts: Facts) -> Iterator[Finding]:
     if facts.machine.disk_free < LOW_DISK_GB * GIB:
         what = f"{facts.machine.disk_free / GIB:.1f} GB are free"
-        yield Finding("disk", "warning", what, "make room, or set HF_HOME in .env to another disk")
+        yield Finding("disk", "warning", what, "free space, or set HF_HOME in .env to another disk")
 
 
 def _reboot(facts: Facts) -> Iterator[Finding]:
@@ -267,7 +269,7 @@ def _reboot(facts: Facts) -> Iterator[Finding]:
 def _hub(hub: Mapping[str, str]) -> Iterator[Finding]:
     for name, wrong in hub.items():
         if wrong:
-            cure = "check models.*.path; accept the licence on its page, and set HF_TOKEN in .env"
+            cure = "check models.*.path; accept the license on its page and set HF_TOKEN in .env"
             yield Finding("hub", "broken", f"{name} {wrong}", cure)
         else:
-            yield Finding("hub", "ok", f"{name} is there")
+            yield Finding("hub", "ok", f"{name} is available")

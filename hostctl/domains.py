@@ -1,8 +1,8 @@
-"""Which launchd domain holds our services, or is going to: read from this Mac. Standard library only.
+"""Find the launchd domain of our services on this Mac. Standard library only.
 
-Rules: the kind that is installed stays until the owner asks for the other one (``BOOT=1``, ``BOOT=0``).
-Agents are loaded where they are loaded already; else in gui/UID, and in user/UID only when nobody is
-logged in at the screen, where launchd refuses gui/UID with 125.
+Rules: the installed kind stays until the owner requests the other one (``BOOT=1``, ``BOOT=0``). Agents
+stay in the domain in which they are loaded. New ones use gui/UID; without a login at the screen launchd
+refuses gui/UID with status 125, and they use user/UID.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 from xml.parsers.expat import ExpatError
 
 from hostctl import launchd
-from hostctl.ask import output
+from hostctl.command import output
 from hostctl.launchd import SYSTEM, Launchd, label, print_command
-from hostctl.services import TIERS, Place
+from hostctl.services import TIERS, Installation
 
 _NOT_FOUND = 127  # launchctl itself
 
 
-def find(place: Place, environ: Mapping[str, str], *, boot: bool | None = None) -> Launchd:
-    """The services as they are installed; *boot*: as launch daemons (True) or as agents (False)."""
+def find(place: Installation, environ: Mapping[str, str], *, boot: bool | None = None) -> Launchd:
+    """The installed services; *boot*: launch daemons (True) or agents (False) instead."""
     daemons = launchd.DAEMONS
     if boot is None:
         daemon = Launchd(place, SYSTEM, daemons=daemons)
@@ -32,14 +32,14 @@ def find(place: Place, environ: Mapping[str, str], *, boot: bool | None = None) 
     return Launchd(place, domain, elsewhere=elsewhere, stop_s=stop_s, daemons=daemons)
 
 
-def other_kind(place: Place, environ: Mapping[str, str], services: Launchd) -> Launchd | None:
-    """The services of the other kind than *services*, if any is installed."""
+def other_kind(place: Installation, environ: Mapping[str, str], services: Launchd) -> Launchd | None:
+    """The other kind of services than *services*, if any is installed."""
     other = find(place, environ, boot=services.kind == "agent")
     return other if any(other.file(tier).exists() for tier in TIERS) else None
 
 
-def _agents_domain(place: Place, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
-    """Where agents are loaded or can be, and where else they are loaded."""
+def _agents_domain(place: Installation, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """The domain in which agents are or can be loaded, and other domains in which they are."""
     gui, user = f"gui/{place.uid}", f"user/{place.uid}"
     loaded = [
         domain
@@ -55,9 +55,9 @@ def _agents_domain(place: Place, environ: Mapping[str, str]) -> tuple[str, tuple
 
 
 def _exit_timeout(file: Path) -> float:
-    """How long launchd lets the service of definition *file* take to end."""
+    """``ExitTimeOut`` of definition *file*: seconds that launchd gives the service to exit."""
     try:
-        told = plistlib.loads(file.read_bytes()).get("ExitTimeOut")
+        seconds = plistlib.loads(file.read_bytes()).get("ExitTimeOut")
     except (OSError, ValueError, ExpatError, plistlib.InvalidFileException):
         return launchd.STOP_S
-    return float(told) if isinstance(told, int) else launchd.STOP_S
+    return float(seconds) if isinstance(seconds, int) else launchd.STOP_S

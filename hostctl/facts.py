@@ -1,4 +1,4 @@
-"""What the doctor looks at, read once: the machine, the settings, what answers and what doesn't."""
+"""The facts that the doctor checks, read once: machine, settings, tiers, models."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from contracts.settings.models import is_folder
 from hostctl import firewall as firewalls
 from hostctl import machine as machines
 from hostctl import reboot
-from hostctl.ask import output
+from hostctl.command import output
 from hostctl.firewall import Firewall
 from hostctl.health import gateway_url, manager_url
 from hostctl.machine import Machine
 from hostctl.reboot import Outlook
-from hostctl.services import Place, Services
+from hostctl.services import Installation, ServiceManager
 from hostctl.weights import hub_folder, repositories
+from manager.ceiling import Bound, ceiling_of, mac_of, stored_limit
 
 # mlx-vlm's Moondream2 may take its tokenizer from a repository of its own.
 MOONDREAM_TOKENIZER = "moondream/starmie-v1"
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Of one path of a model. *state*: there, partial, absent, no-folder."""
+class ModelFiles:
+    """The files of one ``path`` of a model. *state*: there, partial, absent, no-folder."""
 
     alias: str
     path: str
@@ -49,30 +50,31 @@ class Facts:
     env_mode: int | None = None  # of .env
     settings_error: str = ""
     settings: Settings | None = None
-    manager_status: int = 0  # of GET /status; 0: nobody answers
+    manager_status: int = 0  # HTTP status of GET /status; 0: no response
     status: Mapping[str, Any] = field(default_factory=dict)
-    gateway_health: str = ""  # ok, degraded; "" nobody answers
-    key_status: int = 0  # of GET /v1/models with the key of the settings
-    control_status: int = 0  # of GET /v1/system/status with it
-    changed_after_start: bool = False  # a settings file is younger than the manager
+    gateway_health: str = ""  # ok, degraded; "": no response
+    key_status: int = 0  # HTTP status of GET /v1/models with the configured key
+    control_status: int = 0  # the same of GET /v1/system/status
+    changed_after_start: bool = False  # a settings file is newer than the manager
+    gpu_limit: Bound | None = None  # on a Mac
     swap_percent: float = 0.0
     swap_used: int = 0  # bytes
     firewall: Firewall = field(default_factory=Firewall)
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[ModelFiles, ...] = ()
     outlook: Outlook = field(default_factory=Outlook)
-    hub: Mapping[str, str] = field(default_factory=dict)  # repository -> what is wrong, "" if nothing
+    hub: Mapping[str, str] = field(default_factory=dict)  # repository -> problem, "" if none
 
 
 def read(
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     environ: Mapping[str, str],
-    wish: str,
+    native: str,
     *,
     shell: Mapping[str, str],
     online: bool,
 ) -> Facts:
-    """*shell*: settings that win over ``.env``."""
+    """*native*: the variable NATIVE; *shell*: settings that override ``.env``."""
     from hostctl.plans import is_native
 
     env = place.root / env_file.NAME
@@ -92,12 +94,12 @@ def read(
     mac = machine.system == "Darwin"
     swap = psutil.swap_memory()
 
-    def said(argv: Sequence[str]) -> str:
+    def stdout(argv: Sequence[str]) -> str:
         return output(argv, environ)[1]
 
     return Facts(
         machine,
-        native=is_native(machine, wish),
+        native=is_native(machine, native),
         env_mode=mode,
         settings=settings,
         manager_status=manager_status,
@@ -106,13 +108,20 @@ def read(
         key_status=key_status,
         control_status=control_status,
         changed_after_start=changed > started,
+        gpu_limit=_gpu_limit(settings, machine.ram_bytes),
         swap_percent=swap.percent,
         swap_used=swap.used,
-        firewall=firewalls.read(place.python, said) if mac else Firewall(),
+        firewall=firewalls.read(place.python, stdout) if mac else Firewall(),
         weights=tuple(_weights(settings, hub_folder({**environ, **values}))),
         outlook=reboot.read(place, services, environ),
         hub=_hub(settings, values) if online else {},
     )
+
+
+def _gpu_limit(settings: Settings, ram_bytes: int) -> Bound | None:
+    """The limit that the manager applies: the stored one that Metal reported, or the rule of macOS."""
+    mac = mac_of(ram_bytes)
+    return ceiling_of(mac, stored_limit(Path(settings.manager.state_dir), mac))
 
 
 def _manager(settings: Settings) -> tuple[int, dict[str, Any]]:
@@ -139,30 +148,30 @@ def _gateway(settings: Settings) -> tuple[str, int, int]:
             return "", 0, 0
 
 
-def _weights(settings: Settings, hub: Path) -> list[Weights]:
+def _weights(settings: Settings, hub: Path) -> list[ModelFiles]:
     remote = repositories(settings)
     found = []
     for alias, model in settings.models.items():
         if is_folder(model.path):
             state = "there" if Path(model.path).is_dir() else "no-folder"
-            found.append(Weights(alias, model.path, state))
-        found += [Weights(alias, path, _hub_state(hub, path)) for path in remote[alias]]
+            found.append(ModelFiles(alias, model.path, state))
+        found += [ModelFiles(alias, path, _hub_state(hub, path)) for path in remote[alias]]
     return found
 
 
 def _hub_state(hub: Path, path: str) -> str:
-    """By the layout of Hugging Face's cache: what is on its way ends in ``.incomplete``."""
+    """The state of a repository in Hugging Face's cache; unfinished files end in ``.incomplete``."""
     folder = hub / f"models--{path.replace('/', '--')}"
     if any(folder.glob("blobs/*.incomplete")):
         return "partial"
     files = list(folder.glob("snapshots/*/**/*.safetensors"))
-    if any(not file.exists() for file in files):  # a link whose blob is gone
+    if any(not file.exists() for file in files):  # a link to a missing blob
         return "partial"
     return "there" if files else "partial" if any(folder.glob("snapshots/*")) else "absent"
 
 
 def _hub(settings: Settings, values: Mapping[str, str]) -> dict[str, str]:
-    """Ask the hub for every repository that the settings name."""
+    """Check every configured repository on the Hub."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -175,11 +184,11 @@ def _hub(settings: Settings, values: Mapping[str, str]) -> dict[str, str]:
         try:
             info = api.model_info(name, revision="main", timeout=15)
             gated = bool(info.gated) and not values.get("HF_TOKEN")
-            found[name] = "is gated, and there is no HF_TOKEN" if gated else ""
+            found[name] = "is gated, and HF_TOKEN is not set" if gated else ""
         except GatedRepoError:
-            found[name] = "is gated, and HF_TOKEN has no access to it"
+            found[name] = "is gated, and HF_TOKEN has no access"
         except RepositoryNotFoundError:
-            found[name] = "is not on the hub, or is private"
-        except (OSError, httpx.HTTPError, ValueError) as exc:  # the hub's own errors are OSErrors
-            found[name] = f"can't be asked for: {(str(exc) or type(exc).__name__).splitlines()[0]}"
+            found[name] = "does not exist on the Hub, or is private"
+        except (OSError, httpx.HTTPError, ValueError) as exc:  # the Hub's errors are OSErrors
+            found[name] = f"can't be checked: {(str(exc) or type(exc).__name__).splitlines()[0]}"
     return found

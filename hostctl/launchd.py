@@ -1,16 +1,16 @@
-"""launchd: the steps that load, start and end our services on a Mac. Pure.
+"""launchd: the steps that load, start and stop our services on a Mac. Pure.
 
-Two kinds. An *agent* lies in ~/Library/LaunchAgents and starts when its owner logs in: at the screen
-(domain gui/UID), or over SSH where nobody is logged in at the screen (user/UID). A *daemon* lies in
-/Library/LaunchDaemons and starts at boot without a login, as its owner (domain system): what changes it
-goes through sudo. Which kind is installed is found by hostctl/domains.py.
+There are two kinds of services. An *agent* (~/Library/LaunchAgents) starts when its owner logs in: at
+the screen (domain gui/UID), or over SSH if nobody is logged in at the screen (user/UID). A *daemon*
+(/Library/LaunchDaemons, domain system) starts at boot without a login and runs as its owner; changes
+need sudo. hostctl/domains.py finds the installed kind.
 
-Rules: ``bootout`` returns before the job has ended, and until then ``bootstrap`` refuses; so each
-``bootout`` is followed by a wait until launchd no longer knows the job. ``kickstart`` follows each
-``bootstrap``, as macOS 26 may hold back what RunAtLoad asks for; for a job that runs already it ends
-with 37 or 0, and both are success. Only the modern subcommands are used: bootstrap, bootout, enable,
-kickstart, print. Tested against a stand-in with state (tests/tools/mac/launchctl.py);
-docs/dev/macos-checklist.md is what a Mac's owner looks at.
+Rules: ``bootout`` returns before the job has exited, and until then ``bootstrap`` fails, so each
+``bootout`` is followed by a wait until launchd has forgotten the job. ``kickstart`` follows each
+``bootstrap``, because macOS 26 may delay RunAtLoad. For a running job it exits with 37 or 0; both are
+success. Only the modern subcommands are used: bootstrap, bootout, enable, kickstart, print. Tested
+with a stateful stand-in (tests/tools/mac/launchctl.py); docs/dev/macos-checklist.md lists the checks on
+a real Mac.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hostctl.services import TIERS, Kind, Place, Tier, is_older, put_aside
+from hostctl.services import TIERS, Installation, Kind, Tier, is_older, put_aside
 from hostctl.steps import Await, Remove, Run, Step
 
 DAEMONS = Path("/Library/LaunchDaemons")
 SYSTEM = "system"
-# How long a job may take to end where its definition doesn't say, and launchd's own time to forget it.
+# The default of ExitTimeOut, and the time that launchd needs to forget a job.
 STOP_S, LET_GO_S = 60.0, 10.0
 _LABEL = "com.vision-insight.{}"
 _DRAFTS = (
-    "state/launchd"  # where the definition of a daemon is written before root copies it, below the root
+    "state/launchd"  # below the root: a daemon's definition is written here, then copied with sudo
 )
 
-# Exit statuses of launchctl. A domain that is not there (112, 125) holds no job either.
+# Exit statuses of launchctl. A missing domain (112, 125) has no jobs.
 _NOT_LOADED = (3, 112, 113, 125)
 _ENDS_ALREADY = (36, 37)
 _LOADED_ALREADY = (5, 37)
 _NOT_YET = (5, 36, 37)
 _RUNS_ALREADY = 37
-_LOG_IN = (  # there is no gui/UID
+_LOG_IN = (  # the domain gui/UID does not exist
     125,
-    "log in at the Mac's screen once, then give the command again; "
-    "`make install BOOT=1` needs no login",
+    "log in at the Mac's screen once, then run it again; `make install BOOT=1` needs no login",
 )
-# What `launchctl print` says of a job between bootout and its end.
+# `launchctl print` shows one of these between bootout and the exit of a job.
 _ENDING = ("state = SIGTERMed", "state = SIGKILLed")
 
 
@@ -53,14 +52,14 @@ def label(tier: Tier) -> str:
 
 
 class Launchd:
-    """*domain*: where services are loaded, by default gui/UID. *elsewhere*: other domains that hold one
-    of them, too. *stop_s*: by label, how long launchd lets a job take to end."""
+    """*domain*: for loading services, gui/UID by default. *elsewhere*: other domains in which one is
+    loaded. *stop_s*: label -> seconds that launchd gives the job to exit."""
 
     name = "launchd"
 
     def __init__(
         self,
-        place: Place,
+        place: Installation,
         domain: str = "",
         *,
         elsewhere: tuple[str, ...] = (),
@@ -86,7 +85,7 @@ class Launchd:
             return self.file(tier)
         return self._place.root / _DRAFTS / self.file(tier).name
 
-    def render(self, template: str, place: Place, stop_s: float) -> str:
+    def render(self, template: str, place: Installation, stop_s: float) -> str:
         job = plistlib.loads(template.encode())
         job["ExitTimeOut"] = round(stop_s)
         if self.kind == "daemon":
@@ -98,8 +97,8 @@ class Launchd:
     def prepare(self) -> list[Step]:
         if self.kind == "agent":
             return []
-        cure = "an administrator of this Mac has to give the command; BOOT=0 installs without"
-        return [Run("ask for the administrator's password (sudo)", ("sudo", "-v"), cure)]
+        cure = "run it as an administrator of this Mac; BOOT=0 installs without"
+        return [Run("get the administrator's password (sudo)", ("sudo", "-v"), cure)]
 
     def activate(self, tier: Tier) -> list[Step]:
         steps = self.deactivate(tier)
@@ -126,11 +125,11 @@ class Launchd:
             return [Remove(remove, self.file(tier))]
         return [
             Run(remove, ("sudo", "rm", "-f", str(self.file(tier)))),
-            Remove(f"{remove}, as it was written", self.draft(tier)),
+            Remove(f"{remove} (the draft)", self.draft(tier)),
         ]
 
     def start(self, tier: Tier) -> list[Step]:
-        # It may be loaded already, and run; or an interrupted `make stop` has left it ending.
+        # It may be loaded and running already, or exiting after an interrupted `make stop`.
         return [
             self._wait(label(tier), self.domain, busy=_ENDING),
             self._bootstrap(tier, fine=(0, *_LOADED_ALREADY), tries=1),
@@ -141,7 +140,7 @@ class Launchd:
         return self.deactivate(tier)
 
     def restart(self, tier: Tier) -> list[Step]:
-        # Not kickstart -k, which would give it no time to drain.
+        # Not kickstart -k: it would leave no time to drain.
         return self.activate(tier)
 
     def state_command(self, tier: Tier) -> tuple[str, ...]:
@@ -163,10 +162,10 @@ class Launchd:
         ]
 
     def outlives_login(self, user: str) -> list[Step]:
-        return []  # a daemon does, and an agent can't: `make doctor` says how a login comes by itself
+        return []  # a daemon does; an agent can't, and `make doctor` describes the automatic login
 
     def wake(self, tier: Tier) -> str:
-        """The command that starts a job which launchd holds back."""
+        """The command that starts a job which launchd has delayed."""
         return str(self._kickstart(tier))
 
     def _target(self, tier: Tier) -> str:
@@ -174,7 +173,7 @@ class Launchd:
 
     def _leave(self, name: str, domain: str) -> list[Step]:
         argv = ("launchctl", "bootout", f"{domain}/{name}")
-        fine = (0, 5, *_NOT_LOADED, *_ENDS_ALREADY)  # the wait finds out what has come of it
+        fine = (0, 5, *_NOT_LOADED, *_ENDS_ALREADY)  # the wait checks the result
         unload = Run(f"unload {name}", _as_root(argv, domain), fine=fine, quiet=True)
         return [unload, self._wait(name, domain)]
 
@@ -183,11 +182,11 @@ class Launchd:
         target = f"{domain}/{name}"
         kill = " ".join(_as_root(("launchctl", "kill", "SIGKILL", target), domain))
         return Await(
-            f"wait until {name} has ended",
+            f"wait until {name} has stopped",
             ("launchctl", "print", target),
-            f"  waiting for open requests to end ({name}, at most {timeout_s:.0f} s)",
+            f"  waiting for open requests to finish ({name}, at most {timeout_s:.0f} s)",
             timeout_s,
-            f"end it with `{kill}`, then give the command again",
+            f"stop it with `{kill}`, then run the command again",
             busy,
         )
 
@@ -195,7 +194,7 @@ class Launchd:
         return Run(
             f"load {label(tier)}",
             _as_root(("launchctl", "bootstrap", self.domain, str(self.file(tier))), self.domain),
-            cure=f"`plutil -lint '{self.file(tier)}'` and `make doctor` find out why",
+            cure=f"`plutil -lint '{self.file(tier)}'` and `make doctor` show why",
             tries=tries,
             fine=fine,
             again=_NOT_YET,
@@ -220,7 +219,7 @@ class Launchd:
         cures: tuple[tuple[int, str], ...] = (),
     ) -> Run:
         argv = _as_root(("launchctl", *words), self.domain)
-        cure, by_status = "`make doctor` finds out why", (_LOG_IN, *cures)
+        cure, by_status = "`make doctor` shows why", (_LOG_IN, *cures)
         return Run(title, argv, cure, fine=fine, cures=by_status, quiet=True)
 
 

@@ -1,8 +1,8 @@
 """Manager and gateway as two local processes, started and stopped together.
 
-Rules: says in one line what keeps it from starting, with the cure; whatever way it ends, it leaves no
-process and no port taken. The processes get a session of their own, so that Ctrl-C reaches only this
-one, which stops them in order; a pipe to each tells them when this one dies without a word.
+Rules: a failed start is reported in one line with the fix. No process and no used port is left behind.
+The processes have their own sessions, so Ctrl-C reaches only this process, which stops them in order.
+If this process dies, a closed pipe stops them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _STOP_S = 45.0  # the manager drains, then stops its workers
 
 
 class CannotStart(Exception):
-    """The message is what is wrong, and the cure."""
+    """The message names the problem and the fix."""
 
 
 class LocalStack:
-    """``with LocalStack(config, os.environ) as stack:`` runs the stack for as long as the block.
+    """``with LocalStack(config, os.environ) as stack:`` runs the stack during the block.
 
-    *tiers*: those that run here; the other may run elsewhere, in a container say.
+    *tiers*: the tiers to run; the other one may run elsewhere, for example in a container.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class LocalStack:
         self._environ = dict(environ)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = Path(self.settings.manager.log_dir)
-        self._log_starts: dict[str, int] = {}  # where this run begins in a log that goes on
+        self._log_starts: dict[str, int] = {}  # the offset of this run in each log file
 
     @property
     def url(self) -> str:
-        """Where this machine reaches the gateway."""
+        """The gateway's URL from this machine."""
         gateway = self.settings.gateway
         host = "127.0.0.1" if is_everywhere(gateway.host) else gateway.host
         return f"http://{authority(host, gateway.port)}"
@@ -90,18 +90,18 @@ class LocalStack:
         for tier, (variable, host, port) in listeners.items():
             if tier in self._tiers and taken(port, host):
                 raise CannotStart(
-                    f"port {port} is taken: stop what listens there (lsof -i :{port}), "
-                    f"or choose another with {variable}=..."
+                    f"port {port} is in use: stop the program that listens there (lsof -i :{port}), "
+                    f"or set another one with {variable}=..."
                 )
         for alias, model in self.settings.models.items():
             if taken(model.port):
                 raise CannotStart(
-                    f"port {model.port} is taken: stop what listens there (lsof -i :{model.port}), "
-                    f"or choose another with models.{alias}.port in {self.config}"
+                    f"port {model.port} is in use: stop the program that listens there "
+                    f"(lsof -i :{model.port}), or set models.{alias}.port in {self.config}"
                 )
 
     def start(self, tier: str) -> None:
-        """Start ``manager`` or ``gateway``, in the place of one that has ended."""
+        """Start ``manager`` or ``gateway``; replaces one that has exited."""
         before = self._processes.pop(tier, None)
         if before is not None:
             _reap(before)
@@ -119,16 +119,16 @@ class LocalStack:
             )
 
     def program(self, tier: str) -> Sequence[str]:
-        """What is started as *tier*."""
+        """The command that runs *tier*."""
         return (sys.executable, "-m", tier)
 
     def wait_until_ready(self, tick: Callable[[float], None] = lambda seconds: None) -> None:
-        """Returns when ``/readyz`` is 200; *tick* is called with the seconds waited so far.
+        """Return when ``/readyz`` is 200; *tick* is called with the seconds waited so far.
 
-        Raises ``CannotStart`` with the end of the log when a tier ends or time runs out.
+        Raises ``CannotStart`` with the end of the log if a tier exits or time runs out.
         """
         began = time.monotonic()
-        # No proxy and no TLS on the way to this machine; loading the certificates takes a while.
+        # No proxy and no TLS on this machine; loading the certificates takes a while.
         with httpx.Client(base_url=self.url, timeout=2, trust_env=False, verify=False) as gateway:
             while (waited := time.monotonic() - began) < _START_S:
                 tick(waited)
@@ -142,16 +142,16 @@ class LocalStack:
         raise CannotStart(f"not ready after {_START_S:.0f} s:\n{self._log_end('gateway')}")
 
     def check(self) -> None:
-        """Raises ``CannotStart`` when a tier has ended."""
+        """Raise ``CannotStart`` if a tier has exited."""
         for tier, process in self._processes.items():
             if process.poll() is not None:
                 raise CannotStart(self._how_it_ended(tier, process))
 
     def stop(self) -> None:
-        """Both are asked to end and drain side by side; the manager stops its workers.
+        """Drain and stop both tiers at the same time; the manager stops its workers.
 
-        While this waits, Ctrl-C does not end this process, which would leave the others behind: a
-        second one skips the drain.
+        During the wait Ctrl-C does not end this process, which would leave the others behind; it skips
+        the drain instead.
         """
         with _signals_to(self._hurry):
             self._signal(signal.SIGTERM)
@@ -160,7 +160,7 @@ class LocalStack:
         self._processes.clear()
 
     def _hurry(self, number: int, frame: object) -> None:
-        # The tiers take a second SIGINT as "now".
+        # A second SIGINT makes a tier exit at once.
         self._signal(signal.SIGINT)
         self._signal(signal.SIGINT)
 
@@ -169,15 +169,15 @@ class LocalStack:
             if process.poll() is None:
                 process.send_signal(number)
 
-    def let_go(self) -> None:
-        """Close the pipes to the tiers, as the end of this process does: they leave by themselves."""
+    def close_pipes(self) -> None:
+        """Close the pipes to the tiers, as the death of this process would: they exit."""
         for process in self._processes.values():
             if process.stdin is not None:
                 process.stdin.close()
 
     def _how_it_ended(self, tier: str, process: subprocess.Popen[bytes]) -> str:
         status = process.returncode
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         return f"the {tier} {how}\n{self._log_end(tier)}"
 
     def _log_end(self, tier: str) -> str:
@@ -190,8 +190,7 @@ class LocalStack:
 
 @contextmanager
 def _signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP call *handler* inside the block; elsewhere than in the main thread,
-    where no signal arrives, nothing changes."""
+    """Handle SIGINT, SIGTERM and SIGHUP with *handler* during the block, if in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -215,10 +214,10 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
 
 
 def interrupted_by_signals() -> None:
-    """Make SIGINT, SIGTERM and SIGHUP end this process as Ctrl-C does, through its ``with`` blocks.
+    """Make SIGINT, SIGTERM and SIGHUP raise ``KeyboardInterrupt``, so that ``with`` blocks clean up.
 
-    SIGINT is named because a shell without job control starts background commands with it ignored;
-    SIGHUP stays ignored where nohup has asked for that.
+    SIGINT is set too, because shells without job control start background commands with it ignored.
+    SIGHUP stays ignored if nohup has set that.
     """
 
     def interrupt(number: int, frame: object) -> None:
@@ -231,7 +230,7 @@ def interrupted_by_signals() -> None:
 
 
 def stay_up(stack: LocalStack) -> None:
-    """Until Ctrl-C, or until a tier ends."""
+    """Run until Ctrl-C, or until a tier exits."""
     while True:
         time.sleep(1)
         stack.check()

@@ -1,4 +1,4 @@
-"""The facts about this machine that installing depends on, read once. Standard library only."""
+"""The facts about this machine that an install depends on, read once. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 
 from contracts import env_file
 from hostctl import domains, ports
-from hostctl.ask import output as _output
-from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.command import output as _output
+from hostctl.services import TIERS, Installation, ServiceManager, Tier
 from hostctl.systemd import Systemd
 from web.ports import taken
 
 GIB = 1 << 30
 CONFIG, SMALL_CONFIG = "config.yaml", "./config.16gb.yaml"
-SMALL_RAM = 23 * GIB  # a machine sold with 24 GB reports somewhat less
+SMALL_RAM = 23 * GIB  # a machine sold with 24 GB reports slightly less
 
 
 def is_small(ram_bytes: int) -> bool:
@@ -32,15 +32,15 @@ def is_small(ram_bytes: int) -> bool:
 
 
 def config_for(ram_bytes: int, named: str | None) -> str:
-    """The settings file: the one that ``VISION_CONFIG`` has *named*, else the one that fits memory."""
+    """The settings file: *named* by ``VISION_CONFIG``, else chosen by memory."""
     return named or (SMALL_CONFIG if is_small(ram_bytes) else CONFIG)
 
 
 def why_small(ram_bytes: int) -> str:
-    """What install and `make up` say when they choose the small settings."""
+    """The note of install and `make up` when they choose the small settings."""
     return (
-        f"{ram_bytes / GIB:.0f} GB of memory: {SMALL_CONFIG} is used, with smaller models "
-        "(VISION_CONFIG in .env names another file; docs/models.md has the trade-offs)"
+        f"{ram_bytes / GIB:.0f} GB of memory: using {SMALL_CONFIG} with smaller models "
+        "(to change it, set VISION_CONFIG in .env; docs/models.md has the trade-offs)"
     )
 
 
@@ -49,13 +49,13 @@ def memory_bytes() -> int:
 
 
 def foreground_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """*environ*, and in it the small settings of *root* where `make up` chooses them.
+    """*environ* with the settings file that `make up` chooses for this machine's memory.
 
-    For commands about a stack that runs in the foreground. Services find their choice in ``.env``.
+    For commands about a stack in the foreground. Services have their choice in ``.env``.
     """
     try:
         named = environ.get("VISION_CONFIG") or ports.service_environ(root).get("VISION_CONFIG")
-    except env_file.EnvFileError:  # whoever loads the settings tells it
+    except env_file.EnvFileError:  # reported when the settings are loaded
         return dict(environ)
     if named or not is_small(memory_bytes()):
         return dict(environ)
@@ -63,10 +63,10 @@ def foreground_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]
 
 
 def protected_folder(root: Path, home: Path) -> str:
-    """The folder of macOS that keeps services out of *root*, as people know it; "" if none does.
+    """The protected folder of macOS that contains *root*, by its display name; "" if none does.
 
-    macOS asks at the screen whether a program may read these. A service is refused without a question:
-    "Operation not permitted". Both paths are resolved. The file system ignores case.
+    macOS shows a dialog before a program may read these folders. A service gets no dialog, only
+    "Operation not permitted". Both paths must be resolved. The comparison ignores case.
     """
     inside = [part.casefold() for part in root.parts]
     for name, path in _PROTECTED.items():
@@ -89,10 +89,10 @@ _PROTECTED = MappingProxyType(
 
 @dataclass(frozen=True)
 class TakenPort:
-    """*ours*: what listens there is the part of our own services that belongs there."""
+    """A port in use. *ours*: by the tier or worker of our own services that should use it."""
 
     port: int
-    wanted_by: str  # a tier, or a model's alias
+    needed_by: str  # a tier or a model's alias
     holder: str = ""
     ours: bool = False
 
@@ -103,30 +103,30 @@ class Machine:
     arch: str
     ram_bytes: int
     disk_free: int
-    macos: tuple[int, ...] = ()  # () when unknown, and elsewhere
-    arm_mac: bool = True  # on a Mac: Apple Silicon, also where this Python is for another processor
-    protected: str = ""  # the folder of macOS above the root that services can't read
-    move_to: str = ""  # where the root could go from there
+    macos: tuple[int, ...] = ()  # (): unknown, or not a Mac
+    arm_mac: bool = True  # Apple Silicon, even if this Python runs under Rosetta
+    protected: str = ""  # the folder above the root that macOS protects from services
+    move_to: str = ""  # a path for the root outside of it
     docker: str = "running"  # running, stopped, absent
     compose: bool = True
-    container: bool = False  # the gateway's is there, running or not
-    restarts: int = 0  # of the container, by itself, since it was started
-    private: frozenset[str] = frozenset()  # settings files that only their owner may read
-    session: bool = True  # of the service manager
-    at_boot: bool = False  # services are launch daemons
-    installed: frozenset[Tier] = frozenset()  # services
+    container: bool = False  # the gateway's container exists, running or not
+    restarts: int = 0  # automatic restarts of the container
+    private: frozenset[str] = frozenset()  # settings files that only their owner can read
+    session: bool = True  # the service manager has a session for this user
+    at_boot: bool = False  # the services are launch daemons
+    installed: frozenset[Tier] = frozenset()  # as services
     running: frozenset[Tier] = frozenset()
-    older: tuple[str, ...] = ()  # files of older services of the same purpose
+    older: tuple[str, ...] = ()  # definition files of older versions of our services
     taken: tuple[TakenPort, ...] = ()
     has_venv: bool = False
     lan_address: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)  # of .env
-    ports: Mapping[str, int] = field(default_factory=dict)  # that are wanted
-    shell_variables: frozenset[str] = frozenset()  # settings that only this shell knows
+    ports: Mapping[str, int] = field(default_factory=dict)  # tier or alias -> port
+    shell_variables: frozenset[str] = frozenset()  # settings that are set in this shell only
 
     @property
     def config(self) -> str:
-        """The settings file, as it is named."""
+        """The settings file, as named in .env."""
         return self.variables.get("VISION_CONFIG") or CONFIG
 
     @property
@@ -139,40 +139,40 @@ class Machine:
 
 
 def service_manager(
-    place: Place, environ: Mapping[str, str], system: str, *, boot: bool | None = None
-) -> Services:
-    """*boot*: on a Mac, launch daemons (True) or agents (False), and not what is installed."""
+    place: Installation, environ: Mapping[str, str], system: str, *, boot: bool | None = None
+) -> ServiceManager:
+    """*boot*: on a Mac, launch daemons (True) or agents (False) instead of the installed kind."""
     if system == "Darwin":
         return domains.find(place, environ, boot=boot)
     config_home = environ.get("XDG_CONFIG_HOME")
     return Systemd(place, Path(config_home) if config_home else None)
 
 
-def place_of(root: Path, environ: Mapping[str, str]) -> Place:
+def place_of(root: Path, environ: Mapping[str, str]) -> Installation:
     home = Path(environ.get("HOME") or Path.home())
-    return Place(root, home, os.getuid(), getpass.getuser())
+    return Installation(root, home, os.getuid(), getpass.getuser())
 
 
 def tool_environ(environ: Mapping[str, str], settings: set[str]) -> dict[str, str]:
-    """What commands get: without *settings*, for services know only those of ``.env``."""
+    """*environ* for commands: without *settings*, because services use only ``.env``."""
     kept = {k: v for k, v in environ.items() if k not in settings}
     runtime = f"/run/user/{os.getuid()}"
     if sys.platform == "linux" and "XDG_RUNTIME_DIR" not in kept and Path(runtime).is_dir():
-        kept["XDG_RUNTIME_DIR"] = runtime  # su and cron leave it out, and systemctl wants it
+        kept["XDG_RUNTIME_DIR"] = runtime  # systemctl needs it; su and cron do not set it
     return kept
 
 
-def installed(services: Services) -> frozenset[Tier]:
+def installed(services: ServiceManager) -> frozenset[Tier]:
     return frozenset(tier for tier in TIERS if services.file(tier).exists())
 
 
 def read(
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     environ: Mapping[str, str],
     shell: Mapping[str, str] = MappingProxyType({}),
 ) -> Machine:
-    """Read the machine; *environ* is that of commands, *shell* has settings that win over ``.env``."""
+    """Read the facts; *environ* is for commands, *shell* has settings that override ``.env``."""
     system = platform.system()
     variables = env_file.under(shell, ports.service_environ(place.root))
     there = installed(services)
@@ -186,7 +186,7 @@ def read(
     config = ports.config_path(place.root, variables)
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     up = running | ({"gateway"} if container else set())
-    wanted = ports.wanted_ports(text, variables)
+    needed = ports.needed_ports(text, variables)
     return Machine(
         system=system,
         arch=platform.machine(),
@@ -207,15 +207,15 @@ def read(
         installed=there,
         running=running,
         older=tuple(older),
-        taken=tuple(_taken(wanted, up)),
-        ports=wanted,
+        taken=tuple(_taken(needed, up)),
+        ports=needed,
         has_venv=place.python.exists(),
         lan_address=lan_address(),
         variables=variables,
     )
 
 
-def _of_a_mac(place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
+def _of_a_mac(place: Installation, environ: Mapping[str, str]) -> dict[str, Any]:
     """The facts that only a Mac has."""
     arm = _output(["sysctl", "-n", "hw.optional.arm64"], environ)[1].strip()
     home = place.home.resolve()
@@ -230,17 +230,17 @@ def _of_a_mac(place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _restarts(container: str, environ: Mapping[str, str]) -> int:
-    told = _output(["docker", "inspect", "--format", "{{.RestartCount}}", container], environ)[1]
-    return int(told) if told.strip().isdigit() else 0
+    count = _output(["docker", "inspect", "--format", "{{.RestartCount}}", container], environ)[1]
+    return int(count) if count.strip().isdigit() else 0
 
 
 def _is_private(file: Path) -> bool:
     return file.is_file() and not file.stat().st_mode & stat.S_IROTH
 
 
-def _taken(wanted: Mapping[str, int], up: frozenset[str] | set[str]) -> list[TakenPort]:
+def _taken(needed: Mapping[str, int], up: frozenset[str] | set[str]) -> list[TakenPort]:
     found = []
-    for name, port in wanted.items():
+    for name, port in needed.items():
         if not taken(port):
             continue
         path, keys = {
@@ -253,7 +253,7 @@ def _taken(wanted: Mapping[str, int], up: frozenset[str] | set[str]) -> list[Tak
     return found
 
 
-def _is_running(services: Services, tier: Tier, environ: Mapping[str, str]) -> bool:
+def _is_running(services: ServiceManager, tier: Tier, environ: Mapping[str, str]) -> bool:
     return services.is_running(*_output(services.state_command(tier), environ))
 
 
@@ -268,10 +268,10 @@ def _succeeds(argv: list[str], environ: Mapping[str, str]) -> bool:
 
 
 def lan_address() -> str:
-    """This machine's address in its network; "" without one. Nothing is sent."""
+    """This machine's address in the LAN; "" if there is none. Sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # reserved for documentation: only the route is asked for
+            probe.connect(("192.0.2.1", 9))  # a documentation address: only selects a route
         except OSError:
             return ""
         address: str = probe.getsockname()[0]

@@ -1,4 +1,4 @@
-"""What install, uninstall, start, stop, restart and upgrade do, as lists of steps. Pure."""
+"""The plans of install, uninstall, start, stop, restart and upgrade: lists of steps. Pure."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from pathlib import Path
 from contracts import env_file
 from hostctl.machine import GIB, SMALL_CONFIG, Machine, why_small
 from hostctl.preflight import notes
-from hostctl.services import TIERS, Place, Services, Tier, background_items
+from hostctl.services import TIERS, Installation, ServiceManager, Tier, background_items
 from hostctl.steps import Remove, Run, Say, Step, Write
 
 COMPOSE = ("docker", "compose")
 
 
-def is_native(machine: Machine, wish: str) -> bool:
-    """Whether the gateway runs as a service: by the *wish* (NATIVE), else as it is now.
+def is_native(machine: Machine, option: str) -> bool:
+    """Whether the gateway runs as a service: by *option* (NATIVE), else as it runs now.
 
-    Where nothing is installed: in Docker, but on a Mac below 24 GB as a service. Docker's virtual
-    machine takes memory there that the models need.
+    New installs use Docker; below 24 GB on a Mac they use a service, because Docker's virtual machine
+    takes memory that the models need.
     """
-    if wish:
-        return wish.lower() not in ("0", "no", "off", "false")
+    if option:
+        return option.lower() not in ("0", "no", "off", "false")
     if machine.installed or machine.container:
         return "gateway" in machine.installed
     return _saves_memory(machine)
 
 
 def _saves_memory(machine: Machine) -> bool:
-    """Does the gateway as a service leave memory for models?"""
+    """Whether a native gateway leaves noticeably more memory for models."""
     return machine.system == "Darwin" and machine.is_small
 
 
-def boot_wish(word: str) -> bool | None:
-    """BOOT of the caller: 1 launch daemons, 0 agents, "" as it is."""
-    return word != "0" if word else None
+def boot_option(value: str) -> bool | None:
+    """The variable BOOT: "1" launch daemons, "0" agents, "" the installed kind."""
+    return value != "0" if value else None
 
 
-def shell_counts(verb: str, installed: frozenset[Tier]) -> bool:
-    """Whether *verb* takes the settings of the shell: to look at a stack of `make up`, that did."""
+def uses_shell_settings(verb: str, installed: frozenset[Tier]) -> bool:
+    """Whether *verb* uses the shell's settings: if it inspects a stack started by `make up`."""
     return verb in ("doctor", "status", "smoke", "logs") and not installed
 
 
 def install_plan(
     machine: Machine,
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     *,
     native: bool,
     env_text: str | None,
-    leaving: Services | None = None,
+    leaving: ServiceManager | None = None,
 ) -> list[Step]:
-    """*env_text*: of ``.env``, None without one. *leaving*: installed services of another kind."""
+    """*env_text*: content of ``.env``, None if missing. *leaving*: installed services to replace."""
     mine = place.python
     steps: list[Step] = [
         *(Say(f"note: {note}") for note in notes(machine, place)),
@@ -61,13 +61,13 @@ def install_plan(
         Run(
             "install the packages into .venv",
             (sys.executable, "scripts/setup.py", "host"),
-            cure="the reason is above; give the command again to go on",
+            cure="the reason is above; run it again to continue",
         ),
         *_env_steps(machine, place, env_text),
         Run(
             "check the settings", (str(mine), "-m", "hostctl", "check"), cure="the file is named above"
         ),
-        Run("make the folder for logs", ("mkdir", "-p", str(place.root / "logs"))),
+        Run("create the log folder", ("mkdir", "-p", str(place.root / "logs"))),
     ]
     for name in machine.older:
         steps += services.retire(name)
@@ -88,17 +88,17 @@ def install_plan(
             Run(
                 "start the gateway in Docker",
                 (*COMPOSE, "up", "-d", "--build", "--wait", "--wait-timeout", "120"),
-                cure="`make logs` tells why; `make install NATIVE=1` does without Docker",
+                cure="`make logs` shows why; `make install NATIVE=1` installs without Docker",
             )
         )
     return [
         *steps,
         Run(
-            "wait until both answer",
+            "wait until both tiers respond",
             (str(mine), "-m", "hostctl", "wait"),
-            cure="`make doctor` finds out why; undo with `make uninstall`",
+            cure="`make doctor` shows why; undo with `make uninstall`",
         ),
-        Run("tell what is next", (str(mine), "-m", "hostctl", "next")),
+        Run("print the next steps", (str(mine), "-m", "hostctl", "next")),
     ]
 
 
@@ -109,15 +109,15 @@ def _gateway_notes(machine: Machine, *, native: bool) -> list[Step]:
     limit = "Docker Desktop > Settings > Resources > Memory: 2 GB"
     if native:
         text = (
-            f"{memory}: the gateway runs without Docker, which would take memory from the models "
+            f"{memory}: the gateway runs without Docker, to leave memory for the models "
             f"(NATIVE=0 uses Docker; then set {limit})"
         )
     else:
-        text = f"{memory}: Docker takes up to half of it from the models; set {limit}"
+        text = f"{memory}: Docker takes up to half of it; set {limit}"
     return [Say(text)]
 
 
-def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Step]:
+def _env_steps(machine: Machine, place: Installation, env_text: str | None) -> list[Step]:
     file = place.root / env_file.NAME
     text = env_text
     steps: list[Step] = []
@@ -129,13 +129,13 @@ def _env_steps(machine: Machine, place: Place, env_text: str | None) -> list[Ste
     lost = sorted(machine.shell_variables - set(machine.variables))
     if lost:
         steps.append(
-            Say(f"services don't see this shell: write {', '.join(lost)} into .env to have it count")
+            Say(f"services do not use this shell's variables: set {', '.join(lost)} in .env instead")
         )
-    title = "write .env" if text != env_text else "keep .env to yourself"
+    title = "write .env" if text != env_text else "make .env private"
     return [*steps, Write(title, file, text, 0o600)]
 
 
-def _service_steps(place: Place, services: Services, tier: Tier) -> list[Step]:
+def _service_steps(place: Installation, services: ServiceManager, tier: Tier) -> list[Step]:
     kind = ("--boot",) if services.kind == "daemon" else ()
     write = (str(place.python), "-m", "hostctl", "unit", tier, "--write", *kind)
     return [
@@ -144,8 +144,8 @@ def _service_steps(place: Place, services: Services, tier: Tier) -> list[Step]:
     ]
 
 
-def _end_and_forget(services: Services, tiers: Iterable[Tier]) -> list[Step]:
-    """End *tiers*, the gateway first; nothing is removed before all of them have ended."""
+def _end_and_forget(services: ServiceManager, tiers: Iterable[Tier]) -> list[Step]:
+    """Stop *tiers*, the gateway first, then remove them: nothing is removed while one still runs."""
     ordered = [tier for tier in reversed(TIERS) if tier in tiers]
     return [
         *(step for tier in ordered for step in services.deactivate(tier)),
@@ -155,14 +155,14 @@ def _end_and_forget(services: Services, tiers: Iterable[Tier]) -> list[Step]:
 
 def uninstall_plan(
     machine: Machine,
-    place: Place,
-    services: Services,
+    place: Installation,
+    services: ServiceManager,
     *,
     purge: bool,
-    leaving: Services | None = None,
+    leaving: ServiceManager | None = None,
 ) -> list[Step]:
-    """*leaving*: installed services of another kind, which go as well."""
-    # A service whose definition is gone may still run, on the .venv that is removed here.
+    """*leaving*: installed services of the other kind, which are removed too."""
+    # A service without a definition file may still run, using the .venv that is removed here.
     there = machine.installed | machine.running
     steps: list[Step] = []
     if there:
@@ -171,12 +171,10 @@ def uninstall_plan(
         steps += [*leaving.prepare(), *_end_and_forget(leaving, TIERS)]
     if machine.docker == "running" and machine.compose:
         remove = (*COMPOSE, "down", "--rmi", "all", "--remove-orphans")
-        steps.append(
-            Run("remove the gateway's container", remove, else_say="  it could not be removed")
-        )
+        steps.append(Run("remove the gateway's container", remove, else_say="  could not be removed"))
     elif machine.docker == "stopped":
         steps.append(
-            Say("the Docker engine is down: a container stays until `make uninstall` finds it up")
+            Say("Docker is not running: start it and run `make uninstall` again to remove a container")
         )
     if purge and machine.has_venv:
         weights = (str(place.python), "-m", "hostctl", "purge-weights")
@@ -186,31 +184,33 @@ def uninstall_plan(
     kept = (
         "config.yaml"
         if purge
-        else "config.yaml, .env, state/ and the models' weights (PURGE=1 doesn't)"
+        else "config.yaml, .env, state/ and the models' weights (PURGE=1 removes all but config.yaml)"
     )
     return [*steps, Say(f"kept: {kept}")]
 
 
-def gateway_plan(machine: Machine, place: Place, services: Services, verb: str) -> list[Step]:
-    """start or stop the gateway; the manager and its workers stay as they are."""
+def gateway_plan(
+    machine: Machine, place: Installation, services: ServiceManager, verb: str
+) -> list[Step]:
+    """Start or stop the gateway; manager and workers are not affected."""
     if "gateway" in machine.installed:
         if verb == "stop":
             return [*services.prepare(), *services.stop("gateway")]
         wait = (str(place.python), "-m", "hostctl", "wait", "gateway")
-        cure = "`make doctor` finds out why"
+        cure = "`make doctor` shows why"
         return [
             *services.prepare(),
             *services.start("gateway"),
-            Run("wait until the gateway answers", wait, cure=cure),
+            Run("wait until the gateway responds", wait, cure=cure),
         ]
     if verb == "start":
         up = (*COMPOSE, "up", "-d", "--wait", "--wait-timeout", "120")
-        return [Run("start the gateway", up, cure="`make doctor` finds out why")]
-    return [Run("stop the gateway", (*COMPOSE, "stop"), cure="is the Docker engine running?")]
+        return [Run("start the gateway", up, cure="`make doctor` shows why")]
+    return [Run("stop the gateway", (*COMPOSE, "stop"), cure="check that the Docker engine runs")]
 
 
-def restart_plan(machine: Machine, place: Place, services: Services) -> list[Step]:
-    """Both begin anew, with the settings as they are now; definitions are rendered again."""
+def restart_plan(machine: Machine, place: Installation, services: ServiceManager) -> list[Step]:
+    """Restart both tiers with the current settings; service definitions are written again."""
     check = Run("check the settings", (str(place.python), "-m", "hostctl", "check"))
     steps: list[Step] = [check, *(services.prepare() if machine.installed else [])]
     for tier in TIERS:
@@ -218,23 +218,24 @@ def restart_plan(machine: Machine, place: Place, services: Services) -> list[Ste
             steps += _service_steps(place, services, tier)
     if "gateway" not in machine.installed:
         up = (*COMPOSE, "up", "-d", "--force-recreate", "--wait", "--wait-timeout", "120")
-        steps.append(Run("start the gateway in Docker anew", up, cure="`make logs` tells why"))
-    return [*steps, Run("wait until both answer", (str(place.python), "-m", "hostctl", "wait"))]
+        steps.append(Run("restart the gateway in Docker", up, cure="`make logs` shows why"))
+    wait = (str(place.python), "-m", "hostctl", "wait")
+    return [*steps, Run("wait until both tiers respond", wait)]
 
 
-def upgrade_plan(place: Place, *, is_checkout: bool, install: tuple[str, ...]) -> list[Step]:
-    """Newer code, then an install by that code; settings and what was learned stay."""
+def upgrade_plan(place: Installation, *, is_checkout: bool, install: tuple[str, ...]) -> list[Step]:
+    """Fetch newer code, then install with that code; settings and learned peaks are kept."""
     steps: list[Step] = []
     if is_checkout:
         pull = ("git", "pull", "--ff-only")
-        steps.append(Run("fetch the newest version", pull, cure="commit or stash your changes first"))
+        steps.append(Run("fetch the latest version", pull, cure="commit or stash your changes first"))
     else:
-        steps.append(Say(f"{place.root} is no git checkout: unpack the new version over it first"))
+        steps.append(Say(f"{place.root} is not a git checkout: unpack the new version over it first"))
     return [*steps, Run("install it", install)]
 
 
 def log_command(machine: Machine, logs: Path, what: str, *, follow: bool) -> tuple[str, ...]:
-    """Shows *what*: where it runs, else what a stack in the foreground left; () without any."""
+    """The command that shows the log of *what*, also of a stack in the foreground; (): no log."""
     tail = ("tail", "-n", "100", *(("-F",) if follow else ()))
     if what == "gateway" and machine.container and "gateway" not in machine.installed:
         return (*COMPOSE, "logs", "--tail", "100", *(("--follow",) if follow else ()), "gateway")

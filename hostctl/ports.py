@@ -1,8 +1,8 @@
-"""Which ports the stack needs, and who has them. Standard library only: .venv may not be there yet.
+"""The ports that the stack needs, and the programs that use them.
 
-The settings file is read for its ports alone, line by line in the layout of the shipped files;
-errors in it are reported when the settings proper are loaded. Whether a port is taken:
-``web.ports``.
+Standard library only, because .venv may not exist yet: the ports are read from the settings file line
+by line, in the layout of the shipped files. Errors in it are reported when the settings are loaded.
+``web.ports`` checks whether a port is in use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEFAULTS = {"gateway": 8000, "manager": 8100}
 
 
 def service_environ(root: Path) -> dict[str, str]:
-    """The variables of ``.env``: all that a service knows of an environment."""
+    """The variables in ``.env``: the only environment that a service uses."""
     return env_file.read(root / env_file.NAME)
 
 
@@ -35,8 +35,8 @@ def config_path(root: Path, values: Mapping[str, str]) -> Path:
     return root / Path(values.get("VISION_CONFIG") or "config.yaml").expanduser()
 
 
-def wanted_ports(config: str, values: Mapping[str, str]) -> dict[str, int]:
-    """By the name of a tier or of a model's alias; *values* are those of ``.env``."""
+def needed_ports(config: str, values: Mapping[str, str]) -> dict[str, int]:
+    """Tier or alias -> port, from the text of the settings file and the *values* of ``.env``."""
     ports = dict(_DEFAULTS)
     section = alias = ""
     for line in config.splitlines():
@@ -49,18 +49,18 @@ def wanted_ports(config: str, values: Mapping[str, str]) -> dict[str, int]:
         elif section == "models" and alias and (found := _MODEL_PORT.match(line)):
             ports[alias] = int(found[1])
     for tier in _DEFAULTS:
-        told = values.get(f"{tier.upper()}_PORT", "")
-        if told.isdigit():
-            ports[tier] = int(told)
+        value = values.get(f"{tier.upper()}_PORT", "")
+        if value.isdigit():
+            ports[tier] = int(value)
     return ports
 
 
 def holder(port: int) -> str:
-    """Who listens on *port*, in words; "" when that can't be told. On macOS it can be several."""
+    """The programs that listen on *port*, as text; "" if unknown. On macOS there can be several."""
     if lsof := shutil.which("lsof"):
         argv = [lsof, "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]
-        if told := processes_of(subprocess.run(argv, capture_output=True, text=True).stdout):
-            return told
+        if text := processes_of(subprocess.run(argv, capture_output=True, text=True).stdout):
+            return text
     if ss := shutil.which("ss"):
         argv = [ss, "-Hltnp", "sport", "=", f":{port}"]
         text = subprocess.run(argv, capture_output=True, text=True).stdout
@@ -70,7 +70,7 @@ def holder(port: int) -> str:
 
 
 def processes_of(lsof: str) -> str:
-    """The processes in the output of ``lsof -Fpc``: a ``p`` line, then the ``c`` line of each."""
+    """The processes in the output of ``lsof -Fpc``: for each a ``p`` line, then a ``c`` line."""
     names: dict[str, str] = {}
     pid = ""
     for line in lsof.splitlines():
@@ -83,7 +83,7 @@ def processes_of(lsof: str) -> str:
 
 
 def _holder_in_proc(port: int, proc: Path) -> str:
-    """As ss does it, where there is none: by the socket's inode."""
+    """Find the program by the socket's inode, as ss does."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         try:
@@ -105,14 +105,15 @@ def _holder_in_proc(port: int, proc: Path) -> str:
     return ""
 
 
-# The system's proxy is not for this machine, and macOS' settings do not always spare 127.0.0.1.
+# Without the system's proxy: the settings of macOS do not always exclude 127.0.0.1.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def speaks_ours(port: int, path: str, keys: set[str]) -> bool:
-    """Whether every loopback address that answers gives a JSON object with *keys* at *path*.
+    """Whether every loopback address that responds returns a JSON object with *keys* at *path*.
 
-    The status does not matter. A stranger on ``[::1]`` beside our own server on ``127.0.0.1`` is found.
+    The HTTP status does not matter. This detects another program on ``[::1]`` while our server listens
+    on ``127.0.0.1``.
     """
     answered = answering(port, LOOPBACK)
     return bool(answered) and all(
@@ -130,7 +131,7 @@ def _has_keys(url: str, keys: set[str]) -> bool:
     except (OSError, ValueError, http.client.HTTPException):
         return False
     try:
-        told = json.loads(body)
+        found = json.loads(body)
     except ValueError:
         return False
-    return isinstance(told, dict) and keys <= set(told)
+    return isinstance(found, dict) and keys <= set(found)

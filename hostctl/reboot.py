@@ -1,7 +1,7 @@
-"""Whether the stack comes back by itself: after a reboot, a power cut, a crash.
+"""Whether the stack starts again after a reboot, a power cut or a crash, without a person.
 
-``read`` asks the machine. All else is pure: text of a command in, facts out; facts in, advice out. The
-doctor prints the advice, and so does ``make install`` when it is done. Standard library only.
+``read`` runs commands; the rest is pure and turns their output into facts, and facts into advice. The
+doctor prints the advice, and so does ``make install`` at its end. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostctl.ask import output
+from hostctl.command import output
 from hostctl.launchd import Launchd, label, print_command
-from hostctl.services import TIERS, Place, Services
+from hostctl.services import TIERS, Installation, ServiceManager
 
 LOGINWINDOW = "/Library/Preferences/com.apple.loginwindow"
-# What launchd says of a job that it could not even start: no such program, no such folder.
+# launchd's exit code for a job that it could not start: no such program, no such folder.
 _NOT_STARTED = "78"
 
 
@@ -27,42 +27,42 @@ class Advice:
 
 @dataclass(frozen=True)
 class Job:
-    """What ``launchctl print`` says of one service."""
+    """The state of one service, from ``launchctl print``."""
 
     name: str
     state: str  # running, not running, SIGTERMed, spawn scheduled, ...
     runs: int = 0
     last_exit: str = ""  # a status, or "(never exited)"
-    pended: str = ""  # why macOS holds it back
-    wake: str = ""  # the command that starts it all the same
+    pended: str = ""  # why macOS delays it
+    wake: str = ""  # the command that starts it anyway
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """The defaults are those of a machine that comes back by itself."""
+    """The defaults describe a machine whose stack starts again automatically."""
 
     linger: bool = True  # systemd starts services without a login
     mac: bool = False
     at_boot: bool = False  # launch daemons
-    over_ssh: bool = False  # agents that were loaded without anybody at the screen
+    over_ssh: bool = False  # agents loaded without a login at the screen
     auto_login: bool = True
     filevault: bool = False
     sleeps: bool = False
-    low_power: str = ""  # the name of pmset's setting that is on
+    low_power: str = ""  # the pmset setting that is on
     autorestart: bool = True
     docker_at_login: bool = True
     jobs: tuple[Job, ...] = ()
-    twice: tuple[str, ...] = ()  # commands that unload what is loaded in a second domain
+    twice: tuple[str, ...] = ()  # commands that unload services from a second domain
 
     @property
-    def starts_alone(self) -> bool:
-        """After a reboot, with nobody there."""
+    def starts_without_login(self) -> bool:
+        """Whether the stack starts after a reboot without a person."""
         if not self.mac:
             return self.linger
         return self.at_boot or (self.auto_login and not self.filevault)
 
 
-def read(place: Place, services: Services, environ: Mapping[str, str]) -> Outlook:
+def read(place: Installation, services: ServiceManager, environ: Mapping[str, str]) -> Outlook:
     if not isinstance(services, Launchd):
         return Outlook(linger=lingers(place.user, environ))
     settings = output(("pmset", "-g"), environ)[1]
@@ -95,17 +95,17 @@ def _jobs(services: Launchd, environ: Mapping[str, str]) -> Iterator[Job]:
 
 def lingers(user: str, environ: Mapping[str, str]) -> bool:
     """Whether systemd runs the services of *user* without a login."""
-    told = output(("loginctl", "show-user", user, "--property=Linger", "--value"), environ)[1]
-    return told.strip() == "yes" or Path("/var/lib/systemd/linger", user).exists()
+    linger = output(("loginctl", "show-user", user, "--property=Linger", "--value"), environ)[1]
+    return linger.strip() == "yes" or Path("/var/lib/systemd/linger", user).exists()
 
 
 def filevault(fdesetup: str) -> bool:
-    """By ``fdesetup isactive``, which says true or false."""
+    """Whether FileVault is on; ``fdesetup isactive`` prints true or false."""
     return fdesetup.strip().lower().startswith("true")
 
 
 def setting(pmset: str, name: str) -> str:
-    """The value of *name* in the list of ``pmset -g``; "" when this Mac has no such setting."""
+    """The value of *name* in the output of ``pmset -g``; "" if this Mac has no such setting."""
     for line in pmset.splitlines():
         words = line.split()
         if len(words) >= 2 and words[0] == name:
@@ -114,12 +114,12 @@ def setting(pmset: str, name: str) -> str:
 
 
 def low_power(pmset: str) -> str:
-    """The setting that has Low Power Mode on: ``lowpowermode``, from macOS 15 on ``powermode`` 1."""
+    """The setting that enables Low Power Mode: ``lowpowermode``, from macOS 15 on ``powermode`` 1."""
     return next((n for n in ("lowpowermode", "powermode") if setting(pmset, n) == "1"), "")
 
 
 def sleeps(pmset_custom: str) -> bool:
-    """Whether the computer sleeps by itself on mains power: `` sleep  1`` below ``AC Power:``."""
+    """Whether the Mac sleeps automatically on mains power: `` sleep  1`` below ``AC Power:``."""
     section = ""
     for line in pmset_custom.splitlines():
         if line.endswith(":"):
@@ -131,18 +131,18 @@ def sleeps(pmset_custom: str) -> bool:
 
 
 def docker_at_login(home: Path) -> bool:
-    """By Docker Desktop's own settings file, where there is one."""
+    """Whether Docker Desktop starts at login, from its settings file."""
     folder = home / "Library" / "Group Containers" / "group.com.docker"
     for name in ("settings-store.json", "settings.json"):
         file = folder / name
         if file.exists():
             text = file.read_text(errors="replace").replace(" ", "").lower()
             return '"autostart":true' in text
-    return True  # not Docker Desktop: nothing is known
+    return True  # not Docker Desktop: unknown
 
 
 def job(name: str, printed: str, wake: str = "") -> Job:
-    """From ``launchctl print``. Blocks inside a job have keys of the same names: the first counts."""
+    """Parse ``launchctl print``. Nested blocks repeat some keys, so the first one is used."""
     found: dict[str, str] = {}
     for line in printed.splitlines():
         key, equals, value = line.strip().partition(" = ")
@@ -160,38 +160,38 @@ def job(name: str, printed: str, wake: str = "") -> Job:
 
 
 def service_advice(outlook: Outlook) -> Iterator[Advice]:
-    """Services that launchd knows and that don't run, or that run twice."""
+    """Services that launchd has loaded but that do not run, or that are loaded twice."""
     for found in outlook.jobs:
         if found.state == "running":
             continue
         if found.pended:
-            what = f"macOS holds {found.name} back (pended nondemand spawn = {found.pended})"
+            what = f"macOS delays {found.name} (pended nondemand spawn = {found.pended})"
             yield Advice(what, found.wake)
         elif found.last_exit == "0" and found.runs:
-            what = f"{found.name} ended by itself, as it does when it can't use its settings"
-            yield Advice(what, "make doctor says what is wrong with them; then make restart")
+            what = f"{found.name} exited, which it does if its settings are invalid"
+            yield Advice(what, "make doctor shows the error; fix it, then make restart")
         elif found.last_exit == _NOT_STARTED:
-            what = f"launchd can't start {found.name} (status 78): .venv or the folder is not there"
+            what = f"launchd can't start {found.name} (status 78): .venv or the folder is missing"
             yield Advice(what, "make install repairs it")
         elif found.last_exit.strip("-").isdigit():
             file = f"logs/{found.name.rpartition('.')[2]}.launchd.log"
-            what = f"{found.name} last ended with status {found.last_exit}"
-            yield Advice(what, f"tail {file} tells why; then make restart")
+            what = f"{found.name} last exited with status {found.last_exit}"
+            yield Advice(what, f"tail {file} shows why; then make restart")
     for command in outlook.twice:
-        yield Advice("a service is loaded in two launchd domains, and can serve in one only", command)
+        yield Advice("a service is loaded in two launchd domains; unload one", command)
 
 
 def advice(outlook: Outlook, *, native: bool) -> Iterator[Advice]:
-    """What keeps the stack from coming back by itself."""
+    """The reasons why the stack would not start again automatically."""
     if not outlook.linger:
-        what = "services of yours run only while you are logged in"
+        what = "your services run only while you are logged in"
         yield Advice(what, "sudo loginctl enable-linger $USER")
     if not outlook.mac:
         return
     if outlook.filevault:
         yield _locked(outlook)
     elif not outlook.at_boot and not outlook.auto_login:
-        what = "nobody is logged in after a reboot, and launch agents start at login"
+        what = "launch agents start at login, and no user is logged in after a reboot"
         yield Advice(
             what,
             "System Settings > Users & Groups > Automatically log in as "
@@ -199,16 +199,17 @@ def advice(outlook: Outlook, *, native: bool) -> Iterator[Advice]:
             "or make install BOOT=1, which needs no login",
         )
     if outlook.over_ssh:
-        what = "the services were installed over SSH, and start when you log in over SSH"
+        what = "the services were installed over SSH and start only when you log in over SSH"
         yield Advice(what, "make install BOOT=1, which needs no login")
     if outlook.low_power:
-        what = "Low Power Mode is on: macOS may not start a service again after a crash"
+        what = "Low Power Mode is on: macOS may not restart a crashed service"
         yield Advice(what, f"sudo pmset -a {outlook.low_power} 0")
     if outlook.sleeps:
-        what = "this Mac goes to sleep by itself, and does not answer then"
+        what = "this Mac sleeps when idle, and does not respond while asleep"
         yield Advice(what, "sudo pmset -a sleep 0")
     if not outlook.autorestart:
-        yield Advice("this Mac stays off after a power cut", "sudo pmset -a autorestart 1")
+        what = "this Mac stays off after a power cut"
+        yield Advice(what, "sudo pmset -a autorestart 1")
     if not native and not outlook.docker_at_login:
         what = "Docker Desktop does not start at login"
         cure = "Docker Desktop > Settings > General > Start Docker Desktop when you sign in"
@@ -216,7 +217,7 @@ def advice(outlook: Outlook, *, native: bool) -> Iterator[Advice]:
 
 
 def _locked(outlook: Outlook) -> Advice:
-    """FileVault: nothing starts before the disk is unlocked, and macOS allows no automatic login."""
+    """With FileVault nothing starts before the disk is unlocked, and automatic login is disabled."""
     unlock = (
         "restart with `sudo fdesetup authrestart`; after a power cut unlock at the screen, or from "
         "macOS 26 on over SSH; or sudo fdesetup disable"
@@ -224,11 +225,11 @@ def _locked(outlook: Outlook) -> Advice:
     if outlook.at_boot:
         what = "FileVault is on: after a power cut nothing starts before the disk is unlocked"
         return Advice(what, unlock)
-    what = "FileVault is on: macOS allows no automatic login, and launch agents start at login"
+    what = "FileVault is on, which disables automatic login; launch agents start at login"
     return Advice(what, f"make install BOOT=1 needs no login once the disk is unlocked ({unlock})")
 
 
-def told(found: Iterator[Advice] | Sequence[Advice]) -> str:
-    """*found* for the end of ``make install``; "" when there is none."""
+def listed(found: Iterator[Advice] | Sequence[Advice]) -> str:
+    """*found* as text for the end of ``make install``; "" if there is none."""
     lines = [line for a in found for line in (f"  - {a.what}", f"      -> {a.cure}")]
     return "\n".join(["  After a reboot or a power cut:", *lines, ""]) if lines else ""

@@ -1,6 +1,6 @@
-"""The gateway, started anew whenever its source changes: what docker-compose.dev.yml runs.
+"""Restart the gateway when its source changes; docker-compose.dev.yml runs this.
 
-Modification times are polled (uvicorn's own way): events do not cross Docker Desktop's bind mounts.
+It polls modification times, as uvicorn does: Docker Desktop's bind mounts do not forward file events.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WATCHED = ("contracts", "web", "gateway")
 
 
 def serve(sockets: list[socket] | None) -> None:
-    """In a process of its own; the gateway binds by itself."""
+    """Run the gateway, which binds its own sockets, in a child process."""
     from gateway.__main__ import main
 
     sys.exit(main())
@@ -24,7 +24,7 @@ def serve(sockets: list[socket] | None) -> None:
 
 def watch() -> None:
     folders = [str(Path(name).resolve()) for name in WATCHED]
-    # The app is never loaded in this process: its config says only what to watch.
+    # This process never loads the app: the config only names the folders to watch.
     config = Config("gateway.app:create_app", reload=True, reload_dirs=folders, log_config=None)
     StatReload(config, target=serve, sockets=[]).run()
 

@@ -1,6 +1,6 @@
-"""What launchd and systemd have in common, as far as installing is concerned. Pure.
+"""The interface of launchd and systemd for installing our services. Pure.
 
-Two services, named by their tier: the manager always, the gateway only where it doesn't run in Docker.
+There are two services, named after their tier: the manager, and the gateway unless it runs in Docker.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from hostctl.steps import Move, Step
 
 Tier = Literal["manager", "gateway"]
 TIERS: tuple[Tier, ...] = ("manager", "gateway")
-Kind = Literal["agent", "daemon", "unit"]  # of launchd, of launchd without a login, of systemd
-REPLACED = "state/replaced"  # where the definition of an older service goes, below the root
+Kind = Literal["agent", "daemon", "unit"]  # launchd at login, launchd at boot, systemd
+REPLACED = "state/replaced"  # below the root: the definitions of older services
 BACKGROUND_SETTING = "System Settings > General > Login Items & Extensions"
-_BAD = "'\"\\$:\n"  # no service file and no bind mount of Docker's can be trusted with these
+_BAD = "'\"\\$:\n"  # not safe in service files and Docker's bind mounts
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the stack is installed, and for whom."""
+class Installation:
+    """The folder and the owner of an installation."""
 
     root: Path
     home: Path
@@ -35,40 +35,40 @@ class Place:
 
     @property
     def unusable(self) -> str:
-        """Characters of the root's name that keep it from being installed there."""
+        """The unsupported characters in the root's path."""
         return "".join(sorted(c for c in set(str(self.root)) if c in _BAD))
 
 
-class Services(Protocol):
-    """One service manager. Every method answers with steps or commands; none does anything."""
+class ServiceManager(Protocol):
+    """One service manager. Methods return steps or commands and change nothing themselves."""
 
     name: str
     kind: Kind
-    older_folder: Path  # where the definitions of older services lie
+    older_folder: Path  # of the definitions of older services
 
     def template(self, tier: Tier) -> str:
-        """The template's file below the root."""
+        """The template's path below the root."""
 
     def file(self, tier: Tier) -> Path:
-        """Where the rendered definition lies."""
+        """The path of the installed definition."""
 
     def draft(self, tier: Tier) -> Path:
-        """Where the definition is written: there, or where root copies it from."""
+        """The path to which the definition is written: ``file``, or a copy for sudo to install."""
 
-    def render(self, template: str, place: Place, stop_s: float) -> str:
-        """The definition; a process that is told to end has *stop_s* seconds."""
+    def render(self, template: str, place: Installation, stop_s: float) -> str:
+        """The definition; the process has *stop_s* seconds to exit after a stop request."""
 
     def prepare(self) -> list[Step]:
-        """What comes before any other step that changes a service."""
+        """Steps that must precede all changes of a service."""
 
     def activate(self, tier: Tier) -> list[Step]:
-        """Have it started now, and at each login or boot; with a new definition, if it ran already."""
+        """Start the service now and at each login or boot; a running one gets the new definition."""
 
     def deactivate(self, tier: Tier) -> list[Step]:
-        """End it now and for ever, and wait until it has ended; nothing when it isn't there."""
+        """Stop the service permanently, and wait until it has exited; no error if it is missing."""
 
     def forget(self, tier: Tier) -> list[Step]:
-        """Remove its definition."""
+        """Remove the service's definition."""
 
     def start(self, tier: Tier) -> list[Step]: ...
 
@@ -79,16 +79,16 @@ class Services(Protocol):
     def state_command(self, tier: Tier) -> tuple[str, ...]: ...
 
     def is_running(self, status: int, output: str) -> bool:
-        """What the state command said."""
+        """Interpret exit status and output of the state command."""
 
     def older(self, names: Iterable[str]) -> list[str]:
-        """Those of the files *names*, beside ours, that are an older service of the same purpose."""
+        """The files among *names* that define older versions of our services."""
 
     def retire(self, name: str) -> list[Step]:
-        """End the older service in file *name*."""
+        """Stop and replace the older service in file *name*."""
 
     def outlives_login(self, user: str) -> list[Step]:
-        """Have services run without anybody logged in."""
+        """Let services run without a logged-in user."""
 
 
 def is_older(stem: str, ours: Iterable[str]) -> bool:
@@ -101,14 +101,14 @@ def put_aside(file: Path, root: Path) -> Move:
 
 
 def background_items(services: str) -> str:
-    """What macOS will show when agents are installed, said before; "" under another service manager.
+    """A notice for the owner before agents are installed; "" under another service manager.
 
     Since macOS 13 a notification names the program of each new agent, and a switch in System Settings
-    disables it: whoever takes it for something foreign there ends the service.
+    disables it. Owners who do not recognize the name would disable the service.
     """
     if services != "launchd":
         return ""
     return (
-        'macOS will say "Background Items Added" and name python3, perhaps as from an unidentified '
-        f"developer: that is this service. Leave it on in {BACKGROUND_SETTING}."
+        'macOS will show "Background Items Added" with python3, possibly from an unidentified '
+        f"developer: that is this service. Leave it enabled in {BACKGROUND_SETTING}."
     )

@@ -1,7 +1,7 @@
-"""``scripts/test-local.sh``: asks every endpoint of a running stack, and prints a table.
+"""``scripts/test-local.sh``: call every endpoint of a running stack, and print a table.
 
-Status 1 if a row fails. A model that isn't loaded is loaded for its row, which may take as long as a
-download. Which models there are is asked of the stack: it may run on other settings than lie here.
+Exit status 1 if a check fails. Models are loaded if needed, which may include their download. The stack
+itself lists the models, because it may run with other settings than this folder has.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 
 from contracts.settings import Settings
-from contracts.wire.openai import ModelList, ModelObject
+from contracts.wire.models import ModelList, ModelObject
 from hostctl.health import gateway_url, manager_url
 
 TIMEOUT_S = 1800.0
-SIDE = 512  # of what is drawn, where that is not too large: quick, and still drawn well
-# A red square on white, 64 x 64, as PNG: what is asked about, and what is edited.
-PICTURE = (
+SIDE = 512  # of generated images, if the model allows it: a quick size of good quality
+# A red square on white, 64 x 64, as PNG.
+RED_SQUARE = (
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAAZ0lEQVR42u3aQQkAIAxAURUrmMD+kUxgiJnBg4j4/n"
     "2wBzsuR0R6uZIeDwAAAAAAAAAAAOBedXdgtHZ0oT6nEwIAAAAAAAAAAAAAAAAAAAAAAAAAAAA4W/YvBAAAAAAAAAAA"
     "APAtYAH50Ql7mzq8rwAAAABJRU5ErkJggg=="
@@ -30,52 +30,52 @@ PICTURE = (
 
 
 class Wrong(Exception):
-    """An answer is not what it should be; the message says why."""
+    """A response is wrong; the message says why."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One endpoint. *check* returns a few words about its answer, or raises ``Wrong``."""
+class Check:
+    """One endpoint. ``call`` returns a few words about the response, or raises ``Wrong``."""
 
     name: str
-    ask: Callable[[], str]
+    call: Callable[[], str]
     images: bool = False
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     name: str
     ok: bool
     seconds: float
-    said: str
+    detail: str
 
 
 def main(settings: Settings, url: str | None, *, images_only: bool) -> int:
     results = []
-    with Asker(settings, url or gateway_url(settings)) as asker:
-        print(f"{asker.url}\n")
-        for row in asker.rows(local=url is None):
-            if images_only and not row.images:
+    with SmokeTest(settings, url or gateway_url(settings)) as smoke:
+        print(f"{smoke.url}\n")
+        for check in smoke.checks(local=url is None):
+            if images_only and not check.images:
                 continue
-            results.append(result := run(row))
+            results.append(result := run(check))
             mark = "ok  " if result.ok else "FAIL"
-            print(f"{mark}  {result.name:<38} {result.seconds:7.2f} s  {result.said}", flush=True)
+            print(f"{mark}  {result.name:<38} {result.seconds:7.2f} s  {result.detail}", flush=True)
     failed = [r for r in results if not r.ok]
     print(f"\n{len(results) - len(failed)} of {len(results)} ok")
     return 1 if failed or not results else 0
 
 
-def run(row: Row) -> Result:
+def run(check: Check) -> CheckResult:
     began = time.monotonic()
     try:
-        said, ok = row.ask(), True
+        detail, ok = check.call(), True
     except (Wrong, httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as exc:
-        said, ok = f"{str(exc) or type(exc).__name__}"[:200], False
-    return Result(row.name, ok, time.monotonic() - began, said)
+        detail, ok = f"{str(exc) or type(exc).__name__}"[:200], False
+    return CheckResult(check.name, ok, time.monotonic() - began, detail)
 
 
-class Asker:
-    """Asks one stack; what is edited is what was drawn before."""
+class SmokeTest:
+    """The checks of one stack. The edits use the image that was generated before."""
 
     def __init__(
         self, settings: Settings, url: str, transport: httpx.BaseTransport | None = None
@@ -87,35 +87,35 @@ class Asker:
         self._http = httpx.Client(
             base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False, transport=transport
         )
-        self._drawn = PICTURE
+        self._image = RED_SQUARE
 
-    def __enter__(self) -> Asker:
+    def __enter__(self) -> SmokeTest:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._http.close()
 
-    def rows(self, *, local: bool) -> Iterator[Row]:
-        """*local*: the manager can be asked as well."""
-        yield Row("GET /healthz", lambda: self._word("/healthz", "status", "ok"))
-        yield Row("GET /readyz", lambda: self._word("/readyz", "status", "ok"))
+    def checks(self, *, local: bool) -> Iterator[Check]:
+        """*local*: include the manager, which only this machine can reach."""
+        yield Check("GET /healthz", lambda: self._word("/healthz", "status", "ok"))
+        yield Check("GET /readyz", lambda: self._word("/readyz", "status", "ok"))
         if local:
-            yield Row("GET /health (manager)", self._manager_health)
-        yield Row("GET /v1/models", self._models)
-        yield Row("GET /v1/models/{id}", self._one_model)
-        yield Row("GET /v1/vision/tasks", lambda: self._count("/v1/vision/tasks", "data"))
-        yield Row("GET /v1/system/status", lambda: self._count("/v1/system/status", "models"))
-        yield Row("POST /v1/system/warm/{alias}", self._warm)
-        yield Row("POST /v1/chat/completions", self._chat)
-        yield Row("POST /v1/chat/completions (stream)", self._chat_stream)
-        yield Row("POST /v1/vision/analyze", self._analyze)
-        yield Row("POST /v1/images/generations", self._draw, images=True)
-        yield Row("POST /v1/images/generations (url)", self._draw_url, images=True)
-        yield Row("POST /v1/images/generations (stream)", self._draw_stream, images=True)
-        yield Row("POST /v1/images/edits (JSON)", self._edit_json, images=True)
-        yield Row("POST /v1/images/edits (form)", self._edit_form, images=True)
-        yield Row("POST /v1/system/evict/{alias}", self._evict)
-        yield Row("an unknown model is a 404", self._unknown)
+            yield Check("GET /health (manager)", self._manager_health)
+        yield Check("GET /v1/models", self._models)
+        yield Check("GET /v1/models/{id}", self._one_model)
+        yield Check("GET /v1/vision/tasks", lambda: self._count("/v1/vision/tasks", "data"))
+        yield Check("GET /v1/system/status", lambda: self._count("/v1/system/status", "models"))
+        yield Check("POST /v1/system/warm/{alias}", self._warm)
+        yield Check("POST /v1/chat/completions", self._chat)
+        yield Check("POST /v1/chat/completions (stream)", self._chat_stream)
+        yield Check("POST /v1/vision/analyze", self._analyze)
+        yield Check("POST /v1/images/generations", self._generate, images=True)
+        yield Check("POST /v1/images/generations (url)", self._generate_url, images=True)
+        yield Check("POST /v1/images/generations (stream)", self._generate_stream, images=True)
+        yield Check("POST /v1/images/edits (JSON)", self._edit_json, images=True)
+        yield Check("POST /v1/images/edits (form)", self._edit_form, images=True)
+        yield Check("POST /v1/system/evict/{alias}", self._evict)
+        yield Check("unknown model", self._unknown)
 
     def _get(self, path: str) -> Any:
         return _body(self._http.get(path))
@@ -123,9 +123,9 @@ class Asker:
     def _post(self, path: str, **kwargs: Any) -> Any:
         return _body(self._http.post(path, **kwargs))
 
-    def _word(self, path: str, key: str, wanted: str) -> str:
+    def _word(self, path: str, key: str, expected: str) -> str:
         found = str(self._get(path)[key])
-        if found != wanted:
+        if found != expected:
             raise Wrong(f"{key} is {found}")
         return found
 
@@ -149,7 +149,7 @@ class Asker:
         return ModelList.model_validate(self._get("/v1/models")).data
 
     def _able(self, capability: str) -> list[ModelObject]:
-        """The stack's models that can do it."""
+        """The stack's models with *capability*."""
         able = [model for model in self._listed() if capability in model.capabilities]
         if not able:
             raise Wrong(f"no model can {capability}")
@@ -168,40 +168,40 @@ class Asker:
         return f"{alias}: {self._post(f'/v1/system/evict/{alias}')['state']}"
 
     def _question(self, **more: Any) -> dict[str, Any]:
-        picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
-        content = [{"type": "text", "text": "What is in this image?"}, picture]
+        image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{RED_SQUARE}"}}
+        content = [{"type": "text", "text": "What is in this image?"}, image]
         return {"messages": [{"role": "user", "content": content}], "max_tokens": 40, **more}
 
     def _chat(self) -> str:
         answer = self._post("/v1/chat/completions", json=self._question())
-        return _said(answer["choices"][0]["message"]["content"])
+        return _text(answer["choices"][0]["message"]["content"])
 
     def _chat_stream(self) -> str:
         chunks = self._events("/v1/chat/completions", self._question(stream=True))
-        return _said(
+        return _text(
             "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
         )
 
     def _analyze(self) -> str:
-        answer = self._post("/v1/vision/analyze", json={"image": PICTURE, "max_tokens": 40})
-        return _said(answer["result"])
+        answer = self._post("/v1/vision/analyze", json={"image": RED_SQUARE, "max_tokens": 40})
+        return _text(answer["result"])
 
     def _prompt(self, **more: Any) -> dict[str, Any]:
-        # The stack's default draws it, whichever that is: the size is one that each of them takes.
-        most = min(model.max_pixels or 0 for model in self._able("generate"))
-        size = {"size": f"{SIDE}x{SIDE}"} if most >= SIDE * SIDE else {}  # else its own
+        # The request names no model, so the size must be valid for each possible default.
+        limit = min(model.max_pixels or 0 for model in self._able("generate"))
+        size = {"size": f"{SIDE}x{SIDE}"} if limit >= SIDE * SIDE else {}
         return {"prompt": "a red circle on a blue background", "seed": 1, **size, **more}
 
-    def _draw(self) -> str:
-        self._drawn = self._post("/v1/images/generations", json=self._prompt())["data"][0]["b64_json"]
-        return _png(base64.b64decode(self._drawn))
+    def _generate(self) -> str:
+        self._image = self._post("/v1/images/generations", json=self._prompt())["data"][0]["b64_json"]
+        return _png(base64.b64decode(self._image))
 
-    def _draw_url(self) -> str:
+    def _generate_url(self) -> str:
         request = self._prompt(response_format="url")
         url = self._post("/v1/images/generations", json=request)["data"][0]["url"]
         return _png(self._http.get(httpx.URL(url).raw_path.decode()).content)
 
-    def _draw_stream(self) -> str:
+    def _generate_stream(self) -> str:
         request = self._prompt(stream=True, partial_images=1)
         events = self._events("/v1/images/generations", request)
         kinds = [event["type"] for event in events]
@@ -210,13 +210,13 @@ class Asker:
         return f"{len(kinds)} events"
 
     def _edit_json(self) -> str:
-        request = {"prompt": "a green circle on a blue background", "image": self._drawn, "seed": 1}
-        return _png(_picture(self._post("/v1/images/edits", json=request)))
+        request = {"prompt": "a green circle on a blue background", "image": self._image, "seed": 1}
+        return _png(_first_image(self._post("/v1/images/edits", json=request)))
 
     def _edit_form(self) -> str:
-        files = {"image": ("picture.png", base64.b64decode(self._drawn), "image/png")}
+        files = {"image": ("image.png", base64.b64decode(self._image), "image/png")}
         fields = {"prompt": "a green circle on a blue background", "seed": "1"}
-        return _png(_picture(self._post("/v1/images/edits", data=fields, files=files)))
+        return _png(_first_image(self._post("/v1/images/edits", data=fields, files=files)))
 
     def _unknown(self) -> str:
         answer = self._http.post("/v1/chat/completions", json=self._question(model="no-such-model"))
@@ -242,25 +242,25 @@ def _body(answer: httpx.Response) -> Any:
     try:
         body = answer.json()
     except ValueError as exc:
-        raise Wrong(f"status {answer.status_code}, and no JSON") from exc
+        raise Wrong(f"status {answer.status_code}, not JSON") from exc
     if answer.status_code != 200:
         message = body.get("error", {}).get("message", "") if isinstance(body, dict) else ""
         raise Wrong(f"status {answer.status_code}: {message}")
     return body
 
 
-def _said(text: str) -> str:
+def _text(text: str) -> str:
     if not text.strip():
-        raise Wrong("an empty answer")
+        raise Wrong("empty text")
     return " ".join(text.split())[:60]
 
 
-def _picture(answer: Any) -> bytes:
+def _first_image(answer: Any) -> bytes:
     return base64.b64decode(answer["data"][0]["b64_json"])
 
 
 def _png(data: bytes) -> str:
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise Wrong("no PNG")
+        raise Wrong("not a PNG")
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
     return f"{width}x{height}, {len(data)} bytes"

@@ -1,7 +1,6 @@
 """``make status``: the whole stack on one screen, or as JSON.
 
-Exit status: 0 when both tiers serve and no worker has failed, 1 when something is wrong, 2 when the
-settings can't be used.
+Exit status: 0 if both tiers serve and no worker has failed, 1 if not, 2 if the settings are invalid.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Tier:
-    """*state*: serving, degraded, down; *service*: how it is run."""
+    """*state*: serving, degraded, down; *service*: how the tier runs."""
 
     url: str
     state: str
@@ -30,10 +29,10 @@ class Tier:
 
 
 @dataclass(frozen=True)
-class Report:
+class StackReport:
     manager: Tier
     gateway: Tier
-    status: dict[str, Any] = field(default_factory=dict)  # the manager's, as ManagerStatus
+    status: dict[str, Any] = field(default_factory=dict)  # a ManagerStatus
 
     @property
     def failed(self) -> list[str]:
@@ -47,7 +46,7 @@ class Report:
         return {"healthy": self.healthy, **asdict(self)}
 
 
-def gather(settings: Settings, machine: Machine) -> Report:
+def gather(settings: Settings, machine: Machine) -> StackReport:
     token = settings.manager.token
     headers = {"x-manager-token": token} if token else {}
     status: dict[str, Any] = {}
@@ -62,7 +61,7 @@ def gather(settings: Settings, machine: Machine) -> Report:
             problem = f"status {answer.status_code}"
     except (httpx.HTTPError, ValueError) as exc:
         problem = str(exc) or type(exc).__name__
-    return Report(
+    return StackReport(
         Tier(manager, state, _service(machine, "manager"), problem), _gateway(settings, machine), status
     )
 
@@ -74,33 +73,34 @@ def _gateway(settings: Settings, machine: Machine) -> Tier:
         service = "Docker"
     try:
         answer = httpx.get(f"{url}/healthz", timeout=10, trust_env=False)
-        told = answer.json()["status"]
+        health = answer.json()["status"]
     except (httpx.HTTPError, ValueError, KeyError) as exc:
         return Tier(url, "down", service, str(exc) or type(exc).__name__)
-    if answer.status_code != 200 or told != "ok":
-        return Tier(url, "degraded", service, "it does not reach the manager")
+    if answer.status_code != 200 or health != "ok":
+        return Tier(url, "degraded", service, "it can't reach the manager")
     return Tier(url, "serving", service)
 
 
 def _service(machine: Machine, tier: str) -> str:
     if tier in machine.running and machine.at_boot:
-        return "service, from boot on"
+        return "service, starts at boot"
     if tier in machine.running:
         return "service"
     return "service, not running" if tier in machine.installed else "not installed"
 
 
-def screen(report: Report) -> str:
-    """*report* for people."""
+def screen(report: StackReport) -> str:
+    """*report* as text."""
     lines = [_tier("manager", report.manager, report.status), _tier("gateway", report.gateway, {})]
     if not report.status:
-        return "\n".join([*lines, "", "make doctor   finds out why"])
+        return "\n".join([*lines, "", "make doctor   shows why"])
     memory = report.status["memory"]
     lines += [
         f"memory    {memory['models_measured_gb']:.1f} GB measured, "
         f"{memory['models_loaded_gb']:.1f} charged of "
         f"{memory['budget_gb']:.1f} GB budget; machine {memory['used_gb']:.1f} of "
         f"{memory['total_gb']:.1f} GB, pressure {memory['pressure']}",
+        *([f"          budget: {memory['budget_reason']}"] if memory["budget_reason"] else []),
         "",
         f"{'model':<12} {'state':<12} {'measured':>9} {'charged':>9} {'open':>5} {'queue':>5} "
         f"{'served':>7} {'uptime':>8}",

@@ -1,7 +1,7 @@
-"""Steps: what is going to be done, as values, and the one place that does them.
+"""Steps: planned changes as values, and the function that performs them.
 
-Rules: a step can be done twice; it says what it did; one that fails stops the rest with its cure, and
-the same command can be given again. A folder is removed only whole and never through a link.
+Rules: a step can be repeated. Each step prints its title. A failed step stops the plan with its fix,
+and the same command can be run again. Folders are removed whole, and never through a link.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# Between two looks at what is waited for: short at first, for most of it is over at once.
-_FIRST_LOOK_S, _LOOK_S = 0.1, 1.0
+# Between two polls: short at first, because most waits end at once.
+_FIRST_POLL_S, _POLL_S = 0.1, 1.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """A command. *else_say*: it may fail, and this is said when it does.
+    """A command. *else_say*: the command may fail; this is printed then.
 
-    Exit statuses in *fine* are success. With several *tries*, only statuses in *again* (all, when it is
-    empty) are tried again, a second apart. *cures* names the cure of single statuses; *cure* is that of
-    all others. The output of a *quiet* command, and of one with several tries, is not shown.
+    Exit statuses in *fine* are success. With several *tries*, a status in *again* (any, if empty) is
+    retried after a second. *cures* has the fixes of single statuses, *cure* that of all others. The
+    output is hidden for *quiet* commands and for several tries.
     """
 
     title: str
@@ -44,9 +44,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Await:
-    """Waits until *argv* fails; with *busy*, also until no line of its output is one of *busy*.
+    """Wait until *argv* fails; with *busy*, until it fails or none of these lines is in its output.
 
-    It looks quietly. *notice* is said once, and only if there is something to wait for.
+    *notice* is printed once, and only if there is something to wait for.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Await:
     busy: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        over = f"no longer says {' or '.join(map(repr, self.busy))}" if self.busy else "fails"
+        over = f"no longer prints {' or '.join(map(repr, self.busy))}" if self.busy else "fails"
         return f"until `{shlex.join(self.argv)}` {over} (at most {self.timeout_s:.0f} s)"
 
 
@@ -84,7 +84,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Remove:
-    """A file or a folder with all that is in it; nothing when it is not there."""
+    """Remove a file, or a folder with its content; no error if it does not exist."""
 
     title: str
     path: Path
@@ -95,7 +95,7 @@ class Remove:
 
 @dataclass(frozen=True)
 class Say:
-    """Something to know, at its place among the steps."""
+    """A note to print."""
 
     title: str
 
@@ -104,7 +104,7 @@ Step = Run | Await | Write | Move | Remove | Say
 
 
 class StepFailed(Exception):
-    """The message is what went wrong, and the cure."""
+    """The message names the problem and the fix."""
 
 
 def perform(
@@ -117,7 +117,7 @@ def perform(
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Do *steps* in their order, or only print them; raises ``StepFailed`` at the first that fails."""
+    """Perform *steps* in order, or only print them; raises ``StepFailed`` at the first failure."""
     for step in steps:
         if isinstance(step, Say):
             say(step.title)
@@ -162,7 +162,7 @@ def _run(
             continue
         if done.returncode in step.fine:
             return
-        problem = f"`{step}` ended with status {done.returncode}"
+        problem = f"`{step}` exited with status {done.returncode}"
         if first := (done.stderr or "").split("\n", 1)[0].strip():
             problem += f" ({first})"
         cure = dict(step.cures).get(done.returncode, step.cure)
@@ -183,17 +183,17 @@ def _await(
     pause: Callable[[float], None],
     clock: Callable[[], float],
 ) -> None:
-    deadline, wait_s = clock() + step.timeout_s, _FIRST_LOOK_S
-    said = False
+    deadline, wait_s = clock() + step.timeout_s, _FIRST_POLL_S
+    announced = False
     while not _is_over(step, cwd, environ):
         if clock() >= deadline:
-            problem = f"could not {step.title}: it is not over after {step.timeout_s:.0f} s"
+            problem = f"could not {step.title}: timed out after {step.timeout_s:.0f} s"
             raise StepFailed(problem + (f"; {step.cure}" if step.cure else ""))
-        if not said:
+        if not announced:
             say(step.notice)
-            said = True
+            announced = True
         pause(wait_s)
-        wait_s = min(_LOOK_S, 2 * wait_s)
+        wait_s = min(_POLL_S, 2 * wait_s)
 
 
 def _is_over(step: Await, cwd: Path, environ: Mapping[str, str]) -> bool:
@@ -212,7 +212,7 @@ def _is_over(step: Await, cwd: Path, environ: Mapping[str, str]) -> bool:
 def _change(step: Write | Move | Remove) -> None:
     if isinstance(step, Write):
         step.path.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all, and never readable by more than it should be.
+        # Atomic, and never readable by others than intended.
         fresh = step.path.with_name(f"{step.path.name}.new")
         fresh.unlink(missing_ok=True)
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, step.mode)

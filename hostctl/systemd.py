@@ -1,6 +1,6 @@
-"""systemd: user units, in the units' own folder of whoever installs. Pure.
+"""systemd: user units in the owner's unit folder. Pure.
 
-Linger makes them start at boot; without it they start at the first login and end with the last.
+With linger they start at boot; without it they run from the first login to the last logout.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hostctl.services import TIERS, Kind, Place, Tier, is_older, put_aside
+from hostctl.services import TIERS, Installation, Kind, Tier, is_older, put_aside
 from hostctl.steps import Remove, Run, Step
 
 _UNIT = "vision-insight-{}"
@@ -18,7 +18,7 @@ class Systemd:
     name = "systemd"
     kind: Kind = "unit"
 
-    def __init__(self, place: Place, config_home: Path | None = None) -> None:
+    def __init__(self, place: Installation, config_home: Path | None = None) -> None:
         self._place = place
         self._folder = (config_home or place.home / ".config") / "systemd" / "user"
         self.older_folder = self._folder
@@ -32,8 +32,8 @@ class Systemd:
     def draft(self, tier: Tier) -> Path:
         return self.file(tier)
 
-    def render(self, template: str, place: Place, stop_s: float) -> str:
-        root = str(place.root).replace("%", "%%")  # a specifier otherwise
+    def render(self, template: str, place: Installation, stop_s: float) -> str:
+        root = str(place.root).replace("%", "%%")  # % begins a specifier
         values = {"ROOT": root, "PYTHON": f"{root}/.venv/bin/python", "STOP_S": f"{stop_s:.0f}"}
         for name, value in values.items():
             template = template.replace(f"@{name}@", value)
@@ -45,10 +45,10 @@ class Systemd:
     def activate(self, tier: Tier) -> list[Step]:
         unit = _UNIT.format(tier)
         return [
-            _systemctl("have systemd read its units again", "daemon-reload"),
+            _systemctl("reload the units", "daemon-reload"),
             _systemctl(f"enable {unit}", "enable", "--quiet", unit),
             _systemctl(
-                f"start {unit}", "restart", unit, cure="`make logs-manager` and `make doctor` tell why"
+                f"start {unit}", "restart", unit, cure="`make logs-manager` and `make doctor` show why"
             ),
         ]
 
@@ -56,7 +56,7 @@ class Systemd:
         unit = _UNIT.format(tier)
         return [
             _systemctl(f"stop and disable {unit}", "disable", "--quiet", "--now", unit, else_say=""),
-            _systemctl(f"forget how {unit} ended", "reset-failed", unit, else_say=""),
+            _systemctl(f"reset the state of {unit}", "reset-failed", unit, else_say=""),
         ]
 
     def forget(self, tier: Tier) -> list[Step]:
@@ -89,7 +89,7 @@ class Systemd:
         return [
             _systemctl(f"stop the older service {name}", "disable", "--now", name, else_say=""),
             put_aside(self._folder / name, self._place.root),
-            _systemctl("have systemd read its units again", "daemon-reload"),
+            _systemctl("reload the units", "daemon-reload"),
         ]
 
     def outlives_login(self, user: str) -> list[Step]:
@@ -97,8 +97,8 @@ class Systemd:
             Run(
                 "let services run without a login (linger)",
                 ("loginctl", "enable-linger", user),
-                else_say="  linger could not be enabled: after a reboot the stack starts at your first "
-                f"login. Cure: sudo loginctl enable-linger {user}",
+                else_say="  linger could not be enabled: after a reboot the stack starts only when you "
+                f"log in. To fix it: sudo loginctl enable-linger {user}",
             )
         ]
 

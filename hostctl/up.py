@@ -1,7 +1,6 @@
-"""``make up``: manager and gateway without Docker, until Ctrl-C.
+"""``make up``: run manager and gateway without Docker, until Ctrl-C.
 
-The models are those of ``VISION_CONFIG``. Without one: of config.yaml, or below 24 GB of memory of
-config.16gb.yaml.
+The settings file is ``VISION_CONFIG``, else config.yaml, or config.16gb.yaml below 24 GB of memory.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from hostctl.weights import hub_folder
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make up", description=__doc__)
     parser.add_argument(
-        "--config", help="settings file (default: VISION_CONFIG, else by this machine's memory)"
+        "--config", help="settings file (default: VISION_CONFIG, else chosen by memory)"
     )
     args = parser.parse_args()
     interrupted_by_signals()
@@ -44,12 +43,15 @@ def main() -> int:
 
 
 def ready(settings: Settings, lan: str, hub: Path) -> str:
-    """What somebody needs to know whose stack has just come up."""
+    """The text that is printed when the stack is ready."""
     gateway = settings.gateway
     lines = [f"ready: open {gateway_url(settings)} in your browser"]
     if lan and gateway.host not in ("127.0.0.1", "localhost", "::1"):
         lines.append(f"  from your network: http://{lan}:{gateway.port}")
-    lines += ["  OpenAI base URL: .../v1", f"  logs: {settings.manager.log_dir}; Ctrl-C stops it"]
+    lines += [
+        "  OpenAI base URL: .../v1",
+        f"  logs: {settings.manager.log_dir}; Ctrl-C stops it",
+    ]
     return "\n".join([*lines, *(f"  {line}" for line in to_download(settings, hub))])
 
 

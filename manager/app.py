@@ -22,7 +22,7 @@ from contracts.settings import Settings
 from contracts.settings.base import GIB
 from manager.auth import TokenGuard
 from manager.awake import Awake
-from manager.ceiling import Budget, mac_of
+from manager.ceiling import LIMIT_FILE, Budget, mac_of
 from manager.events import EventBus
 from manager.launcher.process import LocalLauncher, worker_argv
 from manager.launcher.pulls import Pulls
@@ -85,7 +85,7 @@ class ManagerApp:
         self.pulls = Pulls(on_change=self._pull_changed, clock=clock)
         self.standbys = standbys(settings, launcher, total)
         self._budget = Budget(
-            settings.memory, total, mac_of(total), Path(settings.manager.state_dir) / "gpu.json"
+            settings.memory, total, mac_of(total), Path(settings.manager.state_dir) / LIMIT_FILE
         )
         self.pool = Pool(
             settings,

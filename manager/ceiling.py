@@ -30,6 +30,7 @@ from manager.memory.system import MIB, WIRED_LIMIT, Sysctl, sysctl
 
 log = logging.getLogger(__name__)
 
+LIMIT_FILE = "gpu.json"  # in the manager's state folder
 _FILE_LIMIT = 1 << 12
 # recommendedMaxWorkingSetSize as logged on many Macs: 10.67 of 16 and 16 of 24 GiB up to macOS 15,
 # 11.84 and 17.76 from macOS 26 on. Macs with more memory allow more.
@@ -165,6 +166,11 @@ class Budget:
 
     def _decided(self) -> Bound:
         return budget_of(self._settings, self._memory, ceiling_of(self._mac, self._reported))
+
+
+def stored_limit(state_dir: Path, mac: Mac | None) -> int:
+    """The limit that Metal reported to a worker of this machine, in bytes; 0: unknown."""
+    return 0 if mac is None else _read(state_dir / LIMIT_FILE, mac)
 
 
 def _read(file: Path, mac: Mac) -> int:

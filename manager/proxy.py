@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.control import KEEP_ALIVE_HEADER, LOAD_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, WorkerFailed
-from contracts.wire.openai import read_keep_alive
+from contracts.wire import read_keep_alive
 from manager.lease import Lease
 from manager.pool import Pool
 from web.errors import answer_errors, error_response

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
-from contracts.control import ManagerStatus, Spawned, Stopped
-from contracts.wire.openai import KeepAlive
+from contracts.control import LoadResponse, ManagerStatus, UnloadResponse
+from contracts.wire import KeepAlive
 from manager.events import EventBus, last_event_id, stream
 from manager.launcher.pulls import Pulls
 from manager.pool import Pool
@@ -48,10 +48,10 @@ def control_routes(
         return await metrics()
 
     @router.post("/spawn/{alias}")
-    async def spawn(alias: str, keep_alive: KeepAlive | None = None) -> Spawned:
+    async def spawn(alias: str, keep_alive: KeepAlive | None = None) -> LoadResponse:
         """Load *alias*, and respond when it is ready."""
         async with pool.lease(alias, keep_alive=keep_alive, counts=False) as lease:
-            return Spawned(
+            return LoadResponse(
                 alias=alias,
                 port=lease.address.port,
                 pid=lease.worker.handle.pid if lease.worker.handle else 0,
@@ -60,10 +60,10 @@ def control_routes(
             )
 
     @router.post("/stop/{alias}")
-    async def stop(alias: str) -> Stopped:
+    async def stop(alias: str) -> UnloadResponse:
         """Stop *alias* after its open requests."""
         was_loaded = await pool.stop(alias)
-        return Stopped(alias=alias, was_loaded=was_loaded, state=pool.worker(alias).state)
+        return UnloadResponse(alias=alias, was_loaded=was_loaded, state=pool.worker(alias).state)
 
     @router.post("/stop-all")
     async def stop_all() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from contracts.control import (
     ConfigStatus,
     Download,
-    Drawing,
+    ImageProgress,
     ManagerStatus,
     MemoryStatus,
     ModelStatus,
@@ -151,7 +151,7 @@ def _model(report: WorkerReport, now: float, wall_now: float) -> ModelStatus:
         phase=report.phase,
         download=report.download or Download(),
         revision=(process and process.revision) or model.revision or CHECKED.get(model.path, ""),
-        drawing=(process and process.drawing) or Drawing(),
+        drawing=(process and process.drawing) or ImageProgress(),
         queued=report.queued,
         last_error=report.last_error,
         retry_in_seconds=max(0.0, round(view.retry_at - now, 3)) if failed else 0.0,

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from contracts.control import Download, Drawing, Phase, Work, WorkerState
+from contracts.control import Download, ImageProgress, Phase, Work, WorkerState
 from contracts.settings import Settings
 from contracts.settings.models import ImageSettings, VlmSettings
 from manager.launcher.process import Address, Handle, Launcher, LaunchSpec
@@ -390,7 +390,7 @@ class Worker:
                 self.work = self.work.plus(health.work, self._work_before)
                 self._work_before = health.work
                 if health.drawing != drawing:
-                    now = health.drawing or Drawing()
+                    now = health.drawing or ImageProgress()
                     context.publish("drawing", {"alias": self.alias, **now.model_dump()})
             case Measured(footprint):
                 if self.state is not WorkerState.STARTING:

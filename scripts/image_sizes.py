@@ -1,30 +1,30 @@
-"""Counts the weights of the image families from mflux's own modules; nothing is allocated.
+"""Count the weights of the image families in mflux's modules, without allocating them.
 
     python -m scripts.image_sizes
 
-MLX is lazy: a network that is built and never evaluated has shapes and no memory. A layer that mflux
-quantizes takes ``bits + 0.5`` bits a weight (a 16-bit scale and bias for each 64), the rest 16. The
-table is the one of docs/models.md, and ``contracts.families`` has its figures
-(tests/test_image_sizes.py holds them together).
+MLX is lazy: a network that is never evaluated has shapes, but no memory. A layer that mflux quantizes
+takes ``bits + 0.5`` bits per weight (a 16-bit scale and bias per 64 weights), other layers 16 bits. The
+output is the table in docs/models.md; ``contracts.families`` has the same figures
+(tests/test_image_sizes.py compares them).
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from contracts.families import FAMILIES, Weights
+from contracts.families import FAMILIES, WeightSizes
 
 GROUP = 64
 
 
 class Count(NamedTuple):
-    """Weights of a network: those in layers that are quantized, and the others."""
+    """The number of weights of a network: in quantized layers (``packed``), and in others."""
 
     packed: int
     plain: int
 
     def bytes(self, bits: int | None) -> float:
-        """None: as they are published, 16 bits each."""
+        """Size at *bits* per quantized weight; None: 16 bits, as published."""
         if bits is None:
             return 2.0 * (self.packed + self.plain)
         return self.packed * (bits + 32 / GROUP) / 8 + 2.0 * self.plain
@@ -43,7 +43,7 @@ def count(network: Any) -> Count:
 
 
 def counts(family: str) -> dict[str, Count]:
-    """By mflux's name of the network."""
+    """The counts of a family's networks, by mflux's names."""
     from testkit.random_models import networks
 
     model, definition = networks(family)
@@ -57,15 +57,15 @@ def is_text(name: str) -> bool:
     return name not in ("vae", "transformer")
 
 
-def weights(family: str) -> Weights:
-    """What ``contracts.families`` says of *family*, counted."""
+def weights(family: str) -> WeightSizes:
+    """The counted sizes of *family*, to compare with ``contracts.families``."""
     found = counts(family)
 
     def gb(bits: int, text: bool = False) -> float:
         taken = [c.bytes(bits) for name, c in found.items() if not text or is_text(name)]
         return round(sum(taken) / 1e9, 1)
 
-    return Weights(gb(4), gb(8), gb(4, text=True), gb(8, text=True))
+    return WeightSizes(gb(4), gb(8), gb(4, text=True), gb(8, text=True))
 
 
 def main() -> None:
@@ -77,10 +77,10 @@ def main() -> None:
         sizes = {name: sum(c) / 1e9 for name, c in found.items()}
         text = sum(size for name, size in sizes.items() if is_text(name))
         whole = sum(c.bytes(None) for c in found.values()) / 1e9
-        told = weights(family)
+        sized = weights(family)
         print(
             f"| {family} | {sizes['transformer']:.2f} B | {text:.2f} B | {sizes['vae']:.2f} B "
-            f"| {whole:.1f} GB | {told.at_8_bit} GB | {told.at_4_bit} GB | {told.text_at_4_bit} GB |"
+            f"| {whole:.1f} GB | {sized.at_8_bit} GB | {sized.at_4_bit} GB | {sized.text_at_4_bit} GB |"
         )
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Resolves pyproject.toml into requirements/*.lock: universal (macOS arm64 and Linux, Python 3.11-3.14),
-# with versions and hashes and without addresses. `make lock` runs it.
+# Resolve pyproject.toml into requirements/*.lock: universal (macOS arm64 and Linux, Python 3.11-3.14), with
+# versions and hashes, without URLs. `make lock` runs it.
 set -eu
 cd "$(dirname "$0")/.."
 uv=.venv/tools/bin/uv
@@ -19,6 +19,6 @@ done
 if command -v npm >/dev/null; then (cd tests/clients && npm update --package-lock-only --loglevel=error); fi
 if grep -nE '^ *(--index|--extra-index|--find-links)|://' requirements/*.lock tests/clients/*.lock ||
   grep -n '"resolved"' tests/clients/package-lock.json; then
-  echo "lock: an address got into a lock file" >&2
+  echo "lock: a lock file contains a URL" >&2
   exit 1
 fi

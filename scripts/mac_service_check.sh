@@ -1,16 +1,16 @@
 #!/bin/sh
-# Installs the demo stack as a service, hurts it, and removes it: what only a real service manager can show.
-# For a Mac (launchd), in CI or by hand; on Linux it does the same with `systemd --user`.
+# Install the demo stack as a service, test it under faults, and remove it, with a real service manager.
+# For a Mac (launchd), in CI or by hand; on Linux it uses `systemd --user`.
 #
 #   scripts/mac_service_check.sh
 #
-# It writes .env, so there must be none; at the end .venv, logs/ and .env are gone. Each step prints PASS or
-# FAIL; a FAIL says what a person must look at, and what the system says is in $CHECK_REPORT (a folder).
-# Status 0: all passed. Plain POSIX: macOS has bash 3.2 and no `timeout`.
+# It writes .env, so none may exist; at the end .venv, logs/ and .env are removed. Each step prints PASS or
+# FAIL. A FAIL names what to look at; the folder $CHECK_REPORT has the state of the system.
+# Exit status 0: all passed. Plain POSIX shell: macOS has bash 3.2 and no `timeout`.
 #
 #   CHECK_REPORT   folder for logs and diagnostics          (mac-service-report)
 #   CHECK_CONFIG   settings file of the stack               (./config.demo.yaml)
-#   CHECK_RETURN_S how long a killed manager may be away    (30)
+#   CHECK_RETURN_S limit for the restart of a killed manager (30)
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -35,7 +35,7 @@ fail() { # TITLE, WHAT TO LOOK AT
   say "      look at: $2"
   diagnose "$failed" "$1"
 }
-check() { # TITLE, WHAT TO LOOK AT, COMMAND...: the command is true when all is well
+check() { # TITLE, WHAT TO LOOK AT, COMMAND...: passes if the command succeeds
   _title=$1
   _look=$2
   shift 2
@@ -43,13 +43,13 @@ check() { # TITLE, WHAT TO LOOK AT, COMMAND...: the command is true when all is 
 }
 not() { ! "$@"; }
 
-# --- asking ---------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 ask() { curl -sS --noproxy '*' --max-time 120 "$@"; }
-code() { ask -o /dev/null -w '%{http_code}' "$@" 2>/dev/null; } # 000: no answer
-setting() { # gateway.port and the like, as the services see it
+code() { ask -o /dev/null -w '%{http_code}' "$@" 2>/dev/null; } # 000: no response
+setting() { # a setting such as gateway.port, as the services load it
   "$python" -c 'import os, sys
-from hostctl.__main__ import Host
+from hostctl.host import Host
 value = Host(os.environ).settings({})
 for name in sys.argv[1].split("."):
     value = getattr(value, name)
@@ -57,10 +57,10 @@ print(value)' "$1"
 }
 worker_ports() {
   "$python" -c 'import os
-from hostctl.__main__ import Host
+from hostctl.host import Host
 print(*(model.port for model in Host(os.environ).settings({}).models.values()))'
 }
-within() { # SECONDS COMMAND...: asks every half second until it is true
+within() { # SECONDS COMMAND...: repeats it every half second until it succeeds
   _left=$(($1 * 2))
   shift
   while [ "$_left" -gt 0 ]; do
@@ -70,7 +70,7 @@ within() { # SECONDS COMMAND...: asks every half second until it is true
   done
   return 1
 }
-bounded() { # SECONDS COMMAND...: ends it when it takes longer
+bounded() { # SECONDS COMMAND...: kills it after this time
   _limit=$1
   shift
   "$@" &
@@ -82,7 +82,7 @@ bounded() { # SECONDS COMMAND...: ends it when it takes longer
       kill -0 "$_command" 2>/dev/null || exit 0
       _seconds=$((_seconds + 1))
     done
-    say "      (ended after $_limit s)"
+    say "      (killed after $_limit s)"
     kill "$_command"
   ) &
   _watch=$!
@@ -92,7 +92,7 @@ bounded() { # SECONDS COMMAND...: ends it when it takes longer
   wait "$_watch" 2>/dev/null
   return "$_status"
 }
-quietly() { # NAME COMMAND...: its output goes to the report, and its end to the screen when it fails
+quietly() { # NAME COMMAND...: output goes to the report; on failure its end is printed
   _file="$report/$1.txt"
   shift
   bounded 600 "$@" >"$_file" 2>&1
@@ -102,21 +102,21 @@ quietly() { # NAME COMMAND...: its output goes to the report, and its end to the
 }
 serves() { [ "$(code "$gateway/readyz")" = 200 ]; }
 closed() { ! listeners "$1" >/dev/null; }
-listeners() { # PORT: the pids that listen there; status 1 when there are none
+listeners() { # PORT: the pids that listen on it; status 1 if there are none
   if command -v lsof >/dev/null 2>&1; then
     lsof -nP -iTCP:"$1" -sTCP:LISTEN -t
   else
     ss -Hltnp "sport = :$1" | sed -n 's/.*pid=\([0-9]*\).*/\1/p' | grep .
   fi
 }
-addresses() { # PORT: where it is listened to
+addresses() { # PORT: the addresses on which it is open
   if command -v lsof >/dev/null 2>&1; then
     lsof -nP -iTCP:"$1" -sTCP:LISTEN -Fn | sed -n 's/^n//p'
   else
     ss -Hltn "sport = :$1" | awk '{print $4}'
   fi
 }
-ours() { # processes of the stack; a framework's Python shows itself and not .venv/bin/python
+ours() { # processes of the stack; a framework's Python does not show .venv/bin/python
   # shellcheck disable=SC2009  # pgrep -f of macOS cuts long command lines
   ps axww -o pid=,command= | grep -E -- ' -m (manager|gateway|workers|web\.supervisor)( |$)' | grep -v grep
 }
@@ -127,7 +127,7 @@ service_runs() {
     systemctl --user is-active --quiet vision-insight-manager
   fi
 }
-definitions() { # files of our services; status 1 when there are none
+definitions() { # definition files of our services; status 1 if there are none
   if [ "$system" = Darwin ]; then
     find "$HOME/Library/LaunchAgents" -name 'com.vision-insight.*' 2>/dev/null | grep .
   else
@@ -138,7 +138,7 @@ known_to_launchd() {
   [ "$system" = Darwin ] && launchctl list | grep 'com.vision-insight'
 }
 
-# --- what the system says, when something failed --------------------------------------------------
+# --- diagnosis of a failure -----------------------------------------------------------------------
 
 diagnose() { # NUMBER TITLE
   _into="$report/failure-$1.txt"
@@ -163,7 +163,7 @@ diagnose() { # NUMBER TITLE
     else
       systemctl --user status vision-insight-manager vision-insight-gateway --no-pager
     fi
-    say "-- who listens"
+    say "-- listeners"
     for _port in ${ports:-}; do listeners "$_port" | sed "s/^/$_port: /"; done
     say "-- processes of this folder"
     ours
@@ -172,13 +172,13 @@ diagnose() { # NUMBER TITLE
       tail -n 40 "$_log"
     done
   } >"$_into" 2>&1
-  say "      all that was found out: $_into"
+  say "      diagnosis: $_into"
   grep -E 'state =|last exit code|pended nondemand' "$_into" | sed 's/^[[:space:]]*/      | /' | head -n 8
 }
 
 # --- load -----------------------------------------------------------------------------------------
 
-start_load() { # captions one after another, in three rows; each line: status of curl, HTTP status
+start_load() { # three loops that request captions; each line: status of curl, HTTP status
   rm -f "$report"/load-*.txt "$report/load-off" "$report/errors-of-load.txt"
   for _row in 1 2 3; do
     (
@@ -201,7 +201,7 @@ stop_load() {
   for _pid in $load_pids; do wait "$_pid"; done
   load_pids=""
 }
-load_was_told() { # an answer, an error with a status, or no connection: nothing cut, nothing without end
+load_was_handled() { # each request got a response, an error or no connection; none was cut or timed out
   cat "$report"/load-*.txt >"$report/load.txt"
   sort "$report/load.txt" | uniq -c | sed 's/^/      | curl, HTTP:/'
   grep -o '"code":"[a-z_]*"' "$report/errors-of-load.txt" 2>/dev/null | sort | uniq -c | sed 's/^/      | /'
@@ -214,14 +214,14 @@ captions() {
     grep -q '"result"' "$report/caption-answer.txt"
 }
 
-leave() { # whatever happened: nothing of it stays
+leave() { # clean up in any case
   trap - EXIT INT TERM
   [ -z "$stranger" ] || kill "$stranger" 2>/dev/null
   [ -z "$load_pids" ] || stop_load
   mkdir -p "$report/logs"
   cp logs/*.log "$report/logs/" 2>/dev/null
   if [ "$installed" = yes ]; then
-    say "removing what is installed"
+    say "removing the installation"
     make uninstall PURGE=1 >"$report/last-uninstall.txt" 2>&1
     rm -f .env
   fi
@@ -250,18 +250,18 @@ refuses() {
 }
 names_the_stranger() {
   make doctor >"$report/doctor-stranger.txt" 2>&1
-  grep -q "$gateway_port, which gateway needs, is taken by" "$report/doctor-stranger.txt"
+  grep -q "port $gateway_port of gateway is in use by" "$report/doctor-stranger.txt"
 }
 all_closed() { for _port in $ports; do closed "$_port" || return 1; done; }
 nobody() { not ours; }
 only_settings_stay() { [ ! -e .venv ] && [ ! -e logs ] && [ -e .env ]; }
 
 if [ -e .env ]; then
-  say "mac_service_check: there is a .env here; this is for a fresh checkout, which it uninstalls"
+  say "mac_service_check: found a .env; run this in a fresh checkout, because it uninstalls the stack"
   exit 2
 fi
 if definitions; then
-  say "mac_service_check: these services are installed already: make uninstall"
+  say "mac_service_check: these services are already installed: make uninstall"
   exit 2
 fi
 mkdir -p "$report"
@@ -274,7 +274,7 @@ trap 'exit 130' INT TERM
   [ "$system" != Darwin ] || { sw_vers; pmset -g; sysctl hw.memsize hw.model; }
 } >"$report/machine.txt" 2>&1
 
-# Services know .env alone. All addresses, as in config.yaml: IPv6 and the stranger below are about that.
+# Services only read .env. All addresses, as in config.yaml, for the IPv6 and the port checks below.
 printf 'VISION_CONFIG=%s\nGATEWAY_HOST=0.0.0.0\n' "$config" >.env
 chmod 600 .env
 installed=yes
@@ -287,31 +287,31 @@ gateway_port=$(setting gateway.port) && manager_port=$(setting manager.port) || 
 gateway="http://127.0.0.1:$gateway_port"
 ports="$gateway_port $manager_port $(worker_ports)"
 "$python" -c 'import json, hostctl.smoke as smoke
-print(json.dumps({"image": smoke.PICTURE, "task": "caption"}))' >"$report/caption.json"
+print(json.dumps({"image": smoke.RED_SQUARE, "task": "caption"}))' >"$report/caption.json"
 
 if [ "$install_failed" != 0 ] && ! within 10 serves; then
-  say "nothing answers: the other steps are left out"
+  say "the gateway does not respond: skipping the other steps"
   exit 1
 fi
-check "the service manager says that the manager runs" \
+check "the manager's service runs" \
   "state in launchctl print; 'pended nondemand spawn' (B2)" service_runs
 if [ "$system" = Darwin ]; then
   launchctl kickstart "gui/$(id -u)/$label"
   say "note: kickstart of a running job ends with status $? (A2: 37 or 0)"
 fi
-check "the gateway answers, and reaches the manager" \
+check "the gateway responds and reaches the manager" \
   "logs/manager.log, logs/gateway.log, logs/*.launchd.log" within 60 serves
 check "/v1/models lists the models" "$gateway/v1/models" lists_models
-check "a picture gets a caption" "caption-answer.txt; logs/vlm-*.log (Metal?)" captions
-check "every endpoint answers" "smoke.txt" quietly smoke ./scripts/test-local.sh
-check "the gateway answers on IPv6" "lsof -nP -iTCP:$gateway_port (C12)" on_ipv6
-check "the manager listens on loopback alone" "addresses-$manager_port.txt" loopback_alone "$manager_port"
+check "an image gets a caption" "caption-answer.txt; logs/vlm-*.log (Metal?)" captions
+check "every endpoint responds" "smoke.txt" quietly smoke ./scripts/test-local.sh
+check "the gateway responds on IPv6" "lsof -nP -iTCP:$gateway_port (C12)" on_ipv6
+check "the manager listens on loopback only" "addresses-$manager_port.txt" loopback_alone "$manager_port"
 check "the doctor finds nothing broken" "doctor.txt" quietly doctor make doctor
 check "a second install" "install-again.txt; kickstart of a running job is status 37 (A2)" \
   quietly install-again make install NATIVE=1
-check "the gateway answers after it" "logs/gateway.log" within 60 serves
+check "the gateway responds after it" "logs/gateway.log" within 60 serves
 
-captions # so that there is a worker
+captions # starts a worker
 victim=$(listeners "$manager_port" | head -n 1)
 say "killing the manager (pid $victim) with signal 9"
 kill -9 "$victim"
@@ -320,7 +320,7 @@ check "a killed manager is back within $return_s s" \
   within "$return_s" came_back
 if [ "$system" = Darwin ] && ! came_back; then
   launchctl kickstart "gui/$(id -u)/$label"
-  check "launchctl kickstart brings it back, as the doctor says" "launchctl print" within 30 came_back
+  check "launchctl kickstart starts it, as the doctor advises" "launchctl print" within 30 came_back
 fi
 check "it serves again" "logs/manager.log: did a worker of the killed one keep its port?" serves_again
 
@@ -329,45 +329,45 @@ for turn in 1 2; do
   sleep 3
   check "restart $turn under load" "restart-$turn.txt; bootout returns before the job has ended (A3)" \
     quietly "restart-$turn" make restart
-  check "the gateway answers after restart $turn" "logs/manager.log" within 60 serves
+  check "the gateway responds after restart $turn" "logs/manager.log" within 60 serves
   sleep 2
   stop_load
-  check "every request of the load was answered or told" "load.txt: status of curl, HTTP status; errors-of-load.txt" \
-    load_was_told
+  check "every request under load got a response or an error" "load.txt: status of curl, HTTP status; errors-of-load.txt" \
+    load_was_handled
 done
 
 for turn in 1 2; do
-  check "stop $turn ends the gateway" "stop-$turn.txt" stops "stop-$turn"
-  check "the manager stays at stop $turn" "logs/manager.log" service_runs
-  check "a stop of what is stopped" "stop-$turn-again.txt" stops "stop-$turn-again"
-  check "start $turn brings the gateway back" "start-$turn.txt; status 37 (A2)" starts "start-$turn"
-  check "a start of what runs" "start-$turn-again.txt; status 37 (A2)" starts "start-$turn-again"
+  check "stop $turn stops the gateway" "stop-$turn.txt" stops "stop-$turn"
+  check "the manager keeps running at stop $turn" "logs/manager.log" service_runs
+  check "a second stop" "stop-$turn-again.txt" stops "stop-$turn-again"
+  check "start $turn starts the gateway" "start-$turn.txt; status 37 (A2)" starts "start-$turn"
+  check "a second start" "start-$turn-again.txt; status 37 (A2)" starts "start-$turn-again"
 done
 
-# A stranger on 127.0.0.1 gets the local requests of a server on 0.0.0.0; only macOS lets both start.
-check "stop for a stranger" "stop-stranger.txt" stops stop-stranger
+# Another program on 127.0.0.1 gets the local requests of a server on 0.0.0.0; only macOS lets both start.
+check "stop before another program takes the port" "stop-stranger.txt" stops stop-stranger
 python3 -m http.server --bind 127.0.0.1 "$gateway_port" >/dev/null 2>&1 &
 stranger=$!
 within 10 taken
-check "the gateway refuses to start beside a stranger" "beside-a-stranger.txt (B13)" refuses
-check "the doctor names the stranger" "doctor-stranger.txt (B13)" names_the_stranger
+check "the gateway refuses to start if another program has its port" "beside-a-stranger.txt (B13)" refuses
+check "the doctor names the other program" "doctor-stranger.txt (B13)" names_the_stranger
 kill "$stranger"
 wait "$stranger" 2>/dev/null
 stranger=""
-check "the gateway starts when the stranger is gone" "start-stranger.txt" starts start-stranger
+check "the gateway starts when the other program is gone" "start-stranger.txt" starts start-stranger
 
 mkdir -p "$report/logs"
 cp logs/*.log "$report/logs/"
 start_load
 sleep 2
-check "uninstall under load" "uninstall.txt; nothing is deleted under a manager that drains (A3)" \
+check "uninstall under load" "uninstall.txt; nothing is deleted while the manager drains (A3)" \
   quietly uninstall make uninstall
 stop_load
-check "no port stays taken ($ports)" "lsof -nP -iTCP -sTCP:LISTEN" within 30 all_closed
-check "no process stays" "the processes above" within 10 nobody
-check "no definition of a service stays" "the files above" not definitions
-check "launchd knows nothing of it" "launchctl list | grep vision-insight" not known_to_launchd
-check ".venv and logs are gone, .env stays" "ls -la $root" only_settings_stay
+check "no port stays in use ($ports)" "lsof -nP -iTCP -sTCP:LISTEN" within 30 all_closed
+check "no process remains" "the processes above" within 10 nobody
+check "no definition of a service remains" "the files above" not definitions
+check "launchd has no job of it" "launchctl list | grep vision-insight" not known_to_launchd
+check ".venv and logs are removed, .env is kept" "ls -la $root" only_settings_stay
 check "a second uninstall" "uninstall-again.txt" quietly uninstall-again make uninstall
 rm -f .env
 installed=no

@@ -14,4 +14,4 @@ def text() -> str:
 
 if __name__ == "__main__":
     FILE.write_text(text(), encoding="utf-8")
-    print(f"{FILE.relative_to(ROOT)} is written")
+    print(f"wrote {FILE.relative_to(ROOT)}")

@@ -1,7 +1,7 @@
-"""Notes of a release: ``python3 scripts/release_notes.py v1.2.3`` prints its part of CHANGELOG.md.
+"""``python3 scripts/release_notes.py v1.2.3`` prints a release's section of CHANGELOG.md.
 
-Status 1, with the reason, when the section is not there or still says "unreleased", or when
-pyproject.toml has another version. Standard library only: it runs before anything is installed.
+Exit status 1 with the reason if the section is missing or still "unreleased", or if pyproject.toml has
+another version. Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class NotReleasable(Exception):
-    """The message says what has to be done first."""
+    """The message says what must be done first."""
 
 
 def notes(tag: str, changelog: str, version: str) -> str:
-    """What *changelog* says of *tag*, of a project whose own *version* is the second half of it."""
+    """The section of *changelog* for *tag*, which must be ``v`` and the project's *version*."""
     if tag != f"v{version}":
         raise NotReleasable(f"the tag is {tag} and pyproject.toml says {version}")
     for section in re.split(r"^## ", changelog, flags=re.M)[1:]:
@@ -27,7 +27,7 @@ def notes(tag: str, changelog: str, version: str) -> str:
         if heading.split()[0].strip("[]") != version:
             continue
         if "unreleased" in heading.lower():
-            raise NotReleasable(f"CHANGELOG.md: give {version} the date of its release")
+            raise NotReleasable(f"CHANGELOG.md: set the release date of {version}")
         return text.strip() + "\n"
     raise NotReleasable(f"CHANGELOG.md has no section for {version}")
 

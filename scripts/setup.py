@@ -1,10 +1,10 @@
-"""Makes .venv and installs a lock file into it: ``python3 scripts/setup.py gateway|cli|host|dev``.
+"""Make .venv and install a lock file into it: ``python3 scripts/setup.py gateway|cli|host|dev``.
 
-``python3 scripts/setup.py run -m MODULE ...`` runs a module on a fitting Python, without a .venv.
+``python3 scripts/setup.py run -m MODULE ...`` runs a module on a suitable Python, without a .venv.
 
-Runs on any python3, so: standard library only, and no syntax newer than Python 3.6, or it could not say
-that it is too old. Where no Python fits, it fetches one into .python. Quick when nothing has changed;
-safe to interrupt and repeat.
+It runs on any python3 to report one that is too old: standard library only, and no syntax newer than
+Python 3.6. If no installed Python is suitable, it downloads one into .python. It is fast if nothing has
+changed, and can be interrupted and repeated.
 """
 
 import glob
@@ -21,20 +21,20 @@ from typing import NamedTuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "installed.txt")
-MANAGED = os.path.join(ROOT, ".python")  # the Python that was fetched, and uv, which fetched it
+MANAGED = os.path.join(ROOT, ".python")  # a downloaded Python, and the uv that downloads it
 OLDEST, NEWEST = (3, 11), (3, 14)
 FETCHED = "3.13"
-OLDEST_MACOS = 14  # what the packages of MLX, NumPy and SciPy need
+OLDEST_MACOS = 14  # required by the packages of MLX, NumPy and SciPy
 UV = "uv>=0.9,<1"
 NEEDED_GB = {"gateway": 0.3, "cli": 0.3, "host": 2.0, "dev": 2.5}
-# A later set holds everything of the earlier ones.
+# Each set contains the ones before it.
 CONTAINS = {
     "gateway": "gateway",
     "cli": "gateway cli",
     "host": "gateway cli host",
     "dev": "gateway cli host dev",
 }
-# Printed by an interpreter about itself.
+# Code with which an interpreter prints its facts.
 _ABOUT = (
     "import platform, sys, sysconfig; print(sys.version_info[0], sys.version_info[1], "
     "platform.machine(), int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))))"
@@ -42,11 +42,11 @@ _ABOUT = (
 
 
 class CannotSetUp(Exception):
-    """The message is one line: what is missing, and the cure."""
+    """The message is one line: the problem and the fix."""
 
 
 class Build(NamedTuple):
-    """An interpreter: its version, and the processor that it is built for."""
+    """An interpreter: its version and processor architecture."""
 
     path: str
     version: "tuple[int, int]"
@@ -54,9 +54,9 @@ class Build(NamedTuple):
     threaded: bool  # a free-threaded build
 
 
-class Mac(NamedTuple):
+class MacFacts(NamedTuple):
     macos: "tuple[int, ...]"  # () when unknown
-    arm: bool  # Apple Silicon, also where this Python runs under Rosetta
+    arm: bool  # Apple Silicon, even if this Python runs under Rosetta
     root: bool
 
 
@@ -80,7 +80,7 @@ def main() -> int:
         sys.stderr.write(f"setup: {exc}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("setup: interrupted; run it again to go on\n")
+        sys.stderr.write("setup: interrupted; run it again to continue\n")
         return 130
     return 0
 
@@ -88,35 +88,35 @@ def main() -> int:
 # --- this machine ---------------------------------------------------------------------------------
 
 
-def this_mac() -> "Mac | None":
+def this_mac() -> "MacFacts | None":
     """The facts about this Mac; None on another system."""
     name = os.uname()
     if name.sysname != "Darwin":
         return None
-    # platform.mac_ver() is 10.16 for a Python that was built for macOS 10.
+    # platform.mac_ver() returns 10.16 on a Python built for macOS 10.
     version = output(["sw_vers", "-productVersion"]).split(".")
     macos = tuple(int(part) for part in version if part.isdigit())
     arm = name.machine == "arm64" or output(["sysctl", "-n", "hw.optional.arm64"]) == "1"
-    return Mac(macos, arm, os.getuid() == 0)
+    return MacFacts(macos, arm, os.getuid() == 0)
 
 
-def check_mac(mac: Mac) -> None:
+def check_mac(mac: MacFacts) -> None:
     if not mac.arm:
-        raise CannotSetUp("this Mac has an Intel processor, and MLX needs Apple Silicon (M1 or newer)")
+        raise CannotSetUp("this Mac has an Intel processor; MLX needs Apple Silicon (M1 or newer)")
     if mac.macos and mac.macos[0] < OLDEST_MACOS:
         raise CannotSetUp(
-            f"macOS {OLDEST_MACOS} or newer is needed, this is {'.'.join(map(str, mac.macos))}: "
+            f"macOS {OLDEST_MACOS} or newer is required; this is {'.'.join(map(str, mac.macos))}: "
             "update it in System Settings > General > Software Update"
         )
     if mac.root:
         raise CannotSetUp(
-            "this runs as root, and packages and services belong to your own user: "
-            "give the same command without sudo"
+            "this runs as root, but packages and services belong to your own user: "
+            "run the same command without sudo"
         )
 
 
 def output(command: "list[str]") -> str:
-    """What *command* prints; "" when it fails."""
+    """The output of *command*; "" if it fails."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
@@ -124,7 +124,7 @@ def output(command: "list[str]") -> str:
     return "" if done.returncode else done.stdout.decode(errors="replace").strip()
 
 
-# --- a Python that fits ---------------------------------------------------------------------------
+# --- find a suitable Python -----------------------------------------------------------------------
 
 
 def this_python() -> Build:
@@ -133,9 +133,9 @@ def this_python() -> Build:
 
 
 def find_python(here: Build, look: "Callable[[str], list[Build]]", machine: str) -> "str | None":
-    """*here* if it fits, else the newest that *look* finds by name; None if none fits.
+    """*here* if it is suitable, else the newest suitable one found by *look*; None if there is none.
 
-    *machine*: the processor that it must be built for; "" for any.
+    *machine*: the required processor architecture; "" for any.
     """
     names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
     for name in ["", *names]:
@@ -146,19 +146,19 @@ def find_python(here: Build, look: "Callable[[str], list[Build]]", machine: str)
 
 
 def unfit(build: Build, machine: str) -> str:
-    """Why *build* can't be used; "" if it can."""
+    """Why *build* is not suitable; "" if it is."""
     version = f"{build.version[0]}.{build.version[1]}"
     if not OLDEST <= build.version <= NEWEST:
         return f"python3 is {version}"
     if machine and build.machine != machine:
-        return f"python3 is built for {build.machine}, and MLX needs one for {machine}"
+        return f"python3 is built for {build.machine}, but MLX needs one for {machine}"
     if build.threaded:
-        return f"python3 is a free-threaded {version}, for which packages are missing"
+        return f"python3 is a free-threaded {version}, for which some packages are missing"
     return ""
 
 
 def builds(name: str) -> "list[Build]":
-    """All Pythons called *name*: the fetched one, those on the path, Homebrew's own."""
+    """All Pythons called *name*: the downloaded one, those on PATH, Homebrew's."""
     fetched = glob.glob(os.path.join(MANAGED, "cpython-*", "bin", name))
     folders = [*os.get_exec_path(), "/opt/homebrew/bin"]
     paths = [*sorted(fetched), *(os.path.join(folder, name) for folder in folders)]
@@ -167,28 +167,28 @@ def builds(name: str) -> "list[Build]":
 
 
 def build_of(path: str) -> "Build | None":
-    """None if it does not run: pyenv leaves shims on the path of versions that are not in use."""
-    told = output([path, "-c", _ABOUT]).split()
-    if len(told) != 4:
+    """The facts about *path*; None if it does not run, such as a pyenv shim of an inactive version."""
+    facts = output([path, "-c", _ABOUT]).split()
+    if len(facts) != 4:
         return None
-    return Build(path, (int(told[0]), int(told[1])), told[2], told[3] == "1")
+    return Build(path, (int(facts[0]), int(facts[1])), facts[2], facts[3] == "1")
 
 
 def fetch_python(here: Build, machine: str) -> str:
-    """CPython, fetched into .python by uv, which pip fetches; its path."""
-    why = f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is needed, {unfit(here, machine)}"
+    """Download CPython into .python with uv, which pip downloads; returns its path."""
+    why = f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is required, but {unfit(here, machine)}"
     cure = (
         "Mac: the installer of python.org, or brew install python@3.13; "
         "Debian/Ubuntu: apt-get install python3.11 python3.11-venv; "
         "or name one: make PYTHON=/path/to/python3.13 ..."
     )
     if os.environ.get("DRY_RUN", "") not in ("", "0"):
-        raise CannotSetUp(f"{why}, and DRY_RUN fetches none. {cure}")
-    say(f"{why}: fetching CPython {FETCHED} into .python")
+        raise CannotSetUp(f"{why}; DRY_RUN does not download one. {cure}")
+    say(f"{why}: downloading CPython {FETCHED} into .python")
     tools = os.path.join(MANAGED, "tools")
     uv = os.path.join(tools, "bin", "uv")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    # On a Mac by its whole name: a uv of a Python under Rosetta would take an x86_64 one.
+    # On a Mac with its full name: under Rosetta uv would choose an x86_64 build.
     kind = f"cpython-{FETCHED}-macos-aarch64-none" if machine == "arm64" else FETCHED
     fetch = [uv, "python", "install", "--no-bin", "--install-dir", MANAGED, kind]
     if not os.path.exists(uv):
@@ -196,7 +196,7 @@ def fetch_python(here: Build, machine: str) -> str:
     attempt(fetch, why, cure)
     python = find_python(here, builds, machine)
     if not python:
-        raise CannotSetUp(f"{why}, and the fetched one in .python does not run. {cure}")
+        raise CannotSetUp(f"{why}; the downloaded one in .python does not run. {cure}")
     return python
 
 
@@ -204,12 +204,12 @@ def attempt(command: "list[str]", why: str, cure: str) -> None:
     try:
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     except OSError as exc:
-        raise CannotSetUp(f"{why}, and none could be fetched ({exc}). {cure}") from exc
+        raise CannotSetUp(f"{why}; the download failed ({exc}). {cure}") from exc
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
-        last = [line.strip() for line in lines if line.strip()][-1:] or ["without a reason"]
+        last = [line.strip() for line in lines if line.strip()][-1:] or ["unknown reason"]
         reason = last[0].replace("cause: ", "")
-        raise CannotSetUp(f"{why}, and none could be fetched ({reason}). {cure}")
+        raise CannotSetUp(f"{why}; the download failed ({reason}). {cure}")
 
 
 # --- .venv ----------------------------------------------------------------------------------------
@@ -230,8 +230,8 @@ def check_venv_module(python: str) -> None:
 def check_disk(wanted: str, free: float) -> None:
     if free < NEEDED_GB[wanted]:
         raise CannotSetUp(
-            f"{free:.1f} GB are free in {ROOT} and {NEEDED_GB[wanted]:.1f} GB are needed: "
-            "make room and run it again"
+            f"{free:.1f} GB are free in {ROOT}, but {NEEDED_GB[wanted]:.1f} GB are required: "
+            "free space and run it again"
         )
 
 
@@ -249,12 +249,12 @@ def make_venv(python: str, machine: str) -> None:
 
 
 def install(wanted: str) -> None:
-    say(f"installing {lock_path(wanted)} (the first time: a minute or two)")
+    say(f"installing {lock_path(wanted)} (a minute or two at the first time)")
     if os.path.exists(STAMP):
-        os.remove(STAMP)  # so that an interrupted run is not taken for a whole one
+        os.remove(STAMP)  # an interrupted run must not count as complete
     lock = os.path.join(ROOT, lock_path(wanted))
     pip = [venv_python(), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    # uv lives beside the packages, not among them: `uv pip sync` removes what the lock does not name.
+    # uv is in a separate folder, because `uv pip sync` removes packages that are not in the lock.
     tools = os.path.join(VENV, "tools")
     uv = os.path.join(tools, "bin", "uv")
     if not os.path.exists(uv):
@@ -264,14 +264,14 @@ def install(wanted: str) -> None:
         sync = [uv, "pip", "sync", "--quiet", "--python", venv_python(), "--require-hashes", lock]
         done = subprocess.run(sync).returncode == 0
     if not done:
-        say("uv is not to be had here; pip takes longer")
+        say("uv is not available; pip takes longer")
         run([*pip, "--no-deps", "--require-hashes", "-r", lock], "the packages could not be installed")
     with open(STAMP, "w") as stamp:
         stamp.write(f"{wanted} {lock_hash(wanted)}\n")
 
 
 def put_command(venv: str) -> None:
-    """``vision`` among the commands of *venv*: a link, as nothing of ours is installed there."""
+    """Add the command ``vision`` to *venv*: a link, because our code is not installed there."""
     link = os.path.join(venv, "bin", "vision")
     if not os.path.lexists(link):
         os.symlink(os.path.join("..", "..", "bin", "vision"), link)

@@ -1,7 +1,7 @@
-"""Whether every locked package has a wheel for every Mac and Python that we support, asked of uv.
+"""Check with uv that every locked package has a wheel for every supported Mac and Python.
 
-uv resolves the lock as on that Mac and installs nothing. The rest of the audit looks at the packages of
-this platform; this is for the platform that the stack is made for.
+uv resolves the lock as on that Mac, and installs nothing. The rest of the audit checks the packages of
+this platform; this check is for the Mac.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from hostctl.local_stack import ROOT
 from scripts.setup import NEWEST, OLDEST, OLDEST_MACOS
 
 UV = ROOT / ".venv" / "tools" / "bin" / "uv"
-MACOS = (OLDEST_MACOS, 15, 26)  # mlx has wheels of its own for each
+MACOS = (OLDEST_MACOS, 15, 26)  # mlx has different wheels for each
 PYTHONS = tuple(f"3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1))
-_NO_SOLUTION = 1  # uv's status when a package has no wheel; others are failures of uv or the network
+_NO_SOLUTION = 1  # uv's status if a package has no wheel; others are failures of uv or the network
 
 
 class CannotCheck(Exception):
-    """uv could not ask; says why."""
+    """The check could not run; the message says why."""
 
 
 def combinations() -> Iterator[tuple[int, str]]:
@@ -37,7 +37,7 @@ def lacks(lock: Path, macos: int, python: str, *, uv: Path = UV) -> str:
             "--python-version", python, "--only-binary", ":all:", "--require-hashes", "--no-deps",
             "--target", empty, "--requirement", str(lock),
         ]  # fmt: skip
-        # Without it uv takes macOS 13 for the target.
+        # Without it uv assumes macOS 13.
         environ = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": f"{macos}.0"}
         try:
             done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)

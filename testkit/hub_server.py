@@ -46,8 +46,6 @@ class HubServer:
     repositories: dict[str, Path]
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)  # status, X-Error-Code
     bytes_per_second: float | None = None  # per connection
-    cut_after: int | None = None  # bytes of a large file, after which the connection breaks, once
-    ignores_ranges: bool = False
     damages: bool = False  # changes one byte of large files
     silent: bool = False  # accepts connections and never responds
     stumbles: dict[str, list[int]] = field(default_factory=dict)  # statuses of the next responses
@@ -247,16 +245,12 @@ class _Handler(HubHandler):
         data = file.read_bytes()
         if self.served.damages and len(data) >= LARGE:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        start = 0 if self.served.ignores_ranges else self.requested_range()[0]
+        start = self.requested_range()[0]
         status = HTTPStatus.PARTIAL_CONTENT if start else HTTPStatus.OK
         if start:
             headers = {**headers, "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
         self.begin(status, len(data) - start, headers)
         body = data[start:] if self.command == "GET" else b""
-        if body and len(data) >= LARGE and (cut := self.served.cut_after) is not None:
-            self.served.cut_after = None
-            self.close_connection = True
-            body = body[:cut]
         self.note(status, self._send(body))
 
     def _send(self, body: bytes) -> int:

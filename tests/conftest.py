@@ -1,7 +1,7 @@
-"""For all tests: hypothesis, compute threads, what `make test` selects, and the stack they share.
+"""For all tests: hypothesis, compute threads, the selection of `make test`, and the shared stack.
 
-Marks decide what runs: unmarked tests are the core, ``process`` and ``mlx`` need real processes and
-models, ``smoke`` is the one of these that `make test` runs, too.
+Marks decide which tests run: unmarked tests are the core; ``process`` and ``mlx`` tests need real
+processes and models; ``smoke`` marks the one of these that `make test` runs too.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from workers.backend import blas
 if TYPE_CHECKING:
     from hostctl.local_stack import LocalStack
 
-# How fast examples come depends on what else the machine does, and says nothing about the code.
+# The time per example depends on the load of the machine, not on the code.
 settings.register_profile("vision", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("vision")
 
-# BLAS threads, here and in child processes. The demo models are small: a second thread waits for the
-# first at full load, and the tests run on all cores anyway.
+# BLAS threads, here and in child processes. The demo models are small, so a second thread only
+# busy-waits, and the tests use all cores anyway.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 blas.enable()  # 6 ms; before any test imports MLX, which then computes five times as fast
 
 CORE = "smoke or not (process or mlx)"  # as in the Makefile
 NOT_RUN = "not run: {} tests of real processes and models (make check); live, faults, clients (.ci/run)"
-# Modules that are process or mlx as a whole; `make test` need not import them.
+# Modules that are marked process or mlx as a whole; `make test` does not import them.
 _MARKED = re.compile(r"^pytestmark = .*mark\.(process|mlx)\b", re.MULTILINE)
 _SMOKE = re.compile(r"mark\.smoke\b")
 _TEST = re.compile(r"^ *(async )?def test_", re.MULTILINE)
@@ -56,7 +56,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """One process of xdist runs all tests of the shared stack; see ``pytest_xdist_make_scheduler``."""
+    """One xdist process runs all tests of the shared stack; see ``pytest_xdist_make_scheduler``."""
     contract_stamps.deselect_unchanged(config, items)
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
@@ -72,7 +72,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For --dist loadgroup: a file stays in one process, but for its tests in a group."""
+    """For --dist loadgroup: a file runs in one process, except for its tests in a group."""
     if config.getoption("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
@@ -108,12 +108,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(NOT_RUN.format(_not_run))
 
 
-# --- marks that lack ------------------------------------------------------------------------------
+# --- missing marks --------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
-    _guard.install()  # not before: a collection makes so many events that it would take a tenth longer
+    _guard.install()  # not earlier: its audit hook would slow the collection down by a tenth
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -129,7 +129,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     finally:
         found = _guard.end()
     if found:
-        pytest.fail("a mark is lacking: " + "; ".join(found), pytrace=False)
+        pytest.fail("a mark is missing: " + "; ".join(found), pytrace=False)
     return result
 
 
@@ -138,12 +138,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """One stack of real processes and real demo models for the tests that do not harm it.
+    """One stack of real processes and demo models, shared by the tests that leave it serving.
 
-    A stack with its models costs ten seconds of CPU. Tests that use this one leave it serving, with any
-    of its models loaded or not.
+    Starting a stack with its models costs ten seconds of CPU. Any of its models may be loaded or not.
     """
-    from testkit.stacks import DEMO_CHANGES, running  # an import of half a second
+    from testkit.stacks import DEMO_CHANGES, running  # takes half a second
 
     with running(tmp_path_factory.mktemp("stack"), DEMO_CHANGES) as stack:
         yield stack

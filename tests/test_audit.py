@@ -1,4 +1,4 @@
-"""The audit: every locked package has an allowed licence; what was not asked is not called clean."""
+"""The audit: allowed licenses, vulnerabilities, wheels; a skipped check is not reported as clean."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Two.x==2.0rc1 \\
 """
 
 
-def told(**fields: Any) -> Message:
+def package(**fields: Any) -> Message:
     message = Message()
     for name, value in fields.items():
         for one in value if isinstance(value, list) else [value]:
@@ -27,41 +27,39 @@ def told(**fields: Any) -> Message:
     return message
 
 
-def test_every_locked_package_has_an_allowed_licence() -> None:
+def test_every_locked_package_has_an_allowed_license() -> None:
     texts = [(audit.ROOT / "requirements" / f"{name}.lock").read_text() for name in audit.LOCKS]
-    licences = {package.name: audit.licence_of(package.name) for package in audit.locked(texts)}
-    assert len(licences) > 100
-    assert audit.refused(licences) == []
+    licenses = {locked.name: audit.license_of(locked.name) for locked in audit.locked(texts)}
+    assert len(licenses) > 100
+    assert audit.refused(licenses) == []
 
 
-def test_a_lock_is_read_with_and_without_markers() -> None:
+def test_a_lock_is_parsed_with_and_without_markers() -> None:
     assert audit.locked([LOCK, LOCK]) == [("one", "1.0"), ("two.x", "2.0rc1")]
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"License_Expression": "Apache-2.0 AND MIT", "License": "x"}, "Apache-2.0 AND MIT"),
-        ({"Classifier": ["License :: OSI Approved :: MIT License", "Topic :: x"]}, "MIT"),
-        ({"Classifier": ["License :: OSI Approved :: GNU General Public License v3 (GPLv3)"]}, None),
-        ({"License": "Apache 2.0 License"}, "Apache-2.0"),
-        ({"License": "MIT License\n\nCopyright (c) somebody"}, "MIT"),
-        ({"License": "MPL-2.0 AND MIT"}, "MPL-2.0 AND MIT"),
-        ({"License": "ask us"}, None),
-        ({}, None),
-    ],
-)
-def test_a_licence_is_read_from_what_packages_tell(fields: Any, expected: str | None) -> None:
-    assert audit.licence(told(**fields)) == expected
+LICENSES: list[Any] = [
+    ({"License_Expression": "Apache-2.0 AND MIT", "License": "x"}, "Apache-2.0 AND MIT"),
+    ({"Classifier": ["License :: OSI Approved :: MIT License", "Topic :: x"]}, "MIT"),
+    ({"Classifier": ["License :: OSI Approved :: GNU General Public License v3 (GPLv3)"]}, None),
+    ({"License": "Apache 2.0 License"}, "Apache-2.0"),
+    ({"License": "MIT License\n\nCopyright (c) somebody"}, "MIT"),
+    ({"License": "MPL-2.0 AND MIT"}, "MPL-2.0 AND MIT"),
+    ({"License": "ask us"}, None),
+    ({}, None),
+]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    ["GPL-3.0-only", "MIT AND GPL-3.0-only", "AGPL-3.0", "unknown", "(MIT)", "LGPL-2.1 OR GPL-3.0"],
-)
-def test_another_licence_is_not_allowed(wrong: str) -> None:
-    fine = {"a": "MIT", "b": "GPL-3.0-only OR MIT", "c": "BSD-3-Clause AND Zlib"}
-    assert audit.refused({**fine, "wrong": wrong}) == ["wrong"]
+def test_the_license_is_read_from_the_metadata() -> None:
+    for fields, expected in LICENSES:
+        assert audit.license_in(package(**fields)) == expected, fields
+
+
+def test_other_licenses_are_not_allowed() -> None:
+    allowed = {"a": "MIT", "b": "GPL-3.0-only OR MIT", "c": "BSD-3-Clause AND Zlib"}
+    wrong = ("GPL-3.0-only", "MIT AND GPL-3.0-only", "AGPL-3.0", "unknown", "(MIT)")
+    for license in (*wrong, "LGPL-2.1 OR GPL-3.0"):
+        assert audit.refused({**allowed, "wrong": license}) == ["wrong"], license
 
 
 def report(*packages: dict[str, Any]) -> str:
@@ -69,62 +67,62 @@ def report(*packages: dict[str, Any]) -> str:
 
 
 CLEAN = {"name": "a", "version": "1", "vulns": []}
-FAULTY = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["2.1"]}]}
+VULNERABLE = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["2.1"]}]}
 
 
-def test_a_known_fault_is_told_with_what_mends_it() -> None:
-    assert audit.faults(report(CLEAN, FAULTY)) == ["b 2: CVE-1, mended in 2.1"]
+def test_a_vulnerability_is_reported_with_the_fixed_version() -> None:
+    assert audit.vulnerabilities(report(CLEAN, VULNERABLE)) == ["b 2: CVE-1, fixed in 2.1"]
 
 
-def test_a_package_that_was_not_asked_about_is_not_clean() -> None:
+def test_a_package_that_was_not_checked_is_not_clean() -> None:
     with pytest.raises(wheels.CannotCheck, match="no such version"):
-        audit.faults(report(CLEAN, {"name": "c", "skip_reason": "no such version"}))
+        audit.vulnerabilities(report(CLEAN, {"name": "c", "skip_reason": "no such version"}))
 
 
 @pytest.mark.parametrize(
-    ("answer", "argv", "status", "said"),
+    ("answer", "argv", "status", "expected"),
     [
-        (report(CLEAN), [], 0, "known faults: 0"),
-        (report(FAULTY), [], 1, "CVE-1"),
-        (report(FAULTY), ["--offline-ok"], 1, "CVE-1"),
+        (report(CLEAN), [], 0, "vulnerabilities: 0"),
+        (report(VULNERABLE), [], 1, "CVE-1"),
+        (report(VULNERABLE), ["--offline-ok"], 1, "CVE-1"),
         (None, [], 2, "not checked: no network"),
         (None, ["--offline-ok"], 0, "not checked: no network"),
     ],
 )
-def test_the_status_says_what_was_found(
+def test_the_exit_status_reports_findings_and_skipped_checks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     answer: str | None,
     argv: list[str],
     status: int,
-    said: str,
+    expected: str,
 ) -> None:
-    def ask(lock: Path) -> str:
+    def run(lock: Path) -> str:
         if answer is None:
             raise wheels.CannotCheck("no network")
         return answer
 
-    monkeypatch.setattr(audit, "ask_pip_audit", ask)
+    monkeypatch.setattr(audit, "run_pip_audit", run)
     monkeypatch.setattr(wheels, "lacks", lambda lock, macos, python: "")
     assert audit.main(argv) == status
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.process
-def test_a_tool_that_is_not_there_or_says_nothing_is_not_clean(tmp_path: Path) -> None:
+def test_a_missing_or_failing_tool_is_not_clean(tmp_path: Path) -> None:
     with pytest.raises(wheels.CannotCheck):
-        audit.ask_pip_audit(tmp_path / "x.lock", uv=tmp_path / "no-uv")
+        audit.run_pip_audit(tmp_path / "x.lock", uv=tmp_path / "no-uv")
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho 'no route to host' >&2\nexit 1\n")
     uv.chmod(0o755)
     with pytest.raises(wheels.CannotCheck, match="no route to host"):
-        audit.ask_pip_audit(tmp_path / "x.lock", uv=uv)
+        audit.run_pip_audit(tmp_path / "x.lock", uv=uv)
 
 
 # --- wheels for the Mac ---------------------------------------------------------------------------
 
 
-def test_every_supported_mac_and_python_is_asked_about() -> None:
+def test_every_supported_mac_and_python_is_checked() -> None:
     assert list(wheels.combinations()) == [
         (macos, f"3.{minor}") for macos in (14, 15, 26) for minor in (11, 12, 13, 14)
     ]
@@ -141,7 +139,7 @@ def test_every_supported_mac_and_python_is_asked_about() -> None:
         ({(14, "3.11"): None, (15, "3.12"): "mlx has no wheels"}, [], 1),
     ],
 )
-def test_a_mac_without_a_wheel_fails_the_audit_and_each_has_its_line(
+def test_a_missing_wheel_fails_the_audit_and_each_mac_has_a_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     answers: dict[tuple[int, str], str | None],
@@ -155,33 +153,33 @@ def test_a_mac_without_a_wheel_fails_the_audit_and_each_has_its_line(
             raise wheels.CannotCheck("no network")
         return answer
 
-    monkeypatch.setattr(audit, "ask_pip_audit", lambda lock: report(CLEAN))
+    monkeypatch.setattr(audit, "run_pip_audit", lambda lock: report(CLEAN))
     monkeypatch.setattr(wheels, "lacks", lacks)
     assert audit.main(argv) == status
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wheels for")]
     assert len(lines) == 12
-    assert sum("all there" in line for line in lines) == 12 - len(answers)
+    assert sum("complete" in line for line in lines) == 12 - len(answers)
 
 
 @pytest.mark.process
-def test_uv_is_asked_about_that_mac_and_a_failure_of_the_network_is_no_finding(tmp_path: Path) -> None:
+def test_uv_resolves_for_the_mac_and_a_network_failure_is_not_a_finding(tmp_path: Path) -> None:
     uv = tmp_path / "uv"
     lock = tmp_path / "x.lock"
     lock.write_text(LOCK)
 
     def answer(status: int, stderr: str = "") -> None:
         uv.write_text(
-            f'#!/bin/sh\necho "$MACOSX_DEPLOYMENT_TARGET $*" >{tmp_path}/asked\n'
+            f'#!/bin/sh\necho "$MACOSX_DEPLOYMENT_TARGET $*" >{tmp_path}/arguments\n'
             f"cat >&2 <<'END'\n{stderr}\nEND\nexit {status}\n"
         )
         uv.chmod(0o755)
 
     answer(0)
     assert wheels.lacks(lock, 15, "3.14", uv=uv) == ""
-    asked = (tmp_path / "asked").read_text()
-    assert asked.startswith("15.0 pip install --dry-run --python-platform aarch64-apple-darwin")
-    assert "--python-version 3.14" in asked
-    assert asked.rstrip().endswith(f"--requirement {lock}")
+    arguments = (tmp_path / "arguments").read_text()
+    assert arguments.startswith("15.0 pip install --dry-run --python-platform aarch64-apple-darwin")
+    assert "--python-version 3.14" in arguments
+    assert arguments.rstrip().endswith(f"--requirement {lock}")
     no_wheel = "error: No solution found\n  cause: Because mlx has no wheels\n\nhint: there are others"
     answer(1, no_wheel)
     assert wheels.lacks(lock, 14, "3.11", uv=uv) == "Because mlx has no wheels"

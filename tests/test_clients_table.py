@@ -1,4 +1,4 @@
-"""The table of clients and its report, without any client."""
+"""The table of clients and its report, without running a client."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ NAMES = {scenario.name for scenario in SCENARIOS}
 PASSED = {(c.name, s.name): True for c in CLIENTS for s in SCENARIOS if does(c, s)}
 
 
-def test_the_table_names_only_scenarios_that_there_are() -> None:
+def test_the_table_names_only_existing_scenarios() -> None:
     for client in CLIENTS:
         assert set(client.cannot) | client.unseeded <= NAMES, client.name
 
 
-def test_every_client_does_most_of_what_there_is() -> None:
+def test_every_client_runs_most_scenarios() -> None:
     for client in CLIENTS:
         assert sum(does(client, scenario) for scenario in SCENARIOS) >= 10, client.name
 
 
-def test_the_report_shows_a_failure_and_says_why_something_can_not_be_done() -> None:
+def test_the_report_shows_failures_and_the_reasons_of_skipped_scenarios() -> None:
     failed = {**PASSED, ("openai-node", "chat"): False}
     lines = section(failed).splitlines()
     (chat,) = [line for line in lines if line.startswith("| chat about a picture (data URI)")]
@@ -38,18 +38,18 @@ def test_the_report_shows_a_failure_and_says_why_something_can_not_be_done() -> 
     assert {line.partition(". ")[2] for line in numbered} >= reasons
 
 
-def test_a_result_that_is_missing_is_no_tick() -> None:
+def test_a_missing_result_is_an_error() -> None:
     with pytest.raises(KeyError):
         section({})
 
 
-def test_the_document_has_a_place_for_the_report_and_an_example_for_each_library() -> None:
+def test_the_document_has_the_report_section_and_an_example_per_library() -> None:
     assert f"<!-- {SECTION} -->" in DOCUMENT.read_text()
     libraries = {c.name for c in CLIENTS} - {"openai-python-async", "ai-sdk-openai", "open-webui"}
     assert set(examples()) == libraries | {"sh"}
 
 
-def test_no_lock_of_the_clients_holds_an_address() -> None:
+def test_the_locks_of_the_clients_contain_no_url() -> None:
     for lock in FOLDER.glob("requirements-*.lock"):
         text = lock.read_text()
         assert "://" not in text, lock.name
@@ -57,5 +57,5 @@ def test_no_lock_of_the_clients_holds_an_address() -> None:
     assert '"resolved"' not in (FOLDER / "package-lock.json").read_text()
 
 
-def test_the_set_up_of_the_clients_is_part_of_ci() -> None:
+def test_ci_runs_the_clients() -> None:
     assert "make test-clients" in (ROOT / ".ci" / "run").read_text()

@@ -1,4 +1,4 @@
-"""`make test` runs the core, and a test that lacks its mark does not get into it."""
+"""`make test` runs the core, and a test without its mark fails."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from testkit.seeds import seeds
 from tests.conftest import CORE
 
 
-def test_the_makefile_selects_what_conftest_takes_for_the_core() -> None:
+def test_makefile_and_conftest_select_the_same_core() -> None:
     lines = (ROOT / "Makefile").read_text().splitlines()
     assert f"CORE = {CORE}" in lines
     assert '\t@$(TESTS) -m "$(CORE)" $(ARGS)' in lines
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="it lacks the mark `process`")
+@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="the mark `process` is missing")
 def test_a_test_that_starts_a_process_fails_without_its_mark() -> None:
     subprocess.run(["true"], check=True)
 
@@ -42,14 +42,14 @@ def test_an_import_of_mlx_needs_its_mark() -> None:
     assert guard.end() == []
 
 
-def test_a_night_runs_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nightly_run_uses_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VISION_SEEDS", raising=False)
     assert list(seeds(2, 5)) == [0, 1]
     monkeypatch.setenv("VISION_SEEDS", "all")
     assert list(seeds(2, 5)) == [0, 1, 2, 3, 4]
 
 
-def test_contracts_run_again_when_a_lock_changes(tmp_path: Path) -> None:
+def test_library_contracts_run_again_when_a_lock_changes(tmp_path: Path) -> None:
     (tmp_path / "requirements").mkdir()
     lock = tmp_path / "requirements" / "host.lock"
     for file in (lock, tmp_path / "test_library_contracts.py"):

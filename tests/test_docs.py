@@ -1,4 +1,4 @@
-"""The docs are true: commands run, links lead somewhere, tables are complete, both languages agree."""
+"""The docs are correct: commands run, links work, tables are complete, both languages agree."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def blocks(text: str) -> list[Block]:
 RUNNABLE = [b for b in blocks(ENGLISH) if b.kind in ("sh", "python")]
 
 
-def test_the_readme_is_read_in_minutes() -> None:
+def test_the_readme_is_short() -> None:
     for text in (ENGLISH, KOREAN):
         assert len(text.splitlines()) < 250
 
 
-def test_a_block_is_left_out_only_for_an_accepted_reason() -> None:
-    left_out = [b.mark for b in RUNNABLE if b.mark.startswith("not run: ")]
-    assert all(mark.removeprefix("not run: ").startswith(REASONS) for mark in left_out), left_out
-    assert len(left_out) < len(RUNNABLE) / 2
+def test_a_block_is_skipped_only_for_an_accepted_reason() -> None:
+    skipped = [b.mark for b in RUNNABLE if b.mark.startswith("not run: ")]
+    assert all(mark.removeprefix("not run: ").startswith(REASONS) for mark in skipped), skipped
+    assert len(skipped) < len(RUNNABLE) / 2
 
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_every_block_of_the_readme_runs_in_its_order(stack: LocalStack, tmp_path: Path) -> None:
+def test_every_block_of_the_readme_runs(stack: LocalStack, tmp_path: Path) -> None:
     for block in RUNNABLE:
         if not block.mark:
             run(block, stack, tmp_path)
@@ -68,9 +68,7 @@ def test_every_block_of_the_readme_runs_in_its_order(stack: LocalStack, tmp_path
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_every_example_of_the_api_reference_runs_in_its_order(
-    stack: LocalStack, tmp_path: Path
-) -> None:
+def test_every_example_of_the_api_reference_runs(stack: LocalStack, tmp_path: Path) -> None:
     for block in blocks(API):
         run(block, stack, tmp_path)
     assert (tmp_path / "green.png").exists()
@@ -81,7 +79,9 @@ def test_every_example_of_the_api_reference_runs_in_its_order(
 @pytest.mark.parametrize(
     "block", [b for b in RUNNABLE if b.mark.startswith("run: ")], ids=lambda b: b.code
 )
-def test_a_block_that_would_stay_runs_in_the_form_that_leaves(block: Block, tmp_path: Path) -> None:
+def test_a_block_that_would_keep_running_runs_in_its_form_that_exits(
+    block: Block, tmp_path: Path
+) -> None:
     command = block.mark.removeprefix("run: ")
     assert command.startswith(block.code.strip())
     environ = {**os.environ, "VISION_CONFIG": str(demo_config(tmp_path))}
@@ -125,13 +125,13 @@ def test_both_languages_have_the_same_sections_and_tables() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The headings of a page, as links name them."""
+    """The anchors of a page's headings."""
     plain = re.sub(r"```.*?```", "", text, flags=re.S)
     found = re.findall(r"^#+ (.*)$", plain, re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-def test_every_local_link_leads_somewhere() -> None:
+def test_every_local_link_works() -> None:
     broken = []
     for page in PAGES:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
@@ -144,14 +144,13 @@ def test_every_local_link_leads_somewhere() -> None:
     assert broken == []
 
 
-def test_every_page_is_reached_from_the_index() -> None:
+def test_every_page_is_linked_from_an_index() -> None:
     index = (DOCS / "README.md").read_text() + (DOCS / "dev" / "README.md").read_text()
     reached = {name for name in re.findall(r"([\w.-]+\.md)", index)}
     assert [p.name for p in DOCS.rglob("*.md") if p.name not in reached | {"README.md"}] == []
 
 
-def test_every_file_that_a_page_names_exists() -> None:
-    """Code in backticks that looks like a path of this repository."""
+def test_every_path_in_backticks_exists() -> None:
     folders = {p.name for p in ROOT.iterdir() if p.is_dir()} - {"logs", "state", "models"}
     missing = []
     for page in PAGES:
@@ -163,7 +162,7 @@ def test_every_file_that_a_page_names_exists() -> None:
 
 
 def ragged_rows(text: str) -> list[str]:
-    """Rows of tables that have more or fewer cells than the row above them; code blocks are none."""
+    """Table rows with more or fewer cells than the row above; code blocks are ignored."""
     found, cells = [], 0
     for line in re.sub(r"```.*?```", "", text, flags=re.S).splitlines():
         before, cells = cells, 0
@@ -174,7 +173,7 @@ def ragged_rows(text: str) -> list[str]:
     return found
 
 
-def test_a_row_with_a_bar_that_is_not_escaped_is_found() -> None:
+def test_a_row_with_an_unescaped_bar_is_found() -> None:
     table = "| a | b |\n|---|---|\n"
     assert ragged_rows(f"{table}| x \\| y | z |\n\n| one |\n|---|\n") == []
     assert ragged_rows(f"{table}| x | y | z |\n") == ["| x | y | z |"]
@@ -196,18 +195,18 @@ def keys_of_settings() -> set[str]:
 
 
 def first_cells(text: str) -> set[str]:
-    """All code in the first cells of the tables of *text*."""
+    """All code in the first table cells of *text*."""
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
 
 
-def test_every_key_and_variable_is_documented_and_no_other() -> None:
+def test_every_key_and_variable_is_documented() -> None:
     documented = first_cells(SETTINGS)
     assert {name for name in documented if "." in name} == keys_of_settings()
     assert {*ENVIRONMENT, "VISION_CONFIG"} <= documented
 
 
-def test_settings_that_a_page_shows_are_valid(tmp_path: Path) -> None:
+def test_the_settings_in_examples_are_valid(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("tablet: SECRET\n")
     shown = [
         yaml.safe_load(block.code.replace("laptop: KEY", "laptop: OTHER"))
@@ -244,18 +243,18 @@ def test_every_field_of_a_request_is_documented() -> None:
 
 def test_every_route_is_documented() -> None:
     paths = yaml.safe_load((ROOT / "openapi.yaml").read_text())["paths"]
-    wanted = [
+    routes = [
         f"{verb.upper()} {path}" for path, verbs in paths.items() for verb in verbs if verb != "head"
     ]
-    assert [route for route in wanted if f"`{route}`" not in API] == []
+    assert [route for route in routes if f"`{route}`" not in API] == []
 
 
 def test_every_error_and_header_is_documented() -> None:
     rows = dict(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", ERRORS, re.M)[::-1])
     assert set(rows) == {str(status) for status in PROBLEMS} | {"405"}
     codes = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", ERRORS, re.M)
-    wanted = [(str(status), code) for status in PROBLEMS for code in codes_of(status)]
-    assert [row for row in wanted if row not in codes] == []
+    expected = [(str(status), code) for status in PROBLEMS for code in codes_of(status)]
+    assert [row for row in expected if row not in codes] == []
     assert [
         name for name in HEADERS if f"`{name}`" not in ERRORS.replace("Retry-After", "retry-after")
     ] == []

@@ -1,7 +1,7 @@
 """Commands in the documentation can be pasted into zsh, the shell of macOS.
 
-Interactive zsh has no comments: behind ``docker compose up -d``, ``# or ...`` starts services named
-``#``, ``or`` and so on; on a line of its own, ``#`` is a command that does not exist.
+Interactive zsh has no comments: after ``docker compose up -d``, ``# or ...`` starts services named
+``#``, ``or`` and so on; at the beginning of a line, ``#`` is an unknown command.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def comments(code: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def test_comments_are_told_from_what_only_looks_like_one() -> None:
+def test_comments_are_found_and_other_hash_signs_are_not() -> None:
     assert comments("make up  # it stays\nls\n") == ["make up  # it stays"]
     assert comments("ls\n# alone\n") == ["# alone"]
     assert comments("(ls;#x\n)\n") == ["(ls;#x"]
@@ -55,7 +55,7 @@ def test_comments_are_told_from_what_only_looks_like_one() -> None:
         assert comments(code) == [], code
 
 
-def test_no_command_of_the_documentation_has_a_comment() -> None:
+def test_no_command_in_the_docs_has_a_comment() -> None:
     found = {
         str(page.relative_to(ROOT)): lines
         for page in pages()

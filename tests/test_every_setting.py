@@ -1,7 +1,7 @@
-"""Every settings key has a test in which changing it changes what is observed.
+"""Every settings key has a test that shows its effect.
 
-``CHANGED_BY`` names that test for each key; a key without one, and a test that is not there, fail here.
-The tests at the end are those that no other file has.
+``CHANGED_BY`` names the test of each key. A missing key and a missing test fail here. The tests at the
+end belong to no other file.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ CHANGED_BY = {
     "manager.stall_timeout_s": (REPLACEMENT, "test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it"),
     "manager.max_requests": (REPLACEMENT, "test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one"),
     "manager.standby": ("manager/test_standby.py", "test_one_standby_by_default_with_enough_memory_or_as_many_as_configured"),
-    "manager.state_dir": (HERE, "test_what_was_learned_is_kept_in_the_configured_folder"),
-    "manager.log_dir": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
-    "manager.log_max_mb": (HERE, "test_logs_are_written_where_and_as_large_as_configured"),
+    "manager.state_dir": (HERE, "test_learned_peaks_are_stored_in_the_configured_folder"),
+    "manager.log_dir": (HERE, "test_the_log_folder_and_size_are_as_configured"),
+    "manager.log_max_mb": (HERE, "test_the_log_folder_and_size_are_as_configured"),
     "memory.max_unified_memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_requests_shares_memory_in_turn_and_is_unloaded_when_idle"),
-    "memory.safety_margin_gb": (HERE, "test_the_margin_is_taken_off_the_budget_that_the_manager_keeps"),
+    "memory.safety_margin_gb": (HERE, "test_the_safety_margin_is_subtracted_from_the_budget"),
     "memory.recycle_growth": (REPLACEMENT, "test_how_much_it_may_grow_is_configured"),
     "memory.recycle_after": (REPLACEMENT, "test_growth_of_the_first_requests_is_the_baseline"),
-    "workers.wired_limit": (HERE, "test_each_worker_is_told_what_it_may_keep_wired"),
+    "workers.wired_limit": (HERE, "test_the_wired_limit_is_passed_to_each_worker"),
     "logs.format": ("gateway/test_log_lines.py", "test_the_log_format_follows_the_settings"),
     "logs.prompts": ("gateway/test_log_lines.py", "test_prompts_are_logged_only_if_the_settings_allow_it"),
     "defaults.chat": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
@@ -90,34 +90,34 @@ CHANGED_BY = {
     "defaults.edit": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "models.kind": ("gateway/test_routes.py", "test_a_model_of_the_wrong_kind_is_refused"),
     "models.path": (LIFE, "test_a_missing_checkpoint_is_a_clear_error"),
-    "models.revision": ("workers/hub/test_copies.py", "test_it_comes_from_the_settings"),
-    "models.port": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
+    "models.revision": ("workers/hub/test_snapshots.py", "test_it_comes_from_the_settings"),
+    "models.port": (HERE, "test_a_worker_uses_its_configured_port_and_token_limit"),
     "models.memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_requests_shares_memory_in_turn_and_is_unloaded_when_idle"),
     "models.names": ("gateway/test_routes.py", "test_a_model_is_found_by_alias_and_by_its_other_names"),
     "models.idle_timeout_s": (LIFE, "test_a_cold_model_loads_once_for_all_requests_shares_memory_in_turn_and_is_unloaded_when_idle"),
     "models.pinned": (POOL, "test_a_request_blocked_by_pinned_workers_only_is_refused_naming_them"),
     "models.preload": (LOADS, "test_a_preload_is_loaded_without_a_request"),
-    "models.max_tokens": (HERE, "test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit"),
-    "models.max_concurrency": ("workers/vlm/test_scheduling_order.py", "test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow"),
-    "models.kv_bits": ("workers/vlm/test_engine.py", "test_answers_are_right_and_prompts_are_kept_in_less"),
-    "models.prefix_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
-    "models.vision_cache_mb": (HERE, "test_the_engine_is_built_as_the_settings_say"),
-    "models.prefill_tokens": (HERE, "test_the_engine_is_built_as_the_settings_say"),
-    "models.image_prefix": (HERE, "test_the_engine_is_built_as_the_settings_say"),
-    "models.trust_remote_code": ("workers/hub/test_remote_code.py", "test_it_runs_when_the_settings_trust_it"),
-    "models.family": ("workers/vlm/test_checkpoints.py", "test_a_schnell_checkpoint_is_no_dev"),
-    "models.quantize": (HERE, "test_a_model_is_quantized_when_asked"),
-    "models.save_quantized": ("workers/image/families/test_copies.py", "test_nothing_is_saved_where_nothing_is_to_be"),
-    "models.steps": ("workers/image/test_generation.py", "test_edits_have_a_number_of_steps_of_their_own"),
-    "models.edit_steps": ("workers/image/test_generation.py", "test_edits_have_a_number_of_steps_of_their_own"),
-    "models.loras": ("workers/image/families/test_weights.py", "test_it_changes_the_picture_as_much_as_its_scale_says"),
-    "models.residency": ("workers/image/families/test_pictures.py", "test_lean_drops_text_encoders_and_draws_the_same"),
-    "models.prompt_cache_mb": ("workers/image/families/test_caches.py", "test_the_prompts_of_a_model_are_bounded_by_its_settings"),
-    "models.vae_tiling": ("workers/image/families/test_memory.py", "test_flux1_works_in_tiles_where_memory_is_short_or_as_the_settings_say"),
-    "models.cache_limit_mb": ("workers/image/families/test_memory.py", "test_the_cache_of_mlx_is_bounded_as_the_settings_say"),
-    "models.guidance": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
-    "models.size": (HERE, "test_drawing_takes_the_guidance_and_size_of_the_settings"),
-    "models.metadata": ("workers/image/test_routes.py", "test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no"),
+    "models.max_tokens": (HERE, "test_a_worker_uses_its_configured_port_and_token_limit"),
+    "models.max_concurrency": ("workers/vlm/test_scheduling_order.py", "test_at_most_max_concurrency_sequences_decode"),
+    "models.kv_bits": ("workers/vlm/test_kv_cache.py", "test_completions_are_correct_and_cached_prompts_smaller"),
+    "models.prefix_cache_mb": (HERE, "test_the_engine_uses_its_settings"),
+    "models.vision_cache_mb": (HERE, "test_the_engine_uses_its_settings"),
+    "models.prefill_tokens": (HERE, "test_the_engine_uses_its_settings"),
+    "models.image_prefix": (HERE, "test_the_engine_uses_its_settings"),
+    "models.trust_remote_code": ("workers/hub/test_remote_code.py", "test_it_runs_if_the_settings_trust_it"),
+    "models.family": ("workers/image/test_incomplete_checkpoints.py", "test_a_schnell_checkpoint_is_refused_as_dev"),
+    "models.quantize": (HERE, "test_a_model_is_quantized_as_configured"),
+    "models.save_quantized": ("workers/image/families/test_copies.py", "test_a_copy_is_saved_only_if_the_settings_and_the_download_call_for_it"),
+    "models.steps": ("workers/image/test_jobs.py", "test_edits_have_their_own_number_of_steps"),
+    "models.edit_steps": ("workers/image/test_jobs.py", "test_edits_have_their_own_number_of_steps"),
+    "models.loras": ("workers/image/families/test_weights.py", "test_its_scale_determines_its_effect"),
+    "models.residency": ("workers/image/families/test_images.py", "test_lean_unloads_text_encoders_and_generates_the_same"),
+    "models.prompt_cache_mb": ("workers/image/families/test_caches.py", "test_the_settings_bound_a_model_s_prompts"),
+    "models.vae_tiling": ("workers/image/families/test_memory.py", "test_flux1_decodes_in_tiles_if_memory_is_short_or_as_configured"),
+    "models.cache_limit_mb": ("workers/image/families/test_memory.py", "test_the_settings_bound_mlx_s_cache"),
+    "models.guidance": (HERE, "test_generation_uses_the_configured_guidance_and_size"),
+    "models.size": (HERE, "test_generation_uses_the_configured_guidance_and_size"),
+    "models.metadata": ("workers/image/test_routes.py", "test_an_image_contains_its_recipe_unless_the_settings_forbid_it"),
     "models.max_pixels": ("gateway/test_routes.py", "test_bad_input_is_refused_before_anything_is_loaded"),
 }  # fmt: skip
 
@@ -133,7 +133,7 @@ def keys() -> set[str]:
     return found
 
 
-def test_every_key_has_a_test_and_every_named_key_exists() -> None:
+def test_every_key_has_a_test() -> None:
     assert set(CHANGED_BY) == keys()
 
 
@@ -146,11 +146,11 @@ def test_the_named_test_exists(subtests: pytest.Subtests) -> None:
             assert name in {node.name for node in ast.walk(tree) if isinstance(node, functions)}
 
 
-# --- the tests that no other file has ----------------------------------------------------------------
+# --- tests that belong to no other file --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("margin", "budget_gb"), [(0.0, 6), (1.5, 4.5)])
-def test_the_margin_is_taken_off_the_budget_that_the_manager_keeps(
+def test_the_safety_margin_is_subtracted_from_the_budget(
     tmp_path: Path, margin: float, budget_gb: float
 ) -> None:
     from manager.app import ManagerApp
@@ -159,7 +159,7 @@ def test_the_margin_is_taken_off_the_budget_that_the_manager_keeps(
     assert ManagerApp(settings).pool.budget == budget_gb * GIB
 
 
-def test_logs_are_written_where_and_as_large_as_configured(tmp_path: Path) -> None:
+def test_the_log_folder_and_size_are_as_configured(tmp_path: Path) -> None:
     from manager.app import ManagerApp
 
     changes = {"manager.log_dir": str(tmp_path / "elsewhere"), "manager.log_max_mb": 0.001}
@@ -172,7 +172,7 @@ def test_logs_are_written_where_and_as_large_as_configured(tmp_path: Path) -> No
     assert len(list((tmp_path / "elsewhere").glob("vlm-best.log*"))) > 1
 
 
-def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> None:
+def test_learned_peaks_are_stored_in_the_configured_folder(tmp_path: Path) -> None:
     from manager.app import ManagerApp
     from manager.memory.peaks import peak_key
 
@@ -185,7 +185,7 @@ def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> No
     assert ManagerApp(settings).pool.workers["vlm-best"].estimate == 5 * GIB
 
 
-def test_each_worker_is_told_what_it_may_keep_wired(tmp_path: Path) -> None:
+def test_the_wired_limit_is_passed_to_each_worker(tmp_path: Path) -> None:
     from workers.__main__ import parse_arguments, read_settings
 
     model = load(demo_config(tmp_path, {}), {}).models["vlm-best"]
@@ -203,29 +203,29 @@ def test_each_worker_is_told_what_it_may_keep_wired(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_a_worker_listens_on_its_configured_port_and_its_answers_end_at_its_limit(
+def test_a_worker_uses_its_configured_port_and_token_limit(
     stack: LocalStack, http: httpx.Client
 ) -> None:
-    endless = {"logit_bias": {"100": 100}, "model": "vlm-fast"}  # one word, again and again
-    answer = http.post("/v1/chat/completions", json=ask(RED_CIRCLE, "Go on.", **endless)).json()
+    endless = {"logit_bias": {"100": 100}, "model": "vlm-fast"}  # repeats one token
+    answer = http.post("/v1/chat/completions", json=ask(RED_CIRCLE, "Continue.", **endless)).json()
     assert answer["usage"]["completion_tokens"] == MOST_TOKENS
     assert answer["choices"][0]["finish_reason"] == "length"
     port = stack.settings.models["vlm-fast"].port
     assert httpx.get(f"http://127.0.0.1:{port}/health").json()["alias"] == "vlm-fast"
 
 
-def demo_painter(**fields: Any) -> ImageSettings:
+def demo_image_model(**fields: Any) -> ImageSettings:
     base = {"kind": "image", "family": "flux1-schnell", "port": 1, "memory_gb": 1.0}
     path = str(ROOT / "demo" / "models" / "image-gen")
     return ImageSettings.model_validate({**base, "path": path, **fields})
 
 
-def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
+def test_generation_uses_the_configured_guidance_and_size() -> None:
     from testkit.fakes.engine import FakeEngine
     from tests.workers.apps import worker
 
     engine = FakeEngine()
-    with worker(engine, demo_painter(guidance=1.25, size="48x32")) as client:
+    with worker(engine, demo_image_model(guidance=1.25, size="48x32")) as client:
         answer = client.post("/v1/images/generations", json={"prompt": "x"})
     assert answer.json()["size"] == "48x32"
     (job,) = engine.jobs
@@ -234,15 +234,14 @@ def test_drawing_takes_the_guidance_and_size_of_the_settings() -> None:
 
 @pytest.mark.mlx
 @pytest.mark.process
-def test_the_engine_is_built_as_the_settings_say() -> None:
-    """In a process of its own, which tells what each keeps and how it reads."""
+def test_the_engine_uses_its_settings() -> None:
+    """In a child process, which prints the limits of the caches and of prefill."""
     code = (
-        "import sys; from contracts.settings.models import VlmSettings; from workers.vlm.engine import VlmEngine;"
-        "from workers.vlm.scheduler import BatchOptions\n"
+        "import sys; from contracts.settings.models import VlmSettings; from workers.vlm.engine import VlmEngine\n"
         "for spec in sys.argv[1:]:\n"
         "  s = VlmSettings.model_validate_json(spec); e = VlmEngine('a', s)\n"
-        "  e.load(lambda phase, detail, download=None: None); q = e.schedule; f = e._family\n"
-        "  print(q.prefixes._limit, q.features._limit, BatchOptions.of(s).prefill_tokens, f.sees_whole)"
+        "  e.load(lambda phase, detail, download=None: None); r = e.runner\n"
+        "  print(r.prefixes._limit, r.features._limit, e.scheduler.budget._max_chunk, r.architecture.bidirectional)"
     )
     path = str(ROOT / "demo" / "models" / "vlm-fast")
     changes: list[dict[str, Any]] = [
@@ -256,7 +255,7 @@ def test_the_engine_is_built_as_the_settings_say() -> None:
     ]
     base = {"kind": "vlm", "path": path, "port": 1, "memory_gb": 1.0}
     specs = [VlmSettings.model_validate({**base, **c}).model_dump_json() for c in changes]
-    assert said(code, *specs).splitlines() == [
+    assert output_of(code, *specs).splitlines() == [
         f"{512 << 20} {128 << 20} 512 False",
         f"{3 << 20} {2 << 20} 64 True",
     ]
@@ -264,8 +263,8 @@ def test_the_engine_is_built_as_the_settings_say() -> None:
 
 @pytest.mark.mlx
 @pytest.mark.process
-def test_a_model_is_quantized_when_asked() -> None:
-    """In a process of its own, which reports how the layers of each are stored."""
+def test_a_model_is_quantized_as_configured() -> None:
+    """In a child process, which prints the number of quantized layers."""
     code = (
         "import sys; from pathlib import Path; from workers.backend import runtime; runtime.prepare();"
         "from contracts.settings.models import ImageSettings; from workers.image import families\n"
@@ -273,14 +272,14 @@ def test_a_model_is_quantized_when_asked() -> None:
         "  s = ImageSettings.model_validate_json(spec); m = families.load(Path(s.path), s).model\n"
         "  print(sum('Quantized' in type(x).__name__ for _, x in m.transformer.named_modules()))"
     )
-    specs = [demo_painter(quantize=bits).model_dump_json() for bits in (None, 8)]
-    whole, quantized = (int(line) for line in said(code, *specs).splitlines()[-2:])
+    specs = [demo_image_model(quantize=bits).model_dump_json() for bits in (None, 8)]
+    whole, quantized = (int(line) for line in output_of(code, *specs).splitlines()[-2:])
     assert whole == 0
     assert quantized > 20
 
 
-def said(code: str, *arguments: str) -> str:
-    """What *code* prints in a Python of its own."""
+def output_of(code: str, *arguments: str) -> str:
+    """The output of *code* in another Python process."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""The diagrams of docs/dev/architecture.md are those of ``scripts.flows``; their code exists."""
+"""The diagrams in docs/dev/architecture.md match ``scripts.flows``, and their code exists."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ def test_every_step_names_code_that_exists() -> None:
     assert {name: missing(steps) for name, steps in FLOWS.items()} == {name: [] for name in FLOWS}
 
 
-def test_the_page_has_the_flows_as_they_are() -> None:
+def test_the_page_is_up_to_date() -> None:
     text = PAGE.read_text()
     assert page(text) == text, "run `python -m scripts.flows`"
 
 
-def test_a_module_or_a_name_that_does_not_exist_is_found() -> None:
+def test_a_missing_module_or_name_is_found() -> None:
     gone = (
         Step("G", "gateway/gone.py", "check_chat", ""),
         Step("G", "gateway/checks.py", "gone", ""),

@@ -1,4 +1,4 @@
-"""What the families, the documentation and the example configs claim to weigh is what is counted."""
+"""The sizes in the table of families, the docs and the example settings match the counted ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostctl.local_stack import ROOT
 from manager.ceiling import Mac, ceiling_of
 from scripts.image_sizes import Count, weights
 
-FAST_ROOM = 1.5 * 10**9  # bytes that a picture takes beside the weights, at the very least
+WORK_BYTES = 1.5 * 10**9  # generating an image needs at least this in addition to the weights
 
 
 def test_a_quantized_weight_takes_half_a_bit_more_than_its_bits() -> None:
@@ -26,38 +26,41 @@ def test_a_quantized_weight_takes_half_a_bit_more_than_its_bits() -> None:
 
 @pytest.mark.mlx
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_weighs_what_is_counted_and_nothing_is_allocated(name: str) -> None:
-    import mlx.core as mx  # noqa: TID251 - asks what is allocated
+def test_a_family_has_the_counted_size_and_counting_allocates_nothing(name: str) -> None:
+    import mlx.core as mx  # noqa: TID251 - reads the allocated memory
 
     before = mx.get_active_memory()
     assert weights(name) == FAMILIES[name].weights
     assert mx.get_active_memory() - before < 1 << 20
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_documentation_has_the_same_figures(name: str) -> None:
-    told = FAMILIES[name].weights
-    (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "docs" / "models.md").read_text(), re.M)
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[-3:] == [f"{told.at_8_bit} GB", f"{told.at_4_bit} GB", f"{told.text_at_4_bit} GB"]
+def test_the_docs_have_the_same_sizes() -> None:
+    text = (ROOT / "docs" / "models.md").read_text()
+    for name, family in FAMILIES.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", text, re.M)
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        sizes = family.weights
+        assert cells[-3:] == [
+            f"{size} GB" for size in (sizes.at_8_bit, sizes.at_4_bit, sizes.text_at_4_bit)
+        ]
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "config.16gb.yaml"])
-def test_an_example_config_declares_more_than_the_weights_that_stay(file: str) -> None:
+def test_the_example_settings_declare_enough_memory_for_the_resident_weights(file: str) -> None:
     for alias, model in load(ROOT / file, {}).models.items():
         if isinstance(model, ImageSettings):
-            told = model.traits.weights
+            sizes = model.traits.weights
             resident = (
-                told.at_4_bit if model.residency == "fast" else told.at_4_bit - told.text_at_4_bit
+                sizes.at_4_bit if model.residency == "fast" else sizes.at_4_bit - sizes.text_at_4_bit
             )
             assert model.quantize == 4, alias
-            assert model.memory_bytes >= resident * 10**9 + FAST_ROOM, alias
-            assert model.memory_bytes >= told.at_4_bit * 10**9, alias  # while a prompt is read
+            assert model.memory_bytes >= resident * 10**9 + WORK_BYTES, alias
+            assert model.memory_bytes >= sizes.at_4_bit * 10**9, alias  # while encoding a prompt
 
 
-def test_the_vlm_and_the_image_model_of_16_gb_stay_loaded_side_by_side() -> None:
+def test_both_models_of_the_16_gb_settings_fit_into_the_budget_together() -> None:
     settings = load(ROOT / "config.16gb.yaml", {})
-    # The GPU of a Mac with 16 GB may hold two thirds of it up to macOS 15, more from macOS 26 on.
+    # The GPU limit of a Mac with 16 GB is two thirds of it up to macOS 15, and more from macOS 26 on.
     ceiling = ceiling_of(Mac(16 * GIB, (15, 6)))
     assert ceiling is not None
     budget = settings.memory.budget_bytes(16 * GIB, ceiling.bytes)

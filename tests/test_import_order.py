@@ -1,4 +1,4 @@
-"""Who may import whom: a table of the packages, and no circles among the modules.
+"""The allowed imports between packages, and no import circles between modules.
 
 Imports inside functions and under TYPE_CHECKING count like those at the top.
 """
@@ -26,10 +26,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The rest of tests/ imports neither; what both need is in testkit/.
 TESTS_OF_BENCH = "tests.bench"
-# Circles that stay until somebody breaks them: (module, what it imports): why. Remove, never add.
-CIRCLES_TO_BREAK: dict[tuple[str, str], str] = {
-    ("hostctl.doctor", "hostctl.__main__"): "Host is defined in __main__",
-}
 
 
 @cache
@@ -116,14 +112,4 @@ def test_only_the_tests_of_bench_import_bench() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    imports = {
-        module: frozenset(t for t in targets if (module, t) not in CIRCLES_TO_BREAK)
-        for module, targets in graph().items()
-    }
-    assert circles(imports) == set()
-
-
-def test_circles_that_are_broken_leave_the_list() -> None:
-    """Emptied as the edges go; a module that was renamed counts as gone."""
-    gone = [edge for edge in CIRCLES_TO_BREAK if edge[1] not in graph().get(edge[0], ())]
-    assert gone == []
+    assert circles(graph()) == set()

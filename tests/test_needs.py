@@ -1,4 +1,4 @@
-"""What a machine lacks is a skip with its reason, and a failure where nothing may be lacking."""
+"""A missing requirement skips a test with the reason, or fails it if skips are forbidden."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import pytest
 from testkit.needs import lacking
 
 
-def test_what_is_lacking_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_requirement_skips_the_test_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VISION_FORBID_SKIPS", raising=False)
     with pytest.raises(pytest.skip.Exception, match="no engine"):
         lacking("no engine")
 
 
-def test_where_ci_promised_everything_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_requirement_fails_the_test_if_skips_are_forbidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("VISION_FORBID_SKIPS", "1")
     with pytest.raises(pytest.fail.Exception, match="no engine"):
         lacking("no engine")

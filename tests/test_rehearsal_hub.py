@@ -1,4 +1,4 @@
-"""The hub of ``make rehearsal``: its files without a disk, and what huggingface_hub makes of it."""
+"""The Hub of ``make rehearsal``: synthetic files, and downloads by huggingface_hub."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hub() -> Iterator[Hub]:
         yield served
 
 
-def test_a_weights_file_is_one_that_readers_of_safetensors_take(tmp_path: Path) -> None:
+def test_a_weights_file_is_valid_safetensors(tmp_path: Path) -> None:
     WEIGHTS.write(tmp_path / "model.safetensors")
     data = (tmp_path / "model.safetensors").read_bytes()
     assert len(data) == WEIGHTS.size
@@ -64,7 +64,7 @@ def test_weights_can_be_read_from_every_offset() -> None:
         assert b"".join(WEIGHTS.pieces(start)) == data[start:], start
 
 
-def test_hashes_are_those_of_the_bytes_and_are_kept(tmp_path: Path) -> None:
+def test_hashes_match_the_bytes_and_are_stored(tmp_path: Path) -> None:
     file = tmp_path / "hashes.json"
     found = HashBook(file).of(WEIGHTS)
     assert found.sha256 == hashlib.sha256(whole(WEIGHTS)).hexdigest()
@@ -75,7 +75,7 @@ def test_hashes_are_those_of_the_bytes_and_are_kept(tmp_path: Path) -> None:
     assert other.key != Weights({"a": Tensor("F32", (3, 5), value=1.0)}).key
 
 
-def test_shards_hold_all_tensors_and_their_index_finds_them() -> None:
+def test_the_index_of_shards_lists_all_tensors() -> None:
     tensors = {name: Tensor("F32", (100,)) for name in "abcde"}
     assert [list(shard) for shard in split(tensors, 900)] == [["a", "b"], ["c", "d"], ["e"]]
     files = sharded(tensors, 900)
@@ -84,7 +84,7 @@ def test_shards_hold_all_tensors_and_their_index_finds_them() -> None:
     assert index["metadata"]["total_size"] == 2000
 
 
-def test_large_files_come_from_another_host_and_ranges_begin_where_they_say(hub: Hub) -> None:
+def test_large_files_redirect_to_another_host_and_support_ranges(hub: Hub) -> None:
     url = f"{hub.url}/{NAME}/resolve/main/model.safetensors"
     first = plain.get(url)
     assert first.status_code == 302
@@ -95,7 +95,7 @@ def test_large_files_come_from_another_host_and_ranges_begin_where_they_say(hub:
     assert (small.history[0].status_code, small.content) == (307, b"{}")
 
 
-def test_a_gated_repository_is_listed_for_all_and_read_with_the_token_only(hub: Hub) -> None:
+def test_a_gated_repository_is_listed_for_all_and_downloaded_only_with_the_token(hub: Hub) -> None:
     hub.gated, hub.token = frozenset({NAME}), "right"
     file = f"{hub.url}/{NAME}/resolve/main/config.json"
     assert plain.get(f"{hub.url}/api/models/{NAME}/revision/main").json()["gated"] == "manual"
@@ -105,7 +105,7 @@ def test_a_gated_repository_is_listed_for_all_and_read_with_the_token_only(hub: 
     assert plain.get(file, headers={"authorization": "Bearer right"}).status_code == 307
 
 
-def test_a_moved_repository_serves_its_old_commit_by_name(hub: Hub) -> None:
+def test_a_repository_with_a_new_commit_still_serves_the_old_one(hub: Hub) -> None:
     old, _ = hub.at(NAME, "main") or ("", {})
     new = hub.publish(NAME, {"config.json": Text.json({"new": True})})
     shas = {
@@ -117,7 +117,7 @@ def test_a_moved_repository_serves_its_old_commit_by_name(hub: Hub) -> None:
 
 
 @pytest.mark.process
-def test_huggingface_hub_downloads_from_it_what_was_published(hub: Hub, tmp_path: Path) -> None:
+def test_huggingface_hub_downloads_a_published_repository(hub: Hub, tmp_path: Path) -> None:
     script = f"from huggingface_hub import snapshot_download as s; print(s({NAME!r}))"
     environ = {**children_environ(hub.url, tmp_path), "HF_HUB_DISABLE_XET": "1"}
     run = subprocess.run(
@@ -128,28 +128,28 @@ def test_huggingface_hub_downloads_from_it_what_was_published(hub: Hub, tmp_path
     assert os.path.basename(folder) == (hub.at(NAME, "main") or ("",))[0]
 
 
-def test_cuts_damage_and_an_outage_happen_as_told(hub: Hub) -> None:
+def test_cuts_damage_and_outages_can_be_injected(hub: Hub) -> None:
     url = f"{hub.url}/cdn/{hub.hashes.of(WEIGHTS).sha256}/model.safetensors"
     hub.cut_after = 1000
     with pytest.raises(Exception, match="peer closed"):
         plain.get(url)
     assert hub.downloads("model.safetensors")[-1].sent == 1000
     hub.damaged = frozenset({"model.safetensors"})
-    spoiled = plain.get(url).content
-    assert (spoiled[:-1], spoiled[-1] ^ 1) == (whole(WEIGHTS)[:-1], whole(WEIGHTS)[-1])
+    damaged = plain.get(url).content
+    assert (damaged[:-1], damaged[-1] ^ 1) == (whole(WEIGHTS)[:-1], whole(WEIGHTS)[-1])
     hub.down = 503
     assert plain.get(url).status_code == 503
 
 
-def test_a_client_that_waits_for_a_list_does_not_wait_for_hashes(tmp_path: Path) -> None:
+def test_hashes_are_computed_when_a_repository_is_published(tmp_path: Path) -> None:
     kept = tmp_path / "hashes.json"
     with Hub(HashBook(kept)) as served:
         served.publish(NAME, {"model.safetensors": WEIGHTS})
         assert WEIGHTS.key in json.loads(kept.read_text())
 
 
-def test_the_report_says_of_each_scenario_what_held_and_what_did_not() -> None:
-    told = {
+def test_the_report_lists_the_checks_of_each_scenario() -> None:
+    scenario = {
         "name": "moved",
         "title": "a repository moves on",
         "status": "FAIL",
@@ -157,7 +157,7 @@ def test_the_report_says_of_each_scenario_what_held_and_what_did_not() -> None:
         "facts": {"second load": "3.0 x one SHA-256 over it"},
         "changes": ["config.yaml: manager.idle_timeout_s 8"],
     }
-    page = report.page([told], "2-core Linux x86-64, 24 GB, MLX on the CPU")
+    page = report.page([scenario], "2-core Linux x86-64, 24 GB, MLX on the CPU")
     assert "| moved | a repository moves on | FAIL | 1 of 2 |" in page
     assert "- PASS it serves\n- **FAIL** it is fetched: 503 xxx" in page
     assert "`config.yaml: manager.idle_timeout_s 8`" in page

@@ -1,4 +1,4 @@
-"""What a release says and pins."""
+"""Release notes, pinned actions, and the published image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHANGELOG = """\
 """
 
 
-def test_the_notes_are_the_section_of_that_version_and_no_other() -> None:
+def test_the_notes_are_the_section_of_the_version() -> None:
     assert notes("v1.10.0", CHANGELOG, "1.10.0") == "### Added\n- a thing\n"
 
 
@@ -37,7 +37,7 @@ def test_the_notes_are_the_section_of_that_version_and_no_other() -> None:
     ("tag", "version", "reason"),
     [
         ("v1.10.0", "1.9.0", "the tag is v1.10.0 and pyproject.toml says 1.9.0"),
-        ("v1.1.0", "1.1.0", "give 1.1.0 the date of its release"),
+        ("v1.1.0", "1.1.0", "set the release date of 1.1.0"),
         ("v1.0.0", "1.0.0", "has no section for 1.0.0"),
     ],
 )
@@ -60,7 +60,7 @@ def test_every_action_is_pinned_by_commit_and_names_its_version() -> None:
         assert re.search(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+$", line), line
 
 
-def test_one_action_has_one_version_everywhere() -> None:
+def test_each_action_has_one_version_everywhere() -> None:
     pins: dict[str, set[str]] = {}
     for file in (ROOT / ".github" / "workflows").glob("*.yml"):
         for action, commit in re.findall(r"uses: ([\w/-]+)@(\w+)", file.read_text()):
@@ -68,7 +68,7 @@ def test_one_action_has_one_version_everywhere() -> None:
     assert {action: commits for action, commits in pins.items() if len(commits) > 1} == {}
 
 
-def test_what_is_published_is_what_compose_runs() -> None:
+def test_compose_runs_the_published_image() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     image = re.fullmatch(r"\$\{GATEWAY_IMAGE:-(.*):latest}", compose["services"]["gateway"]["image"])
     assert image is not None

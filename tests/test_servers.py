@@ -1,4 +1,4 @@
-"""Ports for tests, and how they compute."""
+"""Free ports and the BLAS library of the tests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from testkit.servers import free_port
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="a matter of Linux")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only on Linux")
 
 
-def test_a_port_is_given_once_and_can_be_listened_on() -> None:
+def test_each_free_port_is_unique_and_can_be_bound() -> None:
     ports = [free_port() for _ in range(50)]
     assert len(set(ports)) == 50
     for port in ports:
@@ -23,12 +23,12 @@ def test_a_port_is_given_once_and_can_be_listened_on() -> None:
 
 
 @linux
-def test_no_connection_that_goes_out_can_take_a_port_that_was_given() -> None:
+def test_free_ports_are_outside_the_range_of_outgoing_connections() -> None:
     least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert free_port() < least
 
 
-def test_a_port_that_is_taken_is_passed_over() -> None:
+def test_a_port_in_use_is_skipped() -> None:
     port = free_port()
     with socket.socket() as server:
         server.bind(("127.0.0.1", port + 1))
@@ -37,5 +37,5 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
 
 
 @linux
-def test_models_of_tests_compute_with_the_fast_blas_whatever_was_imported_first() -> None:
+def test_the_fast_blas_is_loaded() -> None:
     assert hasattr(ctypes.CDLL(None), "openblas_get_config")

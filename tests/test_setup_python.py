@@ -1,4 +1,4 @@
-"""Set-up finds a Python that fits, or fetches one, or says in one line how to get one."""
+"""Set-up finds a suitable Python, or downloads one, or prints how to get one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hostctl.local_stack import ROOT
 from scripts import setup
 from tests.hostctl.pythons import VERSION, downloads
 
-# Runs setup.py as a Python 3.9 would that finds no other: only what it says of its version differs.
+# Runs setup.py as if this were Python 3.9 and no other were installed.
 AS_3_9 = f"""
 import sys
 sys.path.insert(0, "scripts")
@@ -33,34 +33,32 @@ def none(name: str) -> list[setup.Build]:
     return []
 
 
-def test_a_python_in_the_range_is_used_as_it_is() -> None:
+def test_a_supported_python_is_used() -> None:
     for minor in (11, 12, 13, 14):
         assert setup.find_python(python(minor), none, "") == f"/opt/python3.{minor}"
 
 
-def test_another_python_on_the_path_is_used_when_python3_is_out_of_range() -> None:
+def test_another_python_on_path_is_used_if_python3_is_not_supported() -> None:
     there = {"python3.12": [python(12)], "python3.11": [python(11)]}
     for minor in (9, 10, 15):
         assert setup.find_python(python(minor), lambda n: there.get(n, []), "") == "/opt/python3.12"
 
 
-def test_on_an_arm_mac_a_python_for_another_processor_is_passed_over() -> None:
+def test_on_an_arm_mac_a_python_for_another_processor_is_skipped() -> None:
     rosetta, native = python(13), python(12, "arm64")
     there = {"python3.13": [rosetta], "python3.12": [rosetta, native]}
     found = setup.find_python(rosetta, lambda n: there.get(n, []), "arm64")
     assert found == native.path
     assert setup.find_python(rosetta, lambda n: [rosetta], "arm64") is None
-    assert "built for x86_64, and MLX needs one for arm64" in setup.unfit(rosetta, "arm64")
+    assert "built for x86_64, but MLX needs one for arm64" in setup.unfit(rosetta, "arm64")
 
 
-def test_a_free_threaded_python_is_passed_over() -> None:
+def test_a_free_threaded_python_is_skipped() -> None:
     assert setup.find_python(python(14, threaded=True), none, "") is None
 
 
 @pytest.mark.process
-def test_a_python_on_the_path_that_does_not_run_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_that_does_not_run_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shim, works = tmp_path / "shim", tmp_path / "works"
     for folder, text in ((shim, "exit 127"), (works, 'echo "3 13 x86_64 0"')):  # the former: pyenv's
         folder.mkdir()
@@ -71,7 +69,7 @@ def test_a_python_on_the_path_that_does_not_run_is_passed_over(
 
 
 @pytest.mark.process
-def test_an_interpreter_is_asked_what_it_is() -> None:
+def test_an_interpreter_reports_its_facts() -> None:
     build = setup.build_of(sys.executable)
     assert build == setup.this_python()
     assert setup.unfit(build, "") == ""
@@ -80,20 +78,20 @@ def test_an_interpreter_is_asked_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("mac", "says"),
     [
-        (setup.Mac((26, 1), arm=False, root=False), "needs Apple Silicon"),
-        (setup.Mac((13, 6), arm=True, root=False), "macOS 14 or newer is needed, this is 13.6"),
-        (setup.Mac((15,), arm=True, root=True), "without sudo"),
+        (setup.MacFacts((26, 1), arm=False, root=False), "needs Apple Silicon"),
+        (setup.MacFacts((13, 6), arm=True, root=False), "macOS 14 or newer is required; this is 13.6"),
+        (setup.MacFacts((15,), arm=True, root=True), "without sudo"),
     ],
 )
-def test_a_mac_that_can_not_run_it_is_refused_with_the_cure(mac: setup.Mac, says: str) -> None:
+def test_an_unsuitable_mac_is_refused_with_the_fix(mac: setup.MacFacts, says: str) -> None:
     with pytest.raises(setup.CannotSetUp, match=says) as caught:
         setup.check_mac(mac)
     assert "\n" not in str(caught.value)
 
 
-def test_every_mac_from_macos_14_on_will_do() -> None:
+def test_macos_14_and_newer_are_supported() -> None:
     for macos in ((14, 0), (15, 7, 1), (26, 1), (27,), ()):
-        setup.check_mac(setup.Mac(macos, arm=True, root=False))
+        setup.check_mac(setup.MacFacts(macos, arm=True, root=False))
 
 
 # --- as a process -----------------------------------------------------------------------------------
@@ -121,26 +119,26 @@ WHERE = ("run", "-c", "import json, sys; print(sys.executable, sys.version_info[
 
 
 @pytest.mark.process
-def test_where_no_python_fits_set_up_fetches_one_and_runs_on_it(tmp_path: Path) -> None:
+def test_without_a_suitable_python_set_up_downloads_one_and_runs_on_it(tmp_path: Path) -> None:
     root = checkout(tmp_path / "a checkout")
-    with downloads(tmp_path) as (environment, asked):
+    with downloads(tmp_path) as (environment, requested):
         done = set_up(root, AS_3_9, *WHERE, **environment)
         assert done.returncode == 0, done.stderr
-        # It runs on the fetched one, with the standard library that came with it.
+        # It runs on the downloaded one, with its own standard library.
         executable, _, rest = done.stdout.partition(" (")
         assert executable.startswith(str(root / ".python" / f"cpython-{VERSION}"))
         assert str(tuple(sys.version_info[:2])).strip("(") in rest
         assert rest.count(str(root / ".python")) == 1
-        assert asked == ["/2026/cpython.tar.gz"]
-        assert f"fetching CPython {VERSION} into .python" in done.stderr
+        assert requested == ["/2026/cpython.tar.gz"]
+        assert f"downloading CPython {VERSION} into .python" in done.stderr
         # The next call finds it.
         again = set_up(root, AS_3_9, *WHERE, **environment)
         assert (again.returncode, again.stderr, again.stdout) == (0, "", done.stdout)
-        assert len(asked) == 1
+        assert len(requested) == 1
 
 
 @pytest.mark.process
-def test_a_python_that_can_not_be_fetched_is_one_line_with_every_cure(tmp_path: Path) -> None:
+def test_a_failed_download_is_reported_in_one_line_with_every_fix(tmp_path: Path) -> None:
     root = checkout(tmp_path / "a checkout")
     with downloads(tmp_path) as (environment, _):
         (tmp_path / "mirror" / "2026" / "cpython.tar.gz").unlink()
@@ -154,7 +152,7 @@ def test_a_python_that_can_not_be_fetched_is_one_line_with_every_cure(tmp_path: 
             done = set_up(root, AS_3_9, *WHERE, **variables)
             assert done.returncode == 1
             last = done.stderr.splitlines()[-1]
-            assert "Python 3.11 to 3.14 is needed, python3 is 3.9, and" in last
+            assert "Python 3.11 to 3.14 is required, but python3 is 3.9; " in last
             assert reason in last
             for cure in ("python.org", "brew install python@3.13", "apt-get install", "PYTHON="):
                 assert cure in last
@@ -162,7 +160,7 @@ def test_a_python_that_can_not_be_fetched_is_one_line_with_every_cure(tmp_path: 
     assert not list((root / ".python").glob("cpython-*"))
 
 
-# macOS for whoever asks os.uname and os.getuid; sysctl and sw_vers are programs on the path.
+# Makes a Python process look like one on macOS; sysctl and sw_vers are programs on PATH.
 MAC = """
 import os
 name = os.uname()
@@ -172,7 +170,7 @@ os.getuid = lambda: int(os.environ.get("MAC_UID", "501"))
 
 
 @pytest.mark.process
-def test_set_up_refuses_on_a_mac_before_it_changes_anything(tmp_path: Path) -> None:
+def test_set_up_refuses_an_unsuitable_mac_before_it_changes_anything(tmp_path: Path) -> None:
     root = checkout(tmp_path / "a checkout")
     (root / "sitecustomize.py").write_text(MAC)
     programs = tmp_path / "bin"
@@ -184,10 +182,10 @@ def test_set_up_refuses_on_a_mac_before_it_changes_anything(tmp_path: Path) -> N
     code = "import sys; sys.path.insert(0, 'scripts'); import setup; sys.exit(setup.main())"
     before = sorted(p for p in root.rglob("*") if "__pycache__" not in p.parts)
     for changes, says in (
-        ({"MAC_VERSION": "13.7.8"}, "macOS 14 or newer is needed, this is 13.7.8"),
+        ({"MAC_VERSION": "13.7.8"}, "macOS 14 or newer is required; this is 13.7.8"),
         ({"MAC_UID": "0"}, "without sudo"),
         ({"MAC_PYTHON": "x86_64", "MAC_ARM": "0"}, "an Intel processor"),
-        # This very interpreter is built for another processor than a Mac's.
+        # This interpreter is built for another processor than a Mac's.
         ({"MAC_PYTHON": "x86_64", "DRY_RUN": "1"}, "MLX needs one for arm64"),
     ):
         done = set_up(root, code, "host", **{**mac, "PYTHONPATH": str(root), **changes})
@@ -198,8 +196,8 @@ def test_set_up_refuses_on_a_mac_before_it_changes_anything(tmp_path: Path) -> N
 
 
 def test_the_range_is_the_same_everywhere() -> None:
-    told = f"3.{setup.OLDEST[1]}-3.{setup.NEWEST[1]}"
+    text = f"3.{setup.OLDEST[1]}-3.{setup.NEWEST[1]}"
     below = f">=3.{setup.OLDEST[1]},<3.{setup.NEWEST[1] + 1}"
     assert f'requires-python = "{below}"' in (ROOT / "pyproject.toml").read_text()
     for name in ("Makefile", ".ci/run", "scripts/lock.sh"):
-        assert told in (ROOT / name).read_text(), name
+        assert text in (ROOT / name).read_text(), name

@@ -25,7 +25,7 @@ from contracts.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from contracts.wire.openai import param_name
+from contracts.wire import param_name
 from web.request_body import ClientGone
 from web.request_record import CLIENT_GONE, RequestRecord
 from web.sse import error_event

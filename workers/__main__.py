@@ -1,8 +1,8 @@
 """``python -m workers``: one model, one port.
 
-The manager gives the settings of the model in argv (``--spec``), so that an edit of config.yaml can't
-break a load; people give a file (``--config``, else config.yaml) and an alias of it. With ``--standby``
-all that comes later, in one line on standard input (``standby``).
+The manager passes the model's settings as an argument (``--spec``), so that an edit of config.yaml
+can't break a load. People pass a file (``--config``, default config.yaml) and one of its aliases. With
+``--standby``, these arguments arrive later, as one line on standard input (``workers.standby``).
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _STDIN = 0
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m workers", description="Serve one model.")
-    parse.add_argument("--alias", help="the name of the model in the settings")
+    parse.add_argument("--alias", help="the model's name in the settings")
     source = parse.add_mutually_exclusive_group()
-    source.add_argument("--spec", help="its settings, as JSON")
+    source.add_argument("--spec", help="the model's settings, as JSON")
     source.add_argument("--config", help="the settings file (default: config.yaml)")
     parse.add_argument("--host", default="127.0.0.1")
     parse.add_argument("--port", type=int, help="default: the port in the settings")
-    parse.add_argument("--nonce", default="", help="comes back in /health")
+    parse.add_argument("--nonce", default="", help="returned by /health")
     parse.add_argument(
-        "--wired-limit-gb", type=float, help="workers.wired_limit of the settings; 0: off"
+        "--wired-limit-gb", type=float, help="workers.wired_limit in the settings; 0: off"
     )
-    parse.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    parse.add_argument("--parent-pipe", action="store_true", help="exit when standard input closes")
     parse.add_argument(
         "--standby",
         type=_kinds,
         metavar="KINDS",
-        help="import what models of these kinds need (vlm,image), then wait for the rest as a line of"
-        " JSON on standard input",
+        help="import the libraries of these kinds (vlm,image), then wait for the other arguments as a"
+        " line of JSON on standard input",
     )
     return parse
 
@@ -62,21 +62,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parse = parser()
     args = parse.parse_args(argv)
     if (args.alias is None) == (args.standby is None):
-        parse.error("one of --alias and --standby is needed")
+        parse.error("either --alias or --standby is required")
     return args
 
 
 def await_assignment(args: argparse.Namespace) -> None:
-    """Wait for the arguments of a standby and put them into *args*; raises ``SettingsError``."""
-    assigned = standby.wait(args.standby, _STDIN, lambda: server.leave(0))
-    vars(args).update(assigned)
-    logging.getLogger("workers").info("standby taken: alias=%s port=%d", args.alias, args.port)
+    """Wait for a standby's other arguments and add them to *args*; raises ``SettingsError``."""
+    assignment = standby.wait(args.standby, _STDIN, lambda: server.leave(0))
+    vars(args).update(assignment)
+    logging.getLogger("workers").info("standby assigned: alias=%s port=%d", args.alias, args.port)
 
 
 def read_settings(args: argparse.Namespace) -> VlmSettings | ImageSettings:
-    """The settings of the model that *args* name; raises ``SettingsError``.
+    """The settings of the model in *args*; raises ``SettingsError``.
 
-    From a file it takes ``workers.wired_limit`` as well, unless *args* have it.
+    If they come from a file, its ``workers.wired_limit`` is the default of *args*.
     """
     if args.spec is not None:
         try:

@@ -1,4 +1,4 @@
-"""The HTTP app of one worker: health at any time, the routes of its kind of model once it is ready."""
+"""A worker's HTTP app: ``/health`` at any time, the routes of its kind of model once it is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from contracts.settings.models import ImageSettings, VlmSettings
 from web.access_log import AccessLog
 from web.errors import error_response, install_error_handlers
 from web.origin_guard import OriginGuard, OriginPolicy
-from workers.engine import AnyEngine, Hosted, Telling
+from workers.engine import AnyEngine
 from workers.image.routes import ImageRoutes
 from workers.serving.endpoint import PREPARED, SOURCE, Endpoint, Handler, Worker
 from workers.serving.model_thread import ModelThread
@@ -42,38 +42,41 @@ def create_app(
 ) -> FastAPI:
     """The app of worker *alias*; *engine* is loaded on its own thread when the app starts.
 
-    *on_failed* is called, on that thread, when the load has failed. ``app.state.worker`` is the
+    *on_failed* is called on that thread when the load has failed. ``app.state.worker`` is the
     ``Worker`` that the routes share.
     """
-    thread = ModelThread(engine, on_failed=on_failed)
-    telling = engine if isinstance(engine, Telling) else None
     worker = Worker(
-        alias, settings, thread, nonce, os.getpid(), telling=telling, prepared=prepared(settings)
+        alias,
+        settings,
+        engine,
+        ModelThread(engine, on_failed=on_failed),
+        nonce,
+        os.getpid(),
+        prepared=prepared(settings),
     )
-    worker.hosted = engine if isinstance(engine, Hosted) else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        thread.start()
+        worker.thread.start()
         yield
-        thread.stop_jobs()
-        thread.close(CLOSE_TIMEOUT_S)
+        worker.thread.stop_jobs()
+        worker.thread.close(CLOSE_TIMEOUT_S)
 
     app = FastAPI(
         title=f"Vision Insight worker {alias}", lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.worker = worker
     install_error_handlers(app, SOURCE)
-    # Where the model runs, a page in its owner's browser could find the port.
+    # A page in a browser on this machine could find the port.
     app.add_middleware(
         OriginGuard, policy=OriginPolicy(None, body_limit=lambda path: None), source=SOURCE
     )
-    app.add_middleware(AccessLog, source=SOURCE)  # its endpoints write lines of their own
+    app.add_middleware(AccessLog, source=SOURCE)  # the endpoints write their own log lines
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        answer = worker.health()
-        return JSONResponse(answer.model_dump(mode="json"), 200 if answer.phase is Phase.READY else 503)
+        state = worker.health()
+        return JSONResponse(state.model_dump(mode="json"), 200 if state.phase is Phase.READY else 503)
 
     for path, handle in _handlers(worker, settings).items():
         app.router.routes.append(Route(path, Endpoint(worker, handle), methods=["POST"]))
@@ -85,7 +88,7 @@ def create_app(
 
 
 def prepared(settings: VlmSettings | ImageSettings) -> asyncio.Semaphore:
-    """How many jobs may hold decoded pictures at a time: a batch, and the next one."""
+    """Bounds the jobs that hold decoded images: those of one batch and the next."""
     running = settings.max_concurrency if isinstance(settings, VlmSettings) else 1
     return asyncio.Semaphore(max(PREPARED, 2 * running))
 
@@ -99,7 +102,7 @@ def _handlers(worker: Worker, settings: VlmSettings | ImageSettings) -> dict[str
 
 
 class _OtherKind:
-    """Answers the routes that belong to the other kind of model."""
+    """Refuses the routes of the other kind of model."""
 
     def __init__(self, alias: str, kind: str, path: str) -> None:
         self._error = NotFound(

@@ -1,16 +1,15 @@
-"""The seam between HTTP and the libraries: jobs go in, events come out.
+"""The engine protocol: jobs go in, events come out.
 
-Rules: frozen data only; no library of models is known here; pictures go in as RGB ``PIL`` images and
-come out as raw bytes, text as ``str``: nothing that MLX owns leaves the model thread. An engine is
-loaded, run and closed by one thread (``workers.serving.model_thread``).
+Rules: jobs and events are frozen data without any model library's types. Images go in as RGB PIL images
+and come out as raw bytes, so no MLX array leaves the model thread. One thread loads an engine, steps it
+and closes it (``workers.serving.model_thread``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from PIL.Image import Image
 
@@ -19,41 +18,32 @@ from contracts.tasks import Skill
 
 Role = Literal["system", "user", "assistant"]
 Part: TypeAlias = "str | Image"
-FinishReason = Literal["stop", "length"]  # of the model; that a text is a tool call, others read
+FinishReason = Literal["stop", "length"]  # tool calls are parsed later, from the text
 
 
 class Report(Protocol):
-    """Takes where a load is: its phase, a detail for people, and how far the download is."""
+    """Receives the progress of a load: its phase, a detail for people, and the download's progress."""
 
     def __call__(self, phase: Phase, detail: str, download: Download | None = None) -> None: ...
 
 
 class LoadError(Exception):
-    """The model can't be loaded; the message is one line that says why and what to do."""
+    """The model cannot be loaded. The message is one line: the reason and what to do."""
 
 
 class Cancelled(Exception):
-    """Raised by ``emit`` inside a job that nobody waits for any more."""
+    """Raised by ``emit`` inside a job whose client has gone."""
 
 
 # --- vision-language models ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call of a function: ``arguments`` is JSON text, as OpenAI sends it."""
-
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
 class Turn:
-    """One message, its texts and RGB images in order.
+    """One message: its texts and RGB images, in order.
 
-    Tools, calls of tools and their results are written into the texts (``workers.vlm.tool_calls``)
-    before a
-    turn is made, so that an engine meets three roles only.
+    ``workers.vlm.tool_calls`` writes tools, tool calls and tool results into the texts first, so an
+    engine knows three roles only.
     """
 
     role: Role
@@ -62,7 +52,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen; ``temperature`` 0 is greedy, ``top_k`` 0 means all."""
+    """How a token is sampled. ``temperature`` 0 is greedy; ``top_k`` 0 means no limit."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -74,32 +64,22 @@ class Sampling:
     seed: int = 0
 
 
-def with_defaults(
-    sampling: Sampling, left_open: Iterable[str], defaults: Mapping[str, float]
-) -> Sampling:
-    """*sampling*, whose fields *left_open* are as *defaults* say, where they say anything."""
-    found: dict[str, Any] = {name: defaults[name] for name in left_open if name in defaults}
-    return replace(sampling, **found)
-
-
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like: a Lark grammar that compiles, for
-    ``workers.vlm.grammar.Matcher``.
-    """
+    """A compiled Lark grammar that a completion must match (``workers.vlm.grammar.Matcher``)."""
 
     lark: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChatJob:
-    """*n* answers to a conversation; answer *i* is drawn with the seed ``sampling.seed + i``.
+    """A request for *n* completions of a conversation. Completion *i* uses the seed ``seed + i``.
 
-    ``logprobs``: each token is told with its logprob and the ``top_logprobs`` likeliest ones, of the
-    model's own distribution. ``logit_bias``: (token id, addend to its logit). ``skill``: what a model
-    with skills of its own (Moondream2) is asked for; the question stands in the turns besides, for
-    models and checkpoints that have none. ``open``: the fields of ``sampling`` that the client left
-    open, which the checkpoint's own defaults may fill.
+    ``logprobs``: report each token's log-probability and the ``top_logprobs`` most likely tokens, from
+    the model's own distribution. ``logit_bias``: (token id, value added to its logit). ``skill``: for
+    models with built-in skills (Moondream2); the turns hold the question too, for all other models.
+    ``unset``: the fields of ``sampling`` that the client did not send, for which the checkpoint may
+    have defaults.
     """
 
     turns: tuple[Turn, ...]
@@ -112,24 +92,24 @@ class ChatJob:
     logit_bias: tuple[tuple[int, float], ...] = ()
     grammar: Grammar | None = None
     skill: Skill = "query"
-    open: frozenset[str] = frozenset()
+    unset: frozenset[str] = frozenset()
 
     @property
     def images(self) -> list[Image]:
-        """All pictures of all turns, in order."""
+        """The images of all turns, in order."""
         return [part for turn in self.turns for part in turn.parts if not isinstance(part, str)]
 
 
 @dataclass(frozen=True, slots=True)
-class Prompted:
-    """The prompt was read; the first event of a chat job."""
+class Prefilled:
+    """The prompt is prefilled. The first event of a chat job."""
 
     prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class TokenChance:
-    """A token that might have come: its bytes, which may be part of a character, and its logprob."""
+class TopToken:
+    """A likely token: its bytes, which may be part of a character, and its log-probability."""
 
     token_id: int
     data: bytes
@@ -138,21 +118,21 @@ class TokenChance:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token of an answer; ``top``: the likeliest at its place, best first."""
+    """A sampled token. ``top``: the most likely tokens at its position, best first."""
 
     token_id: int
     data: bytes
     logprob: float
-    top: tuple[TokenChance, ...] = ()
+    top: tuple[TopToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More text of answer *index*.
+    """More text of completion *index*.
 
-    ``logprobs``: of the tokens drawn since the delta before, when they are asked for. The texts of one
-    delta need not be those tokens' (half a character is held back), all together they are; a delta may
-    have logprobs and no text.
+    ``logprobs``: the tokens sampled since the previous delta, if the job asks for them. Text may lag
+    behind its tokens (an incomplete character is held back), so a delta may have logprobs and no text.
+    All deltas together hold the same text and tokens.
     """
 
     index: int
@@ -161,10 +141,11 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """Answer *index* is whole. ``completion_tokens``: all that were drawn, the end token among them.
+class Finished:
+    """Completion *index* is complete.
 
-    ``cached_tokens``: of the prompt, those that were not computed again for this answer.
+    ``completion_tokens`` includes the end token. ``cached_tokens`` of the prompt came from the prefix
+    cache.
     """
 
     index: int
@@ -173,7 +154,7 @@ class Answered:
     cached_tokens: int = 0
 
 
-ChatEvent = Prompted | Delta | Answered
+ChatEvent = Prefilled | Delta | Finished
 
 
 # --- image models ----------------------------------------------------------------------------------
@@ -181,22 +162,22 @@ ChatEvent = Prompted | Delta | Answered
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:
-    """*n* pictures; picture *i* is drawn with the seed ``seed + i`` (modulo 2**64).
+    """A request for *n* images. Image *i* uses the seed ``seed + i`` (modulo 2**64).
 
-    What is drawn depends on what the job has (``contracts.families`` says which a family can do):
+    The inputs select the mode (``contracts.families`` lists what each family supports):
 
-    * neither *source* nor *references*: from the prompt alone, ``run_steps == steps``.
-    * *source*, no *references*: a strength edit. The last *run_steps* (1 to *steps*) of the *steps*
-      redraw the source; all of them leave nothing of it, unless there is a mask.
-    * *references*: an instruction edit, all steps from noise (``run_steps == steps``). The pictures are
-      RGB of any size of 16 x 16 and more, at most ``max_images``, the one to edit first.
-    * *mask*, only with a *source* (and with or without *references*): where it is 255 is repainted,
-      where it is 0 the source comes back bit by bit; between them the two are mixed. Families with
-      native masks have *source* and *mask*, no *references*, and ``run_steps == steps``.
+    * neither *source* nor *references*: generate from the prompt, ``run_steps == steps``.
+    * *source* without *references*: edit by strength. The last *run_steps* (1 to *steps*) of the
+      *steps* redraw the source. If all steps run without a mask, nothing of it remains.
+    * *references*: edit by instruction; all steps run from noise (``run_steps == steps``). RGB images
+      of at least 16 x 16 pixels, at most ``max_images``; the first is the one to edit.
+    * *mask*, only with a *source* (with or without *references*): 255 is repainted, 0 keeps the source
+      bit by bit, values between mix the two. Families with native masks take *source* and *mask*
+      without *references*, and ``run_steps == steps``.
 
-    *source* is RGB and *mask* is "L", both of *width* x *height*, multiples of 16. *negative_prompt* is
-    None where the family has none. *previews* (0 to 3) of each picture are shown as it is drawn, fewer
-    if there are not so many steps before the last; they never change it.
+    *source* is RGB and *mask* is "L", both *width* x *height*, multiples of 16. *negative_prompt* is
+    None for families without one. *previews* (0 to 3) are emitted for each image, fewer if there are
+    not enough steps before the last. Previews never change the image.
     """
 
     prompt: str
@@ -215,15 +196,15 @@ class ImageJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """The prompt has so many tokens; the first event of an image job."""
+class PromptEncoded:
+    """The prompt is tokenized. The first event of an image job."""
 
     prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
-    """Step *step* of *steps* of picture *index* is done."""
+class StepFinished:
+    """Step *step* of *steps* of image *index* is done."""
 
     index: int
     step: int
@@ -231,11 +212,11 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
-class Previewed:
-    """What picture *index* is likely to become: preview *number* of it, counted from 0.
+class Preview:
+    """Preview *number* (from 0) of image *index*: an estimate of the final image after the last step.
 
-    An estimate of the finished picture after the step that was told last, with its aspect; smaller
-    than it (*width* x *height* are the preview's own). RGB bytes, row by row.
+    *width* x *height* is the preview's own size: smaller than the image, with the same aspect ratio.
+    *rgb*: RGB bytes, row by row.
     """
 
     index: int
@@ -246,8 +227,8 @@ class Previewed:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """Picture *index*: RGB bytes, row by row."""
+class ImageFinished:
+    """Image *index* is complete. *rgb*: RGB bytes, row by row."""
 
     index: int
     width: int
@@ -255,7 +236,7 @@ class Drawn:
     rgb: bytes
 
 
-ImageEvent = Encoded | Stepped | Previewed | Drawn
+ImageEvent = PromptEncoded | StepFinished | Preview | ImageFinished
 
 
 # --- engines ---------------------------------------------------------------------------------------
@@ -263,63 +244,84 @@ ImageEvent = Encoded | Stepped | Previewed | Drawn
 Job = TypeVar("Job")
 Event = TypeVar("Event")
 JobIn = TypeVar("JobIn", contravariant=True)
+EventIn = TypeVar("EventIn", contravariant=True)
 EventOut = TypeVar("EventOut", covariant=True)
-
-
-@runtime_checkable
-class Telling(Protocol):
-    """An engine that counts what it does; asked from another thread than the model's."""
-
-    def work(self) -> Work:
-        """Since it was loaded."""
-
-    def caches(self) -> Caches: ...
-
-
-@runtime_checkable
-class Resting(Protocol):
-    """An engine that gives memory back between jobs; called on the model thread."""
-
-    def rest(self) -> bool:
-        """Give a bounded amount back; True when there is more, and it is to be called again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a model is. *commit*: of the Hub, "" for a folder; *newer*: what the Hub has now, when its
-    files are not all here."""
+    """The files of a model. *commit*: the Hub commit, "" for a folder. *newer*: the Hub's current
+    commit, if its files are not all downloaded."""
 
     folder: Path
     commit: str = ""
     newer: str = ""
 
 
-@runtime_checkable
-class Hosted(Protocol):
-    """An engine whose model may come from the Hub; asked from another thread than the model's."""
+class Sink(Protocol[EventIn]):
+    """Where the events of one job go. Used on the model thread; nothing here raises."""
 
-    located: Located
+    @property
+    def cancelled(self) -> bool:
+        """Whether the client has gone."""
+
+    def begin(self) -> None:
+        """The model starts to work on the job."""
+
+    def put(self, event: EventIn) -> None: ...
+
+    def advance(self) -> None:
+        """The job has made progress without an event."""
+
+    def end(self, error: BaseException | None) -> None:
+        """The last call: the job is finished or cancelled (None), or it has failed."""
 
 
 class Engine(Protocol[JobIn, EventOut]):
-    """One model. All three methods are called on the same thread."""
+    """One model and a batch of jobs: several for a vision-language model, one for an image model.
+
+    ``prepare`` and ``prebuild`` run on the preparer thread. ``work``, ``caches`` and ``located`` may be
+    read from any thread. The model thread calls everything else.
+    """
+
+    located: Located
 
     def load(self, report: Report) -> None:
-        """Import the library, load the weights and warm up; tells *report* the phase it is in.
+        """Import the libraries, load the weights, warm up, and report each phase.
 
-        Raises ``LoadError``; any other exception is a failed load, too.
+        Raises ``LoadError``. Any other exception is a failed load too.
         """
 
-    def run(self, job: JobIn, emit: Callable[[EventOut | None], None]) -> None:
-        """Do *job*, handing each event to *emit*.
+    def prepare(self, job: JobIn) -> Any:
+        """Turn *job* into what ``admit`` takes. Raises ``ApiError`` if the client is at fault."""
 
-        *emit* raises ``Cancelled`` when the job is cancelled, and takes None to ask only that; it is
-        called at least once per token or step. Raises ``contracts.errors.ApiError`` for what the
-        client did; other exceptions fail this job alone.
+    def prebuild(self) -> None:
+        """Build what later jobs may need. Called once, while no job waits."""
+
+    def admit(self, prepared: Any, sink: Sink[Any]) -> None:
+        """Queue a job. Jobs start in the order of admission."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job has not ended."""
+
+    def step(self) -> None:
+        """Do one step of work.
+
+        Jobs whose sink is cancelled end first. A failure of one job ends that job with the error. If
+        ``step`` raises, all jobs are lost.
         """
+
+    def rest(self) -> bool:
+        """Free a bounded amount of cached memory while idle. True if there is more to free."""
+
+    def work(self) -> Work:
+        """Counters since the load."""
+
+    def caches(self) -> Caches: ...
 
     def close(self) -> None:
-        """Free what the thread holds."""
+        """Free the model and the thread's MLX streams."""
 
 
 ChatEngine = Engine[ChatJob, ChatEvent]

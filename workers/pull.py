@@ -1,9 +1,10 @@
-"""``python -m workers.pull``: fetches all files of one model and loads nothing.
+"""``python -m workers.pull``: downloads all files of one model and loads nothing.
 
-Each report is a line of JSON on standard output, at most four a second; the last one says ``ready`` and
-how many bytes came. A pull that fails leaves with status 1 and ``load failed: <reason>`` as the last
-line of standard error, as a worker does. It leaves with its parent (``--parent-pipe``).
-Rules: no library of models is imported; the files are those that the engine itself would ask for.
+Each report is a line of JSON on standard output, at most four a second. The last one has phase
+``ready`` and the number of bytes fetched. A failed pull exits with status 1 and, like a worker, writes
+``load failed: <reason>`` as the last line of standard error. It exits with its parent
+(``--parent-pipe``).
+Rules: no model library is imported; the files are those that the engine itself would download.
 """
 
 from __future__ import annotations
@@ -17,67 +18,65 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.control import Download, Phase
-from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings
+from contracts.settings.models import ImageSettings, ModelSettings, VlmSettings, is_folder
 from web.parent_pipe import leave_with_parent
 from workers.engine import LoadError, Report
-from workers.hub import model_files
 from workers.image import engine as image_engine
 from workers.vlm import files
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-PARENT_GRACE_S = 1.5  # seconds from the end of the parent to the hard exit
+PARENT_GRACE_S = 1.5  # seconds from the parent's exit to the hard exit
 
 Write = Callable[[str], None]  # takes a line
 
 
 class Progress:
-    """Writes what ``hub.locate`` reports, and counts what came."""
+    """Writes the reports of ``model_files.locate`` as lines, and counts the fetched bytes."""
 
     def __init__(self, write: Write) -> None:
         self._write = write
         self._first: Download | None = None
         self._last: Download | None = None
-        self._whole = 0
+        self._finished_bytes = 0  # of the repositories before this one
 
     @property
     def fetched_bytes(self) -> int:
-        """Bytes that were not there when the pull began."""
+        """Bytes that were not on the disk when the pull began."""
         if self._first is None or self._last is None:
-            return self._whole
-        return self._whole + self._last.done_bytes - self._first.done_bytes
+            return self._finished_bytes
+        return self._finished_bytes + self._last.done_bytes - self._first.done_bytes
 
-    def begin(self) -> None:
-        """Another repository follows."""
-        self._whole = self.fetched_bytes
+    def next_repository(self) -> None:
+        """The reports that follow are about another repository."""
+        self._finished_bytes = self.fetched_bytes
         self._first = self._last = None
 
     def report(self, phase: Phase, detail: str, download: Download | None = None) -> None:
-        if download is not None:
-            self._first = self._first or download
-            self._last = download
-        said = {"phase": phase.value, "detail": detail}
-        self._write(
-            json.dumps(said if download is None else {**said, "download": download.model_dump()})
-        )
+        if download is None:
+            return  # the end of a download; another may follow
+        self._first = self._first or download
+        self._last = download
+        line = {"phase": phase.value, "detail": detail, "download": download.model_dump()}
+        self._write(json.dumps(line))
 
     def end(self) -> None:
         detail = "" if self.fetched_bytes else "nothing to fetch"
-        said = {"phase": Phase.READY.value, "detail": detail, "fetched_bytes": self.fetched_bytes}
-        self._write(json.dumps(said))
+        line = {"phase": Phase.READY.value, "detail": detail, "fetched_bytes": self.fetched_bytes}
+        self._write(json.dumps(line))
 
 
 def pull(alias: str, settings: VlmSettings | ImageSettings, progress: Progress) -> None:
-    """Fetch what the engine of *settings* would fetch. Raises ``LoadError``."""
+    """Download the files that the model's engine would download. Raises ``LoadError``."""
     report: Report = progress.report
     if isinstance(settings, ImageSettings):
         image_engine.locate(alias, settings, report, newest=True)
         return
     folder = files.locate(alias, settings, report, newest=True).folder
-    if model_files.is_folder(settings.path) and not (folder / "config.json").is_file():
-        return  # no model; to say so is the load's part
+    if is_folder(settings.path) and not (folder / "config.json").is_file():
+        return  # not a model; the load reports it
     if files.is_moondream(_config(alias, folder)):
-        progress.begin()
+        progress.next_repository()
         files.locate_tokenizer(alias, folder, report, newest=True)
 
 
@@ -90,10 +89,10 @@ def _config(alias: str, folder: Path) -> dict[str, object]:
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="python -m workers.pull", description="Fetch one model.")
-    parse.add_argument("--alias", required=True, help="the name of the model in the settings")
-    parse.add_argument("--spec", required=True, help="its settings, as JSON")
-    parse.add_argument("--parent-pipe", action="store_true", help="leave when standard input ends")
+    parse = argparse.ArgumentParser(prog="python -m workers.pull", description="Download one model.")
+    parse.add_argument("--alias", required=True, help="the model's name in the settings")
+    parse.add_argument("--spec", required=True, help="the model's settings, as JSON")
+    parse.add_argument("--parent-pipe", action="store_true", help="exit when standard input closes")
     return parse
 
 
@@ -107,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     if args.parent_pipe:
         leave_with_parent(PARENT_GRACE_S)
-    progress = Progress(_say)
+    progress = Progress(_write_line)
     try:
         pull(args.alias, settings, progress)
     except LoadError as exc:
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,9 +1,8 @@
-"""The process of a worker: its socket, its server, how it leaves.
+"""A worker's process: its socket, its server, its exit.
 
-Rules: ``__main__`` takes the port before anything slow happens, so that a port in use is an error at
-once and ``/health`` answers while the model is imported; the process ends by a signal, by the end of
-its parent or by a failed load, always within seconds; the reason for a failed load is the last line of
-the log.
+Rules: ``__main__`` binds the port before anything slow happens, so that a port in use fails at once and
+``/health`` responds while libraries are imported. The process exits on a signal, when its parent exits,
+or after a failed load, always within seconds. The reason for a failed load is the last line of the log.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from workers.app import create_app
 from workers.engine import AnyEngine
 from workers.serving.endpoint import SOURCE, Worker
 
-GRACE_S = 1  # seconds that requests get to end by themselves after SIGTERM
-FAILED_HEALTH_S = 1.0  # seconds for which /health tells why the load failed, before the exit
-PARENT_GRACE_S = 1.5  # seconds from the end of the parent to the hard exit
+GRACE_S = 1  # seconds that requests have to finish after SIGTERM
+FAILED_HEALTH_S = 1.0  # seconds for which /health reports why the load failed, before the exit
+PARENT_GRACE_S = 1.5  # seconds from the parent's exit to the hard exit
 EXIT_FAILED = 1
 
 
@@ -44,13 +43,13 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # What still runs after the grace ends with an error of ours, not with a cut connection.
+        # Requests still open after the grace period get an error, not just a closed connection.
         asyncio.get_running_loop().call_later(GRACE_S, self._worker.thread.stop_jobs)
         await super().shutdown(sockets)
 
 
 def make_engine(alias: str, settings: VlmSettings | ImageSettings, wired_limit: int = 0) -> AnyEngine:
-    # Imported here for symmetry alone: neither imports its library before load.
+    # Neither engine imports its library before ``load``.
     if isinstance(settings, VlmSettings):
         from workers.vlm.engine import VlmEngine
 
@@ -70,9 +69,9 @@ def serve(
     engine: AnyEngine | None = None,
     wired_limit: int = 0,
 ) -> int:
-    """Serve until a signal, the end of the parent or a failed load; the exit status.
+    """Serve until a signal, the parent's exit or a failed load; returns the exit status.
 
-    *wired_limit*: bytes, see ``runtime.limit_memory``; 0: nothing is wired.
+    *wired_limit*: bytes, see ``runtime.limit_memory``; 0 wires nothing.
     """
     server: _Server | None = None
 
@@ -94,7 +93,7 @@ def serve(
         leave_with_parent(PARENT_GRACE_S)
     server.run(sockets=[sock])
     if worker.thread.phase is Phase.FAILED:
-        # Bare, and the last line of all: the manager shows it as the reason.
+        # Without a log prefix, as the last line: the manager shows it as the reason.
         logging.shutdown()
         prefix = "" if worker.thread.lost else "load failed: "
         sys.stderr.write(f"{prefix}{worker.thread.detail}\n")
@@ -103,7 +102,7 @@ def serve(
 
 
 def leave(status: int) -> None:
-    """End the process now: the model thread may be inside MLX, and must not be torn down there."""
+    """Exit now: the model thread may be inside MLX and must not be torn down there."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,10 +1,10 @@
-"""A worker in waiting: its imports are done, it has no port and no model; a line makes it a worker.
+"""A standby worker: a process with the libraries imported that waits for a model to serve.
 
-The imports are most of a cold start. A standby has them behind it: the manager writes one line of JSON
-to its standard input, an ``Assignment``, and it goes on as if that had stood in its argv.
-Rules: until the line comes it listens nowhere and a SIGTERM ends it at once; the end of its input ends
-it, also while it imports; it reads no more than the one line (what ends a worker with its parent,
-``web.parent_pipe``, reads on from there); a kind whose library is not installed is left out.
+Imports are most of a cold start. The manager writes one line of JSON, an ``Assignment``, to a standby's
+standard input; the process then continues as if the fields had been its arguments.
+Rules: until then it has no port, and SIGTERM ends it at once. When its input closes it exits, even
+while it imports. It reads exactly one line; ``web.parent_pipe`` reads the rest, to notice the parent's
+exit. A kind whose library is not installed is left out.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 KINDS = ("vlm", "image")  # also the names of the folders with the engines
 LINE_LIMIT = 1 << 20  # bytes
 _READ = 1 << 16  # bytes
-# What server and routes import when they are first used; the engines know what they import.
-_OURS = (
+# Modules that the server and the routes import on first use; engines list theirs in ``LIBRARIES``.
+_SERVER_MODULES = (
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.httptools_impl",
     "uvicorn.lifespan.on",
@@ -40,7 +40,7 @@ _OURS = (
 
 
 class Assignment(BaseModel):
-    """What a standby is to become; the fields are the arguments of ``python -m workers``."""
+    """The model that a standby will serve; the fields are arguments of ``python -m workers``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -52,10 +52,10 @@ class Assignment(BaseModel):
 
 
 def wait(kinds: Sequence[str], fd: int, on_end: Callable[[], None]) -> Assignment:
-    """Import what the engines of *kinds* need, then wait for the line on *fd*.
+    """Import the libraries of *kinds*, then wait for the assignment on *fd*.
 
-    *on_end* is called, on another thread, when the input ends before that. Raises ``SettingsError``
-    for a line that is no assignment. A line that comes early is taken when the imports are done.
+    *on_end* is called on another thread if the input closes first. Raises ``SettingsError`` for an
+    invalid line. A line that arrives early is used when the imports are done.
     """
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
@@ -69,33 +69,33 @@ def wait(kinds: Sequence[str], fd: int, on_end: Callable[[], None]) -> Assignmen
     threading.Thread(target=listen, name="standby", daemon=True).start()
     for kind in kinds:
         import_libraries(kind)
-    for name in _OURS:
+    for name in _SERVER_MODULES:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # a hundred thousand objects that stay: no collection need look at them again
+    gc.freeze()  # a hundred thousand permanent objects: collections skip them
     log.info("standby ready")
     return parse(lines.get())
 
 
 def import_libraries(kind: str) -> None:
-    """Import what an engine of *kind* imports to load and to answer."""
+    """Import the libraries with which an engine of *kind* loads and runs."""
     runtime.prepare()
     engine = importlib.import_module(f"workers.{kind}.engine")
     try:
         for name in engine.LIBRARIES:
             importlib.import_module(name)
     except Exception as exc:  # some libraries raise other errors than ImportError
-        log.warning("standby: the libraries of kind %s are left out: %s", kind, exc)
+        log.warning("standby: libraries of kind %s not imported: %s", kind, exc)
 
 
 def read_line(fd: int) -> bytes | None:
-    """The first line of *fd* without its end; None when the input ends before it."""
+    """The first line of *fd* without its line feed; None if the input closes before that."""
     line = b""
-    # os.read: a buffered reader would keep what follows, and its lock, for itself.
+    # os.read: a buffered reader would consume what follows, and hold its lock.
     while b"\n" not in line:
         try:
             chunk = os.read(fd, _READ)
-        except OSError:  # there is no input
+        except OSError:  # no input
             return None
         if not chunk:
             return None
@@ -112,4 +112,4 @@ def parse(line: bytes) -> Assignment:
     except ValidationError as exc:
         problem = exc.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise SettingsError(f"standby: {where or 'the line'}: {problem['msg']}") from exc
+        raise SettingsError(f"standby: {where or 'assignment'}: {problem['msg']}") from exc

@@ -1,7 +1,7 @@
-"""All settings as frozen values: the sections of ``config.yaml``, and how they must fit together.
+"""All settings as frozen models: the sections of ``config.yaml``, and the checks across them.
 
-Rules: unknown keys and wrong types are errors; GiB exist only in the file, bytes everywhere else;
-nothing reads the environment or the file but ``contracts.settings.file``. A change takes effect at a
+Rules: unknown keys and wrong types are errors; sizes are GiB or MiB in the file and bytes everywhere
+else; only ``contracts.settings.file`` reads the file and the environment. Changes take effect after a
 restart.
 """
 
@@ -25,18 +25,19 @@ _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 class ManagerSettings(Section):
     host: str = "127.0.0.1"
     port: Port = 8100
-    docker_bridge: bool = True  # on Linux, beside loopback: listen where containers of this host call
+    docker_bridge: bool = True  # Linux: also listen on Docker's bridge, for containers of this host
     token: Annotated[str, Field(repr=False)] = ""
-    allowed_hosts: HostNames = Field(default_factory=list)  # as gateway.allowed_hosts
+    allowed_hosts: HostNames = Field(default_factory=list)  # like gateway.allowed_hosts
     idle_timeout_s: IdleSeconds = 300.0  # -1: never
-    start_timeout_s: Seconds = 300.0  # since the load last made progress
+    start_timeout_s: Seconds = 300.0  # without progress of the load
     drain_timeout_s: Seconds = 30.0
     stop_timeout_s: Seconds = 5.0  # from SIGTERM to SIGKILL
     queue_limit: Annotated[int, Field(ge=1)] = 256  # per alias
     queue_timeout_s: Seconds = 300.0
-    max_wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0  # then its turn has come
-    stall_timeout_s: Seconds = 180.0  # without a token or step while there is work
-    max_requests: Annotated[int, Field(ge=0)] = 0  # of one worker process; 0: any number
+    # How long loaded models accept requests while another model waits for memory.
+    max_wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    stall_timeout_s: Seconds = 180.0  # without a token or step while there are jobs
+    max_requests: Annotated[int, Field(ge=0)] = 0  # per worker process; 0: no limit
     standby: Annotated[int, Field(ge=0, le=4)] | None = None  # None: 1, or 0 below 24 GB of memory
     state_dir: Annotated[str, Field(min_length=1)] = "state"
     log_dir: Annotated[str, Field(min_length=1)] = "logs"
@@ -44,19 +45,19 @@ class ManagerSettings(Section):
 
 
 class MemorySettings(Section):
-    # None: 75 % of the machine's memory. On a Mac never more than its GPU may hold (manager.ceiling).
+    # None: 75 % of the machine's memory. On a Mac the GPU limit applies too (manager.ceiling).
     max_unified_memory_gb: Gigabytes | None = None
     safety_margin_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    # A worker whose footprint outgrew what it was after ``recycle_after`` requests by this share is
-    # replaced; 0: never.
+    # Replace a worker whose footprint grew by this share since its first ``recycle_after`` requests;
+    # 0: never.
     recycle_growth: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     recycle_after: Annotated[int, Field(ge=1)] = 20
 
     def budget_bytes(self, total_bytes: int, ceiling: int | None = None) -> int:
-        """What all workers together may use on a machine with *total_bytes* of memory.
+        """The memory budget of all workers on a machine with *total_bytes* of memory.
 
-        *ceiling*: what the GPU may hold of it. The margin is for the rest of the system, which shares
-        the memory but hardly the GPU: it is not taken off the ceiling.
+        *ceiling*: the GPU limit in bytes. The safety margin is for other programs, which share the
+        machine's memory but hardly use the GPU, so it is not subtracted from the ceiling.
         """
         limit = self.max_unified_memory_gb
         whole = 0.75 * total_bytes if limit is None else limit * GIB
@@ -64,7 +65,7 @@ class MemorySettings(Section):
         return max(0, int(budget if ceiling is None else min(budget, ceiling)))
 
 
-WIRED_SHARE = 0.5  # of what the GPU may hold, at most, for one worker
+WIRED_SHARE = 0.5  # of the GPU limit, at most, for one worker
 
 
 def _wired_limit(value: Any) -> Any:
@@ -72,13 +73,13 @@ def _wired_limit(value: Any) -> Any:
         return 0.0
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
-        raise ValueError("expected `off`, or the GB that each worker may keep wired, such as 2")
+        raise ValueError("expected `off`, or GB per worker, such as 2")
     return float(value)
 
 
 class WorkerSettings(Section):
-    # GB that MLX keeps wired in each worker on a Mac (``mx.set_wired_limit``); 0: `off`, none. A wired
-    # limit beside concurrent requests makes macOS panic: https://github.com/ml-explore/mlx/issues/3186
+    # GB of memory that MLX wires in each worker on a Mac (``mx.set_wired_limit``); 0 is `off`. With
+    # concurrent requests it can make macOS panic: https://github.com/ml-explore/mlx/issues/3186
     wired_limit: Annotated[float, BeforeValidator(_wired_limit)] = 0.0
 
     @property
@@ -87,25 +88,25 @@ class WorkerSettings(Section):
 
 
 def wired_limit_problem(wired: int, most: int) -> str:
-    """Why a worker may not keep *wired* bytes wired where the GPU may hold *most*; "": it may."""
+    """Why a worker can't wire *wired* bytes if the GPU limit is *most* bytes; "" if it can."""
     bound = WIRED_SHARE * most
     if wired <= bound:
         return ""
     return (
-        f"workers.wired_limit: {wired / GIB:.1f} GB is too much: the GPU may hold {most / GIB:.1f} GB,"
-        f" and a worker may keep at most {bound / GIB:.1f} GB of it wired; set a smaller size, or `off`"
+        f"workers.wired_limit: {wired / GIB:.1f} GB is too large: the GPU limit is {most / GIB:.1f} GB,"
+        f" and a worker may wire at most {bound / GIB:.1f} GB; set a smaller value, or `off`"
     )
 
 
 class LogSettings(Section):
-    """``prompts``: whether the line of a request holds the beginning of its prompt; pictures: never."""
+    """``prompts``: include the beginning of prompts in the access log. Images are never logged."""
 
     format: Literal["pretty", "json"] = "pretty"
     prompts: bool = False
 
 
 class DefaultSettings(Section):
-    """The alias that serves a route when the request names no model; None: the first that can."""
+    """The alias for requests without a model, per route; None: the first capable model."""
 
     chat: str | None = None
     analyze: str | None = None
@@ -126,10 +127,12 @@ class Settings(Section):
     @field_validator("models")
     @classmethod
     def _aliases_are_plain_words(cls, models: dict[str, Any]) -> dict[str, Any]:
-        # An alias stands in URLs, file names and argv.
+        # Aliases appear in URLs, file names and command lines.
         for alias in models:
             if _ALIAS.fullmatch(alias) is None:
-                raise ValueError(f"alias {alias!r} must be lower-case letters, digits, '.', '_', '-'")
+                raise ValueError(
+                    f"alias {alias!r}: use lower-case letters, digits, '.', '_' and '-' only"
+                )
         return models
 
     @model_validator(mode="after")
@@ -139,13 +142,13 @@ class Settings(Section):
             (f"models.{alias}.port", model.port) for alias, model in self.models.items()
         ]:
             if port in taken:
-                raise ValueError(f"{where}: port {port} is also {taken[port]}")
+                raise ValueError(f"{where}: port {port} is already used by {taken[port]}")
             taken[port] = where
         known = {alias: alias for alias in self.models}
         for alias, model in self.models.items():
             for name in model.names:
                 if known.get(name, alias) != alias or name in self.models:
-                    raise ValueError(f"models.{alias}.names: {name!r} is also {known[name]}")
+                    raise ValueError(f"models.{alias}.names: {name!r} already belongs to {known[name]}")
                 known[name] = alias
         return self
 
@@ -166,19 +169,19 @@ class Settings(Section):
         return self
 
     def default_for(self, route: str) -> str | None:
-        """The alias that serves *route* when no model is named; None: no model can."""
+        """The alias for *route* if the request names no model; None: no model is capable."""
         configured: str | None = getattr(self.defaults, route)
         able = (alias for alias, model in self.models.items() if _can(model, route))
         return configured or next(able, None)
 
     @property
     def manager_url(self) -> str:
-        """Where the gateway finds the manager."""
+        """The manager's base URL, as the gateway uses it."""
         port = self.gateway.manager_port or self.manager.port
         return f"http://{self.gateway.manager_host}:{port}"
 
     def idle_timeout_s(self, alias: str) -> float:
-        """Seconds without a request after which *alias* is stopped; -1: never."""
+        """Seconds without requests after which *alias* is unloaded; -1: never."""
         own = self.models[alias].idle_timeout_s
         return self.manager.idle_timeout_s if own is None else own
 

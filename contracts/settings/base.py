@@ -1,4 +1,4 @@
-"""What all sections of the settings share: strict frozen models, units, and the error."""
+"""Base class and types of all settings sections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.I)
 
 def _is_host_name(name: str) -> str:
     if len(name) > 253 or _HOST_NAME.fullmatch(name) is None:
-        raise ValueError("expected a name like 'vision.example.org' or '*.example.org', without a port")
+        raise ValueError("expected a name like 'vision.example.org' or '*.example.org', no port")
     return name
 
 
@@ -28,5 +28,5 @@ HostNames = list[Annotated[str, AfterValidator(_is_host_name)]]
 
 
 class Section(BaseModel):
-    # What was given stands in no error: it may be a key.
+    # Errors must not show input values: they may be keys.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)

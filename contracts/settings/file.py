@@ -1,8 +1,8 @@
-"""From ``config.yaml`` and the environment to ``Settings``, once.
+"""Load ``Settings`` from ``config.yaml``, ``.env`` and the environment.
 
-Rules: what is wrong is told with file, line, key and reason; the environment wins over ``.env``, which
-lies beside the settings file, that over the file, and the file over the defaults; relative folders are
-taken from the file's own folder.
+Rules: errors name file, line, key and reason. The environment overrides ``.env`` (next to the settings
+file), ``.env`` overrides the file, the file overrides the defaults. Relative paths are relative to the
+settings file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from contracts.settings.models import ImageSettings, is_folder
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
 
 
-# What PyYAML raises, besides its own errors, for dates that there are not, tags that don't fit, depth.
+# PyYAML raises these, in addition to its own errors, for invalid dates and tags, and deep nesting.
 _UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 class SettingsError(Exception):
-    """The settings can't be used; the message has a line for each problem."""
+    """The settings are invalid; the message has a line for each problem."""
 
 
-# variable -> (section, key, how it is read)
+# variable -> (section, key, parser)
 ENVIRONMENT: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {
     "GATEWAY_HOST": ("gateway", "host", str),
     "GATEWAY_PORT": ("gateway", "port", int),
@@ -51,9 +51,10 @@ ENVIRONMENT: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {
 def environment(
     path: str | Path | None, environ: Mapping[str, str], default: Path = DEFAULT_CONFIG
 ) -> dict[str, str]:
-    """*environ* over the ``.env`` beside settings file *path*, else ``VISION_CONFIG``, else *default*.
+    """*environ*, completed by the ``.env`` in the folder of the settings file.
 
-    Its ``VISION_CONFIG`` is the file to load. Raises ``SettingsError``.
+    The settings file is *path*, else ``VISION_CONFIG``, else *default*; the result names it in
+    ``VISION_CONFIG``. Raises ``SettingsError``.
     """
     named = path or environ.get("VISION_CONFIG")
     folder = (Path(named) if named else default).expanduser().parent
@@ -61,7 +62,7 @@ def environment(
         values = env_file.read(folder / env_file.NAME)
     except EnvFileError as exc:
         raise SettingsError(str(exc)) from exc
-    # One that .env itself names is meant from where .env lies.
+    # A file that .env names is relative to .env.
     file = named or folder / Path(values.get("VISION_CONFIG") or default).expanduser()
     return {**env_file.under(environ, values), "VISION_CONFIG": str(file)}
 
@@ -69,9 +70,9 @@ def environment(
 def load(
     path: str | Path | None, environ: Mapping[str, str], default: Path = DEFAULT_CONFIG
 ) -> Settings:
-    """The settings of file *path* (else ``VISION_CONFIG``, else *default*) under *environ*.
+    """Load the settings from *path* (else ``VISION_CONFIG``, else *default*) and *environ*.
 
-    Raises ``SettingsError``. Relative folders among the paths are taken from the file's own folder.
+    Raises ``SettingsError``. Relative paths in the result are made absolute.
     """
     environ = environment(path, environ, default)
     file = Path(environ["VISION_CONFIG"]).expanduser()
@@ -80,13 +81,13 @@ def load(
     except OSError as exc:
         raise SettingsError(f"{file}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise SettingsError(f"{file}: is not UTF-8 text, from byte {exc.start} on") from exc
+        raise SettingsError(f"{file}: not UTF-8 text (byte {exc.start})") from exc
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as exc:
         raise SettingsError(f"{_place(file, exc)}: not valid YAML: {_problem(exc)}") from exc
     except _UNREADABLE as exc:
-        raise SettingsError(f"{file}: holds a value that can't be read: {exc}") from exc
+        raise SettingsError(f"{file}: invalid value: {exc}") from exc
     if not isinstance(data, dict):
         raise SettingsError(f"{file}: expected a mapping of sections")
     _refuse_repeated_keys(file, yaml.compose(text, Loader=yaml.SafeLoader), set())
@@ -105,14 +106,14 @@ def _place(file: Path, exc: yaml.YAMLError) -> str:
 
 def _problem(exc: yaml.YAMLError) -> str:
     if isinstance(exc, yaml.constructor.ConstructorError | yaml.composer.ComposerError):
-        return "a value that begins with '!' or '*' needs quotes"  # it may be a key: it isn't shown
+        return "a value that begins with '!' or '*' needs quotes"  # not shown: it may be a key
     return str(getattr(exc, "problem", None) or exc).splitlines()[0]
 
 
 def _refuse_repeated_keys(file: Path, node: yaml.Node | None, visited: set[int]) -> None:
-    """YAML lets the last of two equal keys win without a word.
+    """Raise ``SettingsError`` for a key that occurs twice; YAML silently uses the last one.
 
-    *visited*: ids of nodes; one can be in many places by an alias, and in itself.
+    *visited*: ids of nodes. YAML aliases can place a node in several places, and inside itself.
     """
     if id(node) in visited:
         return
@@ -153,14 +154,14 @@ def _problems(exc: ValidationError, file: Path, text: str) -> list[str]:
         loc = [str(part) for part in problem["loc"] if part not in ("vlm", "image")]
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = "is not a key that there is"
+            message = "unknown key"
         where = f"{file}:{line}" if (line := _line_of(text, loc)) else str(file)
         lines.append(f"{where}: {'.'.join(loc)}: {message}" if loc else f"{where}: {message}")
     return lines
 
 
 def _line_of(text: str, loc: list[str]) -> int | None:
-    """The line of the innermost part of *loc* that the file has."""
+    """The line of the innermost part of *loc* that exists in the file."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     line = None
     for part in loc:

@@ -1,4 +1,4 @@
-"""The settings of pictures that come in: how many, how large, and from where they are fetched."""
+"""Settings for input images: number, size, and which URLs are fetched."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def _word(value: Any) -> Any:
 def _network(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"expected a network like '192.168.1.0/24', not {value!r}")
-    network = ipaddress.ip_network(value)  # its errors name what is wrong, host bits too
+    network = ipaddress.ip_network(value)  # raises a clear error, also for host bits
     if network.version == 6 and network.network_address.ipv4_mapped is not None:
-        raise ValueError(f"write {value!r} as the IPv4 network that it means")
+        raise ValueError(f"write {value!r} as an IPv4 network")
     return network
 
 
 class ImageInputSettings(Section):
-    # off: no URL is fetched; public: from public addresses; any: from private ones too.
+    # off: fetch no URLs; public: public addresses only; any: private addresses too.
     fetch: Annotated[Fetch, BeforeValidator(_word)] = "public"
     fetch_allow: list[Annotated[Network, BeforeValidator(_network)]] = Field(default_factory=list)
-    fetch_timeout_s: Seconds = 20.0  # of one URL, from the look-up of its name to its last byte
-    max_mb: Annotated[int, Field(ge=1)] = 20  # MiB of one image, as the file that it is
+    fetch_timeout_s: Seconds = 20.0  # per URL, from DNS lookup to the last byte
+    max_mb: Annotated[int, Field(ge=1)] = 20  # MiB per image file
     max_per_request: Annotated[int, Field(ge=1)] = 32

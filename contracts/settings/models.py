@@ -1,4 +1,4 @@
-"""The settings of one model: what it is, how much of it, and how it answers by default."""
+"""Model settings: checkpoint, memory, limits and defaults of requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contracts.settings.base import GIB, Gigabytes, IdleSeconds, Name, Port, Sec
 
 
 def _date_as_text(value: object) -> object:
-    """A tag such as 2025-06-21 is a date to YAML."""
+    """YAML parses a tag such as 2025-06-21 as a date."""
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -24,7 +24,7 @@ RevisionName = Annotated[str, Field(pattern=rf"^{NAME.pattern}$"), BeforeValidat
 
 class _ModelSettings(Section):
     path: Annotated[str, Field(min_length=1)]  # a Hugging Face id, or a folder (./, ../, / or ~)
-    revision: RevisionName | None = None  # a commit, tag or branch; None: as contracts.revisions says
+    revision: RevisionName | None = None  # a commit, tag or branch; None: see contracts.revisions
     port: Port
     memory_gb: Gigabytes
     names: list[Name] = Field(default_factory=list)
@@ -43,29 +43,30 @@ class _ModelSettings(Section):
         return int(self.memory_gb * GIB)
 
     @property
-    def large_picture(self) -> int:
-        """Pixels of a picture whose peak stands for what the model needs.
+    def large_image_pixels(self) -> int:
+        """Pixels from which an image shows the model's full memory use.
 
-        Until a picture of this size has been served, a measured peak can raise the charge of the model
-        above ``memory_gb``, but never lower it: a text or a thumbnail needs far less than a picture.
+        Until the model has processed an image of this size, measured peaks can raise its estimate
+        above ``memory_gb``, but not lower it: text and thumbnails need far less memory.
         """
         raise NotImplementedError
 
 
 class VlmSettings(_ModelSettings):
     kind: Literal["vlm"]
-    max_tokens: Annotated[int, Field(ge=1)] = 1024  # of an answer when the client sets no limit
-    max_concurrency: Annotated[int, Field(ge=1, le=64)] = 8  # answers that are drawn at a time
-    kv_bits: Literal[4, 8] | None = None  # of keys and values; None: as the model computes
-    prefix_cache_mb: Annotated[int, Field(ge=0)] = 512  # MiB of prompts that are kept
-    vision_cache_mb: Annotated[int, Field(ge=0)] = 128  # MiB of seen pictures that are kept
-    prefill_tokens: Annotated[int, Field(ge=32)] = 512  # of a prompt that are read in one go, at most
-    image_prefix: Literal["causal", "bidirectional"] | None = None  # Moondream2; None: by its tokenizer
-    max_pixels: Annotated[int, Field(ge=784)] = 4096 * 784  # of an image; 28 x 28 are one token of Qwen
-    trust_remote_code: bool = False  # run the Python files that come with the checkpoint
+    max_tokens: Annotated[int, Field(ge=1)] = 1024  # per completion, if the request sets no limit
+    max_concurrency: Annotated[int, Field(ge=1, le=64)] = 8  # sequences decoded concurrently
+    kv_bits: Literal[4, 8] | None = None  # quantization of the KV cache; None: none
+    prefix_cache_mb: Annotated[int, Field(ge=0)] = 512  # MiB
+    vision_cache_mb: Annotated[int, Field(ge=0)] = 128  # MiB
+    prefill_tokens: Annotated[int, Field(ge=32)] = 512  # tokens per prefill chunk, at most
+    # Attention over the image prefix of Moondream2; None: decided by its tokenizer.
+    image_prefix: Literal["causal", "bidirectional"] | None = None
+    max_pixels: Annotated[int, Field(ge=784)] = 4096 * 784  # per image; Qwen: 28 x 28 per token
+    trust_remote_code: bool = False  # run Python files of the checkpoint
 
     @property
-    def large_picture(self) -> int:
+    def large_image_pixels(self) -> int:
         return self.max_pixels // 4
 
 
@@ -77,8 +78,8 @@ class LoraSettings(Section):
 class ImageSettings(_ModelSettings):
     kind: Literal["image"]
     family: str  # a row of contracts.families
-    quantize: Literal[3, 4, 5, 6, 8] | None = None  # bits; None: as the checkpoint is
-    # Keep what ``quantize`` makes of a download on disk, and load that from then on.
+    quantize: Literal[3, 4, 5, 6, 8] | None = None  # bits; None: as stored in the checkpoint
+    # Save the quantized weights of a download on disk, and load them from then on.
     save_quantized: bool = True
     loras: list[LoraSettings] = Field(default_factory=list)
     steps: Annotated[int, Field(ge=1, le=100)] | None = None  # None: the family's
@@ -86,31 +87,29 @@ class ImageSettings(_ModelSettings):
     guidance: Annotated[float, Field(ge=0, le=50)] | None = None  # None: the family's
     size: str = "1024x1024"
     max_pixels: Annotated[int, Field(ge=256)] = 2048 * 2048
-    metadata: bool = True  # what was asked for is written into the picture's file
-    # lean: text encoders leave memory once a prompt is read, and are loaded again for the next new one.
+    metadata: bool = True  # write prompt and parameters into the image file
+    # lean: free the text encoders after encoding a prompt, and load them again for the next new one.
     residency: Literal["fast", "lean"] = "fast"
-    prompt_cache_mb: Annotated[int, Field(ge=0)] = 64  # MiB of encoded prompts that are kept
-    vae_tiling: bool | None = None  # work in tiles; None: where the whole would exceed memory_gb
+    prompt_cache_mb: Annotated[int, Field(ge=0)] = 64  # MiB of encoded prompts
+    vae_tiling: bool | None = None  # None: only if the whole image would exceed memory_gb
     cache_limit_mb: Annotated[int, Field(ge=0)] = 1024  # MiB of freed buffers that MLX keeps
 
     @field_validator("family")
     @classmethod
-    def _family_is_one_that_has_drawn(cls, family: str) -> str:
+    def _family_is_supported(cls, family: str) -> str:
         if family not in FAMILIES:
-            raise ValueError(f"{family!r} is not a family; there are {', '.join(FAMILIES)}")
+            raise ValueError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")
         if FAMILIES[family].experimental:
-            raise ValueError(
-                f"{family!r} is experimental: this version can't be trusted to draw with it"
-            )
+            raise ValueError(f"{family!r} is experimental and not supported by this version")
         return family
 
     @property
     def traits(self) -> Family:
-        """What the model's family can do."""
+        """The model's family: its capabilities and defaults."""
         return FAMILIES[self.family]
 
     @property
-    def large_picture(self) -> int:
+    def large_image_pixels(self) -> int:
         size = parse_size(self.size, max_pixels=self.max_pixels)
         return size.width * size.height // 2
 
@@ -119,10 +118,10 @@ class ImageSettings(_ModelSettings):
         return self.traits.default_guidance if self.guidance is None else self.guidance
 
     def default_steps(self, quality: Quality = "auto", *, edit: bool = False) -> int:
-        """Steps of a request that names none.
+        """Steps of a request that sets none.
 
-        "auto" is the config's number, else the family's; the others are the family's own, of an edit
-        as many times more as its edits take.
+        "auto": the configured number, else the family's. Other levels: the family's, scaled for an
+        edit by the ratio of its ``edit_steps`` to its ``steps``.
         """
         family = self.traits
         if quality != "auto":
@@ -133,7 +132,7 @@ class ImageSettings(_ModelSettings):
         return self.steps or family.steps
 
     @model_validator(mode="after")
-    def _default_size_is_one_that_may_be_asked_for(self) -> Self:
+    def _default_size_is_valid(self) -> Self:
         try:
             parse_size(self.size, max_pixels=self.max_pixels)
         except InvalidRequest as exc:
@@ -145,5 +144,5 @@ ModelSettings = Annotated[VlmSettings | ImageSettings, Field(discriminator="kind
 
 
 def is_folder(path: str) -> bool:
-    """Whether the ``path`` of a model means a folder, and not a Hugging Face id."""
+    """Whether the ``path`` of a model is a folder rather than a Hugging Face id."""
     return path.startswith(("./", "../", "/", "~"))

@@ -1,8 +1,8 @@
-"""How requests are read from the wire, and how their faults are told.
+"""Parse requests, and turn validation errors into API errors.
 
-Rules: a request is parsed strictly (``"4"`` is no integer) from JSON, leniently from form fields, which
-are text; unknown fields are tolerated, as OpenAI's are many and new ones appear; a field that is known
-and not offered is refused rather than ignored. Errors name the field as OpenAI does:
+Rules: JSON is parsed strictly (``"4"`` is not an integer), form fields leniently because they are text.
+Unknown fields are accepted, because OpenAI adds new ones; known fields that are not supported are
+refused rather than ignored. Errors name the field as OpenAI does:
 ``messages[0].content[1].image_url.url``.
 """
 
@@ -31,7 +31,7 @@ def _none_or_some(seconds: float) -> float:
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-# Seconds for which the model stays in memory after the answer; 0: not at all, -1: no idle timeout.
+# Seconds that the model stays loaded after the response; 0: unload at once, -1: no idle timeout.
 KeepAlive = Annotated[Finite, Field(ge=-1), AfterValidator(_none_or_some)]
 Prompt = Annotated[str, Field(min_length=1, max_length=32_000)]
 
@@ -41,19 +41,25 @@ class Request(BaseModel):
 
     model: str | None = None
     user: str | None = None
-    keep_alive: KeepAlive | None = None  # None: the configured idle timeout; the manager's matter
+    keep_alive: KeepAlive | None = None  # None: the configured idle timeout; used by the manager
+
+
+class RequestPart(BaseModel):
+    """An object inside a request. Unknown fields are accepted."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def parse_json(cls: type[Parsed], body: bytes) -> Parsed:
-    """*body* as a *cls*; raises ``InvalidRequest`` or ``UnsupportedParameter`` naming the field."""
+    """Parse *body* as *cls*; raises ``InvalidRequest`` or ``UnsupportedParameter`` with the field."""
     return _translated(lambda: cls.model_validate_json(body, strict=True))
 
 
 def parse_form(cls: type[Parsed], fields: dict[str, Any]) -> Parsed:
-    """Form *fields* (text values) as a *cls*; errors as of ``parse_json``."""
+    """Parse form *fields* (text values) as *cls*; raises the same errors as ``parse_json``."""
     return _translated(lambda: cls.model_validate(fields, strict=False))
 
 
@@ -76,7 +82,7 @@ def _translated(parse: Callable[[], Parsed]) -> Parsed:
 
 
 def read_keep_alive(text: str) -> float:
-    """*text*, of a header or a query, as a ``KeepAlive``; raises ``InvalidRequest``."""
+    """Parse a ``KeepAlive`` from a header or query; raises ``InvalidRequest``."""
     try:
         seconds = float(text)
     except ValueError:
@@ -100,7 +106,7 @@ def param_name(loc: tuple[int | str, ...]) -> str | None:
 
 
 class Faulty(ValueError):
-    """A rule across fields is broken; *param* is relative to the model that raises it."""
+    """A field breaks a rule; *param* is relative to the model that raises this."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
@@ -108,4 +114,4 @@ class Faulty(ValueError):
 
 
 class Unsupported(Faulty):
-    """The request asks for something that this version does not offer."""
+    """The request uses something that this version does not support."""

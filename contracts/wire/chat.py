@@ -1,7 +1,7 @@
-"""A request for a chat completion on the wire: messages, tools, the form of the answer.
+"""Chat completion requests: messages, tools, response format.
 
-Rules are those of ``contracts.wire``. Whether a JSON schema can be used only the worker knows; here its
-place and shape are checked.
+Rules: those of ``contracts.wire``. Only the position and depth of a JSON schema are checked here; the
+worker checks whether it can be turned into a grammar.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     model_validator,
 )
 
-from contracts.wire import MAX_SEED, Faulty, Finite, Request, Unsupported, as_list
+from contracts.wire import MAX_SEED, Faulty, Finite, Request, RequestPart, Unsupported, as_list
 
-MIN_PIXELS = 28 * 28  # of an image: one token of Qwen2.5-VL
+MIN_PIXELS = 28 * 28  # one image token of Qwen2.5-VL
 MAX_TOOLS = 128
 MAX_MESSAGES = 2048
-MAX_DEPTH = 64  # of a JSON schema; the parser takes no more than some 200 levels of anything
+MAX_DEPTH = 64  # of a JSON schema; the JSON parser itself stops at about 200 levels
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -43,7 +41,7 @@ TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 
 def _not_too_deep(schema: dict[str, Any]) -> dict[str, Any]:
-    """What makes a grammar of a schema goes down into it by calling itself."""
+    """Limit the depth, because the grammar compiler recurses into the schema."""
     level: list[Any] = [schema]
     for _ in range(MAX_DEPTH):
         level = [
@@ -64,23 +62,19 @@ def _as_parts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
 # --- messages ------------------------------------------------------------------------------------
 
 
-class ImageUrl(_Part):
-    """``url`` is a data URI or bare base64 text; ``detail`` and ``max_pixels`` bound its tokens."""
+class ImageUrl(RequestPart):
+    """``url``: a data URI, bare base64 or a URL. ``detail`` and ``max_pixels`` limit its tokens."""
 
     url: str
     detail: Detail | None = None
     max_pixels: MaxPixels | None = None
 
 
-class ContentPart(_Part):
-    """Text, or an image. One class, so that errors name the field and not a branch of a union."""
+class ContentPart(RequestPart):
+    """Text or an image. One class, so that errors name the field and not a branch of a union."""
 
     type: Literal["text", "image_url", "refusal"]
     text: str | None = None
@@ -88,7 +82,7 @@ class ContentPart(_Part):
     refusal: str | None = None
 
     @model_validator(mode="after")
-    def _has_what_its_type_says(self) -> Self:
+    def _has_the_field_of_its_type(self) -> Self:
         if getattr(self, self.type) is None:
             raise Faulty(self.type, f"is required in a part of type {self.type!r}")
         return self
@@ -98,20 +92,20 @@ class ContentPart(_Part):
         return self.text or self.refusal or ""
 
 
-class CalledFunction(_Part):
-    """``arguments``: JSON text, as the model wrote it."""
+class CalledFunction(RequestPart):
+    """``arguments``: JSON text, as the model generated it."""
 
     name: Name
     arguments: str
 
 
-class MessageToolCall(_Part):
+class MessageToolCall(RequestPart):
     id: Annotated[str, Field(min_length=1)]
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class Message(_Part):
+class Message(RequestPart):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
         list[ContentPart] | None,
@@ -121,9 +115,9 @@ class Message(_Part):
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
-    def _has_what_its_role_says(self) -> Self:
+    def _has_the_fields_of_its_role(self) -> Self:
         if self.tool_calls and self.role != "assistant":
-            raise Faulty("tool_calls", "only an assistant calls tools")
+            raise Faulty("tool_calls", "is only allowed in assistant messages")
         if self.content is None and not self.tool_calls:
             raise Faulty("content", "is required")
         if self.role == "tool" and not self.tool_call_id:
@@ -142,8 +136,8 @@ class Message(_Part):
 # --- tools ---------------------------------------------------------------------------------------
 
 
-class Function(_Part):
-    """``parameters``: the JSON schema of its arguments; None: it takes none."""
+class Function(RequestPart):
+    """``parameters``: the JSON schema of the arguments; None: no arguments."""
 
     name: Name
     description: str | None = None
@@ -153,39 +147,37 @@ class Function(_Part):
     @model_validator(mode="after")
     def _takes_named_arguments(self) -> Self:
         if (self.parameters or {}).get("type", "object") != "object":
-            raise Faulty("parameters.type", "expected 'object': arguments have names")
+            raise Faulty("parameters.type", "expected 'object'")
         return self
 
 
-class Tool(_Part):
+class Tool(RequestPart):
     type: Annotated[str, Field(json_schema_extra={"enum": ["function"]})]
     function: Function | None = None
 
     @model_validator(mode="after")
     def _is_a_function(self) -> Self:
         if self.type != "function":
-            raise Unsupported(
-                "type", f"tools of type {self.type!r} are not offered: only functions are"
-            )
+            raise Unsupported("type", f"tools of type {self.type!r} are not supported, only functions")
         if self.function is None:
             raise Faulty("function", "is required")
         return self
 
 
-class NamedFunction(_Part):
+class NamedFunction(RequestPart):
     name: Name
 
 
 def _as_choice(value: Any) -> Any:
-    """``"required"`` -> ``{"type": "required"}``: a union would name its branches in errors."""
+    """``"required"`` -> ``{"type": "required"}``. A union would name its branches in errors."""
     return {"type": value} if isinstance(value, str) else value
 
 
 _CHOICES: list[JsonValue] = ["none", "auto", "required", "function"]
 
 
-class ToolChoice(_Part):
-    """``type``: none, auto, required, or function with the function's name."""
+class ToolChoice(RequestPart):
+    """``type``: none, auto, required, or function with a name."""
 
     type: Annotated[str, Field(json_schema_extra={"enum": _CHOICES})]
     function: NamedFunction | None = None
@@ -195,34 +187,34 @@ class ToolChoice(_Part):
         if self.type == "function" and self.function is None:
             raise Faulty("function", "is required")
         if self.type == "allowed_tools":
-            raise Unsupported("type", "a tool_choice of type 'allowed_tools' is not offered")
+            raise Unsupported("type", "a tool_choice of type 'allowed_tools' is not supported")
         if self.type not in _CHOICES:
             raise Faulty("type", "expected 'none', 'auto', 'required' or a function")
         return self
 
 
-# --- forms of answers ----------------------------------------------------------------------------
+# --- response format -----------------------------------------------------------------------------
 
 
-class JsonSchema(_Part):
+class JsonSchema(RequestPart):
     name: Name
     description: str | None = None
     definition: Annotated[Schema | None, Field(alias="schema")] = None  # None: any object
     strict: bool | None = None
 
 
-class ResponseFormat(_Part):
+class ResponseFormat(RequestPart):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
     @model_validator(mode="after")
-    def _has_a_schema_when_it_says_so(self) -> Self:
+    def _has_the_schema_of_its_type(self) -> Self:
         if self.type == "json_schema" and self.json_schema is None:
-            raise Faulty("json_schema", "is required for a format of type 'json_schema'")
+            raise Faulty("json_schema", "is required in a format of type 'json_schema'")
         return self
 
 
-class StreamOptions(_Part):
+class StreamOptions(RequestPart):
     include_usage: bool | None = None
 
 
@@ -230,7 +222,7 @@ class StreamOptions(_Part):
 
 
 class ChatRequest(Request):
-    """``POST /v1/chat/completions``. Sampling fields that are absent mean OpenAI's defaults."""
+    """``POST /v1/chat/completions``. Missing sampling fields have OpenAI's defaults."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
@@ -263,36 +255,34 @@ class ChatRequest(Request):
     max_pixels: MaxPixels | None = None  # of each image
 
     @model_validator(mode="after")
-    def _asks_only_for_what_is_offered(self) -> Self:
+    def _needs_only_supported_features(self) -> Self:
         extra = self.model_extra or {}
         if extra.get("functions") or extra.get("function_call"):
             name = "functions" if extra.get("functions") else "function_call"
-            raise Unsupported(name, "functions are offered as tools only")
+            raise Unsupported(name, "functions are supported as tools only")
         if extra.get("audio") or extra.get("modalities") not in (None, [], ["text"]):
             name = "audio" if extra.get("audio") else "modalities"
-            raise Unsupported(name, "answers are text only")
+            raise Unsupported(name, "only text output is supported")
         if extra.get("web_search_options") is not None:
-            raise Unsupported("web_search_options", "web search is not offered")
+            raise Unsupported("web_search_options", "web search is not supported")
         return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.top_logprobs and not self.logprobs:
-            raise Faulty("top_logprobs", "needs logprobs: true")
+            raise Faulty("top_logprobs", "requires logprobs: true")
         for token in self.logit_bias or ():
             if re.fullmatch(r"[0-9]{1,9}", token) is None:
                 raise Faulty(f"logit_bias.{token}", "expected a token id")
         names = [tool.function.name for tool in self.tools or () if tool.function]
         for at, name in enumerate(names):
             if name in names[:at]:
-                raise Faulty(f"tools[{at}].function.name", f"there are two functions {name!r}")
+                raise Faulty(f"tools[{at}].function.name", f"duplicate function {name!r}")
         choice = self.tool_choice
         if choice is not None and choice.type in ("required", "function") and not names:
-            raise Faulty("tool_choice", "needs tools")
+            raise Faulty("tool_choice", "requires tools")
         if choice is not None and choice.function and choice.function.name not in names:
-            raise Faulty(
-                "tool_choice.function.name", f"there is no function {choice.function.name!r} in tools"
-            )
+            raise Faulty("tool_choice.function.name", f"tools has no function {choice.function.name!r}")
         return self
 
     @model_validator(mode="after")
@@ -302,6 +292,6 @@ class ChatRequest(Request):
             called |= {call.id for call in message.tool_calls or ()}
             if message.role == "tool" and message.tool_call_id not in called:
                 raise Faulty(
-                    f"messages[{at}].tool_call_id", "no earlier message of the assistant has this call"
+                    f"messages[{at}].tool_call_id", "no earlier assistant message has this call"
                 )
         return self

@@ -1,4 +1,4 @@
-"""A chat completion on the wire: whole, or in chunks; choices, tool calls, logprobs, usage."""
+"""Chat completion responses, whole or in chunks: choices, tool calls, logprobs, usage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(BaseModel):
-    """``cached_tokens``: of the prompt, those that did not have to be computed again."""
+    """``cached_tokens``: prompt tokens found in the prefix cache."""
 
     cached_tokens: int = 0
 
@@ -53,7 +53,7 @@ def _is_none(value: Any) -> bool:
 
 
 class ChatMessage(BaseModel):
-    """``content`` is None where tools are called and nothing is said."""
+    """``content`` is None if the model calls tools without any text."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -83,7 +83,7 @@ class DeltaFunction(BaseModel):
 
 
 class DeltaToolCall(BaseModel):
-    """The first one of a call has its ``id`` and name, those after it more of its arguments."""
+    """The first delta of a call has its ``id`` and name, later ones have more of its arguments."""
 
     index: int
     id: str | None = None

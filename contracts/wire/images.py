@@ -1,7 +1,7 @@
-"""Requests for pictures, and the answers, in OpenAI's shapes.
+"""Image generation and edits on the wire: requests, responses, stream events.
 
-Rules: those of ``contracts.wire``. What depends on the model (its family, its limits) is decided by
-``contracts.capabilities``; what can't be right for any model is refused here.
+Rules: those of ``contracts.wire``. Checks that hold for every model are here; checks that depend on the
+model's family are in ``contracts.capabilities``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contracts.families import Quality
 from contracts.wire import Faulty, Finite, Prompt, Request, Seed, Unsupported, as_list
 
 DEFAULT_STRENGTH = 0.7
-DEFAULT_MASKED_STRENGTH = 1.0  # what a mask marks is to be replaced
+DEFAULT_MASKED_STRENGTH = 1.0  # replace the masked area
 
 Images = Annotated[
     list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str]), Field(min_length=1)
@@ -23,14 +23,14 @@ Images = Annotated[
 
 
 def _as_text(value: Any) -> Any:
-    """A mask as OpenAI's JSON form has it, ``{"image_url": ...}``, as the text in it."""
+    """OpenAI's JSON form of a mask is ``{"image_url": ...}``."""
     if not isinstance(value, dict):
         return value
     return ImageReference.model_validate(value, strict=True).image_url
 
 
 class ImageReference(BaseModel):
-    """An input picture as OpenAI's JSON form of edits has it; ``image_url`` may be a data URI."""
+    """An input image in OpenAI's JSON form of edits; ``image_url``: a data URI or a URL."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -38,16 +38,16 @@ class ImageReference(BaseModel):
     file_id: str | None = None
 
     @model_validator(mode="after")
-    def _has_its_picture_with_it(self) -> Self:
+    def _has_a_url(self) -> Self:
         if self.file_id is not None:
-            raise Unsupported("file_id", "no files are kept here: send the picture in image_url")
+            raise Unsupported("file_id", "files are not supported: send the image in image_url")
         if not self.image_url:
             raise Faulty("image_url", "is required")
         return self
 
 
 OutputFormat = Literal["png", "jpeg", "webp"]
-# OpenAI's words, those of its retired models among them, and the rungs that families have.
+# OpenAI's quality values, including those of retired models -> the levels of our families.
 _QUALITIES: Mapping[str, Quality] = {
     "auto": "auto",
     "low": "low",
@@ -58,8 +58,8 @@ _QUALITIES: Mapping[str, Quality] = {
     "xhigh": "high",
     "max": "high",
 }
-# Of OpenAI's newest models; to leave them out silently would be a wrong answer.
-_NOT_OFFERED = ("svg", "markup", "frame_count", "frame_duration_ms")
+# Fields of OpenAI's newest models. Ignoring them would give a wrong result.
+_NOT_SUPPORTED = ("svg", "markup", "frame_count", "frame_duration_ms")
 
 
 class _ImageRequest(Request):
@@ -77,27 +77,27 @@ class _ImageRequest(Request):
     background: Literal["auto", "opaque", "transparent"] | None = None
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
-    # Taken, and of no effect: there is nothing here that they could change.
+    # Accepted and ignored.
     moderation: str | None = None
     style: str | None = None
     safety_identifier: str | None = None
 
     @model_validator(mode="after")
-    def _asks_only_for_what_is_offered(self) -> Self:
+    def _needs_only_supported_features(self) -> Self:
         if self.background == "transparent":
-            raise Unsupported("background", "only an opaque background is offered")
+            raise Unsupported("background", "only an opaque background is supported")
         if self.partial_images and not self.stream:
-            raise Faulty("partial_images", "come in a stream: send stream: true with them")
+            raise Faulty("partial_images", "requires stream: true")
         if self.stream and self.response_format == "url":
-            raise Unsupported("response_format", "a stream carries its pictures: use 'b64_json'")
-        for name in _NOT_OFFERED:
+            raise Unsupported("response_format", "streams support only 'b64_json'")
+        for name in _NOT_SUPPORTED:
             if (self.model_extra or {}).get(name):
-                raise Unsupported(name, f"{name} is not offered")
+                raise Unsupported(name, f"{name} is not supported")
         return self
 
     @property
-    def rung(self) -> Quality:
-        """``quality`` as one of those that families tell steps for."""
+    def quality_level(self) -> Quality:
+        """``quality`` as one of the levels for which families define steps."""
         return _QUALITIES[self.quality or "auto"]
 
 
@@ -106,11 +106,11 @@ class ImageGenerationRequest(_ImageRequest):
 
 
 class ImageEditRequest(_ImageRequest):
-    """``POST /v1/images/edits`` as JSON; multipart forms are turned into it by the gateway.
+    """``POST /v1/images/edits`` as JSON; the gateway converts multipart forms to it.
 
-    ``image``: the one to edit first, or ``images`` as OpenAI's JSON form has them. ``mask``: where it
-    is transparent or white the picture is redrawn.
-    ``strength``: 0 gives the original back, 1 redraws it wholly.
+    ``image``: one or several images, the first is edited; ``images``: the same in OpenAI's JSON form.
+    ``mask``: its transparent areas are redrawn, or its white areas if it has no transparency.
+    ``strength``: 0 returns the original, 1 redraws it completely.
     """
 
     image: Images | None = None
@@ -119,19 +119,19 @@ class ImageEditRequest(_ImageRequest):
         str | None, BeforeValidator(_as_text, json_schema_input_type=str | ImageReference | None)
     ] = None
     strength: Annotated[Finite, Field(ge=0, le=1)] | None = None
-    input_fidelity: str | None = None  # taken, and of no effect
+    input_fidelity: str | None = None  # accepted and ignored
 
     @model_validator(mode="after")
-    def _has_its_pictures_in_one_place(self) -> Self:
+    def _has_its_images_in_one_field(self) -> Self:
         if self.image is None and self.images is None:
             raise Faulty("image", "is required")
         if self.image is not None and self.images is not None:
-            raise Faulty("images", "the pictures are in image already")
+            raise Faulty("images", "send either image or images, not both")
         return self
 
     @property
-    def pictures(self) -> list[tuple[str, str]]:
-        """The pictures to edit, each with the name of its field, in whichever field they came."""
+    def input_images(self) -> list[tuple[str, str]]:
+        """The images to edit as (field name, text), from ``image`` or ``images``."""
         if self.image is None:
             return [(f"images[{i}].image_url", r.image_url) for i, r in enumerate(self.images or ())]
         if len(self.image) == 1:
@@ -148,11 +148,11 @@ class ImageEditRequest(_ImageRequest):
 ImageRequest = ImageGenerationRequest | ImageEditRequest
 
 
-# --- answers -------------------------------------------------------------------------------------
+# --- responses -----------------------------------------------------------------------------------
 
 
 class ImageData(BaseModel):
-    """A picture in ``b64_json`` or at ``url``, and the seed that draws it again."""
+    """An image in ``b64_json`` or at ``url``, and the seed that reproduces it."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -171,7 +171,7 @@ class OutputTokenDetails(BaseModel):
 
 
 class ImageUsage(BaseModel):
-    """``latency``: seconds of work. Tokens: prompt tokens in, 16 x 16 pixel patches in and out."""
+    """``latency``: seconds that the model worked. Tokens: prompt tokens, and 16 x 16 pixel patches."""
 
     latency: float
     seed: int
@@ -183,7 +183,7 @@ class ImageUsage(BaseModel):
 
 
 class ImagesResponse(BaseModel):
-    """``quality`` is absent when it was "auto": OpenAI's answers know no such word."""
+    """``quality`` is absent if it was "auto", which OpenAI's responses do not have."""
 
     created: int
     data: list[ImageData]
@@ -196,11 +196,11 @@ class ImagesResponse(BaseModel):
 
 
 class ImageStreamEvent(BaseModel):
-    """An event of a stream; ``type`` is its name.
+    """A stream event; ``type`` is its name: ``image_generation.partial_image`` or ``.completed``, and
+    the same for ``image_edit``.
 
-    ``image_generation.partial_image``, ``image_generation.completed``, and ``image_edit`` likewise.
-    ``image_index`` (ours) tells the *n* pictures of one request apart; ``partial_image_index`` is there
-    for partial pictures, ``usage`` for complete ones.
+    ``image_index`` (not OpenAI's) is the image's number among the *n* of a request. Partial images have
+    a ``partial_image_index``, completed ones have ``usage``.
     """
 
     type: str

@@ -1,4 +1,4 @@
-"""A response (OpenAI's Responses API) on the wire: its output items, its state, its usage."""
+"""Responses API responses: output items, status, usage, stream events."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 FailureCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
 
 
-class TokenChance(BaseModel):
+class OutputTopLogprob(BaseModel):
     token: str
     bytes: list[int]
     logprob: float
 
 
-class TokenLogprob(TokenChance):
-    top_logprobs: list[TokenChance]
+class OutputLogprob(OutputTopLogprob):
+    top_logprobs: list[OutputTopLogprob]
 
 
 class OutputText(BaseModel):
     type: Literal["output_text"] = "output_text"
     text: str
     annotations: list[dict[str, Any]] = []
-    logprobs: list[TokenLogprob] = []
+    logprobs: list[OutputLogprob] = []
 
 
 class OutputMessage(BaseModel):
@@ -37,7 +37,7 @@ class OutputMessage(BaseModel):
 
 
 class FunctionCall(BaseModel):
-    """``call_id`` is what its result is sent back with; ``arguments`` are JSON text."""
+    """``call_id``: sent back with the result; ``arguments``: JSON text."""
 
     id: str
     type: Literal["function_call"] = "function_call"
@@ -67,8 +67,8 @@ class ResponseUsage(BaseModel):
     total_tokens: int
 
 
-class Failure(BaseModel):
-    """``code`` is one of OpenAI's few for responses; the ``error`` event behind it says it exactly."""
+class ResponseFailure(BaseModel):
+    """``code``: one of OpenAI's codes for responses; the ``error`` event has our own code."""
 
     code: FailureCode
     message: str
@@ -81,7 +81,7 @@ class IncompleteDetails(BaseModel):
 
 
 class ResponseObject(BaseModel):
-    """What was asked for stands in it again, with the defaults of what was not."""
+    """It repeats the request's parameters, with the defaults of missing ones."""
 
     id: str
     object: Literal["response"] = "response"
@@ -89,7 +89,7 @@ class ResponseObject(BaseModel):
     completed_at: int | None = None
     status: Status
     background: Literal[False] = False
-    error: Failure | None = None
+    error: ResponseFailure | None = None
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None
     max_output_tokens: int | None
@@ -103,7 +103,7 @@ class ResponseObject(BaseModel):
     reasoning: dict[str, None] = {"effort": None, "summary": None}
     safety_identifier: str | None
     service_tier: Literal["default"] = "default"
-    store: Literal[False] = False  # whatever was asked for: responses are not kept
+    store: Literal[False] = False  # always: responses are not stored
     temperature: float
     text: dict[str, Any]
     tool_choice: str | dict[str, Any]
@@ -116,7 +116,7 @@ class ResponseObject(BaseModel):
 
 
 class ResponseEvent(BaseModel):
-    """One of a stream: ``type`` is its name, its other fields depend on that."""
+    """A stream event: ``type`` is its name; the other fields depend on it."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,29 +1,25 @@
-"""A request for a response (OpenAI's Responses API) on the wire: input items, tools, form of the text.
+"""Responses API requests: input items, tools, text format.
 
-Rules are those of ``contracts.wire``. Responses are not kept, so what refers to a kept one is refused.
-Only what is peculiar to this form is checked here: it becomes a chat (``gateway.responses``), and what
-holds for chats is checked there.
+Rules: those of ``contracts.wire``. Responses are not stored, so references to stored ones are refused.
+``gateway.responses`` converts a request to a chat completion; only checks that chat completions lack
+are here.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from contracts.wire import Faulty, Request, Unsupported
+from contracts.wire import Faulty, Request, RequestPart, Unsupported
 from contracts.wire.chat import MAX_TOOLS, MaxTokens, Name, Schema, Temperature, TopLogprobs, TopP
 
 LOGPROBS = "message.output_text.logprobs"  # in ``include``
-_NOT_KEPT = "responses are not kept; send the whole conversation as input"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
+_NOT_STORED = "responses are not stored; send the whole conversation as input"
 
 
 def _type_of(value: Any) -> str | None:
-    """Asked before the other fields are looked at: in what is not offered they are of other kinds."""
+    """Read before validation, because unsupported types have fields of other kinds."""
     kind = value.get("type") if isinstance(value, dict) else None
     return kind if isinstance(kind, str) else None
 
@@ -41,7 +37,7 @@ def _as_parts(value: Any) -> Any:
     return [{"type": "input_text", "text": value}] if isinstance(value, str) else value
 
 
-# What each type of part must have.
+# The required fields of each part type.
 _PARTS = {
     "input_text": ("text",),
     "output_text": ("text",),
@@ -50,13 +46,13 @@ _PARTS = {
 }
 
 
-class InputPart(_Part):
-    """Text, or an image. One class, so that errors name the field and not a branch of a union."""
+class InputPart(RequestPart):
+    """Text or an image. One class, so that errors name the field and not a branch of a union."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
-    image_url: str | None = None  # a data URI, base64 text or a URL
+    image_url: str | None = None  # a data URI, bare base64 or a URL
     detail: Literal["low", "high", "auto", "original"] | None = None
 
     @model_validator(mode="before")
@@ -64,13 +60,13 @@ class InputPart(_Part):
     def _is_offered(cls, value: Any) -> Any:
         kind = _type_of(value)
         if kind is not None and kind not in _PARTS:
-            raise Unsupported("type", f"parts of type {kind!r} are not offered")
+            raise Unsupported("type", f"parts of type {kind!r} are not supported")
         if kind == "input_image" and value.get("image_url") is None and value.get("file_id"):
-            raise Unsupported("file_id", "files are not kept: send the image as image_url")
+            raise Unsupported("file_id", "files are not supported: send the image in image_url")
         return value
 
     @model_validator(mode="after")
-    def _has_what_its_type_says(self) -> Self:
+    def _has_the_fields_of_its_type(self) -> Self:
         _require(self, _PARTS[self.type], f"a part of type {self.type!r}")
         return self
 
@@ -79,7 +75,7 @@ Parts = Annotated[
     list[InputPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPart])
 ]
 
-# What each type of item must have.
+# The required fields of each item type.
 _ITEMS = {
     "message": ("role", "content"),
     "function_call": ("call_id", "name", "arguments"),
@@ -88,8 +84,8 @@ _ITEMS = {
 }
 
 
-class InputItem(_Part):
-    """A message, a call of a function, what it returned, or thoughts (accepted, without effect)."""
+class InputItem(RequestPart):
+    """A message, a function call, its result, or reasoning (accepted and ignored)."""
 
     type: str = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
@@ -106,16 +102,16 @@ class InputItem(_Part):
         if kind == "item_reference":
             raise Unsupported(
                 "type",
-                "items can't be referred to, as responses are not kept; send the items themselves"
-                " (with store: false SDKs do)",
+                "item references are not supported, because responses are not stored; send the items"
+                " (SDKs do so with store: false)",
             )
         if kind is not None and kind not in _ITEMS:
-            raise Unsupported("type", f"items of type {kind!r} are not offered")
-        # Thoughts have content of kinds of their own.
+            raise Unsupported("type", f"items of type {kind!r} are not supported")
+        # Reasoning items have content of other types.
         return {"type": kind} if kind == "reasoning" else value
 
     @model_validator(mode="after")
-    def _has_what_its_type_says(self) -> Self:
+    def _has_the_fields_of_its_type(self) -> Self:
         _require(self, _ITEMS[self.type], f"an item of type {self.type!r}")
         return self
 
@@ -127,7 +123,7 @@ def _as_items(value: Any) -> Any:
 # --- tools ---------------------------------------------------------------------------------------
 
 
-class FunctionTool(_Part):
+class FunctionTool(RequestPart):
     type: str
     name: Name | None = None
     description: str | None = None
@@ -139,7 +135,7 @@ class FunctionTool(_Part):
     def _is_a_function(cls, value: Any) -> Any:
         kind = _type_of(value)
         if kind is not None and kind != "function":
-            raise Unsupported("type", f"tools of type {kind!r} are not offered: only functions are")
+            raise Unsupported("type", f"tools of type {kind!r} are not supported, only functions")
         return value
 
     @model_validator(mode="after")
@@ -149,12 +145,12 @@ class FunctionTool(_Part):
 
 
 def _as_choice(value: Any) -> Any:
-    """``"required"`` -> ``{"type": "required"}``: a union would name its branches in errors."""
+    """``"required"`` -> ``{"type": "required"}``. A union would name its branches in errors."""
     return {"type": value} if isinstance(value, str) else value
 
 
-class Choice(_Part):
-    """``type``: none, auto, required, or function with the function's name."""
+class ResponseToolChoice(RequestPart):
+    """``type``: none, auto, required, or function with a name."""
 
     type: str
     name: Name | None = None
@@ -164,14 +160,14 @@ class Choice(_Part):
         if self.type == "function" and self.name is None:
             raise Faulty("name", "is required")
         if self.type not in ("none", "auto", "required", "function"):
-            raise Unsupported("type", f"a tool_choice of type {self.type!r} is not offered")
+            raise Unsupported("type", f"a tool_choice of type {self.type!r} is not supported")
         return self
 
 
-# --- the form of the text ------------------------------------------------------------------------
+# --- text format ---------------------------------------------------------------------------------
 
 
-class TextFormat(_Part):
+class TextFormat(RequestPart):
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: Name | None = None
     description: str | None = None
@@ -179,7 +175,7 @@ class TextFormat(_Part):
     strict: bool | None = None
 
     @model_validator(mode="after")
-    def _has_a_schema_when_it_says_so(self) -> Self:
+    def _has_the_schema_of_its_type(self) -> Self:
         if self.type == "json_schema":
             _require(self, ("name",), "a format of type 'json_schema'")
             if self.definition is None:
@@ -187,8 +183,8 @@ class TextFormat(_Part):
         return self
 
 
-class TextConfig(_Part):
-    """``verbosity`` is accepted, without effect."""
+class TextConfig(RequestPart):
+    """``verbosity`` is accepted and ignored."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
@@ -197,22 +193,22 @@ class TextConfig(_Part):
 # --- the request ---------------------------------------------------------------------------------
 
 _REFUSED = {
-    "previous_response_id": _NOT_KEPT,
-    "conversation": _NOT_KEPT,
-    "prompt": "prompt templates are not kept: send instructions and input",
-    "background": "a response is answered while its request is open",
-    "context_management": "the input is never shortened",
+    "previous_response_id": _NOT_STORED,
+    "conversation": _NOT_STORED,
+    "prompt": "prompt templates are not stored; send instructions and input",
+    "background": "responses are only sent while the request is open",
+    "context_management": "the input is never truncated",
     "moderation": "there is no moderation",
-    "n": "there is one response to a request; /v1/chat/completions takes n",
+    "n": "a request has one response; use /v1/chat/completions for n",
 }
 
 
 class ResponseRequest(Request):
     """``POST /v1/responses``.
 
-    Accepted, without effect: ``reasoning``, ``store``, ``truncation``, ``stream_options``,
-    ``service_tier`` and what else belongs to OpenAI's models alone. The sampling fields of a chat that
-    OpenAI's Responses API lacks (``seed``, ``top_k``, ``stop``...) are taken here as well.
+    Accepted and ignored: ``reasoning``, ``store``, ``truncation``, ``stream_options``,
+    ``service_tier`` and other fields that only apply to OpenAI's models. Sampling fields of chat
+    completions that OpenAI's Responses API lacks (``seed``, ``top_k``, ``stop``...) are supported.
     """
 
     input: Annotated[
@@ -230,9 +226,10 @@ class ResponseRequest(Request):
     text: TextConfig | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Annotated[
-        Choice | None,
+        ResponseToolChoice | None,
         BeforeValidator(
-            _as_choice, json_schema_input_type=Literal["none", "auto", "required"] | Choice | None
+            _as_choice,
+            json_schema_input_type=Literal["none", "auto", "required"] | ResponseToolChoice | None,
         ),
     ] = None
     parallel_tool_calls: bool | None = None
@@ -241,10 +238,10 @@ class ResponseRequest(Request):
     safety_identifier: str | None = None
 
     @model_validator(mode="after")
-    def _asks_only_for_what_is_offered(self) -> Self:
+    def _needs_only_supported_features(self) -> Self:
         for name, why in _REFUSED.items():
             if (self.model_extra or {}).get(name) not in (None, False, []):
-                raise Unsupported(name, f"{name} is not offered: {why}")
+                raise Unsupported(name, f"{name} is not supported: {why}")
         return self
 
     @property

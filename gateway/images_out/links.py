@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from contracts.errors import InvalidRequest, UpstreamError
 from contracts.settings import Settings
-from contracts.wire.openai import ImagesResponse
+from contracts.wire.images import ImagesResponse
 from gateway.images_out.store import ImageStore, StoredImage, StoreFull
 from web.relay import EventRewrite
 

@@ -167,7 +167,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "parameters": "A JSON schema of type `object`. Absent: no parameters.",
             "strict": _STRICT,
         },
-        "Choice": {
+        "ResponseToolChoice": {
             "type": "`auto`: the model decides; `none`: no calls; `required`: at least one call.",
             "name": "The function to call, for `function`.",
         },

@@ -129,10 +129,11 @@ export function startSystem(panel) {
       }
       cards.get(alias).show(status);
     }
-    const { models_loaded_gb: charged, models_measured_gb: measured, budget_gb: budget, pressure } = status.memory;
+    const { models_loaded_gb: charged, models_measured_gb: measured, budget_gb: budget, budget_reason: reason, pressure } = status.memory;
     memory.add(status.at, charged, measured, budget);
     summary.textContent = `${gb(charged)} of ${gb(budget)} charged, ${gb(measured)} measured; `
-      + `${gb(status.memory.available_gb)} available on this machine, pressure ${pressure}.`;
+      + `${gb(status.memory.available_gb)} available on this machine, pressure ${pressure}.`
+      + (reason ? ` Budget: ${reason}.` : "");
     refreshRequests();
   });
   live.addEventListener("event", ({ detail: { kind, data } }) => {

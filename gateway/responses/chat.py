@@ -13,11 +13,11 @@ from typing import Any
 
 from contracts.errors import InvalidRequest
 from contracts.wire.responses import (
-    Choice,
     FunctionTool,
     InputItem,
     InputPart,
     ResponseRequest,
+    ResponseToolChoice,
     TextFormat,
 )
 from gateway.param_names import ParamNames
@@ -150,7 +150,7 @@ def _tools(tools: Sequence[FunctionTool] | None, names: ParamNames) -> list[dict
     return made or None
 
 
-def _choice(choice: Choice | None) -> str | dict[str, Any] | None:
+def _choice(choice: ResponseToolChoice | None) -> str | dict[str, Any] | None:
     if choice is None:
         return None
     if choice.type == "function":

@@ -21,15 +21,15 @@ from contracts.wire.completions import (
     FinishReason,
 )
 from contracts.wire.response_object import (
-    Failure,
     FailureCode,
     FunctionCall,
     ItemStatus,
     OutputItem,
+    OutputLogprob,
     OutputMessage,
     OutputText,
+    ResponseFailure,
     ResponseObject,
-    TokenLogprob,
 )
 from gateway import SOURCE
 from gateway.param_names import ParamNames
@@ -57,7 +57,7 @@ class _Message:
 
     id: str
     pieces: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[OutputLogprob] = field(default_factory=list)
 
     def part(self) -> OutputText:
         return OutputText(text="".join(self.pieces), logprobs=self.logprobs)
@@ -156,7 +156,7 @@ class ResponseEvents:
             if choice.finish_reason is not None:
                 self._finished(choice.finish_reason)
 
-    def _add_text(self, text: str, logprobs: list[TokenLogprob]) -> None:
+    def _add_text(self, text: str, logprobs: list[OutputLogprob]) -> None:
         if not isinstance(self._open, _Message):
             self._open = self._add(_Message(self._new_id("msg")))
         self._open.pieces.append(text)
@@ -234,7 +234,7 @@ class ResponseEvents:
         # Fills in the fields that errors have, whichever tier made this one.
         error = self._names.error_object(ApiError(error["message"]).body(SOURCE)["error"] | error)
         output = [*self._output, *([self._open.item("incomplete")] if self._open else [])]
-        failure = Failure(
+        failure = ResponseFailure(
             code=_CODES.get(error["type"], "server_error"),
             message=error["message"],
             type=error["type"],

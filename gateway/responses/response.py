@@ -17,20 +17,20 @@ from contracts.wire.completions import (
     TopLogprob,
 )
 from contracts.wire.response_object import (
-    Failure,
     FunctionCall,
     IncompleteDetails,
     InputTokensDetails,
     ItemStatus,
     OutputItem,
+    OutputLogprob,
     OutputMessage,
     OutputText,
+    OutputTopLogprob,
+    ResponseFailure,
     ResponseObject,
     ResponseUsage,
-    TokenChance,
-    TokenLogprob,
 )
-from contracts.wire.responses import Choice, ResponseRequest
+from contracts.wire.responses import ResponseRequest, ResponseToolChoice
 
 NewId = Callable[[str], str]  # returns a unique id with this prefix
 Now = Callable[[], float]  # seconds since 1970
@@ -81,7 +81,7 @@ def finished_response(
 
 
 def failed_response(
-    response: ResponseObject, failure: Failure, output: list[OutputItem]
+    response: ResponseObject, failure: ResponseFailure, output: list[OutputItem]
 ) -> ResponseObject:
     return response.model_copy(update={"status": "failed", "error": failure, "output": output})
 
@@ -134,11 +134,11 @@ def usage_of(usage: ChatUsage) -> ResponseUsage:
     )
 
 
-def logprobs_of(tokens: Iterable[ContentLogprob]) -> list[TokenLogprob]:
+def logprobs_of(tokens: Iterable[ContentLogprob]) -> list[OutputLogprob]:
     return [
-        TokenLogprob(
+        OutputLogprob(
             **_chance(token),
-            top_logprobs=[TokenChance(**_chance(other)) for other in token.top_logprobs],
+            top_logprobs=[OutputTopLogprob(**_chance(other)) for other in token.top_logprobs],
         )
         for token in tokens
     ]
@@ -161,7 +161,7 @@ def _text(request: ResponseRequest) -> dict[str, Any]:
     return {"format": format, "verbosity": (text and text.verbosity) or "medium"}
 
 
-def _choice(choice: Choice | None) -> str | dict[str, Any]:
+def _choice(choice: ResponseToolChoice | None) -> str | dict[str, Any]:
     if choice is None:
         return "auto"
     return {"type": choice.type, "name": choice.name} if choice.name else choice.type

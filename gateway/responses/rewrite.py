@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from contracts.errors import InvalidRequest
 from contracts.settings import Settings
-from contracts.wire.openai import parse_json
+from contracts.wire import parse_json
 from contracts.wire.response_object import ResponseObject
 from contracts.wire.responses import ResponseRequest
 from gateway.checks import Checked, check_chat

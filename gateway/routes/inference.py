@@ -10,12 +10,10 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.wire.openai import (
-    AnalyzeRequest,
-    AnalyzeResponse,
-    ChatChunk,
-    ChatCompletion,
-    ChatRequest,
+from contracts.wire.analysis import AnalyzeRequest, AnalyzeResponse
+from contracts.wire.chat import ChatRequest
+from contracts.wire.completions import ChatChunk, ChatCompletion
+from contracts.wire.images import (
     ImageEditRequest,
     ImageGenerationRequest,
     ImagesResponse,

@@ -11,7 +11,8 @@ from contracts.control import ModelStatus
 from contracts.settings import Settings
 from contracts.settings.models import ImageSettings
 from contracts.tasks import DEFAULT_TASK, TASKS
-from contracts.wire.openai import ModelList, ModelObject, TaskList, TaskObject
+from contracts.wire.analysis import TaskList, TaskObject
+from contracts.wire.models import ModelList, ModelObject
 from gateway.routing import find_alias
 
 router = APIRouter()

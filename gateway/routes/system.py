@@ -10,9 +10,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from contracts.control import ManagerStatus, Spawned, Stopped
+from contracts.control import LoadResponse, ManagerStatus, UnloadResponse
 from contracts.errors import UpstreamError
-from contracts.wire.openai import KeepAlive
+from contracts.wire import KeepAlive
 from gateway.routes.models import ModelName
 from gateway.routing import find_alias
 
@@ -72,7 +72,7 @@ async def system_status(request: Request) -> Response:
     return _forwarded(await request.app.state.manager.status())
 
 
-@router.post("/v1/system/evict/{name}", responses={200: {"model": Stopped}})
+@router.post("/v1/system/evict/{name}", responses={200: {"model": UnloadResponse}})
 async def evict(request: Request, name: ModelName) -> Response:
     """Unload a model once its open requests have finished.
 
@@ -82,7 +82,7 @@ async def evict(request: Request, name: ModelName) -> Response:
     return _forwarded(await state.manager.stop(find_alias(state.settings, name)))
 
 
-@router.post("/v1/system/warm/{name}", responses={200: {"model": Spawned}})
+@router.post("/v1/system/warm/{name}", responses={200: {"model": LoadResponse}})
 async def warm(request: Request, name: ModelName, keep_alive: IdleTime = None) -> Response:
     """Load a model; responds when it is ready."""
     state = request.app.state

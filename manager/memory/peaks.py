@@ -35,7 +35,9 @@ _FILE_LIMIT = 1 << 20  # bytes; thousands of models
 class Peak:
     bytes: int
     learned_at: float  # Unix seconds
-    large: bool = False  # it includes a large image (``large_picture`` in contracts.settings.models)
+    large: bool = (
+        False  # it includes a large image (``large_image_pixels`` in contracts.settings.models)
+    )
 
 
 class Damaged(ValueError):

@@ -5,22 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from contracts.control import Download, Phase
+from contracts.control import Caches, Download, Phase, Work
 from workers.engine import (
-    Answered,
     Cancelled,
     ChatJob,
     Delta,
-    Drawn,
-    Encoded,
+    Finished,
+    ImageFinished,
     ImageJob,
-    Previewed,
-    Prompted,
+    Located,
+    Prefilled,
+    Preview,
+    PromptEncoded,
     Report,
-    Stepped,
+    StepFinished,
 )
+from workers.serial_engine import SerialEngine
 
 WAIT_S = 10.0
 
@@ -32,7 +35,7 @@ def opened() -> threading.Event:
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(SerialEngine[Any, Any]):
     """``words``: the tokens of each completion; an exception among them is raised there.
 
     ``gate`` must be open for the load to continue, ``turnstile`` for each token or step.
@@ -50,6 +53,10 @@ class FakeEngine:
     working: threading.Event = field(default_factory=threading.Event)
     threads: set[int] = field(default_factory=set)
     closed: threading.Event = field(default_factory=threading.Event)
+    located: Located = field(default_factory=lambda: Located(Path()))
+
+    def __post_init__(self) -> None:
+        super().__init__()
 
     def load(self, report: Report) -> None:
         self.threads.add(threading.get_ident())
@@ -69,41 +76,50 @@ class FakeEngine:
             raise self.refusal
         try:
             if isinstance(job, ChatJob):
-                self._talk(job, emit)
+                self._chat(job, emit)
             else:
-                self._draw(job, emit)
+                self._generate(job, emit)
         except Cancelled:
             self.cancelled.set()
             raise
 
-    def _talk(self, job: ChatJob, emit: Callable[[Any], None]) -> None:
-        emit(Prompted(5))
+    def _chat(self, job: ChatJob, emit: Callable[[Any], None]) -> None:
+        emit(Prefilled(5))
         for index in range(job.n):
             for word in self.words:
                 self._pass(emit)
                 if isinstance(word, Exception):
                     raise word
                 emit(Delta(index, word))
-            emit(Answered(index, "stop", len(self.words) + 1))
+            emit(Finished(index, "stop", len(self.words) + 1))
 
-    def _draw(self, job: ImageJob, emit: Callable[[Any], None]) -> None:
-        emit(Encoded(3))
+    def _generate(self, job: ImageJob, emit: Callable[[Any], None]) -> None:
+        emit(PromptEncoded(3))
         for index in range(job.n):
             for step in range(job.run_steps):
                 self._pass(emit)
-                emit(Stepped(index, step + 1, job.run_steps))
+                emit(StepFinished(index, step + 1, job.run_steps))
                 if step < min(job.previews, job.run_steps - 1):
                     small = max(1, job.width // 4), max(1, job.height // 4)
-                    grey = bytes([step]) * (3 * small[0] * small[1])
-                    emit(Previewed(index, step, *small, grey))
-            shade = (job.seed + index) % 256
-            emit(Drawn(index, job.width, job.height, bytes([shade]) * (3 * job.width * job.height)))
+                    gray = bytes([step]) * (3 * small[0] * small[1])
+                    emit(Preview(index, step, *small, gray))
+            rgb = bytes([(job.seed + index) % 256]) * (3 * job.width * job.height)
+            emit(ImageFinished(index, job.width, job.height, rgb))
 
     def _pass(self, emit: Callable[[Any], None]) -> None:
         self.working.set()
         while not self.turnstile.wait(0.005):
             emit(None)
         self.emitted += 1
+
+    def rest(self) -> bool:
+        return False
+
+    def work(self) -> Work:
+        return Work()
+
+    def caches(self) -> Caches:
+        return Caches()
 
     def close(self) -> None:
         self.closed.set()

@@ -1,7 +1,7 @@
-"""``vision`` as its users run it: a process of its own, in a folder of theirs.
+"""Run ``vision`` as users do: in its own process and folder.
 
-The most that they do is done by a process that is forked, ready to run (``forked``); what has to do
-with signals, pipes and terminals by one that is started.
+Most commands run in a forked process that has imported everything (``forked``). Tests of signals, pipes
+and terminals start a new process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Done:
 
 @dataclass
 class Vision:
-    """``vision("ps", "--json")``; what went wrong is told in words or not at all."""
+    """``vision("ps", "--json")``; fails the test if stderr has a traceback."""
 
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Vision:
     def well(self, *args: str, stdin: bytes = b"", **environ: str) -> Done:
         done = self(*args, stdin=stdin, **environ)
         assert done.status == 0, done
-        assert "\n\n" not in f"\n{done.err}"  # no terminal is there, so no bar leaves anything
+        assert "\n\n" not in f"\n{done.err}"  # without a terminal there is no progress bar
         assert ANSI not in done.err
         return done
 
@@ -75,7 +75,7 @@ class Vision:
         )
 
     def on_a_terminal(self, *args: str, **environ: str) -> tuple[int, str]:
-        """The status, and all that a terminal was sent."""
+        """The exit status, and everything sent to the terminal."""
         ours, theirs = pty.openpty()
         try:
             process = subprocess.Popen(
@@ -108,7 +108,7 @@ def _read_to_end(terminal: int) -> str:
             continue
         try:
             data = os.read(terminal, 1 << 16)
-        except OSError:  # as Linux tells that the other end is closed
+        except OSError:  # on Linux: the other end is closed
             break
         if not data:
             break

@@ -1,4 +1,4 @@
-"""``vision`` beside the stack, and from another machine."""
+"""``vision`` on the stack's machine, and on another machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.cli.commands import Vision
 
 @pytest.fixture
 def vision(stack: LocalStack, tmp_path: Path) -> Vision:
-    """On the machine of the stack, in a folder with a picture."""
+    """On the stack's machine, in a folder with an image."""
     (tmp_path / "photo.png").write_bytes(png(RED_CIRCLE))
     return Vision(tmp_path, {"VISION_CONFIG": str(stack.config)})
 
 
 @pytest.fixture
 def afar(stack: LocalStack, tmp_path: Path) -> Vision:
-    """On another machine: it has settings of its own, and is told where the stack is."""
+    """On another machine, with its own settings and ``VISION_HOST``."""
     own = demo_config(tmp_path / "own", {"gateway.api_key": "of-another-machine"})
     return Vision(tmp_path, {"VISION_CONFIG": str(own), "VISION_HOST": stack.url})

@@ -1,7 +1,7 @@
-"""``vision``, forked from a process that has imported it: the same command, without its start.
+"""Run ``vision`` in a process forked from one that has imported it, which saves the start time.
 
-Rules: a command finds what a process of its own would find (arguments, folder, environment, the three
-streams); the process that is forked has one thread and has run nothing of the command.
+Rules: a command has its own arguments, folder, environment and standard streams. The forked process has
+one thread and has not run any command before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
-# macOS has libraries that end a process which goes on after a fork: there each is started anew.
+# Some libraries of macOS abort a process that continues after a fork, so it uses spawn.
 _START: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver")
     if sys.platform == "linux"
@@ -25,12 +25,12 @@ _START.set_forkserver_preload([__name__, "cli.__main__"])
 def run(
     args: Sequence[str], folder: Path, environ: Mapping[str, str], streams: Path, timeout_s: float
 ) -> int:
-    """The status of ``vision`` *args*; *streams* holds ``stdin``, and ``stdout``, ``stderr`` after it.
+    """The exit status of ``vision`` *args*; *streams* has ``stdin``, and gets ``stdout``, ``stderr``.
 
-    Raises ``TimeoutError``, with the process killed, when it takes longer than *timeout_s*.
+    Raises ``TimeoutError`` and kills the process after *timeout_s*.
     """
-    told = (list(args), str(folder), dict(environ), str(streams))
-    process = _START.Process(target=_command, args=told)
+    arguments = (list(args), str(folder), dict(environ), str(streams))
+    process = _START.Process(target=_command, args=arguments)
     process.start()
     process.join(timeout_s)
     try:

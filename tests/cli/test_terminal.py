@@ -1,4 +1,4 @@
-"""A picture reaches the terminal whole, by the protocol that the terminal has."""
+"""Images are encoded for the protocol of the terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from testkit.images import RED_CIRCLE, png
         ({"TERM": "xterm-kitty", "VISION_PICTURES": "iterm2"}, "iterm2"),
     ],
 )
-def test_the_environment_tells_what_a_terminal_can(environ: dict[str, str], how: str | None) -> None:
+def test_the_environment_selects_the_protocol(environ: dict[str, str], how: str | None) -> None:
     assert protocol(environ, is_terminal=True) == how
     assert protocol(environ, is_terminal=False) is None
 
@@ -57,7 +57,7 @@ def kitty(text: str) -> bytes:
     return base64.b64decode("".join(part for _, part in chunks))
 
 
-def test_kitty_gets_a_png_in_pieces() -> None:
+def test_kitty_gets_a_png_in_chunks() -> None:
     noise = Image.effect_noise((128, 128), 90)
     buffer = io.BytesIO()
     noise.save(buffer, "PNG")
@@ -73,7 +73,7 @@ def test_kitty_gets_other_formats_as_png() -> None:
 
 
 def sixel(text: str) -> dict[tuple[int, int], tuple[int, ...]]:
-    """The pixels that a terminal would paint."""
+    """Decode sixel text to pixels."""
     body = re.fullmatch(r'\x1bPq"1;1;(\d+);(\d+)(.*)\x1b\\\n', text)
     assert body
     palette: dict[int, tuple[int, ...]] = {}
@@ -101,7 +101,7 @@ def sixel(text: str) -> dict[tuple[int, int], tuple[int, ...]]:
     return painted
 
 
-def test_sixel_paints_every_pixel_once_in_its_colour() -> None:
+def test_sixel_paints_every_pixel_once_in_its_color() -> None:
     image = Image.new("RGB", (20, 14), "blue")
     image.paste((255, 0, 0), (3, 2, 17, 9))
     buffer = io.BytesIO()
@@ -109,12 +109,12 @@ def test_sixel_paints_every_pixel_once_in_its_colour() -> None:
     painted = sixel(encoded(buffer.getvalue(), "sixel") or "")
     assert len(painted) == 20 * 14
     for (x, y), color in painted.items():
-        wanted = image.getpixel((x, y))
-        assert isinstance(wanted, tuple)
-        assert color == tuple(round(v * 100 / 255) for v in wanted)
+        expected = image.getpixel((x, y))
+        assert isinstance(expected, tuple)
+        assert color == tuple(round(v * 100 / 255) for v in expected)
 
 
-def test_sixel_makes_a_large_picture_smaller() -> None:
+def test_sixel_scales_a_large_image_down() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (1280, 640), "green").save(buffer, "PNG")
     assert len(sixel(encoded(buffer.getvalue(), "sixel") or "")) == 640 * 320

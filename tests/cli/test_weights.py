@@ -1,4 +1,4 @@
-"""Weights are fetched and removed by the machine of the stack, and nothing but what is named is."""
+"""Weights are downloaded and deleted on the stack's machine, and only the named ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testkit.stacks import demo_config
 from tests.cli.commands import Vision
 
 
-def test_what_another_model_needs_stays(tmp_path: Path) -> None:
+def test_files_that_another_model_needs_are_kept(tmp_path: Path) -> None:
     changes = {"models.vlm-best.path": "x/shared", "models.vlm-fast.path": "x/shared"}
     settings = load(demo_config(tmp_path, {**changes, "models.image-gen.path": "x/own"}), {})
     for name in ("shared", "own", "foreign"):
@@ -30,7 +30,7 @@ def test_what_another_model_needs_stays(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_weights_are_pulled_told_and_removed(tmp_path: Path) -> None:
+def test_pull_downloads_weights_and_rm_deletes_them(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "config.json").write_text("{}")
@@ -46,8 +46,8 @@ def test_weights_are_pulled_told_and_removed(tmp_path: Path) -> None:
             done = vision.well("pull", "qwen2.5-vl", "--json")
             (pulled,) = done.json
             first = done.err.splitlines()[0]
-            assert first.startswith("to fetch: vlm-best (x/y); ")
-            assert first.endswith(f" GB are free in {kept.parent}")
+            assert first.startswith("to download: vlm-best (x/y); ")
+            assert first.endswith(f" GB free in {kept.parent}")
             assert (pulled["alias"], pulled["fetched_bytes"], pulled["problem"]) == (
                 "vlm-best",
                 1002,
@@ -55,18 +55,18 @@ def test_weights_are_pulled_told_and_removed(tmp_path: Path) -> None:
             )
             assert kept.is_dir()
 
-            assert "to fetch" not in vision.well("pull", "vlm-best").err
-            asked = vision.well("rm", "vlm-best", "--dry-run", "--json").json
+            assert "to download" not in vision.well("pull", "vlm-best").err
+            planned = vision.well("rm", "vlm-best", "--dry-run", "--json").json
             there = sum(
                 f.lstat().st_size for f in kept.rglob("*") if f.is_file() and not f.is_symlink()
             )
-            assert asked == {"removed": [str(kept)], "freed_bytes": there, "dry_run": True}
+            assert planned == {"removed": [str(kept)], "freed_bytes": there, "dry_run": True}
             assert there > 1002
             assert kept.is_dir()
-            assert f"removed {kept}" in vision.well("rm", "vlm-best").out
+            assert f"deleted {kept}" in vision.well("rm", "vlm-best").out
             assert not kept.exists()
 
-            assert "a folder of yours, which stays" in vision.well("rm", "vlm-fast").out
+            assert "in your own folder, which is kept" in vision.well("rm", "vlm-fast").out
             assert Path(stack.settings.models["vlm-fast"].path).is_dir()
 
             hub.refusals["x/y"] = (401, "GatedRepo")

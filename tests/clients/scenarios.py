@@ -166,7 +166,7 @@ SCENARIOS = (
     Scenario("edit_mask", "an edit: with a mask", _only_what_the_mask_marks_is_redrawn),
     Scenario("edit_json", "an edit: as JSON", _the_circle_is_recoloured_in_its_place),
     Scenario("unknown_model", "error: unknown model", _says("model 'no/such' does not exist", 404)),
-    Scenario("bad_size", "error: a size it can't draw", _says("this model draws at most 65536", 400)),
+    Scenario("bad_size", "error: a size it can't draw", _says("the limit of this model is 65536", 400)),
     Scenario("wrong_key", "error: wrong key", _says("the API key is not valid", 401)),
     Scenario("too_large", "error: a request too large", _says(_TOO_LARGE, 413)),
     Scenario("too_large_form", "error: a file too large", _says(_TOO_LARGE, 413)),

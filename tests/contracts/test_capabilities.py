@@ -1,4 +1,4 @@
-"""What each family can be asked for: every row of the table, and every refusal by name."""
+"""Each family's capabilities, and the refusals of requests that need others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contracts.capabilities import ROUTES, capabilities, check_generation, edit_
 from contracts.errors import InvalidRequest
 from contracts.families import FAMILIES
 from contracts.settings.models import ImageSettings, VlmSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 
 
-def draw(**fields: Any) -> ImageGenerationRequest:
+def generation(**fields: Any) -> ImageGenerationRequest:
     return ImageGenerationRequest.model_validate({"prompt": "p", **fields})
 
 
@@ -29,70 +29,66 @@ def ask(family: str, request: ImageGenerationRequest | ImageEditRequest) -> None
 
 
 def refused(family: str, request: ImageGenerationRequest | ImageEditRequest) -> str | None:
-    """The field that is named; the message names the family."""
+    """The field named by the refusal, whose message names the family."""
     with pytest.raises(InvalidRequest) as caught:
         ask(family, request)
     assert family in caught.value.message
     return caught.value.param
 
 
-def test_a_family_that_only_edits_is_not_asked_to_draw() -> None:
+def test_a_family_that_only_edits_refuses_generation() -> None:
     for name, family in FAMILIES.items():
         if family.generates:
-            check_generation(draw(), family)
+            check_generation(generation(), family)
         else:
-            assert refused(name, draw()) == "model"
+            assert refused(name, generation()) == "model"
 
 
-@pytest.mark.parametrize(
-    ("family", "fields", "way"),
-    [
-        ("flux1-schnell", {}, "strength"),
-        ("flux1-schnell", {"mask": "m"}, "strength"),
-        ("flux1-kontext", {}, "instruction"),
-        ("flux1-kontext", {"mask": "m"}, "instruction"),
-        ("flux1-fill", {"mask": "m"}, "fill"),
-        ("flux2-klein-4b", {}, "instruction"),
-        ("flux2-klein-4b", {"image": ["a", "b", "c", "d"]}, "instruction"),
-        ("flux2-klein-4b", {"strength": 0.5}, "strength"),
-        ("flux2-klein-4b", {"strength": 0}, "strength"),
-        ("z-image-turbo", {}, "strength"),
-    ],
-)
-def test_an_edit_is_done_as_the_family_can_and_by_strength_when_one_is_asked_for(
-    family: str, fields: dict[str, Any], way: str
-) -> None:
-    assert edit_way(edit(**fields), FAMILIES[family]) == way
+EDITS: list[Any] = [
+    ("flux1-schnell", {}, "strength"),
+    ("flux1-schnell", {"mask": "m"}, "strength"),
+    ("flux1-kontext", {}, "instruction"),
+    ("flux1-kontext", {"mask": "m"}, "instruction"),
+    ("flux1-fill", {"mask": "m"}, "fill"),
+    ("flux2-klein-4b", {}, "instruction"),
+    ("flux2-klein-4b", {"image": ["a", "b", "c", "d"]}, "instruction"),
+    ("flux2-klein-4b", {"strength": 0.5}, "strength"),
+    ("flux2-klein-4b", {"strength": 0}, "strength"),
+    ("z-image-turbo", {}, "strength"),
+]
 
 
-@pytest.mark.parametrize(
-    ("family", "fields", "param"),
-    [
-        ("flux1-schnell", {"image": ["a", "b"]}, "image"),
-        ("flux1-kontext", {"image": ["a", "b"]}, "image"),
-        ("flux2-klein-4b", {"image": ["a"] * 5}, "image"),
-        ("flux2-klein-4b", {"image": ["a", "b"], "strength": 0.5}, "image"),
-        ("flux1-kontext", {"strength": 0.5}, "strength"),
-        ("flux1-kontext", {"strength": 0}, "strength"),
-        ("flux1-fill", {"mask": "m", "strength": 0.5}, "strength"),
-        ("flux1-fill", {}, "mask"),
-        ("flux1-schnell", {"negative_prompt": "blurry"}, "negative_prompt"),
-    ],
-)
-def test_what_the_family_can_not_do_is_refused_with_both_names(
-    family: str, fields: dict[str, Any], param: str
-) -> None:
-    assert refused(family, edit(**fields)) == param
+def test_the_family_decides_how_an_edit_works_and_a_strength_selects_editing_by_strength() -> None:
+    for family, fields, way in EDITS:
+        assert edit_way(edit(**fields), FAMILIES[family]) == way
 
 
-def test_a_negative_prompt_is_refused_where_there_is_none_and_an_empty_one_is_not() -> None:
+REFUSALS: list[Any] = [
+    ("flux1-schnell", {"image": ["a", "b"]}, "image"),
+    ("flux1-kontext", {"image": ["a", "b"]}, "image"),
+    ("flux2-klein-4b", {"image": ["a"] * 5}, "image"),
+    ("flux2-klein-4b", {"image": ["a", "b"], "strength": 0.5}, "image"),
+    ("flux1-kontext", {"strength": 0.5}, "strength"),
+    ("flux1-kontext", {"strength": 0}, "strength"),
+    ("flux1-fill", {"mask": "m", "strength": 0.5}, "strength"),
+    ("flux1-fill", {}, "mask"),
+    ("flux1-schnell", {"negative_prompt": "blurry"}, "negative_prompt"),
+]
+
+
+def test_a_missing_capability_is_refused_with_the_names_of_field_and_family() -> None:
+    for family, fields, param in REFUSALS:
+        assert refused(family, edit(**fields)) == param
+
+
+def test_an_unsupported_negative_prompt_is_refused_unless_it_is_empty() -> None:
     for name, family in FAMILIES.items():
         if family.generates and not family.negative_prompt:
-            assert refused(name, draw(negative_prompt="blurry")) == "negative_prompt"
-            check_generation(draw(negative_prompt=""), family)
+            assert refused(name, generation(negative_prompt="blurry")) == "negative_prompt"
+            check_generation(generation(negative_prompt=""), family)
 
 
-def test_capabilities_are_the_table_s_rows() -> None:
+def test_capabilities_come_from_the_table_of_families() -> None:
     base = {"path": "x", "port": 1, "memory_gb": 1.0}
 
     def of(family: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whatever is sent, a request parses or is refused with the name of the field; nothing else happens."""
+"""Any request parses, or is refused with the name of the field."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from contracts.errors import InvalidRequest
-from contracts.wire.openai import (
-    AnalyzeRequest,
-    ChatRequest,
-    ImageEditRequest,
-    ImageGenerationRequest,
-    parse_form,
-    parse_json,
-)
+from contracts.wire import parse_form, parse_json
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 from gateway.openapi.document import document
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -31,7 +27,7 @@ MODELS: dict[str, type[BaseModel]] = {
 }
 PATHS = list(MODELS)
 FIELDS = sorted({name for model in MODELS.values() for name in model.model_fields})
-# Each takes as long as twenty of the other examples; `make fuzz` has more time.
+# These take as long as twenty other examples each; `make fuzz` runs more.
 WHOLE_BODIES = settings(max_examples=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -40,16 +36,16 @@ JSON = st.recursive(
 )
 
 
-@cache  # a second that only these tests pay
+@cache  # takes a second
 def api() -> Any:
     import schemathesis
 
     return schemathesis.openapi.from_dict(document())
 
 
-@cache  # to make one takes as long as many examples
+@cache  # building one takes as long as many examples
 def bodies(path: str, *, fit: bool) -> st.SearchStrategy[Any]:
-    """JSON bodies made from the schema of *path* that fit it, or that don't."""
+    """JSON bodies that match the schema of *path*, or violate it."""
     from schemathesis import GenerationMode
 
     mode = GenerationMode.POSITIVE if fit else GenerationMode.NEGATIVE
@@ -58,7 +54,7 @@ def bodies(path: str, *, fit: bool) -> st.SearchStrategy[Any]:
 
 
 def outcome(parse: Callable[[], BaseModel]) -> BaseModel | InvalidRequest:
-    """The request, or its refusal; anything else that is raised fails the test."""
+    """The request or its refusal; any other exception fails the test."""
     try:
         return parse()
     except InvalidRequest as exc:
@@ -66,7 +62,7 @@ def outcome(parse: Callable[[], BaseModel]) -> BaseModel | InvalidRequest:
 
 
 def sent(model: type[BaseModel], body: Any) -> BaseModel | InvalidRequest:
-    """What becomes of *body*: a refusal names a field that it has, or should have."""
+    """The outcome of *body*; checks that a refusal names a field of it, or a missing one."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     got = outcome(lambda: parse_json(model, raw))
     if isinstance(got, InvalidRequest):
@@ -99,7 +95,7 @@ def test_any_bytes_parse_or_are_refused(path: str, body: bytes) -> None:
 @pytest.mark.parametrize("path", PATHS)
 @WHOLE_BODIES
 @given(data=st.data())
-def test_what_fits_the_schema_parses_or_breaks_a_rule_that_is_named(
+def test_a_body_that_matches_the_schema_parses_or_breaks_a_named_rule(
     path: str, data: st.DataObject
 ) -> None:
     body = data.draw(bodies(path, fit=True))
@@ -112,7 +108,7 @@ def test_what_fits_the_schema_parses_or_breaks_a_rule_that_is_named(
 @pytest.mark.parametrize("path", PATHS)
 @WHOLE_BODIES
 @given(data=st.data())
-def test_what_does_not_fit_the_schema_is_refused(path: str, data: st.DataObject) -> None:
+def test_a_body_that_violates_the_schema_is_refused(path: str, data: st.DataObject) -> None:
     body = data.draw(bodies(path, fit=False))
     assert isinstance(sent(MODELS[path], body), InvalidRequest)
 

@@ -1,4 +1,4 @@
-"""Images on the wire: what is read, what is refused, and which size is drawn."""
+"""Images in requests: decoding, refusals, and sizes."""
 
 from __future__ import annotations
 
@@ -15,37 +15,46 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
 ENCODED = base64.b64encode(PNG).decode()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        ENCODED,
-        f"data:image/png;base64,{ENCODED}",
-        f"data:image/jpeg;charset=x;base64,{ENCODED}",  # the type is told by the bytes
-        ENCODED[:8] + "\r\n" + ENCODED[8:],
-        ENCODED.rstrip("="),
-    ],
-)
-def test_base64_and_data_uris_are_read(text: str) -> None:
-    assert read_image_field(text, "image") == PNG
+READABLE = [
+    ENCODED,
+    f"data:image/png;base64,{ENCODED}",
+    f"data:image/jpeg;charset=x;base64,{ENCODED}",  # the bytes decide the type
+    ENCODED[:8] + "\r\n" + ENCODED[8:],
+    ENCODED.rstrip("="),
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "not base64!", "aGVsbG8=", "data:image/png,raw", "data:;base64,", "data:image/png", "ÿ", "A"],
-)
-def test_what_is_no_image_is_refused_naming_the_field(text: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        read_image_field(text, "messages[0].content[1].image_url.url")
-    assert caught.value.param == "messages[0].content[1].image_url.url"
+def test_base64_and_data_uris_are_decoded() -> None:
+    for text in READABLE:
+        assert read_image_field(text, "image") == PNG
 
 
-def test_an_url_is_refused_as_not_offered() -> None:
+UNREADABLE = [
+    "",
+    "not base64!",
+    "aGVsbG8=",
+    "data:image/png,raw",
+    "data:;base64,",
+    "data:image/png",
+    "ÿ",
+    "A",
+]
+
+
+def test_invalid_image_text_is_refused_with_the_field() -> None:
+    for text in UNREADABLE:
+        with pytest.raises(InvalidRequest) as caught:
+            read_image_field(text, "messages[0].content[1].image_url.url")
+        assert caught.value.param == "messages[0].content[1].image_url.url"
+
+
+def test_a_url_is_refused_as_unsupported() -> None:
     with pytest.raises(UnsupportedParameter, match="not fetched"):
         read_image_field("https://example.org/a.png", "image")
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_either_read_or_refused(text: str) -> None:
+def test_any_text_is_decoded_or_refused(text: str) -> None:
     try:
         assert sniff(read_image_field(text, "image"))
     except InvalidRequest as exc:
@@ -57,22 +66,33 @@ def test_sides_are_rounded_down_to_multiples_of_16() -> None:
     assert str(parse_size(" 512X512 ", max_pixels=10**7)) == "512x512"
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["0x0", "15x512", "512", "x", "-1x5", "5.0x5", "1e3x1e3", "512x512x3", "99999x99999", "autos"],
-)
-def test_a_size_that_cannot_be_drawn_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        parse_size(text, max_pixels=2048 * 2048)
-    assert caught.value.param == "size"
+INVALID_SIZES = [
+    "0x0",
+    "15x512",
+    "512",
+    "x",
+    "-1x5",
+    "5.0x5",
+    "1e3x1e3",
+    "512x512x3",
+    "99999x99999",
+    "autos",
+]
+
+
+def test_an_invalid_size_is_refused() -> None:
+    for text in INVALID_SIZES:
+        with pytest.raises(InvalidRequest) as caught:
+            parse_size(text, max_pixels=2048 * 2048)
+        assert caught.value.param == "size"
 
 
 SIDES = st.one_of(st.integers(1, 20_000), st.integers(1, 100_000_000))
 
 
-@example(100_000_000, 1, 4_000_000)  # a strip that packs into a few kB
+@example(100_000_000, 1, 4_000_000)  # a strip, which compresses to a few kB
 @given(SIDES, SIDES, st.integers(256, 4_000_000))
-def test_an_edit_is_redrawn_within_the_limit_and_near_its_aspect(
+def test_an_edit_is_scaled_to_the_limit_in_multiples_of_16(
     width: int, height: int, max_pixels: int
 ) -> None:
     size = fit_size(Size(width, height), max_pixels=max_pixels)
@@ -82,5 +102,5 @@ def test_an_edit_is_redrawn_within_the_limit_and_near_its_aspect(
     assert size.pixels <= max_pixels
 
 
-def test_a_picture_that_fits_keeps_its_size() -> None:
+def test_an_image_within_the_limit_keeps_its_size() -> None:
     assert fit_size(Size(128, 256), max_pixels=65536) == Size(128, 256)

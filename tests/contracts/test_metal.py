@@ -1,4 +1,4 @@
-"""Metal's last words are told with cause and cure; other words are left alone."""
+"""Metal's error messages are explained with cause and fix; other lines are ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contracts.metal import FAULTS, fault_of
 ABORT = "libc++abi: terminating due to uncaught exception of type std::runtime_error: "
 FAILED = "[METAL] Command buffer execution failed: "
 
-# As MLX and Metal print them, and a word of the cure.
+# Messages as MLX and Metal print them, and words of the fix.
 WORDS = {
     "Impacting Interactivity"
     " (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)": "display sleep",
@@ -25,7 +25,7 @@ WORDS = {
 }
 
 
-def test_each_fault_of_the_gpu_is_told_by_its_cure() -> None:
+def test_each_gpu_fault_has_its_fix() -> None:
     for words, cure in WORDS.items():
         for line in (ABORT + FAILED + words, FAILED + words, f"RuntimeError: {FAILED}{words}"):
             fault = fault_of(["loading", line])
@@ -34,12 +34,12 @@ def test_each_fault_of_the_gpu_is_told_by_its_cure() -> None:
     assert len({fault_of([FAILED + words]) for words in WORDS}) == 5
 
 
-def test_the_code_alone_is_enough() -> None:
+def test_the_error_code_alone_is_recognized() -> None:
     fault = fault_of(["error 0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity"])
     assert fault is FAULTS[0]
 
 
-def test_a_buffer_that_can_t_be_had_is_a_fault_of_memory() -> None:
+def test_a_failed_allocation_is_a_memory_fault() -> None:
     assert "fewer models" in str(fault_of(["[metal::malloc] Unable to allocate 123 bytes."]))
     assert "fewer models" in str(fault_of(["[metal::malloc] Resource limit (499000) exceeded."]))
     large = (
@@ -49,18 +49,18 @@ def test_a_buffer_that_can_t_be_had_is_a_fault_of_memory() -> None:
     assert "shorter prompt" in str(fault_of([large]))
 
 
-def test_what_is_not_about_the_gpu_is_left_alone() -> None:
+def test_a_line_that_is_not_about_the_gpu_is_ignored() -> None:
     for line in ("Insufficient Memory", "GPU Timeout", "load failed: no weights", "", "killed"):
         assert fault_of([line]) is None, line
     assert fault_of([]) is None
 
 
-def test_a_fault_that_was_survived_is_not_the_reason() -> None:
+def test_a_fault_before_the_last_lines_is_ignored() -> None:
     fault = FAILED + next(iter(WORDS))
     assert fault_of([fault, "one", "two", "three"]) is None
     assert fault_of([fault, "Traceback", "note"]) is not None
 
 
 @given(st.lists(st.text()))
-def test_no_words_raise(lines: list[str]) -> None:
+def test_no_text_raises(lines: list[str]) -> None:
     fault_of(lines)

@@ -1,4 +1,4 @@
-"""Requests for responses: what is read, what is refused and by which name."""
+"""Responses API requests: parsing, and refusals with the name of the field."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedParameter
-from contracts.wire.openai import parse_json
+from contracts.wire import parse_json
 from contracts.wire.responses import LOGPROBS, ResponseRequest
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 REFERENCE = {"type": "item_reference", "id": "msg_1"}
 
 
-def asked(**fields: Any) -> ResponseRequest:
+def request(**fields: Any) -> ResponseRequest:
     return parse_json(ResponseRequest, json.dumps({"input": "hi", **fields}).encode())
 
 
-def test_a_string_is_one_message_of_the_user() -> None:
-    (item,) = asked().input
+def test_a_string_input_is_one_user_message() -> None:
+    (item,) = request().input
     assert (item.type, item.role) == ("message", "user")
     assert item.content is not None
     assert [(part.type, part.text) for part in item.content] == [("input_text", "hi")]
 
 
-def test_items_are_messages_calls_results_and_thoughts() -> None:
+def test_items_are_messages_calls_results_and_reasoning() -> None:
     items = [
         {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "b"}]},
@@ -34,27 +34,25 @@ def test_items_are_messages_calls_results_and_thoughts() -> None:
         {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}", "id": "fc_1"},
         {"type": "function_call_output", "call_id": "c", "output": "d"},
     ]
-    kinds = [item.type for item in asked(input=items).input]
+    kinds = [item.type for item in request(input=items).input]
     assert kinds == ["message", "message", "reasoning", "function_call", "function_call_output"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "wanted"),
-    [
-        ({}, False),
-        ({"top_logprobs": 0}, False),
-        ({"top_logprobs": 2}, True),
-        ({"include": [LOGPROBS]}, True),
-        ({"include": ["reasoning.encrypted_content"]}, False),
-    ],
-)
-def test_logprobs_are_asked_for_by_their_number_or_by_including_them(
-    fields: dict[str, Any], wanted: bool
-) -> None:
-    assert asked(**fields).wants_logprobs is wanted
+LOGPROBS_WANTED: list[Any] = [
+    ({}, False),
+    ({"top_logprobs": 0}, False),
+    ({"top_logprobs": 2}, True),
+    ({"include": [LOGPROBS]}, True),
+    ({"include": ["reasoning.encrypted_content"]}, False),
+]
 
 
-WITHOUT_EFFECT = [
+def test_logprobs_are_requested_by_top_logprobs_or_include() -> None:
+    for fields, wanted in LOGPROBS_WANTED:
+        assert request(**fields).wants_logprobs is wanted
+
+
+IGNORED: list[Any] = [
     {"store": True},
     {"background": False},
     {"previous_response_id": None},
@@ -70,16 +68,16 @@ WITHOUT_EFFECT = [
 ]
 
 
-@pytest.mark.parametrize("fields", WITHOUT_EFFECT, ids=str)
-def test_what_belongs_to_openai_s_models_alone_is_accepted(fields: dict[str, Any]) -> None:
-    asked(**fields)
+def test_fields_that_only_apply_to_openai_s_models_are_accepted() -> None:
+    for fields in IGNORED:
+        request(**fields)
 
 
 def message(**part: Any) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}, part]}]}
 
 
-NOT_OFFERED = [
+UNSUPPORTED: list[Any] = [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"conversation": {"id": "conv_1"}}, "conversation"),
     ({"background": True}, "background"),
@@ -103,20 +101,20 @@ NOT_OFFERED = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "param"), NOT_OFFERED, ids=lambda value: str(value)[:60])
-def test_what_is_not_offered_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(UnsupportedParameter) as caught:
-        asked(**fields)
-    assert caught.value.param == param
-    assert caught.value.code == "unsupported_parameter"
+def test_an_unsupported_feature_is_refused_with_its_field() -> None:
+    for fields, param in UNSUPPORTED:
+        with pytest.raises(UnsupportedParameter) as caught:
+            request(**fields)
+        assert caught.value.param == param
+        assert caught.value.code == "unsupported_parameter"
 
 
-def test_a_reference_to_a_kept_item_is_told_what_to_send_instead() -> None:
-    with pytest.raises(UnsupportedParameter, match="send the items themselves"):
-        asked(input=[REFERENCE])
+def test_the_refusal_of_an_item_reference_says_what_to_send_instead() -> None:
+    with pytest.raises(UnsupportedParameter, match="send the items"):
+        request(input=[REFERENCE])
 
 
-FAULTY = [
+INVALID: list[Any] = [
     ({"input": None}, "input"),
     ({"input": []}, "input"),
     ({"input": 5}, "input"),
@@ -152,10 +150,10 @@ FAULTY = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "param"), FAULTY, ids=lambda value: str(value)[:60])
-def test_a_fault_is_told_by_the_name_of_its_field(fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        asked(**fields)
-    assert caught.value.param == param
-    assert not isinstance(caught.value, UnsupportedParameter)
-    assert param in caught.value.message
+def test_an_invalid_request_names_the_field() -> None:
+    for fields, param in INVALID:
+        with pytest.raises(InvalidRequest) as caught:
+            request(**fields)
+        assert caught.value.param == param
+        assert not isinstance(caught.value, UnsupportedParameter)
+        assert param in caught.value.message

@@ -13,7 +13,9 @@ from contracts.settings import ManagerSettings, MemorySettings, Settings
 from contracts.settings.file import load
 from contracts.settings.gateway import GatewaySettings
 from contracts.settings.models import ImageSettings, VlmSettings
-from contracts.wire.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 from tests.gateway.stand_in import images_response
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)

@@ -19,8 +19,10 @@ from starlette.datastructures import Headers
 from contracts.errors import ApiError, UpstreamError
 from contracts.media import Size, fit_size, parse_size, read_image_field, sniff
 from contracts.settings.file import ENVIRONMENT, SettingsError, load
-from contracts.wire.openai import AnalyzeRequest, ChatRequest, ImageEditRequest, ImageGenerationRequest
-from contracts.wire.openai import parse_json as parsed
+from contracts.wire import parse_json as parsed
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest
 from gateway.checks import (
     Checked,
     check_analyze,
@@ -99,7 +101,7 @@ def form(data: bytes) -> None:
         assert check_edit(seeds.SETTINGS_READ, checked.body).alias == checked.alias
         again = parsed(ImageEditRequest, checked.body)
         links = {link.url for link in checked.linked_images}
-        here = [text for _, text in again.pictures if text not in links]
+        here = [text for _, text in again.input_images if text not in links]
         assert all(sniff(read_image_field(text, "image")) for text in here)
 
 

@@ -1,11 +1,11 @@
-"""A Mac for the tests: hostctl and its children run as on Darwin, beside stand-ins for the Mac's tools.
+"""A Mac for the tests: hostctl and its children run as on Darwin, with stand-ins for the Mac's tools.
 
-``launchctl`` keeps state and has a clock that the test moves, so that a drain of 45 s takes no time
-(tests/tools/mac/launchctl.py). pmset, fdesetup, defaults and docker say what ``answer`` was given. PATH
-holds nothing else but a few basic commands.
+``launchctl`` has state and a clock that the test moves, so a drain of 45 s takes no time
+(tests/tools/mac/launchctl.py). pmset, fdesetup, defaults and docker print the texts of ``answer``. PATH
+has only these and a few basic commands.
 
-Two ways to use it: ``Mac.run`` starts real processes that take this machine for a Mac; ``Mac.perform``
-does steps in this process in virtual time, and inside ``Mac.here`` so does all that hostctl asks.
+``Mac.run`` starts real processes in an environment that looks like a Mac. ``Mac.perform`` runs steps in
+this process in virtual time; inside ``Mac.here`` hostctl's own commands run there too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unittest import mock
 
 from hostctl.local_stack import ROOT
 from hostctl.machine import GIB
-from hostctl.services import Place
+from hostctl.services import Installation
 from hostctl.steps import Step, perform
 from tests.tools.mac.launchctl import Launchctl
 
@@ -33,12 +33,12 @@ BASICS = (
     "basename", "cat", "chmod", "cp", "echo", "env", "false", "git", "install", "ls", "make", "mkdir",
     "mv", "rm", "sh", "tail", "touch", "tr", "true", "uname",
 )  # fmt: skip
-HEADLESS = {  # a new Mac mini, as its owner left it
+HEADLESS = {  # a new Mac mini with default settings
     "pmset -g": " autorestart          0\n sleep                1\n powermode            0\n",
     "pmset -g custom": "AC Power:\n sleep                1\n autorestart          0\n",
     "fdesetup isactive": "true\n",
 }
-WELL = {  # one that comes back by itself
+WELL = {  # a Mac whose stack starts again automatically
     "pmset -g": " autorestart          1\n sleep                0\n lowpowermode         0\n",
     "pmset -g custom": "AC Power:\n sleep                0\n autorestart          1\n",
     "fdesetup isactive": "false\n",
@@ -47,7 +47,7 @@ WELL = {  # one that comes back by itself
 
 
 class Mac:
-    """*root*: the project's folder. *levers*: variables of the stand-ins (DRAIN_S, PENDED, ...)."""
+    """*root*: the project's folder. *levers*: variables for the stand-ins (DRAIN_S, PENDED, ...)."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class Mac:
         self.folder = folder / "mac"
         self.home = self.folder / "Users" / "ann"
         self.daemons = self.folder / "Library" / "LaunchDaemons"
-        self.place = Place(root, self.home, uid, "ann")
+        self.place = Installation(root, self.home, uid, "ann")
         self.levers = dict(levers)
-        self.now: float | None = None  # virtual time, once somebody has waited
+        self.now: float | None = None  # virtual time, after the first wait
         self._state = self.folder / "launchd"
         self._answers = self.folder / "answers"
         for made in (self.home, self.daemons, self._state, self._answers):
@@ -86,7 +86,7 @@ class Mac:
         return folder
 
     def answer(self, commands: dict[str, str]) -> None:
-        """What each of *commands* ("pmset -g") says from now on; all others fail."""
+        """Set the output of each of *commands* ("pmset -g"); all others fail."""
         for command, text in commands.items():
             (self._answers / command.replace("/", "_")).write_text(text)
 
@@ -103,7 +103,7 @@ class Mac:
         }
 
     def run(self, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """*argv* in the project's folder, in processes that take this machine for a Mac."""
+        """Run *argv* in the project's folder, in processes that see a Mac."""
         environ = {
             **self.environ,
             "MAC": str(self.folder / "mac.json"),
@@ -121,7 +121,7 @@ class Mac:
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        """launchctl and sudo answer within this process, which is a hundred times quicker."""
+        """Run launchctl and sudo inside this process, which is a hundred times faster."""
         real = subprocess.run
 
         def run(argv: Sequence[str], **how: Any) -> subprocess.CompletedProcess[str]:
@@ -145,29 +145,29 @@ class Mac:
         return subprocess.CompletedProcess(words, int("SUDO_REFUSES" in self.levers), "", "")
 
     def perform(self, steps: Iterable[Step]) -> list[str]:
-        """Do *steps*; what was said. A pause moves the clock of launchd."""
+        """Perform *steps*; returns the printed lines. Pauses move launchd's clock."""
         if self.now is None:
             self.wait(0)
-        said: list[str] = []
+        lines: list[str] = []
         perform(
             steps,
             cwd=self.place.root,
             environ=self.environ,
-            say=said.append,
+            say=lines.append,
             pause=self.wait,
             clock=lambda: self.now or 0.0,
         )
-        return said
+        return lines
 
     def wait(self, seconds: float) -> None:
-        """Moves the clock, also that of launchctl in other processes."""
+        """Move the clock, also for launchctl in other processes."""
         self.now = (self.now or 0.0) + seconds
         (self._state / "clock").write_text(str(self.now))
 
-    # What launchd knows.
+    # The state of launchd.
 
     def calls(self) -> list[str]:
-        """What launchctl was asked to change."""
+        """The calls of launchctl that change something."""
         file = self._state / "calls"
         return file.read_text().splitlines() if file.exists() else []
 
@@ -176,12 +176,12 @@ class Mac:
         return file.read_text().splitlines() if file.exists() else []
 
     def loaded(self) -> list[str]:
-        """Jobs that launchd knows, those that are ending among them."""
+        """The loaded jobs, including those that are exiting."""
         jobs = sorted(p for p in (self._state / "jobs").glob("*/*"))
         return [target for target in map(_target, jobs) if self._print(target)[0] == 0]
 
     def running(self) -> list[str]:
-        """Jobs that serve: running, and not on their way out."""
+        """The jobs that run and are not exiting."""
         return [t for t in self.loaded() if "\tstate = running\n" in self._print(t)[1]]
 
     def _print(self, target: str) -> tuple[int, str]:
@@ -189,11 +189,11 @@ class Mac:
         return tool.main(["print", target]), tool.out
 
     def killed(self) -> bool:
-        """Whether launchd ever killed a job that was still draining."""
+        """Whether launchd has killed a draining job."""
         return (self._state / "killed").exists()
 
     def ended(self, target: str, status: str, **facts: Any) -> None:
-        """Job *target* has ended with *status*, and was not started again."""
+        """Let job *target* exit with *status*, without a restart."""
         domain, _, name = target.rpartition("/")
         file = self._state / "jobs" / domain.replace("/", "-") / name
         found = {**json.loads(file.read_text()), "running": False, "exit": status, **facts}

@@ -1,4 +1,4 @@
-"""Machines and places for the tests of what is decided about them."""
+"""Machines and installations for the tests of pure decisions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from hostctl.launchd import Launchd
 from hostctl.machine import GIB, Machine
-from hostctl.services import Place
+from hostctl.services import Installation
 from hostctl.systemd import Systemd
 
-MAC_PLACE = Place(Path("/Users/ann/vision insight"), Path("/Users/ann"), 501, "ann")
-LINUX_PLACE = Place(Path("/home/ann/vision insight"), Path("/home/ann"), 1000, "ann")
+MAC_PLACE = Installation(Path("/Users/ann/vision insight"), Path("/Users/ann"), 501, "ann")
+LINUX_PLACE = Installation(Path("/home/ann/vision insight"), Path("/home/ann"), 1000, "ann")
 MAC = Machine("Darwin", "arm64", 24 * GIB, 100 * GIB)
 LINUX = Machine("Linux", "x86_64", 32 * GIB, 100 * GIB)
 LAUNCHD = Launchd(MAC_PLACE)

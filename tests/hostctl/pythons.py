@@ -1,6 +1,6 @@
-"""A place that Pythons are downloaded from: this interpreter, packed as uv's builds of CPython are.
+"""A local source of Pythons for uv: this interpreter, packed like uv's builds of CPython.
 
-uv and pip are the real ones. ``environment`` points both at the files here and at a loopback server.
+uv and pip are the real ones; environment variables point them to local files and a loopback server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from hostctl.local_stack import ROOT
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
-# What UV_PYTHON_INSTALL_MIRROR stands in for.
+# UV_PYTHON_INSTALL_MIRROR replaces this URL.
 _RELEASES = "https://github.com/astral-sh/python-build-standalone/releases/download"
 _LEFT_OUT = {
     "__pycache__",
@@ -36,12 +36,12 @@ _LEFT_OUT = {
 
 @contextmanager
 def downloads(folder: Path) -> Iterator[tuple[Mapping[str, str], list[str]]]:
-    """The environment in which Pythons are downloaded from here, and the paths that were asked for."""
-    asked: list[str] = []
+    """The environment in which uv downloads Pythons from here, and the list of requested paths."""
+    requested: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
 
     mirror = folder / "mirror" / "2026"
     mirror.mkdir(parents=True)
@@ -64,7 +64,7 @@ def downloads(folder: Path) -> Iterator[tuple[Mapping[str, str], list[str]]]:
                 "PIP_FIND_LINKS": str(folder),
                 "PIP_CONFIG_FILE": "/dev/null",
             },
-            asked,
+            requested,
         )
     finally:
         server.shutdown()
@@ -77,14 +77,14 @@ def _pack(archive: Path) -> None:
     prefix = Path(sys.base_prefix)
     library = f"lib/python{VERSION}"
 
-    def wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    def keep(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         parts = Path(member.name).parts
         return None if _LEFT_OUT & set(parts) or any(p.startswith("config-") for p in parts) else member
 
     with tarfile.open(archive, "w:gz", compresslevel=1, dereference=True) as tar:
         program = (prefix / "bin" / f"python{VERSION}").resolve()
         tar.add(program, f"python/bin/python{VERSION}")
-        tar.add(prefix / library, f"python/{library}", filter=wanted)
+        tar.add(prefix / library, f"python/{library}", filter=keep)
 
 
 def _listing(url: str, archive: Path) -> dict[str, object]:
@@ -110,7 +110,7 @@ def _listing(url: str, archive: Path) -> dict[str, object]:
 
 
 def _write_uv(folder: Path) -> None:
-    """A wheel of the uv that this checkout has."""
+    """A wheel with the uv of this checkout."""
     about = {
         "METADATA": "Metadata-Version: 2.1\nName: uv\nVersion: 0.9.99\n",
         "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",

@@ -1,4 +1,4 @@
-"""A login under a real ``systemd --user``, in namespaces of its own; commands are run inside it."""
+"""A login session with a real ``systemd --user`` in its own namespaces, to run commands in."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def require_systemd() -> None:
 
 
 class Session:
-    """``with Session(folder) as session: session.run("make install")``; *folder* is kept after it, so
-    that the next session is this machine after a reboot."""
+    """``with Session(folder) as session: session.run("make install")``. *folder* is kept, so the next
+    session is the same machine after a reboot."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -75,7 +75,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """The shutdown of the machine: systemd stops what runs."""
+        """Shut the machine down: systemd stops all services."""
         process = self._process
         assert process is not None
         self._input.close()
@@ -90,7 +90,7 @@ class Session:
         return self._process.stdin
 
     def run(self, command: str, cwd: Path | None = None) -> tuple[int, str]:
-        """The status of *command*, and all that it wrote."""
+        """The exit status and output of *command*."""
         assert self._process is not None
         assert self._process.stdout is not None
         where = f"cd '{cwd}' && " if cwd else ""
@@ -101,7 +101,7 @@ class Session:
         return int(status), self._output.read_text(errors="replace")
 
     def cut_power(self) -> None:
-        """Everything inside ends at once, without a signal that could be handled."""
+        """Kill everything inside at once."""
         assert self._process is not None
         (unshare,) = [
             p for p in psutil.Process(self._process.pid).children(True) if p.name() == "unshare"

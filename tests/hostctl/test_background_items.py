@@ -1,4 +1,4 @@
-"""What macOS shows at the first install is said before it is shown."""
+"""An install announces the notification that macOS will show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.hostctl.machines import LAUNCHD, SYSTEMD, linux, mac
 from tests.hostctl.test_plans import place_in
 
 
-def test_background_items_are_announced_before_the_first_agent_on_a_mac_alone(tmp_path: Path) -> None:
+def test_background_items_are_announced_on_a_mac_before_the_first_agent(tmp_path: Path) -> None:
     for native in (False, True):
         steps = plans.install_plan(mac(), place_in(tmp_path), LAUNCHD, native=native, env_text=None)
         (notice,) = [s for s in steps if isinstance(s, Say) and "Background Items Added" in s.title]

@@ -1,4 +1,4 @@
-"""macOS' firewall, by a stand-in of ``socketfilterfw`` that keeps which programs are permitted."""
+"""macOS' firewall, with a stand-in for ``socketfilterfw`` that stores the permitted programs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from hostctl import firewall
-from hostctl.ask import output
+from hostctl.command import output
 from hostctl.firewall import Firewall, program_of, state_of
 
 STAND_IN = """#!/bin/sh
-# --getglobalstate, --getappblocked, --add, --unblockapp, --setblockall: state in files beside it.
+# --getglobalstate, --getappblocked, --add, --unblockapp, --setblockall; the state is in this folder.
 here=$(dirname "$0")
 case $1 in
   --getglobalstate)
@@ -44,19 +44,19 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(python: Path) -> Firewall:
-    def said(argv: Sequence[str]) -> str:
+    def stdout(argv: Sequence[str]) -> str:
         return output(argv, {"PATH": "/usr/bin:/bin"})[1]
 
-    return firewall.read(python, said)
+    return firewall.read(python, stdout)
 
 
-def cured(found: Firewall, folder: Path) -> None:
-    """The commands that the doctor prints, without sudo."""
+def fix(found: Firewall, folder: Path) -> None:
+    """Run the commands that the doctor prints, without sudo."""
     subprocess.run(["sh", "-ec", found.cure.replace("sudo ", "")], cwd=folder, check=True)
 
 
 @pytest.mark.process
-def test_the_doctor_s_cure_cures(tool: Path, tmp_path: Path) -> None:
+def test_the_doctor_s_commands_fix_the_problem(tool: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     python = tmp_path / "my python"
     python.touch()
@@ -67,19 +67,19 @@ def test_the_doctor_s_cure_cures(tool: Path, tmp_path: Path) -> None:
         for _ in range(2):  # all blocked, then one program
             if problem := (found := read(python)).problem:
                 assert "firewall" in problem
-                cured(found, tmp_path)
+                fix(found, tmp_path)
         assert read(python).problem == ""
         assert read(python).permitted
 
 
 @pytest.mark.process
-def test_a_mac_without_the_tool_or_with_other_words_has_no_problem(tmp_path: Path) -> None:
+def test_a_missing_tool_and_unknown_output_are_no_problem(tmp_path: Path) -> None:
     assert read(tmp_path / "python").problem == ""
-    for told in ("", "Firewall is odd", "(State = x)", "State ="):
-        assert state_of(told) == 0
+    for text in ("", "Firewall is odd", "(State = x)", "State ="):
+        assert state_of(text) == 0
 
 
-def test_a_framework_s_python_is_the_application_inside_it(tmp_path: Path) -> None:
+def test_the_program_of_a_framework_s_python_is_its_application(tmp_path: Path) -> None:
     version = tmp_path / "Python.framework" / "Versions" / "3.12"
     (version / "bin").mkdir(parents=True)
     (version / "bin" / "python3.12").touch()

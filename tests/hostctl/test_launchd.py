@@ -1,7 +1,7 @@
-"""Every verb against a launchctl with state: in both readings of 37, with held-back starts, in drains.
+"""Every verb with a stateful stand-in for launchctl: statuses 0 and 37, delayed starts, drains.
 
-In virtual time: a drain of 45 s takes none. What the plans ask of .venv's Python is done in this
-process (definitions), or is not needed here (packages, waiting for answers).
+Time is virtual: a drain of 45 s takes none. Steps that run .venv's Python run in this process
+(definitions) or are skipped (packages, waiting for the tiers).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SETTINGS = load(ROOT / "config.yaml", {})
 
 
 class Owner:
-    """Gives the commands that the owner of a Mac gives."""
+    """The owner of a Mac, who runs the make targets."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **levers: str) -> None:
         self.root = folder / "vision insight"
@@ -98,7 +98,7 @@ class Owner:
                     yield definition(services, tier, self.mac.place, SETTINGS)
             else:
                 if isinstance(step, Remove):
-                    assert self.mac.loaded() == [], f"{step} under a service that has not ended"
+                    assert self.mac.loaded() == [], f"{step} while a service still runs"
                 yield step
 
     def plist(self, tier: Tier) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Owner:
         return found
 
     def interrupted_stop(self, tier: Tier = "gateway") -> None:
-        """`make stop`, and Ctrl-C while it waits."""
+        """`make stop`, interrupted by Ctrl-C during its wait."""
         unload = next(s for s in self.services.stop(tier) if isinstance(s, Run))
         self.mac.perform([unload])
         assert f"{self.services.domain}/{label(tier)}" not in self.mac.running()
@@ -171,30 +171,30 @@ def twice_in_a_row(owner: Owner, *, boot: bool) -> None:
         assert list(owner.mac.daemons.iterdir()) == []
 
 
-def test_a_running_job_that_kickstart_answers_with_37_is_a_success(owner: Owner) -> None:
+def test_status_37_of_kickstart_is_a_success(owner: Owner) -> None:
     owner.install()
     owner.start()
     assert owner.mac.calls()[-1] == f"kickstart gui/501/{label('gateway')}"
     assert owner.mac.running() == both("gui/501")
 
 
-def test_a_start_that_macos_holds_back_is_kicked(owner: Owner) -> None:
+def test_a_start_that_macos_delays_is_forced(owner: Owner) -> None:
     owner.mac.levers["PENDED"] = "1"
     owner.install()
     assert owner.mac.running() == both("gui/501")
 
 
-def test_what_is_waited_for_is_said_once_and_only_when_there_is_something(owner: Owner) -> None:
+def test_a_wait_is_announced_once_and_only_if_there_is_one(owner: Owner) -> None:
     assert not [line for line in owner.install() if "waiting" in line]
     owner.mac.levers["DRAIN_S"] = "45"
-    said = owner.restart()
-    waiting = [line for line in said if "waiting for open requests to end" in line]
-    assert len(waiting) == 2  # one for each tier
+    lines = owner.restart()
+    waiting = [line for line in lines if "waiting for open requests to finish" in line]
+    assert len(waiting) == 2  # one per tier
     assert label("manager") in waiting[0]
-    assert not [line for line in said if "failed" in line.lower()]
+    assert not [line for line in lines if "failed" in line.lower()]
 
 
-def test_a_wait_is_as_long_as_launchd_lets_the_service_drain(
+def test_a_wait_is_longer_than_the_drain_that_launchd_allows(
     owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner.mac.levers["DRAIN_S"] = "300"
@@ -209,7 +209,7 @@ def test_a_wait_is_as_long_as_launchd_lets_the_service_drain(
     assert not owner.mac.killed()
 
 
-def test_nothing_is_deleted_under_a_manager_that_never_ends(owner: Owner) -> None:
+def test_nothing_is_deleted_while_the_manager_still_runs(owner: Owner) -> None:
     owner.install()
     owner.mac.levers["UNKILLABLE"] = "1"
     before = sorted(owner.root.rglob("*"))
@@ -220,14 +220,14 @@ def test_nothing_is_deleted_under_a_manager_that_never_ends(owner: Owner) -> Non
     del owner.mac.levers["UNKILLABLE"]
 
 
-def test_a_stop_that_never_ends_is_a_failure_with_its_cure(owner: Owner) -> None:
+def test_a_stop_that_never_ends_fails_with_its_fix(owner: Owner) -> None:
     owner.install()
     owner.mac.levers["UNKILLABLE"] = "1"
-    with pytest.raises(StepFailed, match=r"wait until com\.vision-insight\.gateway has ended"):
+    with pytest.raises(StepFailed, match=r"wait until com\.vision-insight\.gateway has stopped"):
         owner.stop()
 
 
-def test_a_service_whose_definition_is_gone_is_ended_before_its_python_goes(owner: Owner) -> None:
+def test_a_service_without_a_definition_is_stopped_before_its_python_is_removed(owner: Owner) -> None:
     owner.install()
     running = frozenset(TIERS)
     for tier in TIERS:
@@ -239,16 +239,16 @@ def test_a_service_whose_definition_is_gone_is_ended_before_its_python_goes(owne
 
 
 class TestDomains:
-    def test_without_a_login_at_the_screen_agents_are_loaded_for_ssh(self, owner: Owner) -> None:
+    def test_without_a_login_at_the_screen_agents_use_the_user_domain(self, owner: Owner) -> None:
         owner.mac.levers["NO_GUI"] = "1"
         owner.install()
         assert owner.mac.running() == both("user/501")
-        # They stay there when somebody logs in at the screen later.
+        # They stay there after a later login at the screen.
         del owner.mac.levers["NO_GUI"]
         owner.restart()
         assert owner.mac.running() == both("user/501")
 
-    def test_what_is_loaded_in_both_domains_is_ended_in_both(self, owner: Owner) -> None:
+    def test_a_service_in_both_domains_is_stopped_in_both(self, owner: Owner) -> None:
         owner.install()
         second = domains.find(owner.mac.place, owner.mac.environ)
         place = owner.mac.place
@@ -259,7 +259,7 @@ class TestDomains:
         owner.uninstall()
         assert owner.mac.loaded() == []
 
-    def test_a_log_in_is_the_cure_of_125_alone(self, owner: Owner) -> None:
+    def test_only_status_125_is_fixed_by_a_login(self, owner: Owner) -> None:
         gui = Launchd(owner.mac.place, "gui/501")
         owner.install()
         for tier in TIERS:
@@ -273,7 +273,7 @@ class TestDomains:
             owner.mac.perform(gui.activate("manager"))
         assert "log in" not in str(failed.value)
 
-    def test_a_job_that_launchd_does_not_know_is_no_success(self, owner: Owner) -> None:
+    def test_starting_a_job_that_is_not_loaded_fails(self, owner: Owner) -> None:
         owner.install()
         owner.stop()
         owner.services.file("gateway").chmod(0o666)
@@ -282,7 +282,7 @@ class TestDomains:
 
 
 class TestBoot:
-    def test_a_daemon_runs_as_its_owner_and_only_launchd_s_part_is_root_s(self, owner: Owner) -> None:
+    def test_a_daemon_runs_as_its_owner_and_only_launchctl_needs_root(self, owner: Owner) -> None:
         owner.install(boot=True)
         for tier in TIERS:
             job = owner.plist(tier)
@@ -295,7 +295,7 @@ class TestBoot:
         assert owner.mac.sudo_calls()
         assert all(call.startswith(allowed) for call in owner.mac.sudo_calls())
 
-    def test_the_kind_stays_until_the_other_is_asked_for(self, owner: Owner) -> None:
+    def test_the_kind_stays_until_the_other_is_requested(self, owner: Owner) -> None:
         for boot, domain in ((True, "system"), (None, "system"), (False, "gui/501"), (None, "gui/501"),
                              (True, "system")):  # fmt: skip
             owner.install(boot=boot)

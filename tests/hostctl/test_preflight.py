@@ -1,4 +1,4 @@
-"""What keeps the stack from being installed is told with its cure, before anything is changed."""
+"""Problems that prevent an install are reported with their fixes, before anything is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hostctl.launchd import Launchd
 from hostctl.local_stack import ROOT
 from hostctl.machine import GIB, Machine, TakenPort, protected_folder
 from hostctl.preflight import notes, problems
-from hostctl.services import Place
+from hostctl.services import Installation
 from hostctl.systemd import Systemd
 from testkit.servers import free_port, served
 from tests.hostctl.machines import LINUX_PLACE, MAC_PLACE, linux, mac
@@ -30,112 +30,115 @@ from tests.hostctl.tree import Tree
 from web.ports import taken
 
 BROKEN: dict[str, tuple[Machine, str, str]] = {
-    "no docker": (mac(docker="absent"), "no docker command", "NATIVE=1"),
-    "docker down on a Mac": (mac(docker="stopped"), "does not answer", "open Docker Desktop"),
+    "no docker": (mac(docker="absent"), "docker is not installed", "NATIVE=1"),
+    "docker down on a Mac": (mac(docker="stopped"), "is not running", "open Docker Desktop"),
     "docker down on Linux": (
         linux(docker="stopped"),
-        "does not answer",
+        "is not running",
         "systemctl enable --now docker",
     ),
-    "no compose": (linux(compose=False), "no compose plugin", "docker-compose-plugin"),
+    "no compose": (linux(compose=False), "docker compose is not installed", "docker-compose-plugin"),
     "Intel": (mac(arch="x86_64", arm_mac=False), "an Intel processor", "an M1 or newer"),
     "Rosetta": (mac(arch="x86_64"), "this Python is built for x86_64", "python.org"),
-    "an old macOS": (mac(macos=(13, 7, 8)), "needed, this is 13.7.8", "Software Update"),
+    "an old macOS": (mac(macos=(13, 7, 8)), "required; this is 13.7.8", "Software Update"),
     "a folder that services can't read": (
         mac(protected="Documents", move_to="/Users/ann/vision insight-2"),
-        "/Users/ann/vision insight is in Documents, which macOS lets no service read",
+        "/Users/ann/vision insight is in Documents, which services can't read on macOS",
         "mv '/Users/ann/vision insight' '/Users/ann/vision insight-2' && "
         "cd '/Users/ann/vision insight-2' && make install",
     ),
     "8 GB are sold as such": (mac(ram_bytes=6 * GIB), "6.0 GB of memory", "VISION_CONFIG"),
-    "full disk": (linux(disk_free=1 * GIB), "1.0 GB are free", "make room"),
+    "full disk": (linux(disk_free=1 * GIB), "1.0 GB are free", "free space"),
     "no session": (linux(session=False), "no session", "log in as the user"),
     "a port": (
         linux(taken=(TakenPort(8100, "manager", "node (pid 7)"),)),
-        "port 8100, which manager needs, is taken by node (pid 7)",
+        "port 8100 of manager is in use by node (pid 7)",
         "MANAGER_PORT in .env",
     ),
     "a worker's port": (
         linux(taken=(TakenPort(8002, "vlm-best"),)),
-        "port 8002, which vlm-best needs",
+        "port 8002 of vlm-best is in use by another program",
         "models.vlm-best.port",
     ),
     "settings that the container can't read": (
         linux(private=frozenset({"config.yaml"})),
-        "config.yaml can be read by its owner alone",
+        "config.yaml is readable by its owner only",
         "chmod 644 config.yaml",
     ),
-    "the small settings, which it is going to have": (
+    "the small settings, which the install will choose": (
         linux(ram_bytes=16 * GIB, private=frozenset({"config.yaml", "./config.16gb.yaml"})),
-        "./config.16gb.yaml can be read by its owner alone",
+        "./config.16gb.yaml is readable by its owner only",
         "chmod 644 ./config.16gb.yaml",
     ),
     "another system": (mac(system="FreeBSD"), "neither launchd nor systemd", "macOS or Linux"),
 }
 
 
-def place(machine: Machine) -> Place:
+def place(machine: Machine) -> Installation:
     return MAC_PLACE if machine.system == "Darwin" else LINUX_PLACE
 
 
-@pytest.mark.parametrize("machine", [mac(), linux()], ids=["mac", "linux"])
-def test_a_machine_that_will_do_has_no_problem(machine: Machine) -> None:
-    assert problems(machine, place(machine), native=False) == []
+SUITABLE = [mac(), linux()]
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_each_problem_is_told_with_its_cure(name: str) -> None:
-    machine, what, cure = BROKEN[name]
-    (problem,) = problems(machine, place(machine), native=False)
-    assert what in problem.what
-    assert cure in problem.cure
+def test_a_suitable_machine_has_no_problem() -> None:
+    for machine in SUITABLE:
+        assert problems(machine, place(machine), native=False) == []
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_each_problem_is_reported_with_its_fix() -> None:
+    for name, (machine, what, cure) in BROKEN.items():
+        (problem,) = problems(machine, place(machine), native=False)
+        assert what in problem.what, name
+        assert cure in problem.cure, name
+
+
+def test_all_problems_are_reported_together() -> None:
     machine = linux(docker="stopped", disk_free=0, session=False)
     assert len(problems(machine, LINUX_PLACE, native=False)) == 3
 
 
-@pytest.mark.parametrize("docker", ["absent", "stopped"])
-def test_a_native_gateway_needs_no_docker(docker: str) -> None:
-    assert problems(linux(docker=docker, compose=False), LINUX_PLACE, native=True) == []
+DOCKER_STATES = ["absent", "stopped"]
 
 
-def test_a_native_gateway_reads_settings_that_only_their_owner_may_read() -> None:
+def test_a_native_gateway_needs_no_docker() -> None:
+    for docker in DOCKER_STATES:
+        assert problems(linux(docker=docker, compose=False), LINUX_PLACE, native=True) == []
+
+
+def test_a_native_gateway_can_use_private_settings() -> None:
     assert problems(linux(private=frozenset({"config.yaml"})), LINUX_PLACE, native=True) == []
 
 
-@pytest.mark.parametrize(("mode", "private"), [(0o644, set()), (0o600, {"my own.yaml"})])
 @pytest.mark.process
-def test_settings_that_others_may_not_read_are_seen(
-    mode: int, private: set[str], tmp_path: Path
-) -> None:
+def test_private_settings_files_are_detected(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("VISION_CONFIG='my own.yaml'\n")
     (tmp_path / "my own.yaml").touch()
-    (tmp_path / "my own.yaml").chmod(mode)
-    here = Place(tmp_path, tmp_path, 1000, "ann")
-    found = machines.read(here, Systemd(here, tmp_path), {"PATH": "/nowhere"})
-    assert found.private == private
+    here = Installation(tmp_path, tmp_path, 1000, "ann")
+    for mode, private in ((0o644, set()), (0o600, {"my own.yaml"})):
+        (tmp_path / "my own.yaml").chmod(mode)
+        found = machines.read(here, Systemd(here, tmp_path), {"PATH": "/nowhere"})
+        assert found.private == private
 
 
-def test_a_port_that_is_ours_is_no_problem() -> None:
+def test_a_port_in_use_by_our_own_service_is_no_problem() -> None:
     machine = linux(taken=(TakenPort(8100, "manager", "python (pid 7)", ours=True),))
     assert problems(machine, LINUX_PLACE, native=False) == []
 
 
-def test_the_port_of_an_older_service_will_be_free_once_that_is_put_aside() -> None:
+def test_the_port_of_an_older_service_counts_as_free() -> None:
     taken = (TakenPort(8100, "manager", "python (pid 7)"), TakenPort(8000, "gateway", "node (pid 8)"))
     machine = mac(taken=taken, older=("com.vision-insight-api.worker-manager.plist",))
     (problem,) = problems(machine, MAC_PLACE, native=False)
     assert "port 8000" in problem.what
 
 
-def test_macos_14_to_27_will_do() -> None:
+def test_macos_14_to_27_are_supported() -> None:
     for macos in ((14, 0), (15, 7, 1), (26, 1), (27,), ()):
         assert problems(mac(macos=macos), MAC_PLACE, native=False) == []
 
 
-def test_folders_that_macos_keeps_services_out_of_are_known() -> None:
+def test_folders_that_macos_protects_from_services_are_recognized() -> None:
     home = Path("/Users/ann")
     for folder, name in {
         "Documents/vision": "Documents",
@@ -166,57 +169,60 @@ def test_a_link_into_a_protected_folder_is_followed(
     (home / "vision").symlink_to(real)
     (tmp_path / "ann").symlink_to(home)
     for root, at_home in ((home / "vision", home), (real, tmp_path / "ann")):
-        here = Place(root, at_home, 501, "ann")
+        here = Installation(root, at_home, 501, "ann")
         found = machines.read(here, Launchd(here), {"PATH": "/nowhere"})
         assert (found.protected, found.macos, found.arm_mac) == ("Documents", (26, 1), True)
-        # A name that is taken is not where the folder would go: mv would put it inside.
+        # Not a name that exists: mv would move the folder into it.
         assert found.move_to == str(home.resolve() / "vision-2")
 
 
-def test_an_external_disk_is_no_reason_to_refuse_and_is_told() -> None:
-    outside = Place(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
+def test_an_external_disk_is_a_note_and_no_problem() -> None:
+    outside = Installation(Path("/Volumes/disk/vision"), Path("/Users/ann"), 501, "ann")
     assert problems(mac(), outside, native=False) == []
     (note,) = notes(mac(), outside)
     assert "external disk" in note
     assert notes(mac(), MAC_PLACE) == notes(linux(), outside) == []
 
 
-def test_packages_that_are_there_need_no_room() -> None:
+def test_installed_packages_need_no_disk_space() -> None:
     assert problems(linux(disk_free=0, has_venv=True), LINUX_PLACE, native=False) == []
 
 
-@pytest.mark.parametrize("name", ["a$b", 'a"b', "a'b", "a:b", "a\\b"])
-def test_a_folder_that_no_service_file_can_name_is_refused(name: str) -> None:
-    place = Place(Path("/home/ann") / name, Path("/home/ann"), 1000, "ann")
-    (problem,) = problems(linux(), place, native=False)
-    assert "move the folder" in problem.cure
+UNSUPPORTED_NAMES = ["a$b", 'a"b', "a'b", "a:b", "a\\b"]
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "config.16gb.yaml", "config.demo.yaml"])
-@pytest.mark.parametrize("values", [{}, {"MANAGER_PORT": "9100", "GATEWAY_PORT": "9000"}])
-def test_the_ports_are_those_that_the_settings_have(name: str, values: dict[str, str]) -> None:
-    settings = load(ROOT / name, values)
-    found = ports.wanted_ports((ROOT / name).read_text(), values)
-    assert found == {
-        "gateway": settings.gateway.port,
-        "manager": settings.manager.port,
-        **{alias: model.port for alias, model in settings.models.items()},
-    }
+def test_a_folder_with_unsupported_characters_is_refused() -> None:
+    for name in UNSUPPORTED_NAMES:
+        place = Installation(Path("/home/ann") / name, Path("/home/ann"), 1000, "ann")
+        (problem,) = problems(linux(), place, native=False)
+        assert "move the folder" in problem.cure
+
+
+def test_the_ports_are_read_from_the_settings() -> None:
+    changed = {"MANAGER_PORT": "9100", "GATEWAY_PORT": "9000"}
+    for name in ("config.yaml", "config.16gb.yaml", "config.demo.yaml"):
+        for values in ({}, changed):
+            settings = load(ROOT / name, values)
+            assert ports.needed_ports((ROOT / name).read_text(), values) == {
+                "gateway": settings.gateway.port,
+                "manager": settings.manager.port,
+                **{alias: model.port for alias, model in settings.models.items()},
+            }
 
 
 @pytest.mark.process
-def test_who_holds_a_port_is_named(tmp_path: Path) -> None:
+def test_the_program_that_uses_a_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert taken(port)
         assert ports.holder(port).endswith(f"(pid {os.getpid()})")
-        if sys.platform == "linux":  # where there is neither lsof nor ss
+        if sys.platform == "linux":  # as without lsof and ss
             assert ports._holder_in_proc(port, Path("/proc")).endswith(f"(pid {os.getpid()})")
     assert not taken(port)
 
 
 @contextmanager
-def hanging_up(address: str, port: int) -> Iterator[None]:
+def closing_connections(address: str, port: int) -> Iterator[None]:
     """A program that closes every connection."""
 
     def serve(listener: socket.socket) -> None:
@@ -234,14 +240,14 @@ def hanging_up(address: str, port: int) -> Iterator[None]:
             thread.join()
 
 
-def test_all_who_hold_a_port_are_named() -> None:
-    told = ports.processes_of("p7\ncnode\np9\nf12\ncpython3.12\n")
-    assert told == "node (pid 7) and python3.12 (pid 9)"
+def test_all_programs_that_use_a_port_are_named() -> None:
+    found = ports.processes_of("p7\ncnode\np9\nf12\ncpython3.12\n")
+    assert found == "node (pid 7) and python3.12 (pid 9)"
     assert ports.processes_of("") == ""
 
 
-def test_a_stranger_on_our_port_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def stranger(scope: Any, receive: Any, send: Any) -> None:
+def test_another_program_on_our_port_is_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def other(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
             await send({"type": "lifespan.startup.complete"})
@@ -251,22 +257,22 @@ def test_a_stranger_on_our_port_is_not_taken_for_ours(monkeypatch: pytest.Monkey
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b'{"status": "fine"}'})
 
-    with served(stranger) as url:
+    with served(other) as url:
         port = int(url.rpartition(":")[2])
-        # Neither a proxy of the environment nor one of macOS' settings stands before our own ports.
+        # Our own ports are called without the proxies of the environment and of macOS.
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
         monkeypatch.delenv("no_proxy", raising=False)
         assert ports.speaks_ours(port, "/health", {"status"})
         assert not ports.speaks_ours(port, "/health", {"status", "uptime_seconds"})
-        # `localhost` names either address: a stranger on the other one is not ours.
-        with hanging_up("::1", port):
+        # `localhost` can mean either address, so another program on the other one matters.
+        with closing_connections("::1", port):
             assert not ports.speaks_ours(port, "/health", {"status"})
     assert not ports.speaks_ours(free_port(), "/health", {"status"})
 
 
 @pytest.mark.process
-def test_an_install_that_can_not_be_done_says_why_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_refused_install_reports_the_problems_and_changes_nothing(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "a tree")
     data = yaml.safe_load((tree.root / "config.yaml").read_text())
     before = sorted(tree.root.rglob("*"))
@@ -281,8 +287,8 @@ def test_an_install_that_can_not_be_done_says_why_and_changes_nothing(tmp_path: 
         port = taken.getsockname()[1]
     assert done.returncode == 1
     assert "nothing was changed" in done.stderr
-    assert "there is no docker command" in done.stderr
-    assert f"port {port}, which manager needs, is taken by" in done.stderr
+    assert "docker is not installed" in done.stderr
+    assert f"port {port} of manager is in use by" in done.stderr
     left = [p for p in sorted(tree.root.rglob("*")) if "__pycache__" not in p.parts]
     assert left == before
 
@@ -300,17 +306,16 @@ def test_a_stack_in_the_foreground_reads_env_as_the_services_do(tmp_path: Path) 
         text=True,
     )
     assert done.returncode == 1
-    assert "mine.yaml:1: nonsense: is not a key that there is" in done.stderr
+    assert "mine.yaml:1: nonsense: unknown key" in done.stderr
 
 
-def test_the_shell_that_has_no_xdg_runtime_dir_is_given_one() -> None:
-    from hostctl.machine import tool_environ
+def test_commands_do_not_get_the_settings_of_the_shell() -> None:
+    environ = machines.tool_environ({"PATH": "/bin", "GATEWAY_PORT": "1"}, {"GATEWAY_PORT"})
+    assert environ["PATH"] == "/bin"
+    assert "GATEWAY_PORT" not in environ
 
-    assert tool_environ({"PATH": "/bin", "GATEWAY_PORT": "1"}, {"GATEWAY_PORT"}).get("PATH") == "/bin"
-    assert "GATEWAY_PORT" not in tool_environ({"GATEWAY_PORT": "1"}, {"GATEWAY_PORT"})
 
-
-# What hostctl asks to know that it runs on a Mac, and as whom.
+# Makes a Python process look like one on a Mac.
 MAC = """
 import os, platform
 os.uname = lambda: os.uname_result(("Darwin", "mini", "25", "xnu", "arm64"))
@@ -322,7 +327,7 @@ platform.mac_ver = lambda: (os.environ["MACOS"], ("", "", ""), "arm64")
 
 
 @pytest.mark.process
-def test_an_install_below_documents_is_refused_with_the_line_that_moves_the_folder(
+def test_an_install_in_documents_is_refused_with_the_command_that_moves_the_folder(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "ann"
@@ -342,12 +347,12 @@ def test_an_install_below_documents_is_refused_with_the_line_that_moves_the_fold
 
     done = install(tree.root, "13.7.8")
     assert done.returncode == 1
-    assert f"{tree.root} is in Documents, which macOS lets no service read" in done.stderr
+    assert f"{tree.root} is in Documents, which services can't read on macOS" in done.stderr
     new = home / "vision insight"
     assert f"mv '{tree.root}' '{new}' && cd '{new}' && make install" in done.stderr
-    assert "macOS 14 or newer is needed, this is 13.7.8" in done.stderr
+    assert "macOS 14 or newer is required; this is 13.7.8" in done.stderr
     assert sorted(p for p in tree.root.rglob("*") if "__pycache__" not in p.parts) == before
-    # There, on a newer macOS, it is an install like any other.
+    # There, on a newer macOS, the install works.
     tree.root.rename(new)
     done = install(new, "26.1")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A reboot: from what a Mac's own commands print to advice with the command to give."""
+"""Advice about reboots, from the output of a Mac's commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hostctl import domains, launchd, reboot
-from hostctl.reboot import Advice, Job, Outlook, advice, job, service_advice, told
+from hostctl.reboot import Advice, Job, Outlook, advice, job, listed, service_advice
 from tests.hostctl.darwin import HEADLESS, WELL, Mac
 
 MAC = Outlook(mac=True)
@@ -35,7 +35,7 @@ def cures(outlook: Outlook, *, native: bool = True) -> list[str]:
     return [found.cure for found in advice(outlook, native=native)]
 
 
-def test_a_mac_that_sleeps_on_mains_power_is_known() -> None:
+def test_sleep_on_mains_power_is_detected() -> None:
     text = "Battery Power:\n sleep  1\n displaysleep 2\nAC Power:\n displaysleep 10\n sleep  {}\n"
     assert reboot.sleeps(text.format("1 (sleep prevented by sharingd)"))
     assert not reboot.sleeps(text.format("0"))
@@ -48,7 +48,7 @@ def test_a_setting_is_found_by_its_whole_name() -> None:
     assert reboot.setting(text, "autorestart") == ""
 
 
-def test_low_power_mode_is_found_under_both_of_its_names() -> None:
+def test_low_power_mode_is_found_under_both_names() -> None:
     for text, name in (
         (" lowpowermode         1\n", "lowpowermode"),
         (" powermode            1\n", "powermode"),
@@ -59,13 +59,13 @@ def test_low_power_mode_is_found_under_both_of_its_names() -> None:
         assert reboot.low_power(text) == name
 
 
-def test_filevault_is_on_only_when_fdesetup_says_so() -> None:
+def test_filevault_is_on_if_fdesetup_says_so() -> None:
     assert reboot.filevault("true\n")
     assert not reboot.filevault("false\n")
     assert not reboot.filevault("")
 
 
-def test_a_job_is_read_from_its_own_lines_and_not_from_those_of_its_blocks() -> None:
+def test_nested_blocks_of_a_job_are_ignored() -> None:
     found = job("x", PRINTED)
     assert found == Job("x", "not running", 3, "78", "inefficient")
     assert job("x", PRINTED.replace("inefficient", "false")).pended == ""
@@ -73,7 +73,7 @@ def test_a_job_is_read_from_its_own_lines_and_not_from_those_of_its_blocks() -> 
     assert job("x", "") == Job("x", "")
 
 
-def test_each_thing_that_keeps_a_mac_from_coming_back_has_its_command() -> None:
+def test_each_obstacle_to_an_automatic_start_has_its_command() -> None:
     for outlook, cure in (
         (replace(MAC, auto_login=False), "sysadminctl -autologin"),
         (replace(MAC, filevault=True), "make install BOOT=1"),
@@ -92,46 +92,48 @@ def test_each_thing_that_keeps_a_mac_from_coming_back_has_its_command() -> None:
 def test_a_daemon_needs_no_login_and_no_docker() -> None:
     outlook = replace(MAC, at_boot=True, auto_login=False, docker_at_login=False)
     assert cures(outlook) == []
-    assert outlook.starts_alone
+    assert outlook.starts_without_login
     (docker,) = cures(replace(outlook, auto_login=True), native=False)
     assert "Docker Desktop" in docker
 
 
-def test_filevault_is_told_instead_of_a_login_that_it_forbids() -> None:
+def test_with_filevault_the_advice_is_not_to_log_in_automatically() -> None:
     outlook = replace(MAC, filevault=True, auto_login=False)
     (found,) = advice(outlook, native=True)
     assert "FileVault" in found.what
     assert "System Settings" not in found.cure
-    assert not outlook.starts_alone
+    assert not outlook.starts_without_login
 
 
-@pytest.mark.parametrize(
-    ("found", "what", "cure"),
-    [
-        (replace(HELD, wake="launchctl kickstart x"), "holds a.manager back", "launchctl kickstart x"),
-        (Job("a.manager", "not running", 1, "0"), "can't use its settings", "make restart"),
-        (Job("a.manager", "not running", 9, "78"), "can't start a.manager", "make install"),
-        (Job("a.manager", "spawn scheduled", 9, "1"), "status 1", "logs/manager.launchd.log"),
-    ],
-)  # fmt: skip
-def test_a_job_that_does_not_run_is_told_with_its_cure(found: Job, what: str, cure: str) -> None:
-    (told,) = service_advice(replace(MAC, jobs=(found,)))
-    assert what in told.what
-    assert cure in told.cure
+JOBS = [
+    (replace(HELD, wake="launchctl kickstart x"), "delays a.manager", "launchctl kickstart x"),
+    (Job("a.manager", "not running", 1, "0"), "settings are invalid", "make restart"),
+    (Job("a.manager", "not running", 9, "78"), "can't start a.manager", "make install"),
+    (Job("a.manager", "spawn scheduled", 9, "1"), "status 1", "logs/manager.launchd.log"),
+]
 
 
-def test_a_job_that_runs_or_was_never_started_is_none_to_tell() -> None:
+def test_a_job_that_does_not_run_is_reported_with_its_fix() -> None:
+    for found, what, cure in JOBS:
+        (found_advice,) = service_advice(replace(MAC, jobs=(found,)))
+        assert what in found_advice.what
+        assert cure in found_advice.cure
+
+
+def test_a_job_that_runs_or_was_never_started_is_not_reported() -> None:
     jobs = (Job("a", "running", 4, "1", "inefficient"), Job("b", "not running", 0, "(never exited)"))
     assert list(service_advice(replace(MAC, jobs=jobs))) == []
 
 
-def test_advice_is_listed_with_its_commands_or_not_at_all() -> None:
-    assert told([]) == ""
-    assert "  - it sleeps\n      -> sudo pmset" in told([Advice("it sleeps", "sudo pmset")])
+def test_advice_is_listed_with_its_commands() -> None:
+    assert listed([]) == ""
+    assert "  - it sleeps\n      -> sudo pmset" in listed([Advice("it sleeps", "sudo pmset")])
 
 
 @pytest.mark.process
-def test_a_mac_s_own_commands_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_facts_come_from_a_mac_s_own_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mac = Mac(tmp_path)
     monkeypatch.setattr(launchd, "DAEMONS", mac.daemons)
     with mac.here():

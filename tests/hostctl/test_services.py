@@ -1,7 +1,7 @@
-"""The definitions of the services, and what launchd and systemd are asked.
+"""The definitions of the services, and the commands for launchd and systemd.
 
-launchd against a stand-in: more of it is in test_launchd.py. systemd as far as it goes without one
-running; the rest is tests/live/test_systemd.py.
+launchd is a stand-in; test_launchd.py has more. systemd is tested here without a running one;
+tests/live/test_systemd.py has the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contracts.settings import Settings
 from contracts.settings.file import load
 from hostctl.launchd import Launchd
 from hostctl.local_stack import ROOT
-from hostctl.services import TIERS, Place, Services, Tier
+from hostctl.services import TIERS, Installation, Tier
 from hostctl.systemd import Systemd
 from hostctl.units import definition, stop_s
 from manager.server import shutdown_bound_s
@@ -27,7 +27,7 @@ from testkit.needs import lacking
 from tests.hostctl.darwin import Mac
 from tests.hostctl.machines import LAUNCHD, SYSTEMD
 
-# Keys and types of launchd.plist(5) that are used here.
+# The keys of launchd.plist(5) in our definitions, with their types.
 KNOWN: dict[str, type] = {
     "Label": str,
     "ProgramArguments": list,
@@ -46,7 +46,7 @@ KNOWN: dict[str, type] = {
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """With a drain that is far longer than the default."""
+    """With a drain timeout far above the default."""
     text = (
         (ROOT / "config.yaml").read_text().replace("manager:\n", "manager:\n  drain_timeout_s: 300\n")
     )
@@ -54,58 +54,41 @@ def settings(tmp_path: Path) -> Settings:
     return load(tmp_path / "config.yaml", {})
 
 
-def place_at(root: Path, home: Path) -> Place:
+def place_at(root: Path, home: Path) -> Installation:
     for folder in ("launchd", "packaging"):
         shutil.copytree(ROOT / folder, root / folder)
-    return Place(root, home, 501, "ann")
+    return Installation(root, home, 501, "ann")
 
 
 class TestLaunchd:
     def agent(self, tmp_path: Path, settings: Settings, tier: Tier) -> dict[str, Any]:
-        place = place_at(tmp_path / "vision & insight", tmp_path)
+        place = place_at(tmp_path / tier / "vision & insight", tmp_path)
         step = definition(Launchd(place), tier, place, settings)
         agent: dict[str, Any] = plistlib.loads(step.text.encode())
         return agent
 
-    @pytest.mark.parametrize("tier", TIERS)
-    def test_an_agent_has_known_keys_of_the_right_types(
-        self, tmp_path: Path, settings: Settings, tier: Tier
+    def test_an_agent_is_complete_restarts_after_failures_only_and_contains_no_secret(
+        self, tmp_path: Path, settings: Settings
     ) -> None:
-        agent = self.agent(tmp_path, settings, tier)
-        assert {key: type(value) for key, value in agent.items()} == KNOWN
-        assert agent["Label"] == f"com.vision-insight.{tier}"
-        assert agent["ProcessType"] == "Interactive"
-        assert agent["RunAtLoad"] is True
+        for tier in TIERS:
+            agent = self.agent(tmp_path, settings, tier)
+            assert {key: type(value) for key, value in agent.items()} == KNOWN
+            assert agent["Label"] == f"com.vision-insight.{tier}"
+            assert agent["ProcessType"] == "Interactive"
+            assert agent["RunAtLoad"] is True
+            assert agent["KeepAlive"] == {"SuccessfulExit": False}
+            root = str(tmp_path / tier / "vision & insight")
+            assert agent["WorkingDirectory"] == root
+            assert agent["ProgramArguments"] == [f"{root}/.venv/bin/python", "-m", tier, "--log-file"]
+            assert "@" not in str(agent)
+            variables = {"PATH", "PYTHONUNBUFFERED", "VISION_SUPERVISOR"}
+            assert set(agent["EnvironmentVariables"]) == variables
 
-    @pytest.mark.parametrize("tier", TIERS)
-    def test_it_comes_back_after_a_failure_and_stays_down_after_an_orderly_end(
-        self, tmp_path: Path, settings: Settings, tier: Tier
-    ) -> None:
-        assert self.agent(tmp_path, settings, tier)["KeepAlive"] == {"SuccessfulExit": False}
-
-    def test_it_is_not_killed_before_it_has_drained(self, tmp_path: Path, settings: Settings) -> None:
+    def test_it_is_not_killed_while_it_drains(self, tmp_path: Path, settings: Settings) -> None:
         agent = self.agent(tmp_path, settings, "manager")
         assert agent["ExitTimeOut"] > shutdown_bound_s(settings) > 300
 
-    @pytest.mark.parametrize("tier", TIERS)
-    def test_its_paths_are_those_of_the_folder_and_nothing_is_left_to_fill_in(
-        self, tmp_path: Path, settings: Settings, tier: Tier
-    ) -> None:
-        agent = self.agent(tmp_path, settings, tier)
-        root = str(tmp_path / "vision & insight")
-        assert agent["WorkingDirectory"] == root
-        assert agent["ProgramArguments"] == [f"{root}/.venv/bin/python", "-m", tier, "--log-file"]
-        assert "@" not in str(agent)
-
-    @pytest.mark.parametrize("tier", TIERS)
-    def test_it_holds_no_secret(self, tmp_path: Path, settings: Settings, tier: Tier) -> None:
-        assert set(self.agent(tmp_path, settings, tier)["EnvironmentVariables"]) == {
-            "PATH",
-            "PYTHONUNBUFFERED",
-            "VISION_SUPERVISOR",
-        }
-
-    def test_the_modern_subcommands_are_used_in_an_order_that_reads_the_new_definition(
+    def test_an_activation_loads_the_new_definition_with_the_modern_subcommands(
         self, tmp_path: Path, settings: Settings
     ) -> None:
         mac = Mac(tmp_path)
@@ -121,14 +104,14 @@ class TestLaunchd:
             f"kickstart {target}",
         ]
 
-    def test_what_is_not_loaded_is_no_failure_to_unload(self, tmp_path: Path) -> None:
+    def test_unloading_a_service_that_is_not_loaded_succeeds(self, tmp_path: Path) -> None:
         mac = Mac(tmp_path)
         with mac.here():
             assert mac.perform(Launchd(mac.place).deactivate("manager")) == [
                 "unload com.vision-insight.manager"
             ]
 
-    def test_running_is_what_print_says(self) -> None:
+    def test_a_service_runs_if_print_says_so(self) -> None:
         printed = (
             "com.vision-insight.manager = {\n\tactive count = 1\n\tstate = running\n\tpid = 7\n}\n"
         )
@@ -136,7 +119,7 @@ class TestLaunchd:
         assert not LAUNCHD.is_running(0, printed.replace("state = running", "state = not running"))
         assert not LAUNCHD.is_running(113, "")
 
-    def test_an_older_service_is_known_by_its_name_and_never_ours(self) -> None:
+    def test_older_services_are_recognized_by_name(self) -> None:
         names = [
             "com.vision-insight.manager.plist",
             "com.vision-insight.gateway.plist",
@@ -174,33 +157,25 @@ class TestSystemd:
         )
         assert (done.returncode, done.stderr) == (0, "")
 
-    @pytest.mark.parametrize("tier", TIERS)
-    def test_it_is_not_killed_before_it_has_drained(
-        self, tmp_path: Path, settings: Settings, tier: Tier
-    ) -> None:
+    def test_it_is_not_killed_while_it_drains(self, tmp_path: Path, settings: Settings) -> None:
         place = place_at(tmp_path / "root", tmp_path)
-        text = definition(Systemd(place), tier, place, settings).text
-        assert f"TimeoutStopSec={stop_s(tier, settings):.0f}\n" in text
-        assert "@ROOT@" not in text
+        for tier in TIERS:
+            text = definition(Systemd(place), tier, place, settings).text
+            assert f"TimeoutStopSec={stop_s(tier, settings):.0f}\n" in text
+            assert "@ROOT@" not in text
 
-    def test_workers_are_the_managers_to_stop_and_to_replace(self) -> None:
+    def test_only_the_manager_stops_and_replaces_workers(self) -> None:
         unit = (ROOT / SYSTEMD.template("manager")).read_text()
-        assert "KillMode=mixed\n" in unit  # SIGTERM reaches the manager alone
+        assert "KillMode=mixed\n" in unit  # only the manager gets SIGTERM
         assert "OOMPolicy=continue\n" in unit
         assert "RestartPreventExitStatus=2\n" in unit
 
-    def test_units_lie_where_the_owner_s_units_lie(self, tmp_path: Path) -> None:
-        place = Place(tmp_path, tmp_path, 1000, "ann")
+    def test_units_are_in_the_owner_s_unit_folder(self, tmp_path: Path) -> None:
+        place = Installation(tmp_path, tmp_path, 1000, "ann")
         folder = tmp_path / "systemd" / "user"
         assert Systemd(place, tmp_path).file("manager") == folder / "vision-insight-manager.service"
         assert SYSTEMD.file("manager").parent == Path("/home/ann/.config/systemd/user")
 
-    def test_an_older_service_is_known_by_its_name_and_never_ours(self) -> None:
+    def test_older_services_are_recognized_by_name(self) -> None:
         names = ["vision-insight-manager.service", "vision-insight-worker-manager.service", "x.service"]
         assert SYSTEMD.older(names) == ["vision-insight-worker-manager.service"]
-
-
-@pytest.mark.parametrize("services", [LAUNCHD, SYSTEMD], ids=lambda s: s.name)
-@pytest.mark.parametrize("tier", TIERS)
-def test_every_service_has_its_template(services: Services, tier: Tier) -> None:
-    assert (ROOT / services.template(tier)).is_file()

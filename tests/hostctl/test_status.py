@@ -1,4 +1,4 @@
-"""``make status``, the smoke test, ``make pull``: what a stack is asked, and what is made of it."""
+"""``make status``, the smoke test and ``make pull``."""
 
 from __future__ import annotations
 
@@ -22,24 +22,33 @@ from hostctl import health, smoke, status, weights
 from hostctl import machine as machines
 from hostctl.local_stack import ROOT, LocalStack
 from hostctl.machine import Machine
-from hostctl.smoke import Asker, Row, Wrong
-from hostctl.status import Report, Tier, screen, span
+from hostctl.smoke import Check, SmokeTest, Wrong
+from hostctl.status import StackReport, Tier, screen, span
 from testkit.hub_server import hub as hub_server
 from testkit.servers import free_port
 from testkit.stacks import demo_config
-from tests.hostctl.test_doctor import status as told
+from tests.hostctl.test_doctor import status as manager_status
 
 SERVING = Tier("http://127.0.0.1:8100", "serving", "service")
-WELL = Report(SERVING, replace(SERVING, url="http://127.0.0.1:8000", service="Docker"), told())
+WELL = StackReport(
+    SERVING, replace(SERVING, url="http://127.0.0.1:8000", service="Docker"), manager_status()
+)
 
 
-def with_worker(**model: Any) -> Report:
+def with_worker(**model: Any) -> StackReport:
     worker = RunningWorker(
         port=8001, pid=7, state=WorkerState.READY, memory_gb=1.5, uptime_seconds=3700, idle_seconds=1,
         active_requests=2, request_count=40, model_path="p", model_type="vlm",
     )  # fmt: skip
-    data = told(memory_gb=1.5, measured_gb=1.25, queued=3, **model)
+    data = manager_status(memory_gb=1.5, measured_gb=1.25, queued=3, **model)
     return replace(WELL, status={**data, "workers": {"vlm-fast": worker.model_dump(mode="json")}})
+
+
+def test_the_screen_shows_the_budget_with_its_reason() -> None:
+    status = manager_status()
+    assert "budget:" not in screen(replace(WELL, status=status))
+    status["memory"]["budget_reason"] = "GPU limit: reported by Metal"
+    assert "          budget: GPU limit: reported by Metal" in screen(replace(WELL, status=status))
 
 
 def test_the_screen_shows_memory_queue_uptime_and_the_last_error_of_each_model() -> None:
@@ -50,51 +59,51 @@ def test_the_screen_shows_memory_queue_uptime_and_the_last_error_of_each_model()
     assert lines[-1].strip() == "last error: killed by SIGKILL"
 
 
-def test_a_download_is_shown_with_how_far_it_is() -> None:
+def test_a_download_is_shown_with_its_progress() -> None:
     download = {"done_bytes": 1_000_000_000, "total_bytes": 4_000_000_000}
-    data = told(status=WorkerState.STARTING, phase="downloading", download=download)
+    data = manager_status(status=WorkerState.STARTING, phase="downloading", download=download)
     assert "downloading 25 % of 4.0 GB" in screen(replace(WELL, status=data))
 
 
-def test_one_screen_is_one_screen() -> None:
+def test_the_status_fits_on_one_screen() -> None:
     text = screen(with_worker(last_error="x" * 1000))
     assert max(map(len, text.splitlines())) <= 130
     assert len(text.splitlines()) <= 24
 
 
-@pytest.mark.parametrize(
-    ("report", "healthy"),
-    [
-        (WELL, True),
-        (replace(WELL, gateway=replace(SERVING, state="degraded")), False),
-        (replace(WELL, manager=replace(SERVING, state="down"), status={}), False),
-        (replace(WELL, status=told(status=WorkerState.FAILED)), False),
-        (replace(WELL, status=told(status=WorkerState.STOPPED)), True),
-    ],
-)
-def test_a_script_is_told_by_the_status_whether_all_is_well(report: Report, healthy: bool) -> None:
-    assert report.healthy is healthy
-    assert json.loads(json.dumps(report.as_json()))["healthy"] is healthy
+REPORTS = [
+    (WELL, True),
+    (replace(WELL, gateway=replace(SERVING, state="degraded")), False),
+    (replace(WELL, manager=replace(SERVING, state="down"), status={}), False),
+    (replace(WELL, status=manager_status(status=WorkerState.FAILED)), False),
+    (replace(WELL, status=manager_status(status=WorkerState.STOPPED)), True),
+]
 
 
-def test_without_a_manager_the_way_to_the_cause_is_shown() -> None:
+def test_the_report_is_healthy_if_both_tiers_serve_and_no_worker_has_failed() -> None:
+    for report, healthy in REPORTS:
+        assert report.healthy is healthy
+        assert json.loads(json.dumps(report.as_json()))["healthy"] is healthy
+
+
+def test_without_a_manager_the_status_points_to_the_doctor() -> None:
     down = replace(SERVING, state="down", problem="refused")
     assert "make doctor" in screen(replace(WELL, manager=down, status={}))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0s"), (59.9, "59s"), (60, "1m 0s"), (3661, "1h 1m"), (90000, "1d 1h")],
-)
-def test_a_duration_has_its_two_largest_units(seconds: float, words: str) -> None:
-    assert span(seconds) == words
+DURATIONS = [(0, "0s"), (59.9, "59s"), (60, "1m 0s"), (3661, "1h 1m"), (90000, "1d 1h")]
+
+
+def test_a_duration_has_its_two_largest_units() -> None:
+    for seconds, words in DURATIONS:
+        assert span(seconds) == words
 
 
 def nowhere(tmp_path: Path) -> Settings:
     return load(demo_config(tmp_path), {})
 
 
-def test_what_does_not_answer_is_named_with_its_address(tmp_path: Path) -> None:
+def test_a_tier_that_does_not_respond_is_named_with_its_url(tmp_path: Path) -> None:
     settings = nowhere(tmp_path)
     missing = health.wait(settings, timeout_s=0)
     assert len(missing) == 3
@@ -103,7 +112,7 @@ def test_what_does_not_answer_is_named_with_its_address(tmp_path: Path) -> None:
     assert f"http://127.0.0.1:{settings.gateway.port}/healthz" in missing_gateway
 
 
-def test_waiting_ends_as_soon_as_all_answer_or_time_is_up(tmp_path: Path) -> None:
+def test_the_wait_ends_at_its_timeout(tmp_path: Path) -> None:
     now = [0.0]
 
     def pause(seconds: float) -> None:
@@ -113,46 +122,47 @@ def test_waiting_ends_as_soon_as_all_answer_or_time_is_up(tmp_path: Path) -> Non
     assert now[0] == 3
 
 
-def test_what_is_next_names_the_address_in_the_network_and_that_it_is_open(tmp_path: Path) -> None:
+def test_the_next_steps_show_the_network_address_and_warn_if_there_is_no_key(tmp_path: Path) -> None:
     config = demo_config(tmp_path, {"gateway.host": "0.0.0.0", "gateway.port": 8000})
-    text = health.what_next(load(config, {}), "192.168.1.7", tmp_path, at_boot=True)
+    text = health.next_steps(load(config, {}), "192.168.1.7", tmp_path, at_boot=True)
     assert "http://192.168.1.7:8000" in text
     assert "GATEWAY_API_KEY" in text
     closed = load(config, {"GATEWAY_API_KEY": "k" * 20, "GATEWAY_HOST": "127.0.0.1"})
-    text = health.what_next(closed, "192.168.1.7", tmp_path, at_boot=True)
+    text = health.next_steps(closed, "192.168.1.7", tmp_path, at_boot=True)
     assert "192.168.1.7" not in text
     assert "after a reboot" in text
-    assert "whenever you log in" in health.what_next(closed, "", tmp_path, at_boot=False)
+    assert "when you log in" in health.next_steps(closed, "", tmp_path, at_boot=False)
     assert "GATEWAY_API_KEY" not in text
 
 
-def test_weights_that_are_still_to_come_are_told(tmp_path: Path) -> None:
+def test_models_that_are_not_downloaded_are_listed(tmp_path: Path) -> None:
     change = {"models.vlm-fast.path": "x/y"}
     settings = load(demo_config(tmp_path, change), {})
-    text = health.what_next(settings, "", tmp_path, at_boot=True)
-    assert "fetches all 1 now" in text
+    text = health.next_steps(settings, "", tmp_path, at_boot=True)
+    assert "downloads all 1 now" in text
     assert "vlm-fast  x/y" in text
-    assert f"GB are free in {tmp_path}" in text
+    assert f"GB free in {tmp_path}" in text
     (tmp_path / "models--x--y").mkdir()
-    assert "make pull" not in health.what_next(settings, "", tmp_path, at_boot=True)
+    assert "make pull" not in health.next_steps(settings, "", tmp_path, at_boot=True)
+
+
+FAILURES = [Wrong("status 503: why"), httpx.ConnectError("refused"), KeyError("data"), IndexError()]
 
 
 class TestSmoke:
-    def failing(self, exc: Exception) -> Row:
-        def ask() -> str:
+    def failing(self, exc: Exception) -> Check:
+        def call() -> str:
             raise exc
 
-        return Row("x", ask)
+        return Check("x", call)
 
-    @pytest.mark.parametrize(
-        "exc", [Wrong("status 503: why"), httpx.ConnectError("refused"), KeyError("data"), IndexError()]
-    )
-    def test_whatever_is_wrong_with_an_answer_is_a_row_that_fails(self, exc: Exception) -> None:
-        result = smoke.run(self.failing(exc))
-        assert not result.ok
-        assert result.said
+    def test_any_error_fails_the_check(self) -> None:
+        for exc in FAILURES:
+            result = smoke.run(self.failing(exc))
+            assert not result.ok
+            assert result.detail
 
-    def test_a_stack_that_is_not_there_fails_every_row(
+    def test_without_a_stack_every_check_fails(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert smoke.main(nowhere(tmp_path), None, images_only=False) == 1
@@ -160,40 +170,38 @@ class TestSmoke:
         assert "0 of 18 ok" in out
         assert out.count("FAIL") == 18
 
-    def test_the_image_test_asks_the_image_routes_alone(self, tmp_path: Path) -> None:
-        with Asker(nowhere(tmp_path), "http://127.0.0.1:9") as asker:
-            rows = [row for row in asker.rows(local=True) if row.images]
-        assert all("/v1/images/" in row.name for row in rows)
-        assert len(rows) == 5
+    def test_the_image_test_calls_only_the_image_routes(self, tmp_path: Path) -> None:
+        with SmokeTest(nowhere(tmp_path), "http://127.0.0.1:9") as test:
+            checks = [check for check in test.checks(local=True) if check.images]
+        assert all("/v1/images/" in check.name for check in checks)
+        assert len(checks) == 5
 
-    @pytest.mark.parametrize(
-        ("most", "size"), [(512 * 512, "512x512"), (512 * 512 - 1, None), (65536, None)]
-    )
-    def test_no_picture_is_asked_for_that_one_of_the_models_does_not_draw(
-        self, most: int, size: str | None, tmp_path: Path
+    @pytest.mark.parametrize(("limit", "size"), [(512 * 512, "512x512"), (512 * 512 - 1, None)])
+    def test_the_size_is_one_that_every_image_model_supports(
+        self, limit: int, size: str | None, tmp_path: Path
     ) -> None:
         large = {
             "id": "large", "created": 1, "kind": "image", "path": "p", "names": [], "memory_gb": 1,
             "capabilities": ["generate"], "state": "ready", "max_pixels": 2048 * 2048,
         }  # fmt: skip
-        listed = {"data": [large, {**large, "id": "small", "max_pixels": most}]}
+        listed = {"data": [large, {**large, "id": "small", "max_pixels": limit}]}
 
         def answer(request: httpx.Request) -> httpx.Response:
             if request.url.path == "/v1/models":
                 return httpx.Response(200, json=listed)
             assert json.loads(request.content).get("size") == size
-            return httpx.Response(200, json={"data": [{"b64_json": smoke.PICTURE}]})
+            return httpx.Response(200, json={"data": [{"b64_json": smoke.RED_SQUARE}]})
 
         transport = httpx.MockTransport(answer)
-        with Asker(nowhere(tmp_path), "http://x", transport=transport) as asker:
-            row = next(row for row in asker.rows(local=False) if row.images)
-            assert smoke.run(row).ok
+        with SmokeTest(nowhere(tmp_path), "http://x", transport=transport) as test:
+            check = next(check for check in test.checks(local=False) if check.images)
+            assert smoke.run(check).ok
 
 
 @pytest.mark.parametrize("verb", ["status", "doctor", "smoke"])
 @pytest.mark.parametrize("installed", [False, True])
 @pytest.mark.process
-def test_the_shell_s_settings_file_is_looked_at_unless_services_have_their_own(
+def test_the_shell_s_settings_file_is_used_unless_services_are_installed(
     verb: str, installed: bool, tmp_path: Path
 ) -> None:
     config = demo_config(tmp_path / "stack")
@@ -215,7 +223,7 @@ def test_the_shell_s_settings_file_is_looked_at_unless_services_have_their_own(
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_a_stack_is_asked_for_its_own_models_whatever_the_settings_here_say(
+def test_the_smoke_test_uses_the_models_of_the_stack_and_not_those_of_this_folder(
     stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "config.yaml"
@@ -228,8 +236,7 @@ def test_a_stack_is_asked_for_its_own_models_whatever_the_settings_here_say(
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_a_real_stack_is_gathered_and_its_weights_are_pulled(tmp_path: Path) -> None:
-    """The manager fetches from a local hub what the settings name, and says when all is there."""
+def test_status_and_pull_work_with_a_real_stack(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "config.json").write_text("{}")
@@ -237,7 +244,7 @@ def test_a_real_stack_is_gathered_and_its_weights_are_pulled(tmp_path: Path) -> 
     with hub_server({"x/y": source}) as hub:
         change = {"models.vlm-best.path": "x/y"}
         config = demo_config(tmp_path / "stack", change)
-        # As its owner would: in .env beside the settings file.
+        # As an owner would do it: in the .env next to the settings file.
         (config.parent / ".env").write_text(f"HF_ENDPOINT={hub.url}\nHF_HOME={tmp_path / 'models'}\n")
         with running_at(config) as settings:
             report = status.gather(settings, Machine("Linux", "x", 1, 1))
@@ -252,7 +259,7 @@ def test_a_real_stack_is_gathered_and_its_weights_are_pulled(tmp_path: Path) -> 
     assert [f.stat().st_size for f in found] == [1000]
 
 
-def test_a_manager_that_is_away_is_told_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pull_without_a_manager_fails_at_once(tmp_path: Path) -> None:
     with weights.manager_client(nowhere(tmp_path)) as manager:
         assert "make status" in weights.pull(manager, "vlm-best", lambda download: None).problem
 

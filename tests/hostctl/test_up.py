@@ -1,4 +1,4 @@
-"""`make up` takes the models that fit the memory, and says where to look and what is to come."""
+"""`make up` chooses the settings by memory, and prints the addresses and missing models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hostctl.machine import GIB, config_for, foreground_environ
 from testkit.stacks import demo_config
 from tests.hostctl.tree import Tree
 
-# A machine with 16 GB, for whoever asks for the pages of its memory.
+# Makes a Python process see 16 GB of memory.
 SMALL = """
 import os
 real = os.sysconf
@@ -25,7 +25,7 @@ os.sysconf = lambda name: (16 << 30) // real("SC_PAGE_SIZE") if name == "SC_PHYS
 """
 
 
-def test_memory_chooses_the_settings_where_nobody_has_named_any() -> None:
+def test_the_memory_chooses_the_settings_unless_a_file_is_named() -> None:
     for gib, named, expected in (
         (16, None, "./config.16gb.yaml"),
         (16, "", "./config.16gb.yaml"),
@@ -35,7 +35,7 @@ def test_memory_chooses_the_settings_where_nobody_has_named_any() -> None:
         assert config_for(int(gib * GIB), named) == expected
 
 
-def test_commands_about_a_stack_in_the_foreground_choose_as_it_does(
+def test_commands_about_a_stack_in_the_foreground_choose_the_same_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = str(tmp_path / "config.16gb.yaml")
@@ -51,7 +51,7 @@ def test_commands_about_a_stack_in_the_foreground_choose_as_it_does(
     assert foreground_environ(tmp_path, {}) == {}
 
 
-def test_what_is_said_when_it_is_up(tmp_path: Path) -> None:
+def test_the_ready_text_shows_addresses_and_missing_models(tmp_path: Path) -> None:
     changes = {"gateway.host": "0.0.0.0", "gateway.port": 8000, "models.vlm-fast.path": "x/y"}
     settings = load(demo_config(tmp_path, changes), {})
     text = up.ready(settings, "192.168.1.7", tmp_path)
@@ -64,7 +64,7 @@ def test_what_is_said_when_it_is_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_make_up_on_16_gb_runs_the_small_settings_and_says_so(tmp_path: Path) -> None:
+def test_make_up_on_16_gb_uses_the_small_settings_with_a_note(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "a tree")
     (tree.root / "config.yaml").write_text("nonsense: 1\n")  # which would stop it
     (tree.root / "sitecustomize.py").write_text(SMALL)
@@ -79,15 +79,15 @@ def test_make_up_on_16_gb_runs_the_small_settings_and_says_so(tmp_path: Path) ->
     )
     try:
         assert stack.stdout
-        said = []
+        lines = []
         for line in stack.stdout:
-            said.append(line)
+            lines.append(line)
             if "Ctrl-C stops it" in line:
                 break
-        text = "".join(said)
-        assert said[0].startswith("16 GB of memory: ./config.16gb.yaml is used, with smaller models")
+        text = "".join(lines)
+        assert lines[0].startswith("16 GB of memory: using ./config.16gb.yaml with smaller models")
         assert f"open http://127.0.0.1:{tree.ports['gateway']} in your browser" in text
-        # In another terminal, what looks at the stack takes the same settings.
+        # In another terminal, `make status` uses the same settings.
         status = [sys.executable, "-m", "hostctl", "status"]
         seen = subprocess.run(status, cwd=tree.root, env=environ, capture_output=True, text=True)
         assert "nonsense" not in seen.stdout + seen.stderr
@@ -100,16 +100,16 @@ def test_make_up_on_16_gb_runs_the_small_settings_and_says_so(tmp_path: Path) ->
 
 
 @pytest.mark.process
-def test_a_venv_whose_python_is_gone_is_told_with_the_cure(tmp_path: Path) -> None:
+def test_a_venv_without_its_python_is_reported_with_the_fix(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "a tree")
     python = tree.root / ".venv" / "bin" / "python"
     python.unlink()
-    python.symlink_to(tmp_path / "gone" / "python3.12")  # as after an upgrade of Homebrew's
+    python.symlink_to(tmp_path / "gone" / "python3.12")  # as after a Homebrew upgrade
     for target in ("status", "doctor", "logs", "pull"):
         done = subprocess.run(
             ["make", target], cwd=tree.root, env=dict(os.environ), capture_output=True, text=True
         )
         assert done.returncode == 2
         assert done.stderr.startswith(
-            "there is no working .venv: make install (or make setup) repairs it"
+            ".venv is missing or broken: make install (or make setup) repairs it"
         )

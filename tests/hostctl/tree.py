@@ -1,4 +1,4 @@
-"""A copy of the project in a folder of its own, with a ``.venv`` that is not this one."""
+"""A copy of the project in its own folder, with its own ``.venv``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILES = (
 
 
 class Tree:
-    """*folder* looks like a fresh clone with its packages installed and the demo's models."""
+    """A fresh clone in *folder*, with installed packages and the demo's models."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
@@ -53,21 +53,21 @@ class Tree:
         self.ports = self._write_config()
 
     def _make_venv(self) -> None:
-        """One of its own: nothing is ever installed into, or removed from, that of the tests."""
+        """Its own, so that the .venv of the tests never changes."""
         venv = self.root / ".venv"
         (venv / "bin").mkdir(parents=True)
         shutil.copy(Path(sys.prefix) / "pyvenv.cfg", venv)
         (venv / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
         (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
-        # By which setup.py sees that there is nothing to install.
+        # Shows setup.py that everything is installed.
         (venv / "installed.txt").write_text(f"dev {setup.lock_hash('dev')}\n")
 
     def use_docker(self, project: str) -> None:
-        """Containers and images of its own name, and a manager that they reach."""
+        """Use containers and images named *project*, and a manager that they can reach."""
         compose = self.root / "docker-compose.yml"
         lines = [line for line in compose.read_text().splitlines() if "container_name:" not in line]
         text = re.sub(r"(?m)^(\s+image:).*$", rf"\1 {project}:test", "\n".join(lines))
-        # `up --wait` waits for the health check, whose first look would be after five seconds.
+        # `up --wait` waits for the health check, which would first run after five seconds.
         for slow, quick in (
             ("interval: 10s", "1s"),
             ("start_period: 10s", "1ms"),
@@ -93,11 +93,11 @@ class Tree:
             model["path"] = str(ROOT / model["path"])
         text = yaml.safe_dump(data)
         (self.root / "config.yaml").write_text(text)
-        (self.root / "config.16gb.yaml").write_text(text)  # a small machine installs that one
+        (self.root / "config.16gb.yaml").write_text(text)  # a small machine uses this one
         return ports
 
     def set(self, **variables: str) -> None:
-        """Change ``.env`` as its owner would."""
+        """Set variables in ``.env``."""
         file = self.root / ".env"
         text = file.read_text()
         for name, value in variables.items():
@@ -105,7 +105,7 @@ class Tree:
         file.write_text(text)
 
     def processes(self) -> list[psutil.Process]:
-        """All that run on its Python."""
+        """The processes that run on its Python."""
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             argv = process.info["cmdline"] or []

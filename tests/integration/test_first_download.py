@@ -19,7 +19,7 @@ from hostctl.local_stack import LocalStack
 from testkit.hub_server import HubServer, children_environ, hub
 from testkit.images import RED_CIRCLE, ask
 from testkit.stacks import running
-from tests.workers.hub.test_downloads import ALL, FAST
+from tests.workers.hub.pulls import ALL, FAST
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
@@ -136,4 +136,4 @@ def test_a_network_that_loses_packets_delays_a_load_by_seconds(home: Home) -> No
     assert time.monotonic() - began < 60
     assert home.model().status is WorkerState.READY
     log = (Path(home.stack.settings.manager.log_dir) / "vlm-fast.log").read_text()
-    assert "the copy on the disk is used" in log
+    assert "the Hub is unavailable (no answer); using the snapshot on the disk" in log

@@ -163,13 +163,13 @@ def test_a_new_gateway_uses_the_running_worker_and_all_processes_end_with_their_
         stack.wait_until_ready()
         assert caption(stack).status_code == 200
         assert process_of(stack, "vlm-best").pid == worker.pid
-        stack.let_go()
+        stack.close_pipes()
         wait_for(lambda: processes(stack) == [], 15)
 
 
 def test_a_taken_port_is_named_with_the_solution(stack: LocalStack) -> None:
     again = LocalStack(stack.config, {})
-    with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
+    with pytest.raises(CannotStart, match=r"is in use.*GATEWAY_PORT="):
         again.__enter__()
 
 

@@ -54,7 +54,7 @@ def test_an_image_chat_is_the_same_in_one_response_and_streamed(client: openai.O
 
 
 def test_an_error_message_reaches_the_user(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="at most 65536") as caught:
+    with pytest.raises(openai.BadRequestError, match="the limit of this model is 65536") as caught:
         client.images.generate(prompt="x", size="1024x1024")
     assert (caught.value.param, caught.value.code) == ("size", "invalid_request")
 

@@ -58,7 +58,7 @@ def test_stop_and_start_act_on_the_container_alone(life: Life) -> None:
     before = life.process("manager").pid
     life.must("stop")
     assert not life.up("gateway")
-    assert "nobody answers on its port" in life.make("doctor")[1]
+    assert "does not respond on its port" in life.make("doctor")[1]
     life.must("start")
     assert life.up("gateway")
     assert life.process("manager").pid == before

@@ -91,7 +91,7 @@ def test_install_starts_both_tiers_and_prints_the_next_steps(life: Life) -> None
     assert life.up("gateway")
     assert f"http://localhost:{life.tree.ports['gateway']}" in text
     assert "linger could not be enabled" in text  # there is no logind here, and install says so
-    assert "will be whenever you log in" in text
+    assert "starts again when you log in" in text
     assert (life.tree.root / ".env").stat().st_mode & 0o777 == 0o600
 
 
@@ -226,7 +226,7 @@ def test_the_doctor_finds_a_taken_port(life: Life) -> None:
     with socket.create_server(("127.0.0.1", port)):
         status, text = life.make("doctor")
         assert status != 0
-        assert f"{port}, which manager needs, is taken by" in text
+        assert f"port {port} of manager is in use by" in text
         status, text = life.make("install NATIVE=1")
         assert status != 0
         assert "nothing was changed" in text
@@ -242,7 +242,7 @@ def test_broken_settings_are_reported_and_leave_the_running_stack_alone(life: Li
         file.write_text(text + "nonsense: 1\n")
     status, output = life.make("restart")
     assert status != 0
-    assert "nonsense: is not a key that there is" in output
+    assert "nonsense: unknown key" in output
     assert life.up("gateway")
     assert "nonsense" in life.make("doctor")[1]
     for file, text in texts.items():

@@ -236,7 +236,7 @@ def test_a_handle_shows_what_it_is() -> None:
                 " (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)",
             ],
             "macOS stopped the GPU's work because it held up the display; let the display sleep"
-            " (System Settings > Lock Screen) or ask for a smaller size: libc++abi: terminating due to"
+            " (System Settings > Lock Screen) or use a smaller size: libc++abi: terminating due to"
             " uncaught exception of type std::runtime_error: [METAL] Command buffer execution failed:"
             " Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
             " (killed by SIGABRT)",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.control import Drawing, Phase, WorkerHealth
+from contracts.control import ImageProgress, Phase, WorkerHealth
 from contracts.control import WorkerState as S
 from contracts.settings import Settings
 from contracts.settings.base import GIB
@@ -136,7 +136,7 @@ def test_a_model_shows_what_it_waits_for_and_why_it_failed() -> None:
 
 
 def test_a_model_shows_the_progress_of_its_image() -> None:
-    drawing = Drawing(kind="edit", step=2, steps=8, picture=1, pictures=3, eta_seconds=40.5)
+    drawing = ImageProgress(kind="edit", step=2, steps=8, picture=1, pictures=3, eta_seconds=40.5)
     health = WorkerHealth(alias="a", phase=Phase.READY, pid=77, drawing=drawing)
     found = status(replace(READY, process=replace(PROCESS, health=health)))
     assert found["models"]["a"]["drawing"] == drawing.model_dump()

@@ -1,1 +1,1 @@
-"""The API description is complete and true, and its examples work."""
+"""The OpenAPI document is complete and correct, and its examples work."""

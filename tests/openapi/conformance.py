@@ -1,10 +1,9 @@
-"""Does the API do what ``openapi.yaml`` says? schemathesis asks the three tiers, over real sockets.
+"""Check with schemathesis that the API conforms to ``openapi.yaml``, through all three tiers.
 
     python -m tests.openapi.conformance --examples 500 --seed 7
 
-The models are a fake engine in real workers, so that thousands of cases take minutes. Any status, type,
-header or body that is not described is a finding, and so is a 5xx, a request that breaks the schema and
-is answered all the same, and a call without a key that is.
+Real workers run a fake engine, so thousands of cases take minutes. Findings are: a status, type, header
+or body that is not described, a 5xx, and an accepted request that violates the schema or has no key.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from testkit.stacks import QuickStack, running
 
 KEY = "conformance"
 CHANGES = {"gateway.api_key": KEY}
-# OpenAPI's links have no word for a part of a value; schemathesis has.
+# OpenAPI's links can't extract a part of a value; schemathesis can.
 _FILE_LINK = {
     "operationId": "image_file",
     "parameters": {"name": r"$response.body#/data/0/url#regex:/files/(.+)$"},
@@ -35,7 +34,7 @@ _FILE_LINK = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``cases``: requests that were sent; ``report``: what schemathesis tells people."""
+    """``cases``: number of requests; ``report``: the output of schemathesis."""
 
     passed: bool
     cases: int
@@ -43,10 +42,10 @@ class Outcome:
 
 
 def described(stack: LocalStack) -> dict[str, Any]:
-    """The description as *stack* serves it, with the way from a picture's URL to its file.
+    """The document that *stack* serves, with a link from an image's URL to its file.
 
-    Without ``keep_alive`` in bodies: 0 unloads the model, and a load takes longer than 100 cases; and
-    without what never ends.
+    Without ``keep_alive``, because 0 unloads the model and a load takes longer than 100 cases; and
+    without endless streams.
     """
     made = document(stack.url, key=True)
     for schema in made["components"]["schemas"].values():
@@ -60,7 +59,7 @@ def described(stack: LocalStack) -> dict[str, Any]:
 
 
 def judge(stack: LocalStack, made: dict[str, Any], folder: Path, *arguments: str) -> Outcome:
-    """Let schemathesis loose on *stack*, which the document *made* describes."""
+    """Run schemathesis on *stack* with the document *made*."""
     file = folder / "openapi.json"
     file.write_text(json.dumps(made))
     done = subprocess.run(
@@ -70,7 +69,7 @@ def judge(stack: LocalStack, made: dict[str, Any], folder: Path, *arguments: str
             *("--url", stack.url, "--header", f"Authorization: Bearer {KEY}", "--no-color"),
             *("--generation-database", "none", *arguments),
         ],
-        cwd=folder,  # where it leaves its cache
+        cwd=folder,  # for its cache
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -82,8 +81,8 @@ def judge(stack: LocalStack, made: dict[str, Any], folder: Path, *arguments: str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="conformance", description="Is openapi.yaml true?")
-    parser.add_argument("--examples", type=int, default=200, help="cases of an operation and phase")
+    parser = argparse.ArgumentParser(prog="conformance", description="Check the API with openapi.yaml.")
+    parser.add_argument("--examples", type=int, default=200, help="cases per operation and phase")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Each example of ``openapi.yaml`` gets a 200 from the demo models, exactly as written."""
+"""Each example in ``openapi.yaml`` works with the demo models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Call:
 
 
 def calls() -> Iterator[Call]:
-    """Every example of a body; every operation without one, with the examples of its parameters."""
+    """Every example of a body, and every operation without a body with its example parameters."""
     for path, method, operation in operations(MADE):
         name = operation["operationId"]
         given: dict[str, dict[str, Any]] = {"path": {}, "query": {}}
@@ -47,7 +47,7 @@ def calls() -> Iterator[Call]:
             if "example" in parameter:
                 given[parameter["in"]][parameter["name"]] = parameter["example"]
         if any(p["in"] == "path" and p["name"] not in given["path"] for p in parameters):
-            continue  # a file, whose name only an answer tells
+            continue  # a file, whose name is only in a response
         filled = path.format(**given["path"])
         if list(operation["responses"]["200"].get("content", ())) == ["text/event-stream"]:
             continue  # it never ends (tests/gateway/test_live_streams.py)
@@ -55,8 +55,8 @@ def calls() -> Iterator[Call]:
         if not contents:
             yield Call(name, method, filled, given["query"])
         for content_type, content in contents.items():
-            for example, told in content["examples"].items():
-                yield Call(f"{name}-{example}", method, filled, {}, content_type, told["value"])
+            for label, example in content["examples"].items():
+                yield Call(f"{name}-{label}", method, filled, {}, content_type, example["value"])
 
 
 CALLS = list(calls())

@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.wire.openai import AnalyzeRequest, ImageEditRequest, parse_json
+from contracts.wire import parse_json
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.images import ImageEditRequest
 from testkit.images import GREEN_STAR, RED_CIRCLE, png
 from tests.gateway.stand_in import StandIn
 from tests.security.conftest import ALLOWED, PARAM, Names, chat, gateway, problem

@@ -1,4 +1,4 @@
-"""The app of a worker over real sockets, with a small engine without a model behind it."""
+"""A worker's app over real sockets, with a fake engine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def b64(data: bytes) -> str:
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.005)
 
 
@@ -65,9 +65,9 @@ def worker(
         engine.turnstile.set()
 
 
-def error_of(answer: httpx.Response) -> dict[str, Any]:
-    body: dict[str, Any] = answer.json()["error"]
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = response.json()["error"]
     assert body.keys() == {"message", "type", "param", "code", "source"}
     assert body["source"] == "worker"
-    assert answer.headers["x-request-id"]
+    assert response.headers["x-request-id"]
     return body

@@ -1,4 +1,4 @@
-"""The demo models, each loaded once for all tests, on a thread of its own as in a worker."""
+"""The demo models, each loaded once for all tests, on its own thread as in a worker."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from contracts.settings.models import ImageSettings, VlmSettings
 from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import IMAGE, VLM, worker
 from workers.engine import (
-    Answered,
     ChatEvent,
     ChatJob,
-    Drawn,
     Engine,
     Event,
+    Finished,
     ImageEvent,
+    ImageFinished,
     ImageJob,
     Job,
-    Prompted,
+    Prefilled,
     Sampling,
     Turn,
 )
+from workers.serial_engine import run_job
 
 MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
 
@@ -45,7 +46,7 @@ class Loaded(Generic[Job, Event]):
 
     def events(self, job: Job) -> list[Event]:
         seen: list[Event] = []
-        self.do(self.engine.run, job, lambda event: seen.append(event) if event else None)
+        self.do(run_job, self.engine, job, lambda event: seen.append(event) if event else None)
         return seen
 
     def close(self) -> None:
@@ -64,17 +65,17 @@ class Talker(Loaded[ChatJob, ChatEvent]):
         return text_of(self.events(talk(turns, **fields)))
 
     def prompt_tokens(self, turns: list[Turn]) -> int:
-        (prompted,) = [e for e in self.events(talk(turns, max_tokens=1)) if isinstance(e, Prompted)]
+        (prompted,) = [e for e in self.events(talk(turns, max_tokens=1)) if isinstance(e, Prefilled)]
         return prompted.prompt_tokens
 
 
-class Painter(Loaded[ImageJob, ImageEvent]):
-    def draw(self, prompt: str, **fields: Any) -> Any:
-        """One picture, as PIL."""
+class ImageModel(Loaded[ImageJob, ImageEvent]):
+    def generate(self, prompt: str, **fields: Any) -> Any:
+        """One image, as PIL."""
         from PIL import Image
 
-        (drawn,) = [e for e in self.events(paint(prompt, **fields)) if isinstance(e, Drawn)]
-        return Image.frombytes("RGB", (drawn.width, drawn.height), drawn.rgb)
+        (event,) = [e for e in self.events(image_job(prompt, **fields)) if isinstance(e, ImageFinished)]
+        return Image.frombytes("RGB", (event.width, event.height), event.rgb)
 
 
 def talk(turns: list[Turn], **fields: Any) -> ChatJob:
@@ -84,13 +85,13 @@ def talk(turns: list[Turn], **fields: Any) -> ChatJob:
     )
 
 
-def paint(prompt: str, **fields: Any) -> ImageJob:
+def image_job(prompt: str, **fields: Any) -> ImageJob:
     base = {"width": 128, "height": 128, "steps": 4, "guidance": 3.5, "seed": 7, **fields}
     return ImageJob(prompt, run_steps=base.pop("run_steps", base["steps"]), **base)
 
 
-def ends(events: list[ChatEvent]) -> list[Answered]:
-    return [event for event in events if isinstance(event, Answered)]
+def ends(events: list[ChatEvent]) -> list[Finished]:
+    return [event for event in events if isinstance(event, Finished)]
 
 
 def vlm_settings(path: Path) -> VlmSettings:
@@ -121,15 +122,15 @@ def moondream() -> Iterator[Talker]:
 
 
 @pytest.fixture(scope="session")
-def flux() -> Iterator[Painter]:
+def flux() -> Iterator[ImageModel]:
     from workers.image.engine import MfluxEngine
 
-    loaded = Painter(MfluxEngine("image-gen", image_settings(MODELS / "image-gen")))
+    loaded = ImageModel(MfluxEngine("image-gen", image_settings(MODELS / "image-gen")))
     yield loaded
     loaded.close()
 
 
-# --- apps with an engine without a model ------------------------------------------------------------
+# --- apps around a fake engine ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -144,6 +145,6 @@ def vlm(engine: FakeEngine) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def painter(engine: FakeEngine) -> Iterator[httpx.Client]:
+def image_client(engine: FakeEngine) -> Iterator[httpx.Client]:
     with worker(engine, IMAGE) as client:
         yield client

@@ -1,4 +1,4 @@
-"""The app of a worker: its health, its door, how long the model took, who leaves."""
+"""A worker's app: health, origin guard, model time, disconnects."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tests.workers.apps import DRAW, HELLO, VLM, b64, error_of, png, wait_for, w
 from workers.engine import LoadError
 
 
-def test_a_page_or_a_name_of_a_stranger_gets_nothing_from_a_worker(vlm: httpx.Client) -> None:
+def test_foreign_origins_and_hosts_are_refused(vlm: httpx.Client) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}]}
     for headers in ({"origin": "http://evil.com"}, {"origin": "null"}, {"host": "evil.com"}):
-        answer = vlm.post("/v1/chat/completions", json=chat, headers=headers)
-        assert answer.status_code == 403
-        assert answer.json()["error"]["source"] == "worker"
+        response = vlm.post("/v1/chat/completions", json=chat, headers=headers)
+        assert response.status_code == 403
+        assert response.json()["error"]["source"] == "worker"
     assert vlm.get("/health", headers={"host": "evil.com"}).status_code == 403
 
 
 class TestHealth:
-    def test_a_cold_worker_answers_503_with_its_phase_and_nonce(self) -> None:
+    def test_a_loading_worker_returns_503_with_its_phase_and_nonce(self) -> None:
         engine = FakeEngine(gate=threading.Event())
         with worker(engine, VLM, ready=False) as client:
             wait_for(lambda: client.get("/health").json()["phase"] == "loading")
-            answer = client.get("/health")
-            health = WorkerHealth.model_validate(answer.json())
-            assert answer.status_code == 503
+            response = client.get("/health")
+            health = WorkerHealth.model_validate(response.json())
+            assert response.status_code == 503
             assert (health.alias, health.nonce, health.detail) == ("fake", "n0nce", "half way")
             refused = client.post("/v1/chat/completions", json=HELLO)
             assert (refused.status_code, error_of(refused)["code"]) == (503, "unavailable")
@@ -42,7 +42,7 @@ class TestHealth:
             engine.gate.set()
             wait_for(lambda: client.get("/health").status_code == 200)
 
-    def test_health_answers_at_once_while_the_model_works(
+    def test_health_responds_at_once_while_the_model_runs(
         self, vlm: httpx.Client, engine: FakeEngine
     ) -> None:
         engine.turnstile.clear()
@@ -59,7 +59,7 @@ class TestHealth:
         assert (after.request_count, after.jobs) == (1, 0)
         assert after.progress > health.progress
 
-    def test_a_download_is_told_with_its_bytes(self) -> None:
+    def test_a_download_is_reported_with_its_bytes(self) -> None:
         download = Download(done_bytes=3, total_bytes=9, bytes_per_second=1.5, eta_seconds=4.0)
         engine = FakeEngine(gate=threading.Event(), download=download)
         with worker(engine, VLM, ready=False) as client:
@@ -74,28 +74,28 @@ class TestHealth:
         engine = FakeEngine(load_error=LoadError("models.fake.path: nothing there"))
         with worker(engine, VLM, ready=False) as client:
             wait_for(lambda: client.get("/health").json()["phase"] == "failed")
-            answer = client.get("/health")
-            assert answer.status_code == 503
-            assert answer.json()["detail"] == "models.fake.path: nothing there"
+            response = client.get("/health")
+            assert response.status_code == 503
+            assert response.json()["detail"] == "models.fake.path: nothing there"
             refused = client.post("/v1/chat/completions", json=HELLO)
             assert "nothing there" in error_of(refused)["message"]
 
 
 class TestModelTime:
-    """How long the model took, told in a header of each answer that is not a stream."""
+    """Seconds of the model, in a header of each response that is not a stream."""
 
-    def test_all_routes_tell_it(self, vlm: httpx.Client, painter: httpx.Client) -> None:
+    def test_all_routes_return_it(self, vlm: httpx.Client, image_client: httpx.Client) -> None:
         image = b64(png())
-        answers = [
+        responses = [
             vlm.post("/v1/chat/completions", json=HELLO),
             vlm.post("/v1/vision/analyze", json={"image": image}),
-            painter.post("/v1/images/generations", json=DRAW),
-            painter.post("/v1/images/edits", json={**DRAW, "image": [image]}),
+            image_client.post("/v1/images/generations", json=DRAW),
+            image_client.post("/v1/images/edits", json={**DRAW, "image": [image]}),
         ]
-        assert [answer.status_code for answer in answers] == [200] * 4
-        assert all(int(answer.headers["x-vision-model-ms"]) >= 0 for answer in answers)
+        assert [response.status_code for response in responses] == [200] * 4
+        assert all(int(response.headers["x-vision-model-ms"]) >= 0 for response in responses)
 
-    def test_it_counts_what_the_model_did(self, vlm: httpx.Client, engine: FakeEngine) -> None:
+    def test_it_counts_the_model_s_time(self, vlm: httpx.Client, engine: FakeEngine) -> None:
         engine.turnstile.clear()
 
         def let_through() -> None:
@@ -104,27 +104,27 @@ class TestModelTime:
             engine.turnstile.set()
 
         threading.Thread(target=let_through).start()
-        answer = vlm.post("/v1/chat/completions", json=HELLO)
-        assert int(answer.headers["x-vision-model-ms"]) >= 150
+        response = vlm.post("/v1/chat/completions", json=HELLO)
+        assert int(response.headers["x-vision-model-ms"]) >= 150
 
-    def test_what_needs_no_model_took_none(self, painter: httpx.Client) -> None:
+    def test_it_is_zero_without_the_model(self, image_client: httpx.Client) -> None:
         edit = {"prompt": "x", "image": [b64(png())], "strength": 0}
-        answer = painter.post("/v1/images/edits", json=edit)
-        assert answer.headers["x-vision-model-ms"] == "0"
+        response = image_client.post("/v1/images/edits", json=edit)
+        assert response.headers["x-vision-model-ms"] == "0"
 
-    def test_a_stream_has_only_the_log_line(
+    def test_a_stream_has_it_in_the_log_only(
         self, vlm: httpx.Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level("INFO", logger="workers.serving.endpoint"):
-            answer = vlm.post("/v1/chat/completions", json={**HELLO, "stream": True})
+            response = vlm.post("/v1/chat/completions", json={**HELLO, "stream": True})
             wait_for(lambda: "model_ms=" in caplog.text)
-        assert "x-vision-model-ms" not in answer.headers
+        assert "x-vision-model-ms" not in response.headers
 
 
-class TestLeaving:
-    """A client that leaves cancels its job at the next token or step."""
+class TestDisconnects:
+    """A client that disconnects cancels its job at the next token or step."""
 
-    def leave_during(self, client: httpx.Client, engine: FakeEngine, path: str, body: Any) -> None:
+    def disconnect_during(self, client: httpx.Client, engine: FakeEngine, path: str, body: Any) -> None:
         engine.turnstile.clear()
         url = urlsplit(str(client.base_url))
         raw = json.dumps(body).encode()
@@ -138,20 +138,22 @@ class TestLeaving:
         engine.turnstile.set()
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_chat_is_cancelled_and_the_next_request_unharmed(
+    def test_a_chat_is_cancelled_and_the_next_request_is_served(
         self, vlm: httpx.Client, engine: FakeEngine, stream: bool
     ) -> None:
-        self.leave_during(vlm, engine, "/v1/chat/completions", {**HELLO, "stream": stream})
+        self.disconnect_during(vlm, engine, "/v1/chat/completions", {**HELLO, "stream": stream})
         assert vlm.post("/v1/chat/completions", json=HELLO).status_code == 200
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_drawing_is_cancelled_and_the_next_request_unharmed(
-        self, painter: httpx.Client, engine: FakeEngine, stream: bool
+    def test_an_image_is_cancelled_and_the_next_request_is_served(
+        self, image_client: httpx.Client, engine: FakeEngine, stream: bool
     ) -> None:
-        self.leave_during(painter, engine, "/v1/images/generations", {**DRAW, "stream": stream})
-        assert painter.post("/v1/images/generations", json=DRAW).status_code == 200
+        self.disconnect_during(
+            image_client, engine, "/v1/images/generations", {**DRAW, "stream": stream}
+        )
+        assert image_client.post("/v1/images/generations", json=DRAW).status_code == 200
 
-    def test_a_log_line_tells_what_happened_and_not_what_was_said(
+    def test_the_log_line_has_counts_and_no_content(
         self, vlm: httpx.Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO", "workers")

@@ -33,13 +33,15 @@ CAPTION = "Write a one-sentence caption for this image."
 
 
 class Process:
-    """``python -m workers --parent-pipe`` with *argv*; *port* is where it is or will be."""
+    """``python -m workers --parent-pipe`` with *argv*, on *port*."""
 
     def __init__(self, argv: list[str], port: int, log: Path, **environment: str) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
-        self._client = httpx.Client(base_url=self.url, timeout=60)  # a new one for each look costs more
+        self._client = httpx.Client(
+            base_url=self.url, timeout=60
+        )  # one for all polls: creating it is slow
         with log.open("wb") as output:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "workers", *argv, "--parent-pipe"],
@@ -55,7 +57,7 @@ class Process:
         return self._log.read_text().splitlines()
 
     def logged(self, what: str, within_s: float = 5) -> list[str]:
-        """The lines about *what*; they are written after the answer is sent."""
+        """The lines about *what*, which are written after the response is sent."""
         deadline = time.monotonic() + within_s
         while not (lines := [line for line in self.log if what in line]):
             assert time.monotonic() < deadline, self.log
@@ -64,27 +66,27 @@ class Process:
 
     def health(self) -> tuple[int, WorkerHealth] | None:
         try:
-            answer = self._client.get("/health", timeout=5)
+            response = self._client.get("/health", timeout=5)
         except httpx.TransportError:
             return None
-        return answer.status_code, WorkerHealth.model_validate(answer.json())
+        return response.status_code, WorkerHealth.model_validate(response.json())
 
-    def well(self) -> WorkerHealth:
+    def ready_health(self) -> WorkerHealth:
         """The health of a ready worker."""
-        answer = self.health()
-        assert answer is not None
-        assert answer[0] == 200
-        return answer[1]
+        response = self.health()
+        assert response is not None
+        assert response[0] == 200
+        return response[1]
 
     def watch_until_ready(self) -> list[tuple[int, WorkerHealth]]:
-        """All different answers of /health up to the first 200."""
+        """Each phase of /health up to the first 200."""
         seen: list[tuple[int, WorkerHealth]] = []
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.popen.poll() is None:
-            if answer := self.health():
-                if not seen or seen[-1][1].phase != answer[1].phase:
-                    seen.append(answer)
-                if answer[0] == 200:
+            if response := self.health():
+                if not seen or seen[-1][1].phase != response[1].phase:
+                    seen.append(response)
+                if response[0] == 200:
                     return seen
             time.sleep(0.02)
         raise AssertionError(f"not ready: {self.log}")
@@ -93,7 +95,7 @@ class Process:
         return self._client.post(path, json=body)
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         self._client.close()
         self.popen.kill()
         if self.popen.stdin and self.popen.stdin.closed:
@@ -124,7 +126,7 @@ def ended(started: Process) -> Iterator[Process]:
 
 
 def endless() -> dict[str, Any]:
-    """A request that makes the model repeat itself for as long as it may."""
+    """A request that makes the model repeat itself up to the limit."""
     buffer = io.BytesIO()
     Image.new("RGB", (1500, 16)).save(buffer, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -141,7 +143,7 @@ def endless() -> dict[str, Any]:
 @pytest.mark.mlx
 def test_the_life_of_a_worker(tmp_path: Path) -> None:
     with process(str(MODELS / "vlm-best"), tmp_path) as worker:
-        # It answers while it imports and loads, then it is ready, with the nonce and its own pid.
+        # /health responds while it imports and loads, with the nonce and its pid.
         seen = worker.watch_until_ready()
         phases = [health.phase.value for _, health in seen]
         assert phases[0] == "importing"
@@ -149,16 +151,16 @@ def test_the_life_of_a_worker(tmp_path: Path) -> None:
         assert [status for status, _ in seen] == [503] * (len(seen) - 1) + [200]
         assert {(health.nonce, health.pid) for _, health in seen} == {("N0", worker.popen.pid)}
 
-        # It answers rightly, and the log has one line for it.
-        answer = worker.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
-        assert answer["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
+        # The answer is right, and the log has one line for it.
+        response = worker.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
+        assert response["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
         (line,) = worker.logged("/v1/chat/completions")
         assert "status=200" in line
         assert "completion_tokens=8" in line
         assert not any("Traceback" in line or "Warning" in line for line in worker.log)
 
-        # Health tells what MLX holds, and how much was done: begun, tokens, ended.
-        idle = worker.well()
+        # /health reports MLX's memory and progress.
+        idle = worker.ready_health()
         assert 1 << 20 < idle.device.active <= idle.device.peak
         assert idle.device.unified  # on a CPU and on a Mac
         assert (idle.jobs, idle.progress > 8) == (0, True)
@@ -168,23 +170,23 @@ def test_the_life_of_a_worker(tmp_path: Path) -> None:
         with httpx.stream("POST", url, json=endless(), timeout=30) as stream:
             chunks = stream.iter_text()
             next(chunks)
-            # It answers while the model is busy, and its progress is to be seen.
-            early = worker.well()
+            # /health responds while the model is busy, and shows progress.
+            early = worker.ready_health()
             assert early.jobs == 1
-            while worker.well().progress <= early.progress:
+            while worker.ready_health().progress <= early.progress:
                 time.sleep(0.01)
             began = time.monotonic()
             worker.popen.send_signal(signal.SIGTERM)
             rest = "".join(chunks)
         assert worker.exit_within(5) == 0
         assert time.monotonic() - began < 4.5
-        # Its client is told, and not merely cut off.
+        # The client gets an error, not only a closed connection.
         assert "event: error" in rest
         assert "the worker is stopping" in rest
 
 
 @pytest.mark.mlx
-def test_a_worker_leaves_with_its_parent_even_while_it_loads(tmp_path: Path) -> None:
+def test_a_worker_exits_with_its_parent_even_while_it_loads(tmp_path: Path) -> None:
     with process(str(MODELS / "vlm-best"), tmp_path) as worker:
         while worker.health() is None:
             time.sleep(0.02)
@@ -194,15 +196,15 @@ def test_a_worker_leaves_with_its_parent_even_while_it_loads(tmp_path: Path) -> 
         assert "the parent process is gone" in "\n".join(worker.log)
 
 
-def test_a_load_that_fails_is_told_by_health_by_the_last_line_and_by_the_status(
+def test_a_failed_load_is_reported_by_health_the_last_log_line_and_the_status(
     tmp_path: Path,
 ) -> None:
     with process("/nowhere/at/all", tmp_path) as worker:
         failed = None
         while worker.popen.poll() is None:
-            answer = worker.health()
-            if answer and answer[1].phase == "failed":
-                failed = answer
+            response = worker.health()
+            if response and response[1].phase == "failed":
+                failed = response
             time.sleep(0.05)
         assert failed is not None
         assert failed[0] == 503
@@ -212,7 +214,7 @@ def test_a_load_that_fails_is_told_by_health_by_the_last_line_and_by_the_status(
         assert worker.log[-1] == f"load failed: {reason}"
 
 
-def test_a_hub_that_refuses_ends_the_load_at_once(tmp_path: Path) -> None:
+def test_an_unreachable_hub_ends_the_load_at_once(tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     environment = {"HF_ENDPOINT": nobody, "HF_HOME": str(tmp_path / "hf")}
     with process("maker/model-x", tmp_path, **environment) as worker:
@@ -221,7 +223,7 @@ def test_a_hub_that_refuses_ends_the_load_at_once(tmp_path: Path) -> None:
         assert "HF_TOKEN" in worker.log[-1]
 
 
-def test_a_port_that_is_taken_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         spec = vlm_settings(MODELS / "vlm-best").model_dump_json()
@@ -232,24 +234,15 @@ def test_a_port_that_is_taken_is_one_line(capfd: pytest.CaptureFixture[str]) -> 
     ]
 
 
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
+def test_invalid_settings_are_reported_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    model = {"kind": "vlm", "path": "x", "port": 1, "memory_gb": 1}
+    for spec, words in (
         ("{", "--spec"),
-        (json.dumps({"kind": "vlm", "path": "x", "port": 1, "memory_gb": 1, "zzz": 2}), "zzz"),
+        (json.dumps({**model, "zzz": 2}), "zzz"),
         (json.dumps({"kind": "sound"}), "kind"),
-    ],
-)
-def test_settings_that_are_none_are_one_line(
-    capfd: pytest.CaptureFixture[str], spec: str, says: str
-) -> None:
-    assert main(["--alias", "x", "--spec", spec]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert says in line
-
-
-def test_an_alias_that_the_file_does_not_have_is_one_line(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+    ):
+        assert main(["--alias", "x", "--spec", spec]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert words in line
     assert main(["--alias", "x", "--config", str(ROOT / "config.demo.yaml")]) == 2
     assert "'x' is not one of the models" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""A worker as OpenAI's own client reads it, with strict validation; a small engine behind it."""
+"""A worker with a fake engine, through OpenAI's own client with strict validation."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from contracts.settings.models import VlmSettings
 from testkit.fakes.engine import FakeEngine
 from testkit.servers import served
 from workers.app import create_app
-from workers.engine import Answered, ChatJob, Delta, Prompted, TokenChance, TokenLogprob
+from workers.engine import ChatJob, Delta, Finished, Prefilled, TokenLogprob, TopToken
+
+pytestmark = pytest.mark.process  # the client runs uname, once
 
 VLM = VlmSettings(kind="vlm", path="x", port=1, memory_gb=1.0)
-ASKED: Any = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
+REQUEST: Any = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Busan"}}\n</tool_call>'
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
 @dataclass
 class Letters(FakeEngine):
-    """Says *text* letter by letter, each a token of one byte or more."""
+    """Emits *text* letter by letter, each as one token."""
 
     text: str = "한 a"
 
-    def _talk(self, job: ChatJob, emit: Callable[[Any], None]) -> None:
-        emit(Prompted(9))
+    def _chat(self, job: ChatJob, emit: Callable[[Any], None]) -> None:
+        emit(Prefilled(9))
         for index in range(job.n):
             for at, letter in enumerate(self.text):
-                chance = TokenChance(at, letter.encode(), -0.5)
+                chance = TopToken(at, letter.encode(), -0.5)
                 token = TokenLogprob(at, letter.encode(), -0.5, (chance,) * job.top_logprobs)
                 emit(Delta(index, letter, (token,) if job.logprobs else ()))
-            emit(Answered(index, "stop", len(self.text) + 1, cached_tokens=8))
+            emit(Finished(index, "stop", len(self.text) + 1, cached_tokens=8))
 
 
 @pytest.fixture
@@ -58,15 +60,15 @@ def client(engine: Letters) -> Iterator[OpenAI]:
         yield client
 
 
-def test_a_call_of_a_tool_is_read_whole_and_streamed(client: OpenAI, engine: Letters) -> None:
+def test_tool_calls_are_parsed_whole_and_streamed(client: OpenAI, engine: Letters) -> None:
     engine.text = CALL
-    whole = client.chat.completions.create(**ASKED, tools=[WEATHER])
+    whole = client.chat.completions.create(**REQUEST, tools=[WEATHER])
     (call,) = whole.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Busan"}')
     assert whole.choices[0].finish_reason == "tool_calls"
 
-    with client.chat.completions.stream(**ASKED, tools=[WEATHER]) as stream:
+    with client.chat.completions.stream(**REQUEST, tools=[WEATHER]) as stream:
         kinds = {event.type for event in stream}
         final = stream.get_final_completion()
     assert "tool_calls.function.arguments.done" in kinds
@@ -75,8 +77,8 @@ def test_a_call_of_a_tool_is_read_whole_and_streamed(client: OpenAI, engine: Let
     assert final.choices[0].finish_reason == "tool_calls"
 
 
-def test_logprobs_are_read_whole_and_streamed(client: OpenAI) -> None:
-    fields: Any = {**ASKED, "logprobs": True, "top_logprobs": 2}
+def test_logprobs_are_parsed_whole_and_streamed(client: OpenAI) -> None:
+    fields: Any = {**REQUEST, "logprobs": True, "top_logprobs": 2}
     whole = client.chat.completions.create(**fields).choices[0].logprobs
     assert whole is not None
     assert [token.token for token in whole.content or []] == ["한", " ", "a"]
@@ -92,21 +94,21 @@ def test_logprobs_are_read_whole_and_streamed(client: OpenAI) -> None:
     assert streamed == whole.content
 
 
-def test_usage_tells_the_tokens_from_the_cache(client: OpenAI) -> None:
-    usage = client.chat.completions.create(**ASKED).usage
+def test_usage_includes_cached_tokens(client: OpenAI) -> None:
+    usage = client.chat.completions.create(**REQUEST).usage
     assert usage is not None
     assert usage.prompt_tokens_details is not None
     assert (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens) == (9, 8)
     options: Any = {"include_usage": True}
-    *_, last = client.chat.completions.create(**ASKED, stream=True, stream_options=options)
+    *_, last = client.chat.completions.create(**REQUEST, stream=True, stream_options=options)
     assert last.choices == []
     assert last.usage == usage
 
 
-def test_a_schema_that_can_not_be_compiled_is_its_bad_request(client: OpenAI) -> None:
+def test_an_invalid_schema_is_a_bad_request(client: OpenAI) -> None:
     schema: Any = {"name": "x", "schema": {"type": "colour"}}
     with pytest.raises(BadRequestError, match="Invalid type: colour") as caught:
         client.chat.completions.create(
-            **ASKED, response_format={"type": "json_schema", "json_schema": schema}
+            **REQUEST, response_format={"type": "json_schema", "json_schema": schema}
         )
     assert caught.value.param == "response_format.json_schema.schema"

@@ -1,1 +1,1 @@
-"""What the process needs from MLX's back ends: limits, a faster BLAS on Linux, CUDA's gaps."""
+"""MLX's back ends: memory limits, a faster BLAS on Linux, workarounds for CUDA."""

@@ -1,12 +1,12 @@
 """A faster BLAS for MLX on a Linux CPU.
 
-The mlx-cpu wheel for Linux brings netlib's reference BLAS (about 5 GFLOP/s). opencv-python, which both
-model libraries need anyway, brings an OpenBLAS that exports the same ``cblas_sgemm`` (80-180 GFLOP/s on
-two cores). Loaded globally before MLX, it answers MLX's calls. bf16 and quantized products use no BLAS.
+The mlx-cpu wheel for Linux bundles netlib's reference BLAS (about 5 GFLOP/s). opencv-python, which both
+model libraries depend on, bundles an OpenBLAS that exports the same ``cblas_sgemm`` (80-180 GFLOP/s on
+two cores). If it is loaded globally before MLX, MLX calls it. bf16 and quantized products use no BLAS.
 
-Rules: only on Linux, only before mlx is imported, only when that library is there and its interface
-takes 32-bit integers; never fatal: without it everything works, more slowly. VISION_FAST_BLAS=0 turns
-it off. A test compares the results of both.
+Rules: only on Linux, only before mlx is imported, only if the library is installed and takes 32-bit
+integers. Never fatal: without it everything works, more slowly. VISION_FAST_BLAS=0 turns it off. A test
+compares the results of both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def enable() -> Path | None:
-    """Load opencv's OpenBLAS globally; its path, or None when that does not apply."""
+    """Load opencv's OpenBLAS globally. Returns its path, or None if that does not apply."""
     if sys.platform != "linux" or "mlx.core" in sys.modules or os.environ.get(SWITCH) == "0":
         return None
     try:
@@ -31,7 +31,7 @@ def enable() -> Path | None:
             if _load(library):
                 log.info("fast BLAS: %s", library.name)
                 return library
-    except Exception as exc:  # a convenience must not stop a worker
+    except Exception as exc:  # an optimization must not stop a worker
         log.warning("no fast BLAS: %s", exc)
     return None
 
@@ -45,7 +45,7 @@ def _candidates() -> list[Path]:
 
 
 def _load(path: Path) -> bool:
-    # It reads this once, when it is loaded. More threads than cores make it several times slower.
+    # Read once, when the library is loaded. More threads than cores make it several times slower.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     try:
         library = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
@@ -63,6 +63,6 @@ def _has_64_bit_integers(library: ctypes.CDLL) -> bool:
     try:
         config = library.openblas_get_config
     except AttributeError:
-        return True  # not an OpenBLAS that we know
+        return True  # an unknown OpenBLAS
     config.restype = ctypes.c_char_p
     return b"USE64BITINT" in config()

@@ -1,12 +1,12 @@
-"""Gives freed buffers back to the system: while nobody waits, a bounded amount at a time.
+"""Returns freed buffers to the system, in bounded steps, while no job waits.
 
-MLX keeps freed buffers for the next ones, up to its cache limit; on Metal they are memory of the
-machine. Freeing all of them at once beside work that creates new ones is the churn under which macOS
-has panicked (mlx#3186), so nothing here runs while a job does.
+MLX keeps freed buffers for reuse, up to its cache limit; on Metal they are the machine's memory.
+Freeing all of them while a job allocates new ones is the load under which macOS has panicked
+(mlx#3186), so nothing here runs during a job.
 
-Rules: ``next_limit`` decides; ``give_back`` acts, on the model thread alone, between two jobs.
-It lowers MLX's cache limit for a moment: MLX frees what is above the limit at its next allocation,
-oldest first, whole buffers.
+Rules: ``next_limit`` decides, ``give_back`` acts, on the model thread only, between two jobs. It lowers
+MLX's cache limit for a moment: at its next allocation, MLX frees the buffers above the limit, oldest
+first, whole buffers only.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import queue
 from types import ModuleType
 from typing import Any, TypeVar
 
-from workers.engine import Resting
+from workers.engine import Engine
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB = 1 << 20
 STEP_BYTES = 64 * MIB
-REST_S = 0.05  # from one step to the next: a gigabyte is back within a second
+REST_S = 0.05  # between two steps: a gigabyte is returned within a second
 
 
 def next_limit(cached: int, keep: int, step: int = STEP_BYTES) -> int | None:
-    """The cache limit that frees one step of *cached* bytes; None: no more than *keep* are there."""
+    """The cache limit that frees one step of *cached* bytes; None if at most *keep* are cached."""
     return max(keep, cached - step) if cached > keep else None
 
 
 def give_back(keep: int) -> bool:
-    """Free one step of what is cached beyond *keep* bytes; True when there is more to do."""
+    """Free one step of the bytes cached beyond *keep*; True if there is more to free."""
     import mlx.core as mx  # noqa: TID251 - for the engines
 
     cached = mx.get_cache_memory()
@@ -44,13 +44,13 @@ def give_back(keep: int) -> bool:
         mx.eval(mx.array([0.0]) + 1)  # an allocation
     finally:
         mx.set_cache_limit(before)
-    # One that frees nothing is not repeated: it would go on for ever.
+    # A step that freed nothing is not repeated: it would never end.
     return bool(keep < mx.get_cache_memory() < cached)
 
 
-def awaited(waiting: queue.SimpleQueue[T], engine: Any) -> T:
-    """The next of *waiting*; until it comes, *engine* gives back what it does not need."""
-    more = isinstance(engine, Resting)
+def awaited(waiting: queue.SimpleQueue[T], engine: Engine[Any, Any]) -> T:
+    """The next item of *waiting*; until it arrives, *engine* returns memory that it does not need."""
+    more = True
     while more:
         try:
             return waiting.get(timeout=REST_S)
@@ -58,13 +58,13 @@ def awaited(waiting: queue.SimpleQueue[T], engine: Any) -> T:
             try:
                 more = engine.rest()
             except Exception:
-                log.exception("freed buffers could not be given back")
+                log.exception("freed buffers could not be returned to the system")
                 more = False
     return waiting.get()
 
 
 def without_clear_cache(mx: Any) -> ModuleType:
-    """A copy of the module *mx* whose ``clear_cache`` does nothing, for libraries that call it."""
+    """A copy of module *mx* whose ``clear_cache`` does nothing, for libraries that call it."""
     copy = ModuleType(mx.__name__)
     copy.__dict__.update(vars(mx))
     copy.__dict__["clear_cache"] = lambda: None

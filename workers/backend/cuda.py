@@ -1,22 +1,23 @@
-"""What MLX's CUDA back end needs that Metal and the CPU do not. Imported by the VLM engine.
+"""Workarounds for MLX's CUDA back end. Imported by the VLM engine.
 
-MLX 0.32.4 multiplies an input (B, 1, K) with quantized weights row by row there, so that a decode step
-of B answers takes B times as long as one; the same rows as one matrix (B, K) take one pass from eight
-rows on, and less time padded to eight than as two to seven passes (docs/dev/gpu.md has the figures).
+There, MLX 0.32.4 multiplies an input (B, 1, K) with quantized weights row by row, so that a decode step
+of B sequences takes B times as long as one. The same rows as a matrix (B, K) take one pass if there are
+at least eight; padding fewer rows to eight is faster than two to seven passes (figures:
+docs/dev/gpu.md).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx  # noqa: TID251 - a part of the VLM engine
+import mlx.core as mx  # noqa: TID251 - part of the VLM engine
 import mlx.nn as nn  # noqa: TID251
 
-_LEAST = 8  # rows from which on the back end takes one pass
+_MIN_ROWS = 8  # for which the back end needs a single pass
 
 
 class RowsLinear(nn.QuantizedLinear):  # type: ignore[misc]
-    """A quantized layer that takes the one place of each of several rows, (B, 1, K), as a matrix."""
+    """A quantized layer that multiplies rows of one position each, (B, 1, K), as a matrix."""
 
     def __call__(self, x: mx.array) -> mx.array:
         y: mx.array
@@ -25,22 +26,22 @@ class RowsLinear(nn.QuantizedLinear):  # type: ignore[misc]
             return y
         rows = x.shape[0]
         flat = x[:, 0]
-        if rows < _LEAST:
-            flat = mx.pad(flat, [(0, _LEAST - rows), (0, 0)])
+        if rows < _MIN_ROWS:
+            flat = mx.pad(flat, [(0, _MIN_ROWS - rows), (0, 0)])
         y = super().__call__(flat)
         return y[:rows, None]
 
 
 def take_rows_together(model: Any) -> int:
-    """Make every quantized linear layer of *model* a ``RowsLinear``; how many there are."""
+    """Make every quantized linear layer of *model* a ``RowsLinear``. Returns their number."""
     count = 0
     for _, module in model.named_modules():
         if type(module) is nn.QuantizedLinear:
-            module.__class__ = RowsLinear  # the same weights; nothing else of it is known here
+            module.__class__ = RowsLinear  # keeps the weights and everything else
             count += 1
     return count
 
 
 def in_use() -> bool:
-    """Does MLX compute on a CUDA device?"""
+    """Does MLX run on a CUDA device?"""
     return mx.default_device().type == mx.gpu and not mx.metal.is_available()

@@ -1,8 +1,8 @@
-"""Prepares the process for MLX and the model libraries; the first thing that an engine's load does.
+"""Prepares the process for MLX and the model libraries; an engine's load calls ``prepare`` first.
 
-Rules: environment first (the libraries read it when they are imported), BLAS next (it must be there
-before MLX), MLX last. Harmless noise is silenced one message at a time. ``device_memory`` is for any
-thread, and the one function that must not be what imports MLX.
+Rules: environment first (libraries read it when they are imported), then BLAS (it must be loaded before
+MLX), then MLX. Harmless warnings are silenced one by one. ``device_memory`` may be called on any thread
+and never imports MLX.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ log = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
     "TQDM_DISABLE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",  # "PyTorch was not found", "bos_token_id ...", once a request
+    "TRANSFORMERS_VERBOSITY": "error",  # "PyTorch was not found", "bos_token_id ...", per request
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-# Private, and best effort: macOS 26 ends long work of the GPU while a display is on ("Impacting
+# Undocumented, best effort: macOS 26 ends long GPU work while a display is on ("Impacting
 # Interactivity"); this makes it wait longer (https://github.com/ml-explore/mlx/issues/3267).
 _ON_MACOS = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"}
-# (message, category): DeprecationWarnings of the libraries among themselves.
+# (message, category): DeprecationWarnings that libraries cause in each other.
 _HARMLESS_WARNINGS = (
     # sentencepiece, on Python 3.12 and later
     (r"builtin type [Ss]wig\w+ has no __module__ attribute", DeprecationWarning),
 )
-WIDEN_LIMIT_BYTES = 1 << 30  # of weights as float32; a larger model keeps the width it was saved in
-CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; it grows to the largest transient else
-_CACHE_SHARE = 1 / 8  # of what a model is declared to need
-_ROOM_TO_WORK = 0.9
+WIDEN_LIMIT_BYTES = (
+    1 << 30
+)  # of weights in float32; larger models keep the type in which they were saved
+CACHE_LIMIT_BYTES = 1 << 30  # of freed buffers that MLX keeps; unbounded, it keeps the largest peak
+_CACHE_SHARE = 1 / 8  # of the model's declared memory
+_NEARLY_ALL = 0.9
 
 
 def environment(platform: str = sys.platform) -> dict[str, str]:
-    """The variables that are set unless somebody has set them."""
+    """The variables that ``prepare`` sets unless they are set already."""
     return _ENVIRONMENT | (_ON_MACOS if platform == "darwin" else {})
 
 
 def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
-    """Set the environment, find a BLAS, import MLX and bound what it keeps of freed buffers."""
+    """Set the environment, load a BLAS, import MLX and bound its cache of freed buffers."""
     for name, value in environment().items():
         os.environ.setdefault(name, value)
     silence_harmless_warnings()
@@ -65,7 +67,7 @@ def prepare(cache_limit: int = CACHE_LIMIT_BYTES) -> None:
 
 
 def cache_limit(declared: int) -> int:
-    """Bytes of freed buffers that MLX keeps for a model declared to need *declared*."""
+    """Bytes of freed buffers that MLX keeps for a model with *declared* bytes of memory."""
     return min(CACHE_LIMIT_BYTES, int(_CACHE_SHARE * declared))
 
 
@@ -75,9 +77,9 @@ def silence_harmless_warnings() -> None:
 
 
 def lacks_compiler(mx: object) -> bool:
-    """MLX's CPU back end builds fused kernels at run time by calling ``g++``; is there none?
+    """Is ``g++`` missing, with which MLX's CPU back end builds fused kernels at run time?
 
-    MLX 0.32.4 asks that as well before it compiles; not to depend on it costs nothing.
+    MLX 0.32.4 checks that, too; not relying on it costs nothing.
     """
     device = mx.default_device()  # type: ignore[attr-defined]
     on_cpu = device.type == mx.cpu  # type: ignore[attr-defined]
@@ -85,10 +87,10 @@ def lacks_compiler(mx: object) -> bool:
 
 
 def widen(model: Any, limit_bytes: int = WIDEN_LIMIT_BYTES) -> bool:
-    """Make a small bf16 *model* float32 where that is faster by far: on the CPU. Did it?
+    """Convert a small bf16 *model* to float32 on the CPU, where that is four times as fast.
 
-    MLX's CPU back end has a BLAS for float32 alone; bf16 takes four times as long. A model that would
-    have more than *limit_bytes* of weights is left as it is, and so is a quantized one.
+    MLX's CPU back end uses a BLAS for float32 only. Models that would have more than *limit_bytes* of
+    weights, and quantized ones, are left unchanged. Returns whether it was converted.
     """
     import mlx.core as mx  # noqa: TID251
     from mlx.utils import tree_flatten  # noqa: TID251
@@ -105,13 +107,13 @@ def widen(model: Any, limit_bytes: int = WIDEN_LIMIT_BYTES) -> bool:
 
 
 def limit_memory(declared: int, wired: int = 0) -> None:
-    """On Metal, keep this process within *declared* bytes; wire *wired* of them, 0: none.
+    """On Metal, limit this process to *declared* bytes and wire *wired* of them (0: none).
 
-    Call it once the model is loaded. Nothing is wired unless the settings ask for it: with a wired
-    limit, concurrent requests and buffers that come and go make macOS panic
-    (https://github.com/ml-explore/mlx/issues/3186). The price: after minutes without requests macOS may
-    have compressed the model, and the first answer takes longer. Raises ``LoadError`` for a wired limit
-    that is too large.
+    Call it when the model is loaded. Nothing is wired unless the settings say so: with a wired limit,
+    concurrent requests with changing buffers make macOS panic
+    (https://github.com/ml-explore/mlx/issues/3186). The price: after minutes without requests, macOS
+    may have compressed the model, and the first response takes longer. Raises ``LoadError`` for a wired
+    limit that is too large.
     """
     import mlx.core as mx  # noqa: TID251
 
@@ -127,18 +129,18 @@ def limit_memory(declared: int, wired: int = 0) -> None:
 
 
 def memory_limit(declared: int, held: int, most: int) -> int:
-    """The bytes from which MLX frees its cache and waits for running work before it takes more.
+    """The bytes at which MLX frees its cache and waits for running work before it allocates more.
 
-    That is what the model is *declared* to need, unless the loaded model already holds nearly all of
-    it (*held*): then every buffer would be freed and made anew. *most*: what the GPU may hold.
+    These are the model's *declared* bytes, unless the loaded model *held* nearly all of them: then
+    every buffer would be freed and allocated again. *most*: the GPU's limit.
     """
-    return most if held > _ROOM_TO_WORK * declared else min(declared, most)
+    return most if held > _NEARLY_ALL * declared else min(declared, most)
 
 
 def device_memory() -> DeviceMemory:
-    """What MLX holds now; zeros while it is not imported. For any thread: it reads counters."""
+    """The memory that MLX holds; zeros until it is imported. For any thread: it reads counters."""
     mx = sys.modules.get("mlx.core")
-    if mx is None or not hasattr(mx, "get_peak_memory"):  # the latter: half imported
+    if mx is None or not hasattr(mx, "get_peak_memory"):  # not imported, or not completely
         return DeviceMemory()
     return DeviceMemory(
         active=mx.get_active_memory(),
@@ -151,7 +153,7 @@ def device_memory() -> DeviceMemory:
 
 @functools.cache
 def _gpu_limit() -> int:
-    """Bytes that Metal says the GPU may hold; 0 without Metal."""
+    """The bytes that the GPU may hold, as Metal reports them; 0 without Metal."""
     mx = sys.modules["mlx.core"]
     if not mx.metal.is_available():
         return 0

@@ -1,3 +1,1 @@
-"""Where model files come from: a folder, or a repository of the Hugging Face Hub with resumable
-downloads.
-"""
+"""Model files: a folder, or a repository of the Hugging Face Hub with resumable downloads."""

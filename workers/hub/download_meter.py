@@ -1,7 +1,7 @@
-"""How far a download is: bytes, rate and time left. ``contracts.amounts`` puts them into words.
+"""The progress of a download: bytes, rate and time left; ``contracts.amounts`` puts them into words.
 
-Rules: pure; the clock is the caller's (seconds, monotonic). What was there before the first sample is
-no part of the rate.
+Rules: pure; the caller passes the time (seconds, monotonic). Bytes that were there before the first
+sample do not count for the rate.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections import deque
 
 from contracts.control import Download
 
-WINDOW_S = 10.0  # that the rate is the mean of
+WINDOW_S = 10.0  # over which the rate is averaged
 
 
 class DownloadMeter:
-    """Turns counts of bytes into a ``Download`` whose ``done_bytes`` never shrinks."""
+    """Turns byte counts into a ``Download`` whose ``done_bytes`` never shrinks."""
 
     def __init__(self, total_bytes: int, window_s: float = WINDOW_S) -> None:
         self._total = total_bytes
@@ -23,7 +23,8 @@ class DownloadMeter:
         self._done = 0
 
     def advanced(self, done_bytes: int, now: float) -> Download:
-        """*done_bytes* are there at *now*. Without any for a whole window, rate and time left are 0."""
+        """The progress with *done_bytes* at *now*. Rate and time left are 0 if a whole window brought
+        no byte."""
         self._done = max(self._done, min(done_bytes, self._total))
         self._samples.append((now, self._done))
         while len(self._samples) > 2 and self._samples[1][0] <= now - self._window_s:

@@ -1,9 +1,9 @@
-"""Where a model's files are: a folder, or a repository of the Hugging Face Hub (downloaded once).
+"""Finds a model's files: in a folder, or in a repository of the Hugging Face Hub, downloaded once.
 
-Rules: a path that starts like one (./, ../, / or ~) is a folder and nothing else; whatever goes wrong
-is a ``LoadError`` of one line that names the configuration key, the model and the remedy. A whole copy
-on the disk serves whatever the Hub says or fails to say, and stays in use until a newer one is whole.
-A revision that is a commit needs no question once its files are there.
+Rules: a path that starts with ./, ../, / or ~ is a folder. Every failure is a ``LoadError`` of one line
+that names the settings key, the model and the remedy. A complete snapshot on the disk is used whatever
+the Hub responds, and until a newer one is complete. If the revision is a commit and its files are on
+the disk, the Hub is not queried.
 """
 
 from __future__ import annotations
@@ -15,49 +15,45 @@ from dataclasses import replace
 from pathlib import Path
 
 from contracts.revisions import DEFAULT, Revision
+from contracts.settings.models import is_folder
 from workers.engine import LoadError, Located, Report
 from workers.hub import remote
-from workers.hub.copies import Copies, Wanted, lacking
-from workers.hub.fetch import Fetch, NoRoom
-from workers.hub.remote import Remote, files_of, no_help
+from workers.hub.fetch import DiskFull, Fetch
+from workers.hub.remote import Remote, files_of, why_unavailable
+from workers.hub.snapshots import FilePatterns, Snapshots, missing_file
 
 log = logging.getLogger(__name__)
 
-VLM_FILES = Wanted(
+VLM_FILES = FilePatterns(
     ("*.json", "*.jsonl", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja"),
-    # The same weights once more: as their maker keeps them, or in other formats.
+    # Second copies of the weights, in their authors' layout or other formats.
     ignored=("consolidated*.safetensors", "*/*.safetensors"),
-    needed=("config.json", "*.safetensors"),
+    required=("config.json", "*.safetensors"),
 )
-TOKENIZER_FILES = replace(VLM_FILES, needed=("tokenizer.json",))
+TOKENIZER_FILES = replace(VLM_FILES, required=("tokenizer.json",))
 
 
 def free_bytes(folder: Path) -> int:
-    """The free bytes where *folder* is, or will be."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return shutil.disk_usage(there).free
-
-
-def is_folder(path: str) -> bool:
-    """Does *path* mean a folder? Else it is the id of a repository."""
-    return path.startswith(("./", "../", "/", "~"))
+    """The free bytes on the disk where *folder* is, or will be."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
 
 
 def locate(
     path: str,
     alias: str,
     *,
-    wanted: Wanted,
+    wanted: FilePatterns,
     report: Report,
     revision: Revision = DEFAULT,
     newest: bool = False,
     free: Callable[[Path], int] = free_bytes,
 ) -> Located:
-    """The folder that holds the model *path* of *alias*, after downloading what is *wanted* of it.
+    """The folder of the model *path* of *alias*, with its *wanted* files, downloaded if necessary.
 
-    Raises ``LoadError``. *newest*: fetch what the Hub has now even where an older copy could serve.
-    *report* is called only when there is something to fetch, at most four times a second, last when all
-    is there; what it raises ends the download.
+    Raises ``LoadError``. *newest*: download the Hub's current files even if an older snapshot could be
+    used. *report* is called only if something is downloaded, at most four times a second, and with
+    ``Phase.LOADING`` at the end; an exception that it raises ends the download.
     """
     key = f"models.{alias}.path"
     if is_folder(path):
@@ -67,10 +63,8 @@ def locate(
             raise LoadError(f"{key}: {folder} {what}")
         return Located(folder)
     try:
-        return _Search(path, alias, wanted, revision, report, free).found(newest)
-    except NoRoom as exc:
-        raise LoadError(f"{key}: {path} {exc}") from exc
-    except _Unfit as exc:
+        return _Search(path, alias, wanted, revision, report, free).locate(newest)
+    except (DiskFull, _Unfit) as exc:
         raise LoadError(f"{key}: {path} {exc}") from exc
     except LoadError:
         raise
@@ -79,7 +73,7 @@ def locate(
 
 
 class _Unfit(Exception):
-    """The repository holds no model that can be loaded; the message says what is missing."""
+    """The repository has no loadable model. The message says what is missing."""
 
 
 class _Search:
@@ -89,7 +83,7 @@ class _Search:
         self,
         path: str,
         alias: str,
-        wanted: Wanted,
+        wanted: FilePatterns,
         revision: Revision,
         report: Report,
         free: Callable[[Path], int],
@@ -97,36 +91,37 @@ class _Search:
         self._path, self._alias = path, alias
         self._wanted, self._revision = wanted, revision
         self._report, self._free = report, free
-        self._copies = Copies(path)
+        self._snapshots = Snapshots(path)
 
-    def found(self, newest: bool) -> Located:
-        revision, copies = self._revision, self._copies
-        if revision.is_commit and copies.surely_whole(revision.name, self._wanted):
+    def locate(self, newest: bool) -> Located:
+        revision, snapshots = self._revision, self._snapshots
+        if revision.is_commit and snapshots.surely_complete(revision.name, self._wanted):
             return self._at(revision.name)
-        usable, lacks = copies.usable(revision, self._wanted)
+        usable, missing = snapshots.usable(revision, self._wanted)
         remote = Remote(self._path, patient=not usable or newest)
         try:
             revision, commit = self._commit(remote)
-            tree = copies.tree(commit) or remote.tree(commit)
+            tree = snapshots.tree(commit) or remote.tree(commit)
         except Exception as exc:
             if usable:
                 log.warning(
-                    "%s: the Hub is of no help (%s); the copy on the disk is used (%s)",
+                    "%s: the Hub is unavailable (%s); using the snapshot on the disk (%s)",
                     self._path,
-                    no_help(exc),
+                    why_unavailable(exc),
                     usable[:8],
                 )
                 return self._at(usable)
-            if lacks and not _final(exc):
+            if missing and not _is_refusal(exc):
                 raise _Unfit(
-                    f"is downloaded in part only ({lacks} is missing), and the Hugging Face Hub is of"
-                    f" no help ({no_help(exc)})"
+                    f"is only partly downloaded ({missing} is missing), and the Hugging Face Hub is"
+                    f" unavailable ({why_unavailable(exc)})"
                 ) from exc
             raise
-        return self._of(revision, commit, tree, remote, "" if newest else usable)
+        return self._complete(revision, commit, tree, remote, "" if newest else usable)
 
     def _commit(self, remote: Remote) -> tuple[Revision, str]:
-        """What the revision names now; a preference that the repository does not have is ``main``."""
+        """The revision and its current commit. A preferred revision that does not exist becomes
+        main."""
         from huggingface_hub.errors import RevisionNotFoundError
 
         revision = self._revision
@@ -137,49 +132,50 @@ class _Search:
         except RevisionNotFoundError:
             if revision.required or revision == DEFAULT:
                 raise
-            log.warning("%s has no revision %s; main is used", self._path, revision.name)
+            log.warning("%s has no revision %s; using main", self._path, revision.name)
             return DEFAULT, remote.commit(DEFAULT.name)
 
-    def _of(
+    def _complete(
         self, revision: Revision, commit: str, tree: dict[str, object], remote: Remote, usable: str
     ) -> Located:
-        copies, files = self._copies, self._wanted.of(files_of(tree))
+        """The snapshot of *commit*, downloaded if necessary; the *usable* one if it can be used."""
+        snapshots, files = self._snapshots, self._wanted.select(files_of(tree))
         self._require_fit([file.name for file in files], list(tree))
-        missing = [file for file in files if not copies.has(commit, file)]
-        if missing and usable not in ("", commit) and self._is_whole(usable, remote):
+        missing = [file for file in files if not snapshots.has(commit, file)]
+        if missing and usable not in ("", commit) and self._is_complete(usable, remote):
             log.warning(
-                "%s: %s is at commit %s now; commit %s on the disk serves until that is here",
+                "%s: %s is now at commit %s; using commit %s on the disk until it is downloaded",
                 self._path,
                 revision.name,
                 commit[:8],
                 usable[:8],
             )
             return self._at(usable, newer=commit)
-        copies.keep_tree(commit, tree)
+        snapshots.save_tree(commit, tree)
         if missing:
-            present = sum(file.size for file in files if copies.has(commit, file))
-            Fetch(self._path, self._alias, commit, missing, present, copies).run(
-                self._report, self._free
-            )
+            present = sum(file.size for file in files if snapshots.has(commit, file))
+            fetch = Fetch(self._path, self._alias, commit, missing, present, snapshots)
+            fetch.run(self._report, self._free)
             for file in missing:
-                copies.link(commit, file)
+                snapshots.link(commit, file)
         if not revision.is_commit:
-            copies.settle(revision, commit)
+            snapshots.set_ref(revision, commit)
         return self._at(commit)
 
-    def _is_whole(self, commit: str, remote: Remote) -> bool:
-        """Asks the Hub about a copy whose list of files was not kept."""
-        copies = self._copies
-        if copies.tree(commit) is None:
+    def _is_complete(self, commit: str, remote: Remote) -> bool:
+        """Queries the Hub if the snapshot's list of files was not saved."""
+        snapshots = self._snapshots
+        if snapshots.tree(commit) is None:
             try:
-                copies.keep_tree(commit, remote.tree(commit))
+                snapshots.save_tree(commit, remote.tree(commit))
             except Exception as exc:
-                log.warning("%s: commit %s can't be checked: %s", self._path, commit[:8], no_help(exc))
+                why = why_unavailable(exc)
+                log.warning("%s: commit %s can't be checked: %s", self._path, commit[:8], why)
                 return False
-        return copies.surely_whole(commit, self._wanted)
+        return snapshots.surely_complete(commit, self._wanted)
 
     def _require_fit(self, names: list[str], all_names: list[str]) -> None:
-        absent = self._wanted.absent(names)
+        absent = self._wanted.missing(names)
         if not absent:
             return
         others = [
@@ -188,17 +184,17 @@ class _Search:
         raise _Unfit(no_file(absent, others))
 
     def _at(self, commit: str, newer: str = "") -> Located:
-        return Located(self._copies.snapshot(commit), commit, newer)
+        return Located(self._snapshots.path(commit), commit, newer)
 
 
-def _final(exc: Exception) -> bool:
-    """Is *exc* an answer that says what to do, and not only that the Hub can't be asked?"""
+def _is_refusal(exc: Exception) -> bool:
+    """Did the Hub refuse, so that its reason is the message, rather than fail?"""
     status = getattr(getattr(exc, "response", None), "status_code", None)
     return status in (401, 403, 404)
 
 
 def no_file(pattern: str, others: list[str]) -> str:
-    """Words for a model without any file like *pattern*, which has *others* instead."""
+    """The message for a model without any file like *pattern* that has *others* instead."""
     text = f"has no {pattern}"
     if pattern.endswith(".safetensors"):
         text = "has no weights in the safetensors format"
@@ -209,14 +205,14 @@ def no_file(pattern: str, others: list[str]) -> str:
     return text
 
 
-def lacking_in_folder(folder: Path, wanted: Wanted) -> str:
-    """What the model in *folder* lacks, in words that follow its name; "": nothing that is seen."""
-    lack = lacking(folder, wanted)
-    if not lack:
+def lacking_in_folder(folder: Path, wanted: FilePatterns) -> str:
+    """What the model in *folder* lacks, as a phrase that follows its name; "" if nothing is found."""
+    missing = missing_file(folder, wanted)
+    if not missing:
         return ""
-    if lack in wanted.needed:
+    if missing in wanted.required:
         names = sorted(
             file.name for file in folder.iterdir() if file.suffix in (".bin", ".gguf", ".pt")
         )
-        return no_file(lack, names)
-    return f"lacks {lack}"
+        return no_file(missing, names)
+    return f"lacks {missing}"

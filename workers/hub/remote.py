@@ -1,8 +1,9 @@
-"""What the Hub says about a repository: the commit of a revision, the files of a commit, why not.
+"""Queries to the Hub about a repository: the commit of a revision, the files of a commit; error
+messages.
 
-Rules: each question has a time limit that also covers name resolution, so a network that swallows
-packets costs seconds; an answer that may change (429, 5xx) is asked for again while nothing on the disk
-can serve, and no other. Words name the model, the reason and the remedy.
+Rules: each query has a time limit that includes name resolution, so a network that drops packets costs
+seconds. Temporary failures (429, 5xx) are retried only if no snapshot on the disk can be used. Messages
+name the model, the reason and the remedy.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from typing import Any, TypeVar
 import httpx
 
 from workers.engine import LoadError
-from workers.hub.resume import WORTH_ANOTHER, Damaged
+from workers.hub.resume import RETRYABLE, Damaged
 from workers.serving.model_thread import first_line
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 5.0  # for all questions together, when a copy on the disk can serve instead
-PATIENT_S = 15.0  # for each question, when nothing else can
-PAUSES_S = (1.0, 2.0, 4.0)  # before asking again
-_LONGEST_PAUSE_S = 20.0  # that a ``Retry-After`` is followed
+ANSWER_S = 5.0  # for all queries together, if a snapshot on the disk can be used instead
+PATIENT_S = 15.0  # for each query, otherwise
+PAUSES_S = (1.0, 2.0, 4.0)  # before a retry
+_LONGEST_PAUSE_S = 20.0  # up to which ``Retry-After`` is followed
 TOKEN_HELP = "set HF_TOKEN (or run `hf auth login`)"
 
-_NO_ANSWER = "it does not answer"
+_NO_ANSWER = "no answer"
 _Answer = TypeVar("_Answer")
 
 
@@ -41,7 +42,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a commit. ``etag`` is its hash, and its name among the blobs of the cache."""
+    """A file of a commit. ``etag`` is its hash, and the name of its blob in the cache."""
 
     name: str
     size: int
@@ -49,7 +50,7 @@ class File:
 
 
 class Remote:
-    """The Hub's side of repository *path*. *patient*: nothing on the disk can serve instead."""
+    """Queries about repository *path*. *patient*: no snapshot on the disk can be used instead."""
 
     def __init__(
         self, path: str, *, patient: bool, clock: Callable[[], float] = time.monotonic
@@ -60,16 +61,16 @@ class Remote:
         self._ends = clock() + ANSWER_S
 
     def commit(self, revision: str) -> str:
-        """The commit that *revision* names now. Raises the Hub's errors, httpx's and ``NoAnswer``."""
+        """The current commit of *revision*. Raises the Hub's errors, httpx's and ``NoAnswer``."""
         from huggingface_hub import HfApi
 
-        info = self._asked(
+        info = self._query(
             lambda limit_s: HfApi().model_info(self._path, revision=revision, timeout=limit_s)
         )
         return str(info.sha)
 
     def tree(self, commit: str) -> dict[str, Any]:
-        """The files of *commit*, as huggingface_hub keeps them. Raises as ``commit`` does."""
+        """The files of *commit*, in the form that huggingface_hub saves. Raises as ``commit`` does."""
         from huggingface_hub import HfApi
         from huggingface_hub._tree_cache import TreeCacheEntry
         from huggingface_hub.hf_api import RepoFile
@@ -88,9 +89,9 @@ class Remote:
                 if isinstance(file, RepoFile)
             }
 
-        return self._asked(ask)
+        return self._query(ask)
 
-    def _asked(self, question: Callable[[float], _Answer]) -> _Answer:
+    def _query(self, question: Callable[[float], _Answer]) -> _Answer:
         pauses = iter(PAUSES_S if self._patient else ())
         while True:
             limit_s = PATIENT_S if self._patient else max(0.1, self._ends - self._clock())
@@ -99,11 +100,11 @@ class Remote:
             except httpx.HTTPError as exc:
                 response = getattr(exc, "response", None)
                 pause_s = next(pauses, None)
-                if pause_s is None or response is None or response.status_code not in WORTH_ANOTHER:
+                if pause_s is None or response is None or response.status_code not in RETRYABLE:
                     raise
                 pause_s = max(pause_s, _retry_after_s(response))
                 log.warning(
-                    "%s: the Hub answers with status %d; asking again in %g s",
+                    "%s: the Hub returned status %d; retrying in %g s",
                     self._path,
                     response.status_code,
                     pause_s,
@@ -112,10 +113,10 @@ class Remote:
 
 
 def within(limit_s: float, call: Callable[[], _Answer]) -> _Answer:
-    """What *call* returns or raises, if it does so within *limit_s*; raises ``NoAnswer`` otherwise.
+    """The result of *call*, or its exception; ``NoAnswer`` if it takes longer than *limit_s*.
 
-    It runs in a thread that is left behind then: neither name resolution nor a server that sends a byte
-    now and then can be bounded from inside.
+    It runs in a thread, which is abandoned after the limit: neither name resolution nor a server that
+    sends a byte now and then can be bounded otherwise.
     """
     answers: queue.SimpleQueue[tuple[_Answer | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -136,7 +137,8 @@ def within(limit_s: float, call: Callable[[], _Answer]) -> _Answer:
 
 
 def files_of(tree: dict[str, Any]) -> list[File]:
-    """The files of a *tree*. The etag of a large file is its SHA-256, of any other its git blob."""
+    """The files of a *tree*. The etag of a large file is its SHA-256, of others their git blob's
+    hash."""
     return [File(name, entry.size, entry.lfs_sha256 or entry.blob_id) for name, entry in tree.items()]
 
 
@@ -146,11 +148,11 @@ def _retry_after_s(response: Any) -> float:
     return 0.0
 
 
-# --- words ---------------------------------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------------------
 
 
 def unusable(exc: Exception, path: str) -> str:
-    """Why *exc* keeps *path* from being loaded, in one line with the remedy."""
+    """One line: why *path* cannot be loaded because of *exc*, and the remedy."""
     from huggingface_hub import constants, errors
 
     if isinstance(exc, errors.HFValidationError):
@@ -167,9 +169,9 @@ def unusable(exc: Exception, path: str) -> str:
     if isinstance(exc, errors.GatedRepoError):
         return f"{path} is gated: accept its licence at https://huggingface.co/{path} and {TOKEN_HELP}"
     if isinstance(exc, errors.RevisionNotFoundError):
-        return f"{path} has no such revision on the Hugging Face Hub"
+        return f"{path} does not have this revision on the Hugging Face Hub"
     if isinstance(exc, errors.RepositoryNotFoundError) or status == 404:
-        # The Hub tells nobody whether a private repository exists.
+        # The Hub does not reveal whether a private repository exists.
         return f"{path} is not on the Hugging Face Hub, or is private; check the name, or {TOKEN_HELP}"
     if status in (401, 403):
         return (
@@ -177,13 +179,13 @@ def unusable(exc: Exception, path: str) -> str:
             f" {TOKEN_HELP} with a token that may read it"
         )
     return (
-        f"{path} is not downloaded yet and the Hugging Face Hub is of no help ({no_help(exc)});"
-        " a private or gated model also needs HF_TOKEN"
+        f"{path} is not downloaded yet and the Hugging Face Hub is unavailable"
+        f" ({why_unavailable(exc)}); a private or gated model also needs HF_TOKEN"
     )
 
 
-def no_help(exc: Exception) -> str:
-    """Why the Hub is of no help, in a few words of ours where it has too many of its own."""
+def why_unavailable(exc: Exception) -> str:
+    """Why the Hub could not be used, in a few words."""
     from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE"):
@@ -192,11 +194,9 @@ def no_help(exc: Exception) -> str:
     if isinstance(exc, errors.GatedRepoError):
         return "the repository is gated"
     if status == 429:
-        return (
-            "status 429: it limits how often this address may ask; wait some minutes, or set HF_TOKEN"
-        )
+        return "status 429: too many requests from this address; wait some minutes, or set HF_TOKEN"
     if status is not None and status >= 500:
-        return f"status {status}: it has a fault; try again later"
+        return f"status {status}: a fault of the Hub's; try again later"
     if status is not None:
         return f"status {status}"
     return _NO_ANSWER if isinstance(exc, httpx.TimeoutException) else first_line(exc)

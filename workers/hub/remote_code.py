@@ -1,10 +1,10 @@
-"""Code that comes with a checkpoint: found, and kept from running.
+"""Keeps code that comes with a checkpoint from running.
 
-A checkpoint may name Python files of its own, or of another repository, in ``auto_map`` (transformers)
-or ``model_file`` (mlx-vlm). mlx-vlm trusts them by default, and some of its processors always do.
-Rules: once ``forbid`` was called, transformers takes its own class or fails, whatever it is told; and
-no Python of the forbidden folders is executed, however it is reached. There is no way back: a process
-serves one model.
+A checkpoint may name its own Python files, or another repository's, in ``auto_map`` (transformers) or
+``model_file`` (mlx-vlm). mlx-vlm trusts them by default, and some of its processors always do.
+Rules: after ``forbid``, transformers uses its own class or fails, whatever its arguments say, and no
+Python file of the forbidden folders is executed, however it is reached. This cannot be undone: a
+process serves one model.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
-_RESOLVE = "resolve_trust_remote_code"  # other modules of transformers take it over by name
+_RESOLVE = "resolve_trust_remote_code"  # other modules of transformers import it by name
 
-_forbidden: set[str] = set()  # folders, each with a separator at its end
+_forbidden: set[str] = set()  # folders, each with a trailing separator
 _refused: list[str] = []
 _lock = threading.Lock()
 _installed = False
 
 
 class Forbidden(PermissionError):
-    """Code of a checkpoint was about to run."""
+    """A checkpoint's code was about to run."""
 
 
 def forbid(folder: Path) -> None:
-    """From now on nothing of the Python below *folder* is executed in this process."""
+    """From now on, no Python file below *folder* is executed in this process."""
     global _installed
     with _lock:
         for place in (folder, folder.resolve()):
@@ -41,12 +41,12 @@ def forbid(folder: Path) -> None:
 
 
 def refused() -> str:
-    """The code that was last kept from running, in words; "": none was."""
+    """The code that was last kept from running, in words; "" if none was."""
     return _refused[-1] if _refused else ""
 
 
 def _holds_our_own(folder: Path) -> bool:
-    """Whether *folder* is a parent of Python's or our own code, which must go on running."""
+    """Is *folder* a parent of Python's or our own code, which must still run?"""
     own = (
         Path(__file__).resolve(),
         Path(sys.prefix),
@@ -61,7 +61,7 @@ def _prefix(folder: Path) -> str:
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: a module's code is about to be executed, or an extension loaded."""
+    """An audit hook: module code is about to be executed, or an extension to be loaded."""
     if event == "exec":
         name = getattr(arguments[0], "co_filename", None)
     elif event == "import":
@@ -70,11 +70,11 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if isinstance(name, str) and name.startswith(tuple(_forbidden)):
         _refused.append(name)
-        raise Forbidden(f"{name} is code of a checkpoint, which is not run")
+        raise Forbidden(f"{name} is a checkpoint's code, which is not run")
 
 
 def _distrust_transformers() -> None:
-    """Have transformers decide each time as for ``trust_remote_code=False``."""
+    """Make transformers decide as with ``trust_remote_code=False``, always."""
     from transformers import dynamic_module_utils
     from transformers.utils.hub import HF_MODULES_CACHE
 
@@ -89,7 +89,7 @@ def _distrust_transformers() -> None:
             _refused.append(f"the auto_map of {model_name}")
         return resolve(False, model_name, has_local_code, has_remote_code, *more, **others)
 
-    # What is imported later takes this one over.
+    # Modules that are imported later get this one.
     for name, module in list(sys.modules.items()):
         if name.startswith("transformers.") and vars(module).get(_RESOLVE) is resolve:
             setattr(module, _RESOLVE, distrusting)

@@ -1,10 +1,10 @@
-"""One file of the Hub, fetched so that a download that was cut goes on where it ended.
+"""Downloads one file of the Hub; an interrupted download resumes where it ended.
 
-``huggingface_hub`` (1.33) begins again: it writes to a name that no later process can find, and removes
-that when it fails. So the bytes are fetched here, to ``blobs/<etag>.incomplete`` of its own cache, and
-it finds the whole file and links it.
-Rules: what is on the disk is kept whatever ends the process; a file is renamed to its final name only
-after its hash was compared; a cut connection is taken up again while there are new bytes each time.
+``huggingface_hub`` (1.33) starts again from the beginning: it writes to a name that no later process
+can find, and removes the file when it fails. So the bytes are downloaded here, to
+``blobs/<etag>.incomplete`` in its own cache, where it finds the complete file and links it.
+Rules: bytes on the disk are kept however the process ends. A file gets its final name only after its
+hash was checked. A broken connection is resumed as long as each attempt brings new bytes.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ import httpx
 
 log = logging.getLogger(__name__)
 
-PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # before another attempt, after one that gave no new byte
-WORTH_ANOTHER = frozenset({408, 429, 500, 502, 503, 504})
-_HASHED_AT_ONCE = 1 << 22  # bytes
+PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # before the next attempt, after attempts without a new byte
+RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
+_HASH_CHUNK = 1 << 22  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # the etag of a large file
-_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")  # of any other: that of a git blob
+_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")  # the etag of other files: a git blob's
 
-# Opens a URL from the given byte on; raises ``httpx.HTTPError``.
+# Opens a URL at the given byte; raises ``httpx.HTTPError``.
 Open = Callable[[str, int], AbstractContextManager[httpx.Response]]
 
 
 class Stopped(Exception):
-    """Nobody wants the file any more; what there is of it is kept."""
+    """The download was stopped; its bytes are kept."""
 
 
 class Damaged(Exception):
-    """What arrived is not the file; it has been removed. The message names the file."""
+    """The hash is wrong, and the file was removed. The message names the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A file on its way: ``path`` is its final place, whose name is its etag; ``size`` in bytes."""
+    """A file to download. ``path`` is its final place, named by its etag; ``size`` in bytes."""
 
     name: str
     url: str
@@ -56,7 +56,7 @@ class Blob:
         return self.path.with_name(f"{self.path.name}.incomplete")
 
     def held(self) -> int:
-        """The bytes of it that are on the disk already."""
+        """The bytes that are on the disk."""
         for path in (self.path, self.partial):
             try:
                 return min(path.stat().st_size, self.size)
@@ -71,32 +71,32 @@ def fetch(
     stopped: threading.Event,
     *,
     pauses_s: tuple[float, ...] = PAUSES_S,
-    hashed: Callable[[int], None] = lambda count: None,
+    on_hashed: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Fetch what is missing of *blob*, then compare its hash. The caller holds its lock.
+    """Download the rest of *blob*, then check its hash. The caller holds its lock.
 
-    *hashed* is called with each number of bytes that were hashed.
+    *on_hashed* is called with the size of each hashed piece.
     Raises ``httpx.HTTPError``, ``OSError``, ``Damaged``, and ``Stopped`` once *stopped* is set.
     """
-    idle = 0  # attempts in a row without a new byte
-    while (held := _sound(blob)) < blob.size:
+    idle = 0  # consecutive attempts without a new byte
+    while (held := _resume_at(blob)) < blob.size:
         try:
             _append(blob, open_url, held, stopped)
         except httpx.HTTPError as exc:
             idle = 0 if blob.held() > held else idle + 1
-            if idle > len(pauses_s) or not _worth_another(exc):
+            if idle > len(pauses_s) or not _retryable(exc):
                 raise
             log.warning("%s: %s after %d of %d bytes", blob.name, exc, blob.held(), blob.size)
             if idle and stopped.wait(pauses_s[idle - 1]):
                 raise Stopped from exc
     if not blob.size:
         blob.partial.touch()
-    _check(blob, stopped, hashed)
+    _check(blob, stopped, on_hashed)
     blob.partial.replace(blob.path)
 
 
-def _sound(blob: Blob) -> int:
-    """The bytes to go on from; what can't be the beginning of the file is removed."""
+def _resume_at(blob: Blob) -> int:
+    """The byte to resume at. A partial file that is too long is removed."""
     try:
         size = blob.partial.stat().st_size
     except FileNotFoundError:
@@ -110,44 +110,46 @@ def _sound(blob: Blob) -> int:
 def _append(blob: Blob, open_url: Open, start: int, stopped: threading.Event) -> None:
     with open_url(blob.url, start) as response, blob.partial.open("ab") as file:
         if start and response.status_code != httpx.codes.PARTIAL_CONTENT:
-            file.truncate(0)  # it sends all from the beginning
-        # By the pieces that the network gives: larger ones would be lost by half when it breaks.
+            file.truncate(0)  # the server sends the whole file
+        # In the pieces in which it arrives: of larger ones, half could be lost with the connection.
         for piece in response.iter_bytes():
             if stopped.is_set():
                 raise Stopped
             file.write(piece)
     if blob.held() < blob.size:
-        raise httpx.RemoteProtocolError("the answer ended early")
+        raise httpx.RemoteProtocolError("the response ended early")
 
 
-def _check(blob: Blob, stopped: threading.Event, hashed: Callable[[int], None]) -> None:
+def _check(blob: Blob, stopped: threading.Event, on_hashed: Callable[[int], None]) -> None:
     etag = blob.path.name
     with blob.partial.open("rb") as file:
         os.fsync(file.fileno())
         if _SHA256.fullmatch(etag):
-            found = _digest(hashlib.sha256(), file, stopped, hashed)
+            found = _digest(hashlib.sha256(), file, stopped, on_hashed)
         elif _GIT_SHA1.fullmatch(etag):
-            begun = hashlib.sha1(b"blob %d\0" % blob.size, usedforsecurity=False)
-            found = _digest(begun, file, stopped, hashed)
-        else:  # a mirror with etags of its own
+            prefix = hashlib.sha1(b"blob %d\0" % blob.size, usedforsecurity=False)
+            found = _digest(prefix, file, stopped, on_hashed)
+        else:  # a mirror with other etags
             found = etag
     if found != etag or blob.partial.stat().st_size != blob.size:
         blob.partial.unlink()
-        raise Damaged(f"{blob.name} arrived damaged (its hash is another); it will be fetched again")
+        raise Damaged(
+            f"{blob.name} arrived damaged (its hash is wrong); the next attempt downloads it again"
+        )
 
 
 def _digest(
-    digest: Any, file: BinaryIO, stopped: threading.Event, hashed: Callable[[int], None]
+    digest: Any, file: BinaryIO, stopped: threading.Event, on_hashed: Callable[[int], None]
 ) -> str:
-    """The hash of *file*, in pieces, so that a stop and the progress are seen. Raises ``Stopped``."""
-    while piece := file.read(_HASHED_AT_ONCE):
+    """The hash of *file*, computed in pieces. Raises ``Stopped``."""
+    while piece := file.read(_HASH_CHUNK):
         if stopped.is_set():
             raise Stopped
         digest.update(piece)
-        hashed(len(piece))
+        on_hashed(len(piece))
     return str(digest.hexdigest())
 
 
-def _worth_another(exc: httpx.HTTPError) -> bool:
+def _retryable(exc: httpx.HTTPError) -> bool:
     response: httpx.Response | None = getattr(exc, "response", None)
-    return response is None or response.status_code in WORTH_ANOTHER
+    return response is None or response.status_code in RETRYABLE

@@ -1,3 +1,3 @@
-"""The image worker: routes, jobs, the mflux engine and its steps. ``families`` holds one adapter per
-model family.
+"""The image worker: routes, jobs, responses, the mflux engine and its steps. ``families`` has one
+adapter for each group of models.
 """

@@ -1,9 +1,8 @@
-"""The image engine: mflux's models, one at a time, each job watched from step to step.
+"""The image engine: a batch of one, on mflux's models.
 
-Rules: what a family needs is its adapter's (``workers.image.families``), what happens at each step is
-``workers.image.steps``; nothing of mlx or mflux is imported before ``load``, which runs on the model
-thread.
-What is kept between jobs is bounded: prompts in bytes, buffers by MLX's limit.
+Rules: a family's needs are in its adapter (``workers.image.families``); ``workers.image.steps`` handles
+each step. Nothing imports mlx or mflux before ``load``, which runs on the model thread. Memory kept
+between jobs is bounded: encoded prompts in bytes, buffers by MLX's cache limit.
 """
 
 from __future__ import annotations
@@ -19,10 +18,20 @@ from contracts.control import Caches, Phase, Work
 from contracts.revisions import chosen
 from contracts.settings.models import ImageSettings
 from workers.backend import buffers, runtime
-from workers.engine import Cancelled, Drawn, Encoded, ImageEvent, ImageJob, LoadError, Located, Report
+from workers.engine import (
+    Cancelled,
+    ImageEvent,
+    ImageFinished,
+    ImageJob,
+    LoadError,
+    Located,
+    PromptEncoded,
+    Report,
+)
 from workers.hub import model_files, remote_code
-from workers.hub.copies import Wanted
+from workers.hub.snapshots import FilePatterns
 from workers.image import families
+from workers.serial_engine import SerialEngine
 from workers.serving.model_thread import first_line
 
 log = logging.getLogger(__name__)
@@ -30,7 +39,7 @@ log = logging.getLogger(__name__)
 _SEEDS = 2**64
 MIB = 1 << 20
 
-# What loading and drawing import; a standby does it ahead.
+# The modules that loading and generating import. A standby worker imports them ahead of time.
 LIBRARIES = (
     *dict.fromkeys(source.module for source in families.SOURCES.values()),
     "workers.image.steps",
@@ -44,31 +53,34 @@ Emit = Callable[[ImageEvent | None], None]
 
 
 def locate(alias: str, settings: ImageSettings, report: Report, *, newest: bool = False) -> Located:
-    """Where the checkpoint is, after downloading it; raises ``LoadError``."""
-    # The one part of mflux that brings no network along.
+    """The checkpoint's files, downloaded if necessary. Raises ``LoadError``."""
+    # The only part of mflux that imports no networks.
     from mflux.models.common.resolution.model_revisions import ModelRevisions
 
     files = families.SOURCES[settings.family].files
     return model_files.locate(
         settings.path,
         alias,
-        wanted=Wanted(files, needed=tuple(name for name in files if name.endswith(".safetensors"))),
+        wanted=FilePatterns(
+            files, required=tuple(name for name in files if name.endswith(".safetensors"))
+        ),
         report=report,
         revision=chosen(settings.path, settings.revision, ModelRevisions.get(settings.path)),
         newest=newest,
     )
 
 
-class MfluxEngine:
+class MfluxEngine(SerialEngine[ImageJob, ImageEvent]):
     def __init__(self, alias: str, settings: ImageSettings, wired_limit: int = 0) -> None:
-        """*wired_limit*: bytes; 0: nothing is wired."""
+        """*wired_limit*: bytes of wired memory; 0 wires nothing."""
+        super().__init__()
         self._wired_limit = wired_limit
         self._key = f"models.{alias}.path"
         self._alias = alias
         self._settings = settings
         self._adapter: Any = None
         self._watch: Any = None
-        self._large = 0  # pictures that show what the model needs
+        self._large_images = 0  # images large enough to show how much memory the model needs
         self.located = Located(Path())
 
     # --- loading -----------------------------------------------------------------------------------
@@ -89,46 +101,47 @@ class MfluxEngine:
             raise LoadError(f"{self._key}: {folder}: {exc}") from exc
         except Exception as exc:
             log.warning("mflux failed to load the model", exc_info=True)
-            raise self._unfit(exc) from exc
+            raise self._unusable(exc) from exc
         runtime.limit_memory(self._settings.memory_bytes, self._wired_limit)
-        self._watch = steps.Watch(self._adapter)
-        # One for the life of the model: mflux can't take a callback back.
+        self._watch = steps.StepCallback(self._adapter)
+        # Registered once, for the life of the model: mflux cannot unregister a callback.
         self._adapter.callbacks.register(self._watch)
         report(Phase.WARMING_UP, "")
         try:
             self._warm_up()
         except Exception as exc:
-            log.warning("the first picture failed", exc_info=True)
-            raise self._unfit(exc) from exc
-        self._watch.steps, self._watch.step_seconds, self._large = 0, 0.0, 0
+            log.warning("the first image failed", exc_info=True)
+            raise self._unusable(exc) from exc
+        self._watch.steps, self._watch.step_seconds, self._large_images = 0, 0.0, 0
 
-    def _unfit(self, exc: Exception) -> LoadError:
+    def _unusable(self, exc: Exception) -> LoadError:
         return LoadError(
             f"{self._key}: the checkpoint can't be used: {type(exc).__name__}: {first_line(exc)}"
         )
 
     def _warm_up(self) -> None:
-        """One step from a grey picture: compiles the kernels and proves that all parts fit."""
+        """Run one step from a gray image: compiles the kernels and checks that all parts fit."""
         family = self._settings.traits
-        grey = Image.new("RGB", (32, 32), "grey")
-        inputs: dict[str, Any] = {"source": grey}
+        gray = Image.new("RGB", (32, 32), "gray")
+        inputs: dict[str, Any] = {"source": gray}
         if family.mask == "native":
             inputs["mask"] = Image.new("L", (32, 32), 255)
         elif not family.strength_edit:
-            inputs = {"references": (grey,)}
-        whole = not family.strength_edit
+            inputs = {"references": (gray,)}
+        run_steps = 1 if family.strength_edit else 2
         guidance = self._settings.default_guidance
-        self.run(ImageJob("a grey square", 32, 32, 2, 2 if whole else 1, guidance, 0, **inputs), _drop)
+        job = ImageJob("a gray square", 32, 32, 2, run_steps, guidance, 0, **inputs)
+        self.run(job, lambda event: None)
 
     # --- running -----------------------------------------------------------------------------------
 
     def run(self, job: ImageJob, emit: Emit) -> None:
         cancelled = False
         try:
-            emit(Encoded(self._adapter.tokens(job.prompt)))
-            self._draw(job, emit)
+            emit(PromptEncoded(self._adapter.tokens(job.prompt)))
+            self._generate(job, emit)
         except Cancelled:
-            # mflux's frames, and the latents in them, live as long as this exception does.
+            # This exception holds mflux's frames, and with them the latents, so raise a new one.
             cancelled = True
         finally:
             self._watch.end()
@@ -136,7 +149,7 @@ class MfluxEngine:
         if cancelled:
             raise Cancelled
 
-    def _draw(self, job: ImageJob, emit: Emit) -> None:
+    def _generate(self, job: ImageJob, emit: Emit) -> None:
         adapter, watch = self._adapter, self._watch
         adapter.tile(job.width, job.height)
         adapter.encode(job.prompt)
@@ -144,11 +157,11 @@ class MfluxEngine:
         strength = mflux_strength(job.steps, job.run_steps)
         for index in range(job.n):
             watch.begin(index)
-            image = adapter.draw(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
+            image = adapter.generate(job, (job.seed + index) % _SEEDS, strength).convert("RGB")
             if job.mask is not None:
                 image = Image.composite(image, job.source, job.mask)
-            self._large += job.width * job.height >= self._settings.large_picture
-            emit(Drawn(index, image.width, image.height, image.tobytes()))
+            self._large_images += job.width * job.height >= self._settings.large_image_pixels
+            emit(ImageFinished(index, image.width, image.height, image.tobytes()))
 
     def rest(self) -> bool:
         return buffers.give_back(0)
@@ -157,7 +170,9 @@ class MfluxEngine:
         watch = self._watch
         if watch is None:
             return Work()
-        return Work(steps=watch.steps, step_seconds=watch.step_seconds, large_pictures=self._large)
+        return Work(
+            steps=watch.steps, step_seconds=watch.step_seconds, large_pictures=self._large_images
+        )
 
     def caches(self) -> Caches:
         adapter = self._adapter
@@ -171,15 +186,11 @@ class MfluxEngine:
             clear()
 
 
-def _drop(event: ImageEvent | None) -> None:
-    pass
-
-
 def mflux_strength(steps: int, run_steps: int) -> float | None:
-    """mflux's ``image_strength`` for which the last *run_steps* of *steps* are run.
+    """mflux's ``image_strength`` that runs the last *run_steps* of *steps*.
 
-    It is reversed and rounded down: so many of the first steps are skipped. None: all are run, from
-    noise alone.
+    mflux counts the other way: it skips that share of the first steps, rounded down. None: all steps
+    run, from noise.
     """
     if run_steps >= steps:
         return None

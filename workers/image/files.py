@@ -1,8 +1,7 @@
-"""Pictures as files: PNG, JPEG or WebP, with what drew them written inside.
+"""Image files: PNG, JPEG or WebP, with the recipe of the image inside.
 
-Rules: those of ``workers.serving.image_codec``. The same pixels and the same words make the same
-bytes: nothing of
-the time or the machine is written.
+Rules: runs in worker threads (``workers.serving.image_codec``). The same pixels and recipe give the
+same bytes: neither time nor machine is written.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ SOFTWARE = "Vision Insight API"
 
 _EXIF_SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286
 _ASCII = b"ASCII\0\0\0"  # how a user comment begins
-_EXIF_LIMIT = 60_000  # bytes; a JPEG has room for one segment of 65,533
+_EXIF_LIMIT = 60_000  # bytes; a JPEG holds it in one segment of at most 65,533
 
-Recipe = Mapping[str, Any]  # the request that draws a picture again
+Recipe = Mapping[str, Any]  # the request that reproduces an image
 
 
 def encode(
@@ -35,19 +34,19 @@ def encode(
     compression: int | None,
     recipe: Recipe | None = None,
     *,
-    quick: bool = False,
+    fast: bool = False,
 ) -> bytes:
     """*image* as png, jpeg or webp; *compression* (0-100) is the quality of the latter two.
 
-    *recipe* is written into it as JSON: as the text ``vision-insight`` of a PNG, as EXIF's user comment
-    of the others (unless it is too long for that). *quick*: for what is looked at for a moment.
+    The recipe is stored as JSON: in the text ``vision-insight`` of a PNG, in EXIF's user comment
+    otherwise (left out if it is too long). *fast*: larger files in less time, for previews.
     """
     buffer = io.BytesIO()
     quality = DEFAULT_QUALITY if compression is None else compression
     if output_format == "png":
-        image.save(buffer, "PNG", pnginfo=_png_text(recipe), compress_level=1 if quick else 6)
+        image.save(buffer, "PNG", pnginfo=_png_text(recipe), compress_level=1 if fast else 6)
     elif output_format == "jpeg":
-        # Pillow's scale ends at 95 for sense; below 1 it is an error in some builds.
+        # Pillow advises at most 95; below 1 is an error in some builds.
         image.save(
             buffer,
             "JPEG",
@@ -56,27 +55,27 @@ def encode(
             exif=_exif(recipe),
         )
     else:
-        image.save(buffer, "WEBP", quality=quality, method=0 if quick else 4, exif=_exif(recipe))
+        image.save(buffer, "WEBP", quality=quality, method=0 if fast else 4, exif=_exif(recipe))
     return buffer.getvalue()
 
 
 def encode_rgb(
     size: Size, rgb: bytes, output_format: str, compression: int | None, recipe: Recipe | None = None
 ) -> str:
-    """Raw RGB bytes as base64 text of a picture file."""
-    return _base64(encode(_picture(size, rgb), output_format, compression, recipe))
+    """Raw RGB bytes as an image file in base64."""
+    return _base64(encode(_from_rgb(size, rgb), output_format, compression, recipe))
 
 
 def encode_preview(
-    size: Size, rgb: bytes, whole: Size, output_format: str, compression: int | None
+    size: Size, rgb: bytes, full_size: Size, output_format: str, compression: int | None
 ) -> str:
-    """A small picture of raw RGB bytes, scaled up to *whole*, as ``encode_rgb``."""
-    image = _picture(size, rgb).resize((whole.width, whole.height), Image.Resampling.BICUBIC)
-    return _base64(encode(image, output_format, compression, quick=True))
+    """As ``encode_rgb``, scaled up to *full_size*."""
+    image = _from_rgb(size, rgb).resize((full_size.width, full_size.height), Image.Resampling.BICUBIC)
+    return _base64(encode(image, output_format, compression, fast=True))
 
 
 def recipe_of(data: bytes) -> dict[str, Any] | None:
-    """The recipe in the file *data*; None when it has none."""
+    """The recipe in the file *data*; None if it has none."""
     with Image.open(io.BytesIO(data)) as image:
         text = image.info.get(KEYWORD)
         if text is None:
@@ -86,7 +85,7 @@ def recipe_of(data: bytes) -> dict[str, Any] | None:
     return recipe
 
 
-def _picture(size: Size, rgb: bytes) -> Image.Image:
+def _from_rgb(size: Size, rgb: bytes) -> Image.Image:
     return Image.frombytes("RGB", (size.width, size.height), rgb)
 
 

@@ -1,7 +1,8 @@
-"""The routes of an image model: drawing and editing.
+"""The routes of an image model: generations and edits.
 
-A stream has a comment for each step (``: step 2 of 4, about 3 s left``), an event for each preview that
-was asked for, and one for each picture that is complete.
+The engine's events become the response in one step. A stream has a comment for each step
+(``: step 2 of 4, about 3 s left``), an event for each requested preview, and one for each finished
+image.
 """
 
 from __future__ import annotations
@@ -10,45 +11,21 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from contracts.capabilities import EditWay, check_generation, edit_way
-from contracts.control import Drawing
-from contracts.media import Size, parse_size, read_image_field, sniff
+from contracts.control import ImageProgress
+from contracts.media import Size, read_image_field, sniff
 from contracts.settings.models import ImageSettings
-from contracts.wire.openai import ImageEditRequest, ImageGenerationRequest, ImageRequest
+from contracts.wire.images import ImageEditRequest, ImageGenerationRequest, ImageRequest
 from web import sse
-from workers.engine import Drawn, Encoded, ImageEvent, ImageJob, Previewed, Stepped
-from workers.image import files, generation
-from workers.image.editing import edit_job
-from workers.image.generation import ImageAnswer
-from workers.image.progress import Progress, told
+from workers.engine import ImageEvent, ImageFinished, ImageJob, Preview, PromptEncoded, StepFinished
+from workers.image import files, jobs
+from workers.image.progress import Progress, step_text
+from workers.image.responses import ImageResponse
 from workers.serving import image_codec
+from workers.serving.answers import Identity
 from workers.serving.endpoint import Answer, Exchange, Stopwatch, Worker
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    answer: ImageAnswer
-    prompt_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Preview:
-    index: int
-    number: int
-    base64: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    index: int
-    base64: str
-
-
-_Piece = _Begun | Drawing | _Preview | _Picture
-_Pieces = AsyncGenerator[_Piece, None]
 
 
 class ImageRoutes:
@@ -60,166 +37,185 @@ class ImageRoutes:
         """``POST /v1/images/generations``"""
         request = await exchange.parsed(ImageGenerationRequest)
         check_generation(request, self._settings.traits)
-        limit = self._settings.max_pixels
-        size = self._asked_size(request) or parse_size(self._settings.size, max_pixels=limit)
-        steps = generation.chosen_steps(request, self._settings)
-        job = generation.job_of(request, self._settings, size, steps, steps)
-        return await self._answer(exchange, request, self._draw(exchange, request, None, lambda: job))
+        job = jobs.generation_job(request, self._settings)
+        run = _Run(self._worker, self._settings, exchange, request, None, lambda: job)
+        return run.streamed() if request.stream else await run.whole()
 
     async def edit(self, exchange: Exchange) -> Answer:
-        """``POST /v1/images/edits``: JSON; the gateway turns forms into it."""
+        """``POST /v1/images/edits``: JSON; the gateway converts forms."""
         request = await exchange.parsed(ImageEditRequest)
         way = edit_way(request, self._settings.traits)
-        asked = self._asked_size(request)
-
-        def prepare() -> ImageJob:
-            return edit_job(request, way, self._settings, asked)
-
+        size = jobs.requested_size(request, self._settings)
         if request.strength == 0:
-            pieces = self._keep(exchange, request)
-        else:
-            pieces = self._draw(exchange, request, way, prepare)
-        return await self._answer(exchange, request, pieces)
+            return await self._unchanged(exchange, request)
+        run = _Run(
+            self._worker,
+            self._settings,
+            exchange,
+            request,
+            way,
+            lambda: jobs.edit_job(request, way, self._settings, size),
+        )
+        return run.streamed() if request.stream else await run.whole()
 
-    # --- the work ----------------------------------------------------------------------------------
+    async def _unchanged(self, exchange: Exchange, request: ImageEditRequest) -> Answer:
+        """Strength 0 changes nothing: the response is the original, without the model.
 
-    async def _draw(
+        Its bytes are the original file's unless another format is requested.
+        """
+        output_format = request.output_format or "png"
+        async with self._worker.prepared:
+            name, text = request.input_images[0]
+            data = await asyncio.to_thread(read_image_field, text, name)
+            image = await asyncio.to_thread(image_codec.decode, data, name)
+            if sniff(data) != output_format:
+                data = await asyncio.to_thread(
+                    files.encode, image, output_format, request.output_compression
+                )
+        job = jobs.image_job(request, self._settings, Size(*image.size), 1, 1, source=image)
+        identity = self._worker.identity("img", exchange.request_id)
+        response = _response(identity, request, job, prompt_tokens=0)
+        original = base64.b64encode(data).decode("ascii")
+        watch = Stopwatch()
+        exchange.notes["images"] = job.n
+        if not request.stream:
+            return response.whole([original] * job.n, watch.seconds)
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            yield sse.comment("started")
+            for index in range(job.n):
+                yield response.completed(index, original, watch.seconds)
+
+        return events()
+
+
+class _Run:
+    """One request that the model works on, from the engine's events to the response."""
+
+    def __init__(
         self,
+        worker: Worker,
+        settings: ImageSettings,
         exchange: Exchange,
         request: ImageRequest,
         way: EditWay | None,
         prepare: Callable[[], ImageJob],
-    ) -> _Pieces:
-        worker = self._worker
-        progress: Progress | None = None
-        try:
-            async with worker.running(prepare, exchange) as (job, events):
-                answer = self._new_answer(exchange, request, job)
-                recipe = None
-                if self._settings.metadata:
-                    recipe = generation.recipe(request, job, self._settings, worker.alias, way)
-                event: ImageEvent
-                async for event in events:
-                    if isinstance(event, Encoded):
-                        progress = worker.progress = Progress(job, worker.thread.clock())
-                        yield _Begun(answer, event.prompt_tokens)
-                    elif isinstance(event, Stepped):
-                        assert progress is not None
-                        yield progress.stepped(event, worker.thread.clock())
-                    elif isinstance(event, Previewed):
-                        yield await asyncio.to_thread(_preview, answer, request, event)
-                    else:
-                        yield await asyncio.to_thread(_picture, answer, request, event, recipe)
-        finally:
-            if worker.progress is progress:  # and not that of the next job
-                worker.progress = None
+    ) -> None:
+        self._worker = worker
+        self._settings = settings
+        self._exchange = exchange
+        self._request = request
+        self._way = way
+        self._prepare = prepare
+        self._identity = worker.identity("img", exchange.request_id)
+        self._recipe: dict[str, Any] | None = None
+        self._response: ImageResponse | None = None  # once the prompt is encoded
 
-    async def _keep(self, exchange: Exchange, request: ImageEditRequest) -> _Pieces:
-        """Strength 0 asks for no change: the original, and nothing for the model to do."""
-        form = request.output_format or "png"
-        async with self._worker.prepared:
-            name, text = request.pictures[0]
-            data = await asyncio.to_thread(read_image_field, text, name)
-            image = await asyncio.to_thread(image_codec.decode, data, name)
-            size = Size(*image.size)
-            if sniff(data) != form:
-                data = await asyncio.to_thread(files.encode, image, form, request.output_compression)
-        job = generation.job_of(request, self._settings, size, 1, 1, source=image)
-        yield _Begun(self._new_answer(exchange, request, job), 0)
-        kept = base64.b64encode(data).decode("ascii")
-        for index in range(job.n):
-            yield _Picture(index, kept)
+    @property
+    def response(self) -> ImageResponse:
+        assert self._response is not None, "the first event of a job is PromptEncoded"
+        return self._response
 
-    # --- the answer --------------------------------------------------------------------------------
-
-    async def _answer(self, exchange: Exchange, request: ImageRequest, pieces: _Pieces) -> Answer:
-        if request.stream:
-            return self._streamed(exchange, pieces)
+    async def whole(self) -> bytes:
+        """The JSON body with all images."""
         watch = Stopwatch()
-        pictures: list[str] = []
-        begun: _Begun | None = None
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if isinstance(piece, _Begun):
-                    begun = piece
+        images: list[str] = []
+        async with aclosing(self._events()) as events:
+            async for event, _ in events:
+                if isinstance(event, PromptEncoded):
                     watch.restart()
-                elif isinstance(piece, _Picture):
-                    pictures.append(piece.base64)
-        assert begun is not None
-        exchange.notes["images"] = len(pictures)
-        return begun.answer.whole(pictures, prompt_tokens=begun.prompt_tokens, latency_s=watch.seconds)
+                elif isinstance(event, ImageFinished):
+                    images.append(await asyncio.to_thread(self._encode, event))
+        self._exchange.notes["images"] = len(images)
+        return self.response.whole(images, watch.seconds)
 
-    async def _streamed(self, exchange: Exchange, pieces: _Pieces) -> AsyncGenerator[bytes, None]:
+    async def streamed(self) -> AsyncGenerator[bytes, None]:
         watch = Stopwatch()
-        begun: _Begun | None = None
-        exchange.notes["images"] = 0
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if isinstance(piece, _Begun):
-                    begun = piece
+        self._exchange.notes["images"] = 0
+        async with aclosing(self._events()) as events:
+            async for event, progress in events:
+                if isinstance(event, PromptEncoded):
                     watch.restart()
                     yield sse.comment("started")
-                    continue
-                assert begun is not None
-                if isinstance(piece, Drawing):
-                    yield sse.comment(told(piece))
-                elif isinstance(piece, _Preview):
-                    yield begun.answer.partial(piece.index, piece.number, piece.base64)
+                elif isinstance(event, StepFinished):
+                    yield sse.comment(step_text(progress))
+                elif isinstance(event, Preview):
+                    image = await asyncio.to_thread(self._encode_preview, event)
+                    yield self.response.partial(event.index, event.number, image)
                 else:
-                    exchange.notes["images"] += 1
-                    yield begun.answer.completed(
-                        piece.index,
-                        piece.base64,
-                        prompt_tokens=begun.prompt_tokens,
-                        latency_s=watch.seconds,
-                    )
+                    image = await asyncio.to_thread(self._encode, event)
+                    self._exchange.notes["images"] += 1
+                    yield self.response.completed(event.index, image, watch.seconds)
                     watch.restart()
 
-    # --- from the request --------------------------------------------------------------------------
+    async def _events(self) -> AsyncGenerator[tuple[ImageEvent, ImageProgress], None]:
+        """The engine's events, each with the job's progress, which ``/health`` reports meanwhile."""
+        worker, clock = self._worker, self._worker.thread.clock
+        progress: Progress | None = None
+        event: ImageEvent
+        try:
+            async with worker.running(self._prepare, self._exchange) as (job, events):
+                async for event in events:
+                    if isinstance(event, PromptEncoded):
+                        self._begin(job, event.prompt_tokens)
+                        progress = Progress(job, clock())
+                        worker.drawing = progress.current
+                    assert progress is not None
+                    if isinstance(event, StepFinished):
+                        shown = worker.drawing is progress.current  # and not yet the next job's
+                        progress.stepped(event, clock())
+                        if shown:
+                            worker.drawing = progress.current
+                    yield event, progress.current
+        finally:
+            if progress is not None and worker.drawing is progress.current:
+                worker.drawing = None
 
-    def _asked_size(self, request: ImageRequest) -> Size | None:
-        """The size that the request names; None: the model's own, or the source's."""
-        if request.size in (None, "", "auto"):
-            return None
-        return parse_size(str(request.size), max_pixels=self._settings.max_pixels)
+    def _begin(self, job: ImageJob, prompt_tokens: int) -> None:
+        request = self._request
+        self._response = _response(self._identity, request, job, prompt_tokens)
+        if self._settings.metadata:
+            alias = self._worker.alias
+            self._recipe = jobs.recipe(request, job, self._settings, alias, self._way)
 
-    def _new_answer(self, exchange: Exchange, request: ImageRequest, job: ImageJob) -> ImageAnswer:
-        seen = job.references or (() if job.source is None else (job.source,))
-        edit = isinstance(request, ImageEditRequest)
-        return ImageAnswer(
-            who=self._worker.identity("img", exchange.request_id),
-            kind="image_edit" if edit else "image_generation",
-            prompt=request.prompt,
-            size=Size(job.width, job.height),
-            output_format=request.output_format or "png",
-            quality=request.rung,
-            seed=job.seed,
-            n=job.n,
-            sources=tuple(Size(*picture.size) for picture in seen),
+    # In worker threads:
+
+    def _encode(self, event: ImageFinished) -> str:
+        recipe = self._recipe
+        if recipe is not None:
+            recipe = {**recipe, "seed": self.response.seed_of(event.index)}
+        return files.encode_rgb(
+            Size(event.width, event.height),
+            event.rgb,
+            self.response.output_format,
+            self._request.output_compression,
+            recipe,
+        )
+
+    def _encode_preview(self, event: Preview) -> str:
+        return files.encode_preview(
+            Size(event.width, event.height),
+            event.rgb,
+            self.response.size,
+            self.response.output_format,
+            self._request.output_compression,
         )
 
 
-# In worker threads: they encode.
-
-
-def _preview(answer: ImageAnswer, request: ImageRequest, event: Previewed) -> _Preview:
-    small = Size(event.width, event.height)
-    text = files.encode_preview(
-        small, event.rgb, answer.size, answer.output_format, request.output_compression
+def _response(
+    identity: Identity, request: ImageRequest, job: ImageJob, prompt_tokens: int
+) -> ImageResponse:
+    inputs = job.references or (() if job.source is None else (job.source,))
+    edit = isinstance(request, ImageEditRequest)
+    return ImageResponse(
+        identity=identity,
+        kind="image_edit" if edit else "image_generation",
+        prompt=request.prompt,
+        prompt_tokens=prompt_tokens,
+        size=Size(job.width, job.height),
+        output_format=request.output_format or "png",
+        quality=request.quality_level,
+        seed=job.seed,
+        n=job.n,
+        inputs=tuple(Size(*image.size) for image in inputs),
     )
-    return _Preview(event.index, event.number, text)
-
-
-def _picture(
-    answer: ImageAnswer, request: ImageRequest, event: Drawn, recipe: dict[str, Any] | None
-) -> _Picture:
-    if recipe is not None:
-        recipe = {**recipe, "seed": answer.seed_of(event.index)}
-    text = files.encode_rgb(
-        Size(event.width, event.height),
-        event.rgb,
-        answer.output_format,
-        request.output_compression,
-        recipe,
-    )
-    return _Picture(event.index, text)

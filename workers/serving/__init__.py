@@ -1,3 +1,1 @@
-"""What all workers share: the endpoint around each route, the model thread, images as bytes and
-pixels.
-"""
+"""What all workers share: the endpoint around each route, the model thread, the image codec."""

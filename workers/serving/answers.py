@@ -1,8 +1,7 @@
-"""Shapes analyses, and the events of streams: from requests to jobs, from events to answers. Pure.
+"""Analyses: from requests to jobs, from events to responses; usage counts of chats. Pure.
 
-Rules: defaults of the API live here (an analysis is greedy) and in ``workers.vlm.completions``;
-everything
-is bytes or data at the end, so that a test needs neither a server nor a model.
+Rules: the API's defaults are here (an analysis is greedy) and in ``workers.vlm.completions``. Results
+are bytes or data, so that tests need neither a server nor a model.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from contracts.tasks import TASKS
-from contracts.wire.completions import PromptTokensDetails
-from contracts.wire.openai import AnalyzeRequest, AnalyzeResponse, AnalyzeUsage, ChatUsage
-from workers.engine import Answered, ChatEvent, ChatJob, Delta, Prompted, Sampling, Turn
+from contracts.wire.analysis import AnalyzeRequest, AnalyzeResponse, AnalyzeUsage
+from contracts.wire.completions import ChatUsage, PromptTokensDetails
+from workers.engine import ChatEvent, ChatJob, Delta, Finished, Prefilled, Sampling, Turn
 
 T = TypeVar("T")
 _BULLET = re.compile(r"^\s*(?:[-*+•·‣–—]+|\(?\d{1,3}[.):])\s+")
@@ -24,14 +23,14 @@ _BULLET = re.compile(r"^\s*(?:[-*+•·‣–—]+|\(?\d{1,3}[.):])\s+")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What all parts of one answer have in common."""
+    """What all parts of one response share."""
 
     id: str
     created: int
     model: str
 
 
-# --- chat, what an analysis is as well -----------------------------------------------------------
+# --- chats, and analyses as chats ----------------------------------------------------------------
 
 
 def analyze_job(request: AnalyzeRequest, turn: Turn) -> ChatJob:
@@ -51,10 +50,10 @@ def text_of(events: Iterable[ChatEvent], index: int = 0) -> str:
 
 
 def chat_usage(events: Iterable[ChatEvent]) -> ChatUsage:
-    """The prompt counts once, so what all *n* answers found in the cache counts as cached."""
+    """The prompt counts once. Its cached tokens are those that all *n* choices found in the cache."""
     events = list(events)
-    prompt = sum(e.prompt_tokens for e in events if isinstance(e, Prompted))
-    ends = [e for e in events if isinstance(e, Answered)]
+    prompt = sum(e.prompt_tokens for e in events if isinstance(e, Prefilled))
+    ends = [e for e in events if isinstance(e, Finished)]
     completion = sum(e.completion_tokens for e in ends)
     return ChatUsage(
         prompt_tokens=prompt,
@@ -70,7 +69,7 @@ def chat_usage(events: Iterable[ChatEvent]) -> ChatUsage:
 
 
 def analysis(
-    who: Identity, request: AnalyzeRequest, events: list[ChatEvent], latency_s: float
+    identity: Identity, request: AnalyzeRequest, events: list[ChatEvent], latency_s: float
 ) -> bytes:
     text = text_of(events).strip()
     usage = AnalyzeUsage(**chat_usage(events).model_dump(), latency=round(latency_s, 3))
@@ -78,9 +77,9 @@ def analysis(
         AnalyzeResponse(
             task=request.task,
             result=text,
-            objects=listed(text) if request.task == "objects" else None,
-            created=who.created,
-            model=who.model,
+            objects=list_items(text) if request.task == "objects" else None,
+            created=identity.created,
+            model=identity.model,
             usage=usage,
         )
         .model_dump_json(exclude_none=True)
@@ -88,8 +87,8 @@ def analysis(
     )
 
 
-def listed(text: str) -> list[str]:
-    """The lines of *text* that say something, without bullets and numbers."""
+def list_items(text: str) -> list[str]:
+    """The non-empty lines of *text*, without bullets and numbers."""
     lines = (_BULLET.sub("", line).strip() for line in text.splitlines())
     return [line for line in lines if line]
 

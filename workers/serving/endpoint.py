@@ -1,9 +1,8 @@
-"""What every route of a worker does around its work.
+"""The common part of all routes of a worker: body, disconnect, errors, log line.
 
-Rules: ASGI, because one task must read both the body and the disconnect (``web.request_body``); a
-client
-that leaves cancels its job, streaming or not; an error before the first byte is an answer with its
-status, after it the last event of the stream; one log line per request, without what was said.
+Rules: plain ASGI, because one task must read both body and disconnect (``web.request_body``). A client
+that disconnects cancels its job, streaming or not. An error before the first byte is a response with
+its own status; after it, the last event of the stream. One log line per request, without its content.
 """
 
 from __future__ import annotations
@@ -19,25 +18,24 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import MODEL_HEADER, Caches, Phase, Work, WorkerHealth
+from contracts.control import MODEL_HEADER, ImageProgress, Phase, WorkerHealth
 from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
-from contracts.wire.openai import parse_json
+from contracts.wire import parse_json
 from web import sse
 from web.access_log import HEADER
 from web.errors import answer_errors, error_response, internal_error, sse_error
 from web.request_body import RequestBody
 from web.request_record import record_of
 from workers.backend import runtime
-from workers.engine import Hosted, Job, Telling
-from workers.image.progress import Progress
+from workers.engine import AnyEngine, Job
 from workers.serving.answers import Identity
 from workers.serving.model_thread import ModelThread, Timing
 
 SOURCE = "worker"
 MAX_BODY = 256 << 20  # bytes; the gateway has its own, smaller limit
-SMALL_BODY = 64 << 10  # bytes; what takes no noticeable time to parse
-PREPARED = 4  # jobs whose pictures may be decoded at a time; the others wait as they came
+SMALL_BODY = 64 << 10  # bytes; parsed on the event loop in no noticeable time
+PREPARED = 4  # jobs that may hold decoded images at once; others wait, first come, first served
 
 log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -45,19 +43,18 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 @dataclass
 class Worker:
-    """The state of this process that its routes share. Touched on the event loop alone."""
+    """The state of this process that its routes share. Used on the event loop only."""
 
     alias: str
     settings: VlmSettings | ImageSettings
+    engine: AnyEngine
     thread: ModelThread[Any, Any]
     nonce: str
     pid: int
     started: float = field(default_factory=time.monotonic)
     active: int = 0
     count: int = 0
-    progress: Progress | None = None  # of the drawing that the model is at
-    telling: Telling | None = None  # the engine, if it counts what it does
-    hosted: Hosted | None = None  # the engine, if its model may be on the Hub
+    drawing: ImageProgress | None = None  # progress of the image job that the model is running
     prepared: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PREPARED))
 
     def health(self) -> WorkerHealth:
@@ -73,12 +70,12 @@ class Worker:
             jobs=self.thread.jobs,
             progress=self.thread.progress,
             device=runtime.device_memory(),
-            work=self.telling.work() if self.telling else Work(),
-            caches=self.telling.caches() if self.telling else Caches(),
+            work=self.engine.work(),
+            caches=self.engine.caches(),
             download=self.thread.download,
-            drawing=None if self.progress is None else self.progress.drawing,
-            revision=self.hosted.located.commit if self.hosted else "",
-            newer_revision=self.hosted.located.newer if self.hosted else "",
+            drawing=self.drawing,
+            revision=self.engine.located.commit,
+            newer_revision=self.engine.located.newer,
         )
 
     def identity(self, prefix: str, request_id: str) -> Identity:
@@ -88,9 +85,9 @@ class Worker:
     async def running(
         self, prepare: Callable[[], Job], exchange: Exchange
     ) -> AsyncIterator[tuple[Job, AsyncIterator[Any]]]:
-        """The job that *prepare* makes (in a thread: it decodes pictures), and its events.
+        """The job that *prepare* returns (called in a thread: it decodes images), and its events.
 
-        At the end *exchange* is told how long the model took.
+        Sets ``exchange.model_s`` at the end.
         """
         async with self.prepared:
             job = await asyncio.to_thread(prepare)
@@ -104,9 +101,9 @@ class Worker:
 
 @dataclass
 class Exchange:
-    """One request: its id, its body, and what the log line will say.
+    """One request: its id, its body, and ``notes`` for its log line.
 
-    ``model_s``: seconds that the model took, its queue excluded; known once the job is done.
+    ``model_s``: seconds that the model took, without the queue; set when the job ends.
     """
 
     request_id: str
@@ -124,26 +121,26 @@ class Exchange:
         return await asyncio.to_thread(parse_json, cls, self.body)
 
 
-Answer = bytes | AsyncGenerator[bytes, None]  # a whole JSON body, or server-sent events
+Answer = bytes | AsyncGenerator[bytes, None]  # a JSON body, or server-sent events
 Handler = Callable[[Exchange], Awaitable[Answer]]
 
 
 class Stopwatch:
-    """Seconds since the model began; it begins with the first event."""
+    """Seconds since the start or the last restart."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def restart(self) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._started
 
 
 class Endpoint:
-    """An ASGI app around a *handle* that turns an exchange into an answer."""
+    """An ASGI app for one route; *handle* turns the exchange into the response."""
 
     def __init__(self, worker: Worker, handle: Handler) -> None:
         self._worker = worker
@@ -154,7 +151,7 @@ class Endpoint:
         headers = dict(scope["headers"])
         exchange = Exchange(headers.get(HEADER, b"-").decode("latin-1"), b"")
         record = record_of(scope)
-        began = time.monotonic()
+        watch = Stopwatch()
         worker.active += 1
         worker.count += 1
 
@@ -166,7 +163,7 @@ class Endpoint:
                 if worker.thread.phase is not Phase.READY:
                     raise worker.thread.unavailable()
                 exchange.body = await request_body.read(MAX_BODY)
-                await request_body.while_connected(self._answer(exchange, send))
+                await request_body.while_connected(self._respond(exchange, send))
         finally:
             worker.active -= 1
             log.info(
@@ -176,37 +173,37 @@ class Endpoint:
                 scope["method"],
                 scope["path"],
                 record.status,
-                (time.monotonic() - began) * 1000,
+                watch.seconds * 1000,
                 exchange.model_ms,
                 "".join(f" {key}={value}" for key, value in exchange.notes.items()),
             )
 
-    async def _answer(self, exchange: Exchange, send: Send) -> None:
-        answer = await self._handle(exchange)
-        if isinstance(answer, bytes):
+    async def _respond(self, exchange: Exchange, send: Send) -> None:
+        response = await self._handle(exchange)
+        if isinstance(response, bytes):
             headers = [
                 (b"content-type", b"application/json"),
-                (b"content-length", str(len(answer)).encode()),
+                (b"content-length", str(len(response)).encode()),
                 (MODEL_HEADER, str(exchange.model_ms).encode()),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": answer})
+            await send({"type": "http.response.body", "body": response})
             return
-        await self._stream(answer, send)
+        await self._stream(response, send)
 
     async def _stream(self, chunks: AsyncGenerator[bytes, None], send: Send) -> None:
         async with aclosing(chunks):
-            first = await anext(chunks)  # what fails before it, fails with a status of its own
+            first = await anext(chunks)  # an error before it becomes a response with its own status
             await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
             await _send_chunk(send, first)
             try:
                 async for chunk in chunks:
                     await _send_chunk(send, chunk)
             except ApiError as exc:
-                log.warning("a stream ends with an error: %s", exc.message)
+                log.warning("stream ended with an error: %s", exc.message)
                 await _send_chunk(send, sse_error(exc, SOURCE))
             except Exception:
-                log.exception("a stream ends with a fault")
+                log.exception("stream ended with an unexpected error")
                 await _send_chunk(send, sse_error(internal_error(), SOURCE))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -1,3 +1,4 @@
-"""The vision-language worker: routes, jobs, scheduler, batch, sampler, caches. ``architectures`` holds
-the models.
+"""The vision-language worker: routes, jobs, scheduler, runner, batch, sampler and caches.
+
+``architectures`` has the preprocessing of each model architecture.
 """

@@ -1,7 +1,8 @@
-"""Conversations as the models read them. Pure: text and order, no library.
+"""Turns a conversation into the text and order that the models were trained on. Pure, without
+libraries.
 
-Rules: what a user writes never becomes a control token; a message with one image has it before its
-text (the order that the models were trained on), one with several keeps its order.
+Rules: user text never becomes a control token. In a message with one image, the image comes first, as
+in training; several images keep their places.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def ordered(parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def harmless(text: str, control: Iterable[str]) -> str:
-    """*text* in which no string of *control* occurs: an image token without an image would fail,
-    and an end-of-turn token would let a message speak for somebody else."""
+    """*text* without the strings of *control*: an image token without an image would fail, and an
+    end-of-turn token would let a message speak for another role."""
     for token in sorted(control, key=len, reverse=True):
         if len(token) > 1 and token in text:
             text = text.replace(token, token[0] + _INVISIBLE + token[1:])
@@ -34,7 +35,7 @@ def harmless(text: str, control: Iterable[str]) -> str:
 
 
 def template_messages(turns: Iterable[Turn], control: Iterable[str]) -> list[dict[str, Any]]:
-    """*turns* as a chat template takes them: plain text as a string, else a list of parts."""
+    """*turns* in the form of a chat template: plain text as a string, otherwise a list of parts."""
     control = list(control)
     messages: list[dict[str, Any]] = []
     for turn in turns:
@@ -52,42 +53,42 @@ def template_messages(turns: Iterable[Turn], control: Iterable[str]) -> list[dic
 
 
 def moondream_question(job: ChatJob, control: Iterable[str]) -> str:
-    """A whole conversation as the one question that Moondream2 takes.
+    """A whole conversation as the single question that Moondream2 supports.
 
-    It knows ``Question: ... Answer: ...`` and nothing else, so earlier turns are folded into that form
-    and system texts stand in front of the first question.
-    Raises ``UnsupportedParameter`` for more than one image, ``InvalidRequest`` without a question.
+    It knows ``Question: ... Answer: ...`` only, so earlier turns are folded into that form, and system
+    texts are put before the first question. Raises ``UnsupportedParameter`` for more than one image,
+    ``InvalidRequest`` without a user message.
     """
     control = list(control)
     if len(job.images) > 1:
         raise UnsupportedParameter(
-            f"this model looks at one image per conversation; {len(job.images)} were sent",
+            f"this model supports one image per conversation; {len(job.images)} were sent",
             param="messages",
         )
     if not any(turn.role == "user" for turn in job.turns):
-        raise InvalidRequest("messages: there is no message of the user", param="messages")
+        raise InvalidRequest("messages: there is no user message", param="messages")
     instructions: list[str] = []
     folded: list[str] = []  # question, answer, question, ...
     for turn in job.turns:
-        said = "\n".join(harmless(part, control) for part in turn.parts if isinstance(part, str))
+        text = "\n".join(harmless(part, control) for part in turn.parts if isinstance(part, str))
         if turn.role == "system":
-            instructions.append(said)
+            instructions.append(text)
         elif (turn.role == "user") == (len(folded) % 2 == 0):
-            folded.append(said)
-        elif folded:  # the same speaker again
-            folded[-1] += "\n" + said
-        else:  # an answer that nobody asked for
-            folded += ["", said]
+            folded.append(text)
+        elif folded:  # the same role again
+            folded[-1] += "\n" + text
+        else:  # the conversation begins with an answer
+            folded += ["", text]
     if len(folded) % 2 == 0:
-        folded.append("")  # the last word is the model's: it goes on
+        folded.append("")  # the last message is an answer, which the model continues
     folded[0] = "\n".join([*instructions, folded[0]]).strip()
-    text = folded[0]
-    for at, said in enumerate(folded[1:], 1):
-        text += f"\n\n{'Question' if at % 2 == 0 else 'Answer'}: {said}"
-    return text
+    question = folded[0]
+    for at, text in enumerate(folded[1:], 1):
+        question += f"\n\n{'Question' if at % 2 == 0 else 'Answer'}: {text}"
+    return question
 
 
-def require_known(logit_bias: Iterable[tuple[int, float]], vocabulary: int) -> None:
+def require_known_tokens(logit_bias: Iterable[tuple[int, float]], vocabulary: int) -> None:
     """Raise ``InvalidRequest`` for an id of *logit_bias* beyond the *vocabulary*."""
     for token, _ in logit_bias:
         if token >= vocabulary:

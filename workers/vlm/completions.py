@@ -1,7 +1,7 @@
-"""Shapes answers to chats: from a job's events to OpenAI's answer, whole or in chunks. Pure.
+"""Turns a chat job's events into OpenAI's chat completion, whole or in chunks. Pure.
 
-Rules: both forms of an answer are made of the same pieces, so that the chunks together are the whole;
-chance comes in as ids.
+Rules: both forms consist of the same pieces, so the chunks together are the whole completion. Random
+ids are passed in.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from contracts.wire.completions import (
 )
 from web import sse
 from workers.engine import (
-    Answered,
     ChatEvent,
     Delta,
-    Prompted,
-    TokenChance,
+    Finished,
+    Prefilled,
     TokenLogprob,
+    TopToken,
 )
 from workers.serving.answers import Identity, chat_usage
 from workers.vlm.jobs import must_call, offered
-from workers.vlm.tool_calls import Argued, Called, CallReader, Piece, Said
+from workers.vlm.tool_calls import CallArguments, CallParser, CallStart, Piece, Text
 
-_NEVER = -9999.0  # what OpenAI sends for a logprob that JSON has no number for
+_MIN_LOGPROB = -9999.0  # OpenAI's value for a logprob that JSON has no number for
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the answers to one request have in common.
+    """The facts that all completions of one request share.
 
-    *names*: of the functions that may be called; *forced*: one of them must be. *new_id* makes the id
-    of a call, never the same twice.
+    *names*: the functions that may be called. *forced*: one of them must be called. *new_id* returns a
+    unique id for a call.
     """
 
     who: Identity
@@ -68,31 +68,31 @@ class Shape:
             forced=must_call(request),
         )
 
-    def reader(self) -> _Choice:
-        return _Choice(CallReader(self.names, forced=self.forced) if self.names else None)
+    def new_choice(self) -> _Choice:
+        return _Choice(CallParser(self.names, forced=self.forced) if self.names else None)
 
 
 class _Choice:
-    """One answer while it grows."""
+    """One completion in progress."""
 
-    def __init__(self, reader: CallReader | None) -> None:
-        self._reader = reader
+    def __init__(self, parser: CallParser | None) -> None:
+        self._parser = parser
 
     def pieces(self, text: str) -> list[Piece]:
-        if self._reader is None:
-            return [Said(text)] if text else []
-        return self._reader.push(text)
+        if self._parser is None:
+            return [Text(text)] if text else []
+        return self._parser.push(text)
 
     def rest(self) -> list[Piece]:
-        return [] if self._reader is None else self._reader.finish()
+        return [] if self._parser is None else self._parser.finish()
 
-    def finish_reason(self, event: Answered) -> FinishReason:
-        called = self._reader is not None and self._reader.calls > 0
+    def finish_reason(self, event: Finished) -> FinishReason:
+        called = self._parser is not None and self._parser.calls > 0
         return "tool_calls" if called and event.finish_reason == "stop" else event.finish_reason
 
 
 def chat_completion(shape: Shape, events: list[ChatEvent]) -> bytes:
-    choices = [_whole(shape, event, events) for event in events if isinstance(event, Answered)]
+    choices = [_whole(shape, event, events) for event in events if isinstance(event, Finished)]
     who = shape.who
     return (
         ChatCompletion(
@@ -107,11 +107,11 @@ def chat_completion(shape: Shape, events: list[ChatEvent]) -> bytes:
     )
 
 
-def _whole(shape: Shape, end: Answered, events: list[ChatEvent]) -> ChatChoice:
+def _whole(shape: Shape, end: Finished, events: list[ChatEvent]) -> ChatChoice:
     deltas = [e for e in events if isinstance(e, Delta) and e.index == end.index]
-    choice = shape.reader()
+    choice = shape.new_choice()
     pieces = [*choice.pieces("".join(delta.text for delta in deltas)), *choice.rest()]
-    content = "".join(piece.text for piece in pieces if isinstance(piece, Said))
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Text))
     calls = [
         AnswerToolCall(
             id=shape.new_id(),
@@ -120,12 +120,12 @@ def _whole(shape: Shape, end: Answered, events: list[ChatEvent]) -> ChatChoice:
                 arguments="".join(
                     piece.text
                     for piece in pieces
-                    if isinstance(piece, Argued) and piece.index == call.index
+                    if isinstance(piece, CallArguments) and piece.index == call.index
                 ),
             ),
         )
         for call in pieces
-        if isinstance(call, Called)
+        if isinstance(call, CallStart)
     ]
     logprobs = None
     if shape.logprobs:
@@ -151,37 +151,37 @@ def shown_logprobs(tokens: Iterable[TokenLogprob]) -> ChoiceLogprobs:
     )
 
 
-def _shown(token: TokenLogprob | TokenChance) -> dict[str, Any]:
+def _shown(token: TokenLogprob | TopToken) -> dict[str, Any]:
     return {
         "token": token.data.decode("utf-8", errors="replace"),
-        "logprob": max(token.logprob, _NEVER),
+        "logprob": max(token.logprob, _MIN_LOGPROB),
         "bytes": list(token.data),
     }
 
 
 @dataclass(slots=True)
 class ChatChunks:
-    """The events of a chat as server-sent events, one method for each moment."""
+    """The events of a chat job as server-sent events."""
 
     shape: Shape
     _choices: list[_Choice] = field(init=False)
-    _tokens: list[list[TokenLogprob]] = field(init=False)  # of each choice, not told yet
+    _tokens: list[list[TokenLogprob]] = field(init=False)  # per choice, not sent yet
 
     DONE = b"data: [DONE]\n\n"
 
     def __post_init__(self) -> None:
-        self._choices = [self.shape.reader() for _ in range(self.shape.n)]
+        self._choices = [self.shape.new_choice() for _ in range(self.shape.n)]
         self._tokens = [[] for _ in range(self.shape.n)]
 
     def of(self, event: ChatEvent) -> bytes:
-        if isinstance(event, Prompted):
+        if isinstance(event, Prefilled):
             first = {"role": "assistant", "content": ""}
             return b"".join(self._choice(index, first) for index in range(self.shape.n))
         choice = self._choices[event.index]
         if isinstance(event, Delta):
             self._tokens[event.index] += event.logprobs
-            return self._told(event.index, choice.pieces(event.text))
-        last = self._told(event.index, choice.rest())
+            return self._chunks(event.index, choice.pieces(event.text))
+        last = self._chunks(event.index, choice.rest())
         if self._tokens[event.index]:
             last += self._choice(event.index, {"content": ""})
         return last + self._choice(event.index, {}, choice.finish_reason(event))
@@ -190,14 +190,14 @@ class ChatChunks:
         last = self._event([], usage.model_dump()) if self.shape.include_usage else b""
         return last + self.DONE
 
-    def _told(self, index: int, pieces: list[Piece]) -> bytes:
+    def _chunks(self, index: int, pieces: list[Piece]) -> bytes:
         return b"".join(self._choice(index, self._delta(piece)) for piece in pieces)
 
     def _delta(self, piece: Piece) -> dict[str, Any]:
-        if isinstance(piece, Said):
+        if isinstance(piece, Text):
             return {"content": piece.text}
         call: dict[str, Any] = {"index": piece.index}
-        if isinstance(piece, Called):
+        if isinstance(piece, CallStart):
             call |= {"id": self.shape.new_id(), "type": "function"}
             call["function"] = {"name": piece.name, "arguments": ""}
         else:

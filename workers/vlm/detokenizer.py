@@ -1,6 +1,6 @@
-"""From tokens to text, piece by piece: UTF-8 safe, stop strings never shown.
+"""From tokens to text, incrementally: complete UTF-8 characters only, and never a stop string.
 
-Rules: pure; what is pushed in which portions does not change what comes out in total.
+Rules: pure. However the input is split into pushes, the output is the same in total.
 """
 
 from __future__ import annotations
@@ -10,33 +10,32 @@ from typing import Any
 
 from workers.vlm.tool_calls import CLOSE, OPEN
 
-_REPLACEMENT = "\ufffd"  # what tokenizers write for bytes that are no character (yet)
-_PATIENCE = 8  # tokens; no character needs more, so what is still broken then is broken for good
+_REPLACEMENT = "\ufffd"  # tokenizers write it for bytes that are not a character (yet)
+_PATIENCE = 8  # tokens; no character needs more, so longer invalid bytes stay invalid
 _WINDOW = 16  # tokens that are decoded again with each new one, at most
 
 
 class Detokenizer:
-    """Text of a growing list of tokens.
+    """The text of a growing list of tokens.
 
-    A token may hold half a character, or a space that depends on its neighbours. So the newest tokens
-    are decoded together with some before them, and held back while they end in the middle of a
-    character.
+    A token may hold half a character, or a space that depends on its neighbors. So the newest tokens
+    are decoded together with a few before them, and held back while they end inside a character.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
-        self._tokens: list[int] = []  # those that are decoded again, and those that are held back
-        self._known = ""  # text of the first of them, which has been returned
-        self._shown = 0  # how many that are
-        self._piece = 0  # where the tokens of the piece returned last begin
+        self._tokens: list[int] = []  # decoded again with the next one; the last may be held back
+        self._known = ""  # text of the first tokens, already returned
+        self._shown = 0  # number of those tokens
+        self._piece = 0  # index of the first token of the piece that was returned last
 
     def push(self, token: int) -> str:
-        """The text that *token* completes; often one word, sometimes nothing."""
+        """The text that *token* completes: often one word, sometimes nothing."""
         self._tokens.append(token)
         return self._advance(final=False)
 
     def finish(self) -> str:
-        """What was held back, less a character that never became whole."""
+        """The text that was held back, without an incomplete last character."""
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> str:
@@ -53,11 +52,11 @@ class Detokenizer:
         return new
 
 
-class StopFinder:
-    """Passes text on up to the first stop string, and holds back what may become one.
+class StopMatcher:
+    """Passes text on up to the first stop string, and holds back text that may become one.
 
-    The stop string that is complete first wins, as it does when text comes character by character;
-    of two that are complete at once, the longer.
+    The stop string that is complete first wins, as if text came character by character. Of two that are
+    complete at once, the longer one wins.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -66,7 +65,7 @@ class StopFinder:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """The part of the text so far that may be shown now; nothing after a stop string."""
+        """The text that can be shown now. Nothing after a stop string."""
         if self.stopped:
             return ""
         self._held += text
@@ -75,18 +74,18 @@ class StopFinder:
             _, cut = min(found)
             self.stopped = True
         else:
-            cut = len(self._held) - self._longest_beginning()
+            cut = len(self._held) - self._partial_match()
         shown, self._held = self._held[:cut], self._held[cut:]
         return shown
 
     def finish(self) -> str:
-        """What was held back and did not become a stop string."""
+        """The text that was held back and did not become a stop string."""
         shown = "" if self.stopped else self._held
         self._held = ""
         return shown
 
-    def _longest_beginning(self) -> int:
-        """How much of the end of the held text is the beginning of a stop string."""
+    def _partial_match(self) -> int:
+        """The length of the longest end of the held text that begins a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for size in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-size:]) for stop in self._stops):
@@ -95,7 +94,7 @@ class StopFinder:
 
 
 class TokenBytes:
-    """The bytes of single tokens, of which half a character is no text."""
+    """The bytes of single tokens, which may be half a character."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -103,7 +102,7 @@ class TokenBytes:
         self._byte_level = "ByteLevel" in repr(decoder)
 
     def __call__(self, token: int) -> bytes:
-        """As the tokenizer's decoder sees the token, added ones included: Gemma adds runs of spaces."""
+        """The bytes of any token. Added tokens included: Gemma adds runs of spaces."""
         piece = self._tokenizer.convert_ids_to_tokens(token)
         if piece is None:  # an id beyond the vocabulary
             return b""
@@ -116,7 +115,7 @@ class TokenBytes:
 
 
 def _byte_level_alphabet() -> dict[str, bytes]:
-    """The characters in which byte-level tokenizers write bytes: printable ones are themselves."""
+    """The characters that byte-level tokenizers write for bytes. Printable bytes are themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): bytes([byte]) for byte in printable}
@@ -126,8 +125,8 @@ def _byte_level_alphabet() -> dict[str, bytes]:
 _BYTES = _byte_level_alphabet()
 
 
-class TokenizerWords:
-    """What rows ask a tokenizer."""
+class HfTokenizerView:
+    """A transformers tokenizer as a ``sequence.TokenizerView``."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -135,7 +134,7 @@ class TokenizerWords:
         self.end_ids = frozenset(int(token) for token in tokenizer.stopping_criteria.eos_token_ids)
         added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
         special = {token: str(entry) for token, entry in added.items() if entry.special}
-        # Where the tags of calls are special tokens, decoding would drop what calls are read by.
+        # Where the tool call tags are special tokens, decoding would drop them.
         tags = {token for token, content in special.items() if content in (OPEN, CLOSE)}
         self._dropped = frozenset(special) - tags if tags else frozenset()
 

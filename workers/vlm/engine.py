@@ -1,16 +1,16 @@
-"""The vision-language engine: mlx-vlm, many requests at a time.
+"""The vision-language engine: mlx-vlm, with many sequences per batch.
 
-``read`` makes a prompt of a job, off the model thread (by the family of the model: ``templated``,
-``moondream``); ``admit`` and ``step`` run it with others (``schedule``, on ``batch``, ``rows``,
-``sampling``, ``caches``). Rules: mlx_vlm is imported by the modules of this engine only, in ``load``
-and after; its private names that are used stand in tests/workers/test_library_contracts.py.
+``prepare`` turns a job into a prompt, off the model thread (``architectures``). ``step`` has the next
+step planned (``scheduler``, ``step_plan``) and executed (``runner``). Rules: only this package imports
+mlx_vlm, in ``load`` and later; tests/workers/vlm/test_library_contracts.py lists its private names in
+use.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from contracts.control import Caches, Phase, Work
 from contracts.errors import InvalidRequest
 from contracts.settings.models import VlmSettings
 from workers.backend import buffers, runtime
-from workers.batch_engine import CallbackSink, Sink
 from workers.engine import (
     ChatEvent,
     ChatJob,
@@ -29,44 +28,44 @@ from workers.engine import (
     Located,
     Report,
     Sampling,
+    Sink,
     Turn,
-    with_defaults,
 )
 from workers.hub import model_files, remote_code
+from workers.serial_engine import run_job
 from workers.serving.model_thread import first_line
-from workers.vlm.chat_template import require_known
-from workers.vlm.checkpoint import context_length, read_sampling_defaults
-from workers.vlm.detokenizer import TokenizerWords
+from workers.vlm.chat_template import require_known_tokens
+from workers.vlm.checkpoint import context_length, read_sampling_defaults, with_defaults
+from workers.vlm.detokenizer import HfTokenizerView
 from workers.vlm.files import is_moondream, locate, locate_tokenizer
-from workers.vlm.prompt import Family, Reading
+from workers.vlm.prompt import Architecture
+from workers.vlm.scheduler import Scheduler
+from workers.vlm.sequence import PreparedJob, Sequence
 
 if TYPE_CHECKING:  # these import MLX
     from workers.vlm.grammar import Vocabulary
-    from workers.vlm.scheduler import Schedule
+    from workers.vlm.runner import Runner
 
 log = logging.getLogger(__name__)
 
-KEPT_BYTES = (
-    64 << 20
-)  # freed buffers to keep between requests: giving back less costs more than it frees
+KEPT_BYTES = 64 << 20  # freed buffers kept between requests; freeing more costs more than it saves
+_NO_CONTEXT_LIMIT = 1 << 30  # tokens
 _TOWERS = ("vision_tower", "vision", "vision_model")
-# What loading and answering import; a standby does it ahead.
+# The modules that loading and generating import. A standby worker imports them ahead of time.
 LIBRARIES = (
     "mlx_vlm.models.moondream2",
     "mlx_vlm.models.qwen2_5_vl",
     "transformers.models.qwen2_5_vl.configuration_qwen2_5_vl",
-    "workers.vlm.scheduler",
+    "workers.vlm.runner",
     "workers.vlm.architectures.templated",
 )
 
-Emit = Callable[[ChatEvent | None], None]
-
 
 class VlmEngine:
-    """Runs one checkpoint: Moondream2, or any model that mlx-vlm knows by its chat template."""
+    """Runs one checkpoint: Moondream2, or any model with a chat template that mlx-vlm supports."""
 
     def __init__(self, alias: str, settings: VlmSettings, wired_limit: int = 0) -> None:
-        """*wired_limit*: bytes; 0: nothing is wired."""
+        """*wired_limit*: bytes of wired memory; 0 wires nothing."""
         self._wired_limit = wired_limit
         self._key = f"models.{alias}.path"
         self._alias = alias
@@ -74,14 +73,14 @@ class VlmEngine:
         self._model: Any = None
         self._processor: Any = None
         self._tokenizer: Any = None
-        self._family: Family | None = None
-        self._words: TokenizerWords | None = None
-        self._vocabulary: Vocabulary | None = (
-            None  # made when there is time, or by the first job with a grammar
-        )
-        self._context: int | None = None
-        self._sampling: dict[str, float] = {}  # the checkpoint's defaults
-        self.schedule: Schedule | None = None
+        self._architecture: Architecture | None = None
+        self._view: HfTokenizerView | None = None
+        self._vocabulary: Vocabulary | None = None  # for grammars; built by ``prebuild`` or on demand
+        self._context: int | None = None  # tokens
+        self._sampling_defaults: dict[str, float] = {}  # the checkpoint's
+        self._ids = itertools.count()
+        self.scheduler = Scheduler(settings.max_concurrency, settings.prefill_tokens)
+        self.runner: Runner | None = None
         self.located = Located(Path())
 
     # --- loading -----------------------------------------------------------------------------------
@@ -89,47 +88,47 @@ class VlmEngine:
     def load(self, report: Report) -> None:
         report(Phase.IMPORTING, "")
         runtime.prepare(runtime.cache_limit(self._settings.memory_bytes))
-        # Before the library, which takes seconds: most failed loads are a wrong path.
+        # Before the library, which takes seconds to import: most failed loads are a wrong path.
         self.located = locate(self._alias, self._settings, report)
         folder = self.located.folder
         import mlx_vlm  # noqa: TID251 - this is the VLM engine
 
         report(Phase.LOADING, "")
         config = self._read_config(folder)
-        if lack := model_files.lacking_in_folder(folder, model_files.VLM_FILES):
-            raise LoadError(f"{self._key}: {folder} {lack}")
+        if missing := model_files.lacking_in_folder(folder, model_files.VLM_FILES):
+            raise LoadError(f"{self._key}: {folder} {missing}")
         trusted = self._settings.trust_remote_code
         if not trusted:
             remote_code.forbid(folder)
         moondream = is_moondream(config)
         if moondream:
-            self._point_to_tokenizer(folder, report)
+            self._set_tokenizer_folder(folder, report)
         try:
             self._model, self._processor = mlx_vlm.load(str(folder), trust_remote_code=trusted)
         except Exception as exc:
             if not trusted and (code := remote_code.refused()):
-                log.warning("mlx-vlm failed without the code of the checkpoint: %s", first_line(exc))
+                log.warning("mlx-vlm failed without the checkpoint's code: %s", first_line(exc))
                 raise LoadError(
-                    f"{self._key}: {folder} can't be loaded without code of its own, which is not run"
-                    f" ({code}); if you trust it: models.{self._alias}.trust_remote_code: true"
+                    f"{self._key}: {folder} needs its own Python code ({code}), which is not run by"
+                    f" default; if you trust it, set models.{self._alias}.trust_remote_code: true"
                 ) from exc
             if not isinstance(exc, (ValueError, OSError)):
                 log.warning("mlx-vlm failed to load the model", exc_info=True)
-            raise self._unfit(exc) from exc
-        self._check(moondream)
+            raise self._unusable(exc) from exc
+        self._require_vision(moondream)
         runtime.widen(self._model)
         runtime.limit_memory(self._settings.memory_bytes, self._wired_limit)
         self._context = context_length(config)
-        if moondream and self._context is None:  # the published config.json says nothing of sizes
+        if moondream and self._context is None:  # the published config.json gives no sizes
             self._context = self._model.config.text_config.max_position_embeddings
-        self._sampling = read_sampling_defaults(folder)
-        self._make_schedule(moondream)
+        self._sampling_defaults = read_sampling_defaults(folder)
+        self._make_runner(moondream)
         report(Phase.WARMING_UP, "")
         try:
             self._warm_up()
         except Exception as exc:
             log.warning("the first generation failed", exc_info=True)
-            raise self._unfit(exc) from exc
+            raise self._unusable(exc) from exc
 
     def _read_config(self, folder: Path) -> dict[str, Any]:
         try:
@@ -140,8 +139,8 @@ class VlmEngine:
             raise LoadError(f"{self._key}: {folder}: config.json is not an object")
         return config
 
-    def _point_to_tokenizer(self, folder: Path, report: Report) -> None:
-        """mlx-vlm fetches Moondream's tokenizer from the Hub, even for a model in a folder."""
+    def _set_tokenizer_folder(self, folder: Path, report: Report) -> None:
+        """mlx-vlm fetches Moondream's tokenizer from the Hub, even for a local checkpoint."""
         import mlx_vlm.models.moondream2.processing_moondream2 as processing  # noqa: TID251
 
         tokenizer = locate_tokenizer(self._alias, folder, report)
@@ -149,8 +148,8 @@ class VlmEngine:
             remote_code.forbid(tokenizer)
         processing.TOKENIZER_REPO = str(tokenizer)
 
-    def _check(self, moondream: bool) -> None:
-        """What mlx-vlm passes over in silence, and images would be dropped for."""
+    def _require_vision(self, moondream: bool) -> None:
+        """Refuse checkpoints for which mlx-vlm would silently drop the images."""
         name = type(self._processor).__name__
         if moondream and name != "Moondream2Processor":
             raise LoadError(f"{self._key}: the processor is {name}: no Moondream2 tokenizer was found")
@@ -159,147 +158,149 @@ class VlmEngine:
         if any(getattr(self._model, tower, self) is None for tower in _TOWERS):
             raise LoadError(f"{self._key}: the checkpoint has no weights for its vision tower")
 
-    def _unfit(self, exc: Exception) -> LoadError:
+    def _unusable(self, exc: Exception) -> LoadError:
         kind = "" if isinstance(exc, ValueError) else f"{type(exc).__name__}: "
         return LoadError(f"{self._key}: the checkpoint can't be used: {kind}{first_line(exc)}")
 
-    def _make_schedule(self, moondream: bool) -> None:
+    def _make_runner(self, moondream: bool) -> None:
         from workers.backend import cuda
         from workers.vlm.architectures.moondream import Moondream
         from workers.vlm.architectures.templated import Qwen, Templated
         from workers.vlm.batch import Batch
-        from workers.vlm.scheduler import BatchOptions, Schedule
+        from workers.vlm.runner import Runner
 
-        options = BatchOptions.of(self._settings)
+        settings = self._settings
         if moondream:
-            whole = None if options.image_prefix is None else options.image_prefix == "bidirectional"
-            self._family = Moondream(self._model, self._processor, sees_whole=whole)
+            prefix = settings.image_prefix
+            self._architecture = Moondream(
+                self._model,
+                self._processor,
+                bidirectional=None if prefix is None else prefix == "bidirectional",
+            )
         elif type(self._processor).__name__ == "Qwen2_5_VLProcessor":
-            self._family = Qwen(self._model, self._processor)
+            self._architecture = Qwen(self._model, self._processor)
         else:
-            self._family = Templated(self._model, self._processor)
+            self._architecture = Templated(self._model, self._processor)
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        self._words = TokenizerWords(self._tokenizer)
-        kv_bits = options.kv_bits
+        self._view = HfTokenizerView(self._tokenizer)
+        kv_bits = settings.kv_bits
         if moondream and kv_bits is not None:
-            log.warning("kv_bits: Moondream2's attention takes no quantized keys; they stay whole")
+            log.warning("kv_bits is ignored: Moondream2's attention cannot read quantized keys")
             kv_bits = None
         if cuda.in_use():
             cuda.take_rows_together(self._model.language_model)
         batch = Batch(self._model.language_model, len(self._tokenizer), kv_bits)
-        self.schedule = Schedule(self._family, batch, self._words, options)
+        self.runner = Runner(self._architecture, batch, self.scheduler, settings)
 
     def _warm_up(self) -> None:
-        """Two tokens, and the plan for a grey picture: builds the kernels, proves that the parts fit.
+        """Generate two tokens, and build the graph for a gray image: compiles the kernels and checks
+        that all parts fit.
 
-        MLX is lazy: the picture's tensors are laid out, which finds shapes that don't fit, and are not
-        computed. Computing them would double the time from a cold start to the first token.
+        The image's graph is not evaluated: building it finds shapes that do not fit, and evaluating it
+        would double the time from a cold start to the first token.
         """
-        assert self._family is not None
-        picture = Image.new("RGB", (56, 56), "grey")
-        seen, unseen = (
+        architecture, runner = self._architecture, self.runner
+        assert architecture is not None
+        assert runner is not None
+        gray = Image.new("RGB", (56, 56), "gray")
+        with_image, text_only = (
             ChatJob((Turn("user", parts),), Sampling(temperature=0), max_tokens=2)
-            for parts in ((picture, "What is this?"), ("What is this?",))
+            for parts in ((gray, "What is this?"), ("What is this?",))
         )
-        reading = self._family.read(seen)
-        features = [self._family.look(one)[-1] for one in reading.pictures]
-        self._family.inputs(reading, 0, features)
+        prompt = architecture.make_prompt(with_image)
+        features = [architecture.encode_image(image)[-1] for image in prompt.images]
+        architecture.inputs(prompt, 0, features)
         try:
-            self.run(unseen, lambda event: None)
-        except Exception:  # some models don't talk without a picture
-            self.run(seen, lambda event: None)
-        self._scheduled.prefixes.clear()
-        self._scheduled.done.clear()
+            run_job(self, text_only)
+        except Exception:  # some models need an image
+            run_job(self, with_image)
+        runner.prefixes.clear()
+        runner.counters.clear()
 
     # --- running -----------------------------------------------------------------------------------
 
-    def read(self, job: ChatJob) -> Reading:
-        """*job* as a prompt. On one thread, which need not be the model's.
+    def prepare(self, job: ChatJob) -> PreparedJob:
+        """Tokenize *job*, fill in the checkpoint's sampling defaults, and build its grammar matchers.
 
-        Raises ``ApiError`` for what the client did.
+        Raises ``ApiError`` if the client is at fault.
         """
-        family, words = self._family, self._words
-        if family is None or words is None:
+        architecture, view = self._architecture, self._view
+        if architecture is None or view is None:
             raise RuntimeError("the model is not loaded")
-        require_known(job.logit_bias, len(self._tokenizer))
-        reading: Reading = family.read(job)
-        room = self._room(reading.prompt_tokens)
+        require_known_tokens(job.logit_bias, len(self._tokenizer))
+        prompt = architecture.make_prompt(job)
         matchers: tuple[Any, ...] = ()
+        max_tokens = min(job.max_tokens, self._tokens_left(len(prompt)))
         if job.grammar is not None:
             from workers.vlm.grammar import Matcher
 
-            vocabulary = self._grammar_vocabulary(words)
+            vocabulary = self._grammar_vocabulary(view)
             matchers = tuple(Matcher(vocabulary, job.grammar) for _ in range(job.n))
-        sampling = with_defaults(job.sampling, job.open, self._sampling)
-        job = replace(job, max_tokens=min(job.max_tokens, room), sampling=sampling)
-        return replace(reading, job=job, matchers=matchers)
+        sampling = with_defaults(job.sampling, job.unset, self._sampling_defaults)
+        return PreparedJob(replace(job, max_tokens=max_tokens, sampling=sampling), prompt, matchers)
 
-    def prepare(self) -> None:
-        """Make the vocabulary of grammars, which takes 1-2 s for 150,000 tokens."""
-        if self._words is not None:
-            self._grammar_vocabulary(self._words)
+    def prebuild(self) -> None:
+        """Build the vocabulary for grammars, which takes 1-2 s for 150,000 tokens."""
+        if self._view is not None:
+            self._grammar_vocabulary(self._view)
 
-    def _grammar_vocabulary(self, words: TokenizerWords) -> Vocabulary:
+    def _grammar_vocabulary(self, view: HfTokenizerView) -> Vocabulary:
         from workers.vlm.grammar import Vocabulary
 
         if self._vocabulary is None:
-            self._vocabulary = Vocabulary(self._tokenizer, len(self._tokenizer), words.end_ids)
+            self._vocabulary = Vocabulary(self._tokenizer, len(self._tokenizer), view.end_ids)
         return self._vocabulary
 
-    def _room(self, prompt_tokens: int) -> int:
-        """How many tokens an answer may have; raises ``InvalidRequest`` when there is no room."""
+    def _tokens_left(self, prompt_tokens: int) -> int:
+        """The longest possible completion. Raises ``InvalidRequest`` if the prompt fills the
+        context."""
         if self._context is None:
-            return 1 << 30
+            return _NO_CONTEXT_LIMIT
         if prompt_tokens >= self._context:
             raise InvalidRequest(
                 f"the prompt has {prompt_tokens} tokens; this model's context holds"
-                f" {self._context}, the answer included",
+                f" {self._context}, completion included",
                 param="messages",
                 code="context_length_exceeded",
             )
         return self._context - prompt_tokens
 
+    def admit(self, prepared: PreparedJob, sink: Sink[ChatEvent]) -> None:
+        from workers.vlm.sampler import SamplerState
+
+        assert self._view is not None
+        job, ids = prepared.job, prepared.prompt.ids
+        for index in range(job.n):
+            matcher = prepared.matchers[index] if prepared.matchers else None
+            sampler = SamplerState.of(job, index, ids, matcher)
+            sequence = Sequence(next(self._ids), prepared, index, sampler, self._view, sink)
+            self.scheduler.add(sequence)
+
     @property
     def busy(self) -> bool:
-        return self.schedule is not None and self.schedule.busy
-
-    def admit(self, reading: Reading, sink: Sink) -> None:
-        self._scheduled.admit(reading, sink)
+        return self.scheduler.busy
 
     def step(self) -> None:
-        self._scheduled.step()
+        assert self.runner is not None
+        self.runner.run(self.scheduler.schedule())
 
     def rest(self) -> bool:
         return buffers.give_back(KEPT_BYTES)
 
     def work(self) -> Work:
-        schedule = self.schedule
-        return Work() if schedule is None else Work(**schedule.done)
+        runner = self.runner
+        return Work() if runner is None else Work(**runner.counters)
 
     def caches(self) -> Caches:
-        schedule = self.schedule
-        if schedule is None:
+        runner = self.runner
+        if runner is None:
             return Caches()
-        return Caches(prompts=schedule.prefixes.nbytes, pictures=schedule.features.nbytes)
-
-    @property
-    def _scheduled(self) -> Schedule:
-        if self.schedule is None:
-            raise RuntimeError("the model is not loaded")
-        return self.schedule
-
-    def run(self, job: ChatJob, emit: Emit) -> None:
-        """Do *job* alone: what the model thread does with many, for tests and for warming up."""
-        sink = CallbackSink(emit)
-        self.admit(self.read(job), sink)
-        while not sink.ended:
-            self.step()
-        if sink.error is not None:
-            raise sink.error
+        return Caches(prompts=runner.prefixes.nbytes, pictures=runner.features.nbytes)
 
     def close(self) -> None:
         from mlx_vlm._stream_cleanup import clear_mlx_streams  # noqa: TID251
 
         self._model = self._processor = self._tokenizer = None
-        self._family = self._words = self.schedule = self._vocabulary = None
+        self._architecture = self._view = self.runner = self._vocabulary = None
+        self.scheduler.sequences.clear()
         clear_mlx_streams()

@@ -1,6 +1,6 @@
-"""The files of a vision-language model: where they are, after downloading them.
+"""Finds the files of a vision-language model, and downloads them if necessary.
 
-Rules: no library of models is imported, so that a pull can ask for the same files as the engine.
+Rules: no model library is imported, so a pull can request the same files as the engine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STARMIE = "moondream/starmie-v1"  # the tokenizer of every Moondream2
 
 
 def locate(alias: str, settings: VlmSettings, report: Report, *, newest: bool = False) -> Located:
-    """Where the checkpoint is, after downloading it; raises ``LoadError``."""
+    """The checkpoint's files, downloaded if necessary. Raises ``LoadError``."""
     wanted = model_files.VLM_FILES
     if settings.trust_remote_code:
         wanted = replace(wanted, patterns=(*wanted.patterns, "*.py"))
@@ -30,7 +30,7 @@ def locate(alias: str, settings: VlmSettings, report: Report, *, newest: bool = 
 
 
 def locate_tokenizer(alias: str, folder: Path, report: Report, *, newest: bool = False) -> Path:
-    """The folder of the tokenizer for the Moondream2 in *folder*; raises ``LoadError``."""
+    """The folder with the tokenizer for the Moondream2 in *folder*. Raises ``LoadError``."""
     if has_moondream_vocabulary(folder):
         return folder
     try:
@@ -39,9 +39,9 @@ def locate_tokenizer(alias: str, folder: Path, report: Report, *, newest: bool =
         )
         return found.folder
     except LoadError as exc:
-        raise LoadError(f"{exc} (the tokenizer of Moondream2)") from exc
+        raise LoadError(f"{exc} (Moondream2's tokenizer)") from exc
 
 
 def is_moondream(config: dict[str, Any]) -> bool:
-    """Is it Moondream2, by its config.json?"""
+    """Whether the model is Moondream2, by its config.json."""
     return str(config.get("model_type", "")).startswith("moondream")

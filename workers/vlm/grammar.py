@@ -1,19 +1,18 @@
-"""What an answer must look like: JSON schemas and tool calls as grammars, and the matcher that holds an
-answer to one.
+"""Grammars for JSON schemas and tool calls, and the matcher that restricts sampling to one.
 
-Rules: the only importer of llguidance, and only inside functions (it must not come with the app). Two
-halves. *Compiling* needs no model and is done where jobs are prepared, in a thread: what can't be
-compiled is the client's ``InvalidRequest``. *Matching* belongs to the model thread::
+Rules: only this module imports llguidance, inside functions, so that the app does not load it. There
+are two halves. *Compiling* needs no model and happens in a thread where jobs are made; a schema that
+cannot be compiled is an ``InvalidRequest``. *Matching* happens on the model thread::
 
-    vocabulary = Vocabulary(tokenizer, size, end_ids)   # once at load: a second for 150,000 tokens
-    matcher = Matcher(vocabulary, job.grammar)          # one for each answer
+    vocabulary = Vocabulary(tokenizer, size, end_ids)   # once: a second for 150,000 tokens
+    matcher = Matcher(vocabulary, job.grammar)          # one per completion
     while not matcher.finished:
         allowed = matcher.mask()                        # numpy bool, shape (size,): never all False
-        ...choose a token among those...
+        ...sample one of them...
         matcher.accept(token)                           # end ids are allowed where the text may end
 
-``finished`` is true when an end id was accepted, or when nothing but an end id could follow: the engine
-need not draw one. Nothing here knows MLX: the mask is for ``mx.where(mx.array(mask), logits, -inf)``.
+``finished`` is true once an end id was accepted, or if only an end id could follow, so the engine need
+not sample one. Nothing here imports MLX; use the mask as ``mx.where(mx.array(mask), logits, -inf)``.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from workers.vlm.tool_calls import CLOSE, OPEN
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-MAX_CALLS = 16  # of one answer; a model that repeats itself must end
-# As Python's json and most training data write it. Free white space would let a model go on with
-# nothing but spaces.
+MAX_CALLS = 16  # per completion; a model that repeats itself must end
+# The layout of Python's json and of most training data. With free white space, a model could emit
+# spaces without end.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A JSON schema: of an answer, or of the arguments of the function *name*.
+    """A JSON schema for a completion, or for the arguments of the function *name*.
 
-    ``strict``: a keyword that no grammar can hold is an error, else it is passed over. ``param``: where
-    the schema stands in the request.
+    ``strict``: a keyword that no grammar can express is an error, otherwise it is ignored. ``param``:
+    the schema's place in the request.
     """
 
     schema: Mapping[str, Any]
@@ -53,16 +52,16 @@ class Form:
 
 
 def of_schema(form: Form) -> Grammar:
-    """JSON after the schema of *form*; raises ``InvalidRequest`` when it can't be compiled."""
+    """The grammar of JSON that matches *form*. Raises ``InvalidRequest`` if it cannot be compiled."""
     _require_compilable(form)
     return _compiled(f"start: {_json(form)}\n", form.param)
 
 
 def of_calls(forms: Sequence[Form], *, most: int = MAX_CALLS, answer: Form | None = None) -> Grammar:
-    """One to *most* calls of *forms* in the tags of ``workers.vlm.tool_calls``; or else JSON after
-    *answer*.
+    """The grammar of one to *most* calls of *forms*, in the tags of ``workers.vlm.tool_calls``, or of
+    JSON that matches *answer*.
 
-    Raises ``InvalidRequest`` naming the schema that can't be compiled.
+    Raises ``InvalidRequest`` with the schema that cannot be compiled.
     """
     rules = []
     for at, form in enumerate(forms):
@@ -90,7 +89,7 @@ def _json(form: Form) -> str:
 
 
 def _require_compilable(form: Form) -> None:
-    """Each schema is tried alone, so that the error can name it."""
+    """Compile the schema on its own, so that the error can name it."""
     from llguidance import LLMatcher
 
     text = json.dumps({**form.schema, "x-guidance": _options(form)})
@@ -107,8 +106,8 @@ def _compiled(lark: str, param: str) -> Grammar:
 def tag_rules(ids: Mapping[str, int]) -> str:
     """The rules ``open`` and ``close``, which every grammar may use.
 
-    *ids*: the tags that the tokenizer has as tokens of their own; the others are spelled. Real Qwen
-    tokenizers have both, and llguidance accepts such a token only where a grammar asks for its id.
+    *ids*: the tags that are single tokens in the tokenizer; other tags are spelled out. Real Qwen
+    tokenizers have both, and llguidance accepts such a token only where the grammar names its id.
     """
     tags = (("open", OPEN), ("close", CLOSE))
     return "".join(
@@ -130,10 +129,10 @@ def _require_valid(text: str, param: str) -> None:
 
 
 class Vocabulary:
-    """The tokens of one model as the matchers need them; made once, used by all.
+    """The tokens of one model in llguidance's form, shared by all its matchers.
 
-    *tokenizer*: a fast tokenizer of transformers. *size*: the width of the model's logits, which may be
-    more than the tokenizer knows (such ids are never allowed). *end_ids*: the ids that end an answer.
+    *tokenizer*: a fast transformers tokenizer. *size*: the width of the model's logits. It may exceed
+    the tokenizer's size; such ids are never allowed. *end_ids*: the ids that end a completion.
     """
 
     def __init__(self, tokenizer: Any, size: int, end_ids: Iterable[int]) -> None:
@@ -145,7 +144,7 @@ class Vocabulary:
         self.end_ids = frozenset(end for end in end_ids if 0 <= end < known)
         self.known = known
         content = json.loads(backend.to_str())
-        # A token that the logits don't reach is never drawn: such a tag is spelled.
+        # A tag whose id is beyond the logits is never sampled, so it is spelled out.
         ids = {name: token for name, token in _control_ids(content).items() if token < known}
         self._tag_rules = tag_rules(ids)
         self.tokens = LLTokenizer(
@@ -155,7 +154,7 @@ class Vocabulary:
         )
 
     def grammar(self, grammar: Grammar) -> str:
-        """*grammar* as llguidance takes it, for this tokenizer."""
+        """*grammar* in llguidance's form for this tokenizer."""
         from llguidance import LLMatcher
 
         text: str = LLMatcher.grammar_from_lark(grammar.lark + self._tag_rules)
@@ -163,7 +162,7 @@ class Vocabulary:
 
 
 def _control_ids(content: Mapping[str, Any]) -> dict[str, int]:
-    """The tokens of a tokenizer.json that llguidance takes for control tokens: never part of a text."""
+    """The tokens of a tokenizer.json that llguidance treats as control tokens, which are never text."""
     return {
         token["content"]: token["id"]
         for token in content["added_tokens"]
@@ -172,10 +171,10 @@ def _control_ids(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _spelling(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer.json that cuts and pads nothing, and finds no control token in a text.
+    """A tokenizer.json without truncation and padding, which finds no control token in text.
 
     llguidance tokenizes the text that a grammar forces. It would find ``<|im_end|>`` in a property's
-    name and then refuse that token, as control tokens are no text.
+    name, and then refuse that token because control tokens are not text.
     """
     names = {name: _renamed(name) for name in _control_ids(content)}
     added = [
@@ -194,12 +193,12 @@ def _spelling(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(name: str) -> str:
-    """*name* with a character that no text needs (of the private use area); "<...>" stays one."""
+    """*name* with a private use character, which no text needs. "<...>" keeps its form."""
     return f"{name[:-1]}\ue000>" if name.endswith(">") else f"{name}\ue000"
 
 
 class Matcher:
-    """Holds one answer to *grammar*, token by token."""
+    """Restricts one completion to *grammar*, token by token."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
         from llguidance import LLMatcher
@@ -211,13 +210,13 @@ class Matcher:
 
     @property
     def finished(self) -> bool:
-        """Is the answer whole, so that nothing but an end id may follow?"""
+        """Whether the text is complete, so that only an end id may follow."""
         return self._ended or bool(self._matcher.is_stopped())
 
     def mask(self) -> Any:
         """The ids that may come next: numpy bool, shape (vocabulary.size,).
 
-        Raises ``GenerationFailed`` when the grammar turns out to be too complex.
+        Raises ``GenerationFailed`` if the grammar is too complex.
         """
         import numpy as np
 
@@ -232,7 +231,7 @@ class Matcher:
         return mask
 
     def accept(self, token: int) -> None:
-        """*token* was chosen; raises ``GenerationFailed`` when ``mask`` did not allow it."""
+        """Record that *token* was sampled. Raises ``GenerationFailed`` if ``mask`` did not allow it."""
         if token in self._vocabulary.end_ids and self.finished:
             self._ended = True
             return
@@ -243,4 +242,4 @@ class Matcher:
     def _require_sound(self) -> None:
         if self._matcher.is_error():
             reason = str(self._matcher.get_error()).partition("\n")[0][:200]
-            raise GenerationFailed(f"the answer can't be held to its form: {reason}")
+            raise GenerationFailed(f"the output can't be restricted to its schema: {reason}")

@@ -1,8 +1,7 @@
-"""From chat requests to jobs. Pure.
+"""Turns chat requests into jobs. Pure.
 
-Rules: defaults of the API live here (temperature 1), for what neither the client nor the checkpoint
-says; schemas are compiled here, so jobs are made in a
-thread and not on the event loop.
+Rules: the API's defaults are here (temperature 1), for fields that neither the client nor the
+checkpoint sets. Schemas are compiled here, so jobs are made in a thread and not on the event loop.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from workers.engine import ChatJob, Grammar, Sampling, Turn
 from workers.vlm import grammar
 from workers.vlm.tool_calls import with_tools
 
-# Fields of the request that a checkpoint has defaults for.
-_OF_THE_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# Request fields for which a checkpoint may have defaults.
+_CHECKPOINT_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def chat_job(request: ChatRequest, turns: tuple[Turn, ...], max_tokens: int, seed: int) -> ChatJob:
-    """*max_tokens*, *seed*: when the request says nothing. Compiles its schemas, so not for the loop.
+    """*max_tokens* and *seed* apply if the request has none. Compiles schemas: not for the event loop.
 
-    Raises ``InvalidRequest`` for a schema that can't be compiled.
+    Raises ``InvalidRequest`` for a schema that cannot be compiled.
     """
     tools = offered(request)
     return ChatJob(
@@ -44,12 +43,12 @@ def chat_job(request: ChatRequest, turns: tuple[Turn, ...], max_tokens: int, see
         top_logprobs=request.top_logprobs or 0,
         logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
         grammar=grammar_of(request),
-        open=frozenset(name for name in _OF_THE_CHECKPOINT if getattr(request, name) is None),
+        unset=frozenset(name for name in _CHECKPOINT_FIELDS if getattr(request, name) is None),
     )
 
 
 def offered(request: ChatRequest) -> list[Tool]:
-    """The tools that the model may call, or must."""
+    """The tools that the model may or must call."""
     choice = request.tool_choice
     if choice is not None and choice.type == "none":
         return []
@@ -61,7 +60,7 @@ def must_call(request: ChatRequest) -> bool:
 
 
 def grammar_of(request: ChatRequest) -> Grammar | None:
-    """What the answer is held to; None: anything may be said. Raises ``InvalidRequest``."""
+    """The grammar for the completion; None: free text. Raises ``InvalidRequest``."""
     answer = _answer_form(request)
     forms = _call_forms(request)
     named = request.tool_choice.function if request.tool_choice else None
@@ -75,16 +74,16 @@ def grammar_of(request: ChatRequest) -> Grammar | None:
 
 
 def _answer_form(request: ChatRequest) -> grammar.Form | None:
-    wanted = request.response_format
-    if wanted is None or wanted.type == "text":
+    response_format = request.response_format
+    if response_format is None or response_format.type == "text":
         return None
-    if wanted.type == "json_object" or wanted.json_schema is None:
+    if response_format.type == "json_object" or response_format.json_schema is None:
         return grammar.Form(grammar.ANY_OBJECT, "response_format")
-    asked = wanted.json_schema
+    schema = response_format.json_schema
     return grammar.Form(
-        grammar.ANY_OBJECT if asked.definition is None else asked.definition,
+        grammar.ANY_OBJECT if schema.definition is None else schema.definition,
         "response_format.json_schema.schema",
-        bool(asked.strict),
+        bool(schema.strict),
     )
 
 
@@ -92,13 +91,13 @@ def _call_forms(request: ChatRequest) -> list[grammar.Form]:
     forms = []
     for at, tool in enumerate(offered(request)):
         if function := tool.function:
-            schema = _of_arguments(function.parameters)
+            schema = _arguments_schema(function.parameters)
             param = f"tools[{at}].function.parameters"
             forms.append(grammar.Form(schema, param, bool(function.strict), function.name))
     return forms
 
 
-def _of_arguments(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _arguments_schema(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """A function without a schema takes no arguments; one with a schema takes an object."""
     if schema is None:
         return grammar.NO_ARGUMENTS

@@ -1,8 +1,9 @@
-"""What the VLM engine need not compute again: picture features, and keys and values of prompts.
+"""The caches of the vision-language engine: image features, and the KV cache of prompts.
 
-Rules: both are bounded in bytes and forget what was used longest ago; both are touched on the model
-thread alone. A picture is known by its pixels. A prompt is a list of ids in which the places of a
-picture hold the picture's own number, so that the same words under another picture are another prompt.
+Rules: both are bounded in bytes, evict the least recently used entry, and belong to the model thread.
+An image is identified by its pixels. A prompt is identified by its ids, with the positions of an image
+replaced by the image's key (``prompt.cache_key``), so the same text with another image is another
+prompt.
 """
 
 from __future__ import annotations
@@ -13,46 +14,46 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx  # noqa: TID251 - a part of the VLM engine
 
-MIN_HIT = 32  # tokens; what is shorter is computed sooner than it is fetched
+MIN_HIT = 32  # tokens; computing a shorter prefix is faster than fetching it
 
 
 class FeatureCache:
-    """Features of pictures by the number of their pixels."""
+    """The vision cache: image features by ``prompt.image_key``."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._kept: OrderedDict[int, mx.array] = OrderedDict()
+        self._entries: OrderedDict[int, mx.array] = OrderedDict()
         self.nbytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def get(self, key: int) -> mx.array | None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
 
     def put(self, key: int, features: mx.array) -> None:
-        if key in self._kept or features.nbytes > self._limit:
+        if key in self._entries or features.nbytes > self._limit:
             return
-        self._kept[key] = features
+        self._entries[key] = features
         self.nbytes += features.nbytes
         while self.nbytes > self._limit:
-            _, forgotten = self._kept.popitem(last=False)
-            self.nbytes -= forgotten.nbytes
+            _, evicted = self._entries.popitem(last=False)
+            self.nbytes -= evicted.nbytes
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._entries.clear()
         self.nbytes = 0
 
 
-# Of each layer, the arrays that hold keys and values; their third axis is the token.
+# For each layer, the arrays of keys and values. Their third axis is the token.
 Layers = tuple[tuple[mx.array, ...], ...]
 
 
 @dataclass(eq=False)
 class _Node:
-    """Tokens that follow those of the parent, with their keys and values."""
+    """Tokens after those of the parent, with their keys and values."""
 
     tokens: list[int]
     layers: Layers
@@ -66,7 +67,7 @@ class _Node:
 
 
 class PrefixCache:
-    """A tree of prompts: what two of them begin with in common is kept once."""
+    """A radix tree of prompts: a common prefix is stored once (as SGLang's RadixAttention does)."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -80,15 +81,16 @@ class PrefixCache:
         return self._limit > 0
 
     def __len__(self) -> int:
-        """Tokens that are kept."""
+        """Number of stored tokens."""
         return sum(len(node.tokens) for node in self._nodes)
 
     def match(self, tokens: Sequence[int]) -> int:
-        """How many of the first *tokens* are known."""
+        """How many of the first *tokens* are stored."""
         return sum(length for _, length in self._path(tokens))
 
     def fetch(self, tokens: Sequence[int], length: int) -> Layers:
-        """Keys and values of the first *length* of *tokens*, all of which must be known."""
+        """Keys and values of the first *length* of *tokens*. Raises ``LookupError`` if not all are
+        stored."""
         pieces: list[Layers] = []
         left = length
         for node, known in self._path(tokens):
@@ -98,7 +100,7 @@ class PrefixCache:
             pieces.append(_slice(node.layers, 0, used))
             left -= used
         if left > 0 or not pieces:
-            raise LookupError(f"{left} of {length} tokens are not kept")
+            raise LookupError(f"{left} of {length} tokens are not stored")
         if len(pieces) == 1:
             return pieces[0]
         return tuple(
@@ -107,7 +109,7 @@ class PrefixCache:
         )
 
     def store(self, tokens: Sequence[int], layers: Layers) -> None:
-        """Keep *layers*, the keys and values of all *tokens*."""
+        """Store *layers*, the keys and values of all *tokens*."""
         tokens = list(tokens)
         if not self.enabled or not tokens:
             return
@@ -115,16 +117,16 @@ class PrefixCache:
         start = sum(length for _, length in path)
         if start == len(tokens):
             return
-        self._clock += 1  # newer than the other end of what is split
+        self._clock += 1  # newer than the rest of a node that is split
         node = _Node(tokens[start:], _slice(layers, start, len(tokens)), self._root, self._clock)
         if node.nbytes > self._limit:
             return
         if path:
             last, length = path[-1]
             node.parent = last if length == len(last.tokens) else self._split(last, length)
-        node.layers = _copy(node.layers)  # a slice would keep the whole array that it is of
+        node.layers = _copy(node.layers)  # a slice would keep the whole array alive
         self._add(node)
-        self._forget()
+        self._evict()
 
     def clear(self) -> None:
         for node in self._nodes:  # parents and children hold each other
@@ -135,13 +137,13 @@ class PrefixCache:
         self.nbytes = 0
 
     def _path(self, tokens: Sequence[int]) -> list[tuple[_Node, int]]:
-        """The nodes that *tokens* lead along, and how many tokens of each; marks them as used."""
+        """The nodes along *tokens*, and how many tokens of each match. Marks them as used."""
         self._clock += 1
         tokens = list(tokens)
         path: list[tuple[_Node, int]] = []
         node, at = self._root, 0
         while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
-            length = common(child.tokens, tokens[at : at + len(child.tokens)])
+            length = common_prefix(child.tokens, tokens[at : at + len(child.tokens)])
             child.used = self._clock
             path.append((child, length))
             at += length
@@ -151,7 +153,7 @@ class PrefixCache:
         return path
 
     def _split(self, node: _Node, length: int) -> _Node:
-        """Cut *node* after *length* tokens; the first part is returned."""
+        """Cut *node* after *length* tokens and return the first part."""
         parent = node.parent
         assert parent is not None
         self._remove(node)
@@ -177,18 +179,18 @@ class PrefixCache:
         self._nodes.discard(node)
         self.nbytes -= node.nbytes
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         while self.nbytes > self._limit:
             leaves = (node for node in self._nodes if not node.children)
             self._remove(min(leaves, key=lambda node: node.used))
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many first values *a* and *b* share."""
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """The length of the common prefix of *a* and *b*."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high
-    while low < high:  # a[:low] == b[:low]; comparing slices is far faster than a loop
+    while low < high:  # invariant: a[:low] == b[:low]; comparing slices is faster than a loop
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:
             low = middle

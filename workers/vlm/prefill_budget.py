@@ -1,51 +1,53 @@
-"""How much of a prompt is read, and seen, between two tokens of the others. Pure.
+"""How much of a prompt is prefilled between two tokens of the other sequences. Pure.
 
-Rules: alone, a prompt is read in pieces of the largest size; beside answers that are being drawn, in
-pieces that take about as long as ``STALL_TOKENS`` of their tokens.
+Rules: alone, a prompt is prefilled in chunks of the largest size. While other sequences decode, a chunk
+takes about as long as ``STALL_TOKENS`` of their tokens.
 """
 
 from __future__ import annotations
 
 STALL_TOKENS = 4
-LEAST = 32  # tokens; smaller pieces cost far more than they spare
-_FIRST = 128  # tokens, as long as nothing was measured
-_STALL_S = 0.1  # as long as nothing was measured
+MIN_CHUNK = 32  # tokens; smaller chunks cost far more per token than they save
+_FIRST_CHUNK = 128  # tokens, before anything was measured
+_FIRST_STALL_S = 0.1  # before anything was measured
 _WEIGHT = 0.3  # of the newest measurement
 
 
-class Pace:
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._step_s: float | None = None  # of one token of all answers
-        self._token_s: float | None = None  # of one token of a prompt
+class PrefillBudget:
+    """*max_chunk*: the largest chunk, in tokens."""
+
+    def __init__(self, max_chunk: int) -> None:
+        self._max_chunk = max_chunk
+        self._decode_s: float | None = None  # one token of all sequences
+        self._token_s: float | None = None  # one token of a prompt
 
     def decoded(self, seconds: float) -> None:
-        """A token of each answer took *seconds*, with nothing beside it."""
-        self._step_s = _mixed(self._step_s, seconds)
+        """Record that one token of every sequence took *seconds*, without prefill work."""
+        self._decode_s = _average(self._decode_s, seconds)
 
-    def read(self, tokens: int, seconds: float) -> None:
-        """*tokens* of a prompt took *seconds*."""
-        if tokens >= LEAST:
-            self._token_s = _mixed(self._token_s, seconds / tokens)
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        """Record that *tokens* of a prompt took *seconds*."""
+        if tokens >= MIN_CHUNK:
+            self._token_s = _average(self._token_s, seconds / tokens)
 
     @property
     def stall_s(self) -> float:
-        """Seconds for which the others may have to wait."""
-        return STALL_TOKENS * self._step_s if self._step_s else _STALL_S
+        """How long decoding sequences may wait for prefill work, in seconds."""
+        return STALL_TOKENS * self._decode_s if self._decode_s else _FIRST_STALL_S
 
-    def tokens(self, *, others: bool) -> int:
-        """The size of the next piece; a power of two times ``LEAST``, or the largest."""
-        if not others:
-            return self._most
-        if not self._step_s or not self._token_s:
-            return min(_FIRST, self._most)
-        size, fitting = LEAST, self.stall_s / self._token_s
-        if fitting >= self._most:
-            return self._most
+    def chunk(self, *, alone: bool) -> int:
+        """Tokens in the next chunk: a power of two times ``MIN_CHUNK``, or the largest size."""
+        if alone:
+            return self._max_chunk
+        if not self._decode_s or not self._token_s:
+            return min(_FIRST_CHUNK, self._max_chunk)
+        size, fitting = MIN_CHUNK, self.stall_s / self._token_s
+        if fitting >= self._max_chunk:
+            return self._max_chunk
         while 2 * size <= fitting:
             size *= 2
-        return min(size, self._most)
+        return min(size, self._max_chunk)
 
 
-def _mixed(old: float | None, new: float) -> float:
+def _average(old: float | None, new: float) -> float:
     return new if old is None else (1 - _WEIGHT) * old + _WEIGHT * new

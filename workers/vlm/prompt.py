@@ -1,6 +1,7 @@
-"""A prompt as the model takes it: ids, and the pictures that stand among them.
+"""A prompt in the form that the model takes: token ids, and the images among them.
 
-Rules: made off the model thread, so there is nothing of MLX in it; a picture is known by its pixels.
+Rules: prompts are made off the model thread, so they hold no MLX arrays. An image is identified by its
+pixels.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from workers.engine import ChatJob
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of a prompt, whose *count* places among the ids begin at *start*.
+class PromptImage:
+    """An image that fills *count* positions of the prompt from *start*.
 
-    *pixels*: a numpy array, as the vision tower takes it; *shape*: how it is laid out.
+    *key*: identifies the pixels. *pixels*: a numpy array in the form that the vision tower takes.
+    *shape*: its layout, which depends on the architecture.
     """
 
     key: int
@@ -30,89 +32,86 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A job that is ready for the model thread. *names*: the ids, pictures by their own numbers.
+class Prompt:
+    """*cache_key*: the ids, with the positions of an image replaced by its key; None: not cacheable.
 
-    *extra*: what else the model takes, for models that mlx-vlm alone knows. *matchers*: one for each
-    answer that must keep to a grammar.
+    *extra*: further inputs, for models that only mlx-vlm itself can preprocess.
     """
 
-    job: ChatJob
     ids: list[int]
-    pictures: tuple[Picture, ...] = ()
-    names: list[int] | None = None
+    images: tuple[PromptImage, ...] = ()
+    cache_key: list[int] | None = None
     extra: Any = None
-    matchers: tuple[Any, ...] = ()
 
-    @property
-    def prompt_tokens(self) -> int:
+    def __len__(self) -> int:
         return len(self.ids)
 
 
-class Family(Protocol):
-    """What models of one architecture have in common."""
+class Architecture(Protocol):
+    """Preprocessing for one model architecture."""
 
-    first_chunk: int  # tokens that must be read in one go at the start of a prompt
+    first_chunk: int  # prompt tokens that the first chunk must hold at least
 
-    def read(self, job: ChatJob) -> Reading:
-        """*job* as a prompt; raises ``ApiError`` for what the client did. On any one thread."""
+    def make_prompt(self, job: ChatJob) -> Prompt:
+        """Tokenize *job*. Raises ``ApiError`` if the client is at fault. Any single thread may call
+        it."""
 
-    def look(self, picture: Picture) -> list[Any]:
-        """What the vision tower makes of *picture*, stage by stage, nothing computed yet.
+    def encode_image(self, image: PromptImage) -> list[Any]:
+        """The vision tower's lazy output for *image* after each of its stages.
 
-        The last are the features, (count, width); each is computed from those before it.
+        The last entry is the features, (count, width). Each entry depends on the ones before it.
         """
 
-    def inputs(self, reading: Reading, start: int, features: Sequence[Any]) -> dict[str, Any]:
-        """``inputs_embeds`` of the ids from *start* on, and what else the language model takes.
+    def inputs(self, prompt: Prompt, start: int, features: Sequence[Any]) -> dict[str, Any]:
+        """``inputs_embeds`` of the ids from *start* on, and further keywords for the language model.
 
-        *features*: of the pictures whose places are not before *start*.
+        *features*: those of the images that begin at *start* or later.
         """
 
 
-def stages(tower: Any, look: Callable[[], Any]) -> list[Any]:
-    """What each of the *tower*'s blocks gives while *look* calls it, and what *look* returns.
+def encoder_stages(tower: Any, encode: Callable[[], Any]) -> list[Any]:
+    """The output of each block of *tower* while *encode* runs, then the result of *encode*.
 
-    MLX is lazy: nothing is computed before it is asked for. So a long look can be asked for bit by bit.
+    MLX is lazy and nothing is computed here, so a long encoding can be evaluated stage by stage.
     """
-    given: list[Any] = []
+    outputs: list[Any] = []
     blocks = tower.blocks
 
-    def noting(block: Any) -> Any:
+    def recorded(block: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            given.append(block(*args, **kwargs))
-            return given[-1]
+            outputs.append(block(*args, **kwargs))
+            return outputs[-1]
 
         return call
 
-    tower.blocks = [noting(block) for block in blocks]
+    tower.blocks = [recorded(block) for block in blocks]
     try:
-        features = look()
+        features = encode()
     finally:
         tower.blocks = blocks
-    return [*given, features]
+    return [*outputs, features]
 
 
-def number_of(image: Image.Image) -> int:
-    """A number that other pixels don't have."""
+def image_key(image: Image.Image) -> int:
+    """A hash of the pixels, mode and size."""
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, person=b"pixels")
     digest.update(repr((image.mode, image.size)).encode())
     return int.from_bytes(digest.digest(), "big")
 
 
-def named(ids: Sequence[int], pictures: Sequence[Picture], *, before: int = 0) -> list[int]:
-    """*ids* with the places of pictures, and *before* more in front of them, holding the pictures' own
-    numbers; negative, so that none is an id."""
-    names = list(ids)
-    for picture in pictures:
-        start, end = picture.start - before, picture.start + picture.count
-        names[start:end] = [-1 - picture.key] * (end - start)
-    return names
+def cache_key(ids: Sequence[int], images: Sequence[PromptImage], *, before: int = 0) -> list[int]:
+    """*ids* with the positions of each image, and the *before* positions in front of it, replaced by
+    the image's key. Keys are made negative, so they never equal an id."""
+    key = list(ids)
+    for image in images:
+        start, end = image.start - before, image.start + image.count
+        key[start:end] = [-1 - image.key] * (end - start)
+    return key
 
 
-def usable(hit: int, pictures: Sequence[Picture]) -> int:
-    """How much of the first *hit* known tokens can be used: a picture is used whole or not at all."""
-    for picture in pictures:
-        if picture.start < hit < picture.start + picture.count:
-            return picture.start
+def usable_prefix(hit: int, images: Sequence[PromptImage]) -> int:
+    """How many of *hit* cached tokens can be used: an image must be cached whole."""
+    for image in images:
+        if image.start < hit < image.start + image.count:
+            return image.start
     return hit

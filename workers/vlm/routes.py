@@ -10,16 +10,16 @@ from PIL.Image import Image
 from contracts import image_header
 from contracts.errors import InvalidRequest
 from contracts.settings.models import VlmSettings
-from contracts.wire.chat import ImageUrl
-from contracts.wire.openai import AnalyzeRequest, ChatRequest, Message
-from workers.engine import ChatEvent, ChatJob, Delta, Part, ToolCall, Turn
+from contracts.wire.analysis import AnalyzeRequest
+from contracts.wire.chat import ChatRequest, ImageUrl, Message
+from workers.engine import ChatEvent, ChatJob, Delta, Part, Turn
 from workers.serving import answers, image_codec
 from workers.serving.endpoint import Answer, Exchange, Worker
 from workers.vlm import completions, jobs
 from workers.vlm.completions import ChatChunks, Shape
-from workers.vlm.tool_calls import call_text, result_parts
+from workers.vlm.tool_calls import ToolCall, call_text, result_parts
 
-MAX_PIXELS = 2 * image_header.MAX_PIXELS  # of all pictures of one conversation, as they came
+MAX_PIXELS = 2 * image_header.MAX_PIXELS  # of all images in a conversation, before resizing
 
 
 class ChatRoutes:
@@ -50,7 +50,7 @@ class ChatRoutes:
 
         def prepare() -> ChatJob:
             image = image_codec.read_as(
-                request.image, "image", lambda picture: image_codec.within(picture, bound)
+                request.image, "image", lambda image: image_codec.within(image, bound)
             )
             return answers.analyze_job(request, Turn("user", (image, request.question)))
 
@@ -62,7 +62,7 @@ class ChatRoutes:
         """All events of a job."""
         async with self._worker.running(prepare, exchange) as (_, events):
             collected: list[ChatEvent] = [event async for event in events]
-        self._note(exchange, collected)
+        self._log_tokens(exchange, collected)
         return collected
 
     async def _streamed(
@@ -75,45 +75,45 @@ class ChatRoutes:
                     counted.append(event)
                 if chunk := chunks.of(event):
                     yield chunk
-        self._note(exchange, counted)
+        self._log_tokens(exchange, counted)
         yield chunks.end(answers.chat_usage(counted))
 
-    def _note(self, exchange: Exchange, events: list[ChatEvent]) -> None:
+    def _log_tokens(self, exchange: Exchange, events: list[ChatEvent]) -> None:
         usage = answers.chat_usage(events)
         exchange.notes["prompt_tokens"] = usage.prompt_tokens
         exchange.notes["completion_tokens"] = usage.completion_tokens
 
 
 def new_call_id() -> str:
-    """An id for a tool call; clients send it back with the result."""
+    """An id for a tool call. Clients send it back with the result."""
     return f"call_{secrets.token_hex(12)}"
 
 
 def read_turns(messages: list[Message], *bounds: int | None) -> tuple[Turn, ...]:
-    """*messages* with their pictures decoded, and calls of tools and their results written as text.
+    """*messages* with decoded images, and with tool calls and tool results written as text.
 
-    *bounds*: in pixels, of each picture, besides its own. Raises ``InvalidRequest`` naming the faulty
-    field.
+    *bounds*: maximum pixels of each image, in addition to its own bound. Raises ``InvalidRequest`` with
+    the faulty field.
     """
-    pictures = _Pictures(bounds)
+    images = _ImageDecoder(bounds)
     turns: list[Turn] = []
-    answering = False  # a tool: results of calls of one answer are one message
+    after_tool = False  # results of consecutive tool messages become one message
     for i, message in enumerate(messages):
         parts: list[Part] = []
         for j, part in enumerate(message.parts):
             if part.image_url is None:
                 parts.append(part.words)
             else:
-                parts.append(pictures.read(part.image_url, f"messages[{i}].content[{j}].image_url.url"))
+                parts.append(images.decode(part.image_url, f"messages[{i}].content[{j}].image_url.url"))
         if message.role == "tool":
-            before = (*turns.pop().parts, "\n") if answering else ()
+            before = (*turns.pop().parts, "\n") if after_tool else ()
             turns.append(Turn("user", _joined([*before, *result_parts(parts)])))
         elif message.tool_calls:
             turns.append(Turn("assistant", _joined([*parts, *_calls(message, after=parts)])))
         else:
             role = "system" if message.role == "developer" else message.role
             turns.append(Turn(role, tuple(parts)))
-        answering = message.role == "tool"
+        after_tool = message.role == "tool"
     return tuple(turns)
 
 
@@ -123,7 +123,7 @@ def _calls(message: Message, after: list[Part]) -> tuple[str, ...]:
 
 
 def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """*parts* with texts that follow each other made one: what was one message stays one text."""
+    """*parts* with consecutive texts joined."""
     joined: list[Part] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
@@ -133,24 +133,24 @@ def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
     return tuple(joined)
 
 
-class _Pictures:
-    """Decodes the pictures of one conversation, all together at most ``MAX_PIXELS``."""
+class _ImageDecoder:
+    """Decodes the images of one conversation, with at most ``MAX_PIXELS`` together."""
 
     def __init__(self, bounds: tuple[int | None, ...]) -> None:
         self._bounds = bounds
         self._pixels = 0
 
-    def read(self, sent: ImageUrl, where: str) -> Image:
+    def decode(self, sent: ImageUrl, where: str) -> Image:
         bound = image_codec.pixel_bound(sent.detail, sent.max_pixels, *self._bounds)
 
-        def wanted(picture: Image) -> Image:
-            self._pixels += picture.width * picture.height
+        def bounded(image: Image) -> Image:
+            self._pixels += image.width * image.height
             if self._pixels > MAX_PIXELS:
                 raise InvalidRequest(
                     f"the images of this conversation have more than"
                     f" {MAX_PIXELS // 1_000_000} million pixels",
                     param=where,
                 )
-            return image_codec.within(picture, bound)
+            return image_codec.within(image, bound)
 
-        return image_codec.read_as(sent.url, where, wanted)
+        return image_codec.read_as(sent.url, where, bounded)

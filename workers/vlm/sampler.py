@@ -1,18 +1,22 @@
-"""Chooses the next token of every row of a batch, each by its own request.
+"""Samples the next token of every sequence in a batch, each by its own parameters.
 
-Rules: what a row draws depends on its own logits, seed and position alone, never on its neighbours, so
-that the same seed gives the same text alone and in any batch; penalties count what the answer has
-produced (repetition_penalty the prompt as well), as OpenAI's do; ids that the tokenizer can't read are
-never chosen; log-probabilities are the model's own, before penalties, bias and temperature. Nothing
-waits for the model but a grammar, which must know the token before. A fault of one row is kept in that
-row. Imported on the model thread (it imports MLX).
+Rules:
+* A sequence's token depends on its own logits, seed and position only, so the same seed gives the same
+  text alone and in any batch.
+* Penalties count the completion's tokens (repetition_penalty the prompt's too), as OpenAI's do.
+* Ids that the tokenizer cannot decode are never sampled.
+* Log-probabilities are the model's own, before penalties, bias and temperature.
+* Nothing waits for the model, except a grammar, which must know the previous token.
+* A fault of one sequence is stored in its state and does not affect the others.
+
+Imports MLX, so it is imported on the model thread.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import mlx.core as mx  # noqa: TID251 - a part of the VLM engine
@@ -22,16 +26,20 @@ from workers.engine import ChatJob, Sampling
 _MASK = 2**64 - 1
 
 
-class Chances(NamedTuple):
-    """Log-probabilities at one place: of the token that was drawn, and the likeliest, best first."""
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities at one position: the sampled token's, and the most likely tokens', best
+    first."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
 
 
 @dataclass(eq=False)
-class Chooser:
-    """How one answer is drawn, and what it has drawn. *matcher*: ``workers.vlm.grammar.Matcher``."""
+class SamplerState:
+    """The sampling parameters and state of one sequence. *matcher*: a ``workers.vlm.grammar.Matcher``.
+
+    *position*: tokens sampled so far. The batch samples one token ahead of what it returns.
+    """
 
     sampling: Sampling
     prompt: Sequence[int] = ()
@@ -40,33 +48,39 @@ class Chooser:
     logprobs: bool = False
     top: int = 0
     position: int = 0
-    last: Any = None  # the token drawn last, perhaps not computed yet
+    last: Any = None  # the token sampled last, possibly not computed yet
     fault: Exception | None = None
-    chances: deque[tuple[Any, Any, Any]] = field(default_factory=deque)  # of the tokens not yet told
-    _counts: Any = None  # of each id in the answer so far
+    pending_logprobs: deque[tuple[Any, Any, Any]] = field(default_factory=deque)
+    _counts: Any = None  # of each id in the completion so far
     _in_prompt: Any = None
     _bias: Any = None
 
-    @property
-    def adjusts(self) -> bool:
-        """Are the logits changed before one is drawn?"""
-        return bool(self._penalises or self.bias or self.matcher is not None)
+    @classmethod
+    def of(cls, job: ChatJob, index: int, prompt: Sequence[int], matcher: Any = None) -> SamplerState:
+        """The state for completion *index* of *job*, after the ids of *prompt*."""
+        sampling = replace(job.sampling, seed=job.sampling.seed + index)
+        return cls(sampling, prompt, job.logit_bias, matcher, job.logprobs, job.top_logprobs)
 
     @property
-    def _penalises(self) -> bool:
+    def adjusts(self) -> bool:
+        """Whether the logits are changed before a token is sampled."""
+        return bool(self._penalizes or self.bias or self.matcher is not None)
+
+    @property
+    def _penalizes(self) -> bool:
         own = self.sampling
         return bool(own.repetition_penalty != 1.0 or own.presence_penalty or own.frequency_penalty)
 
     @property
     def finished(self) -> bool:
-        """Is the answer whole by its grammar?"""
+        """Whether the grammar is complete."""
         return self.matcher is not None and bool(self.matcher.finished)
 
     def adjusted(self, logits: Any) -> Any:
-        """*logits* (V,) with penalties, bias and grammar."""
+        """*logits* (V,) with penalties, bias and grammar applied."""
         size = logits.shape[-1]
-        if self._penalises:
-            logits = self._penalised(logits)
+        if self._penalizes:
+            logits = self._penalized(logits)
         if self.bias:
             if self._bias is None:
                 known = [(token, value) for token, value in self.bias if 0 <= token < size]
@@ -82,104 +96,88 @@ class Chooser:
                 logits = mx.where(mx.array(self.matcher.mask()[:size]), logits, -mx.inf)
         return logits
 
-    def _penalised(self, logits: Any) -> Any:
+    def _penalized(self, logits: Any) -> Any:
         size = logits.shape[-1]
         own = self.sampling
         if self._counts is None:
             self._counts = mx.zeros((size,))
-            seen = [token for token in set(self.prompt) if 0 <= token < size]
+            known = [token for token in set(self.prompt) if 0 <= token < size]
             self._in_prompt = mx.zeros((size,))
-            if seen:
-                self._in_prompt = self._in_prompt.at[mx.array(seen)].add(1.0)
+            if known:
+                self._in_prompt = self._in_prompt.at[mx.array(known)].add(1.0)
         elif self.last is not None:
             self._counts = self._counts.at[self.last].add(1.0)
         produced = self._counts > 0
         if own.repetition_penalty != 1.0:
             penalty = own.repetition_penalty
-            penalised = mx.where(logits > 0, logits / penalty, logits * penalty)
-            logits = mx.where(produced | (self._in_prompt > 0), penalised, logits)
+            penalized = mx.where(logits > 0, logits / penalty, logits * penalty)
+            logits = mx.where(produced | (self._in_prompt > 0), penalized, logits)
         return logits - own.presence_penalty * produced - own.frequency_penalty * self._counts
 
-    def told(self) -> Chances | None:
-        """The chances of the oldest token that was not told yet; None when they are not asked for."""
-        if not self.chances:
+    def pop_logprobs(self) -> TokenLogprobs | None:
+        """The log-probabilities of the oldest token not popped yet. None if the job asks for none."""
+        if not self.pending_logprobs:
             return None
-        logprob, ids, values = self.chances.popleft()
+        logprob, ids, values = self.pending_logprobs.popleft()
         top = () if ids is None else tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        return Chances(float(logprob.item()), top)
-
-
-def chooser_for(job: ChatJob, index: int, prompt: Sequence[int], matcher: Any = None) -> Chooser:
-    """How answer *index* of *job* is drawn, after *prompt*."""
-    own = job.sampling
-    seeded = Sampling(
-        own.temperature,
-        own.top_p,
-        own.top_k,
-        own.min_p,
-        own.repetition_penalty,
-        own.presence_penalty,
-        own.frequency_penalty,
-        own.seed + index,
-    )
-    return Chooser(seeded, prompt, job.logit_bias, matcher, job.logprobs, job.top_logprobs)
+        return TokenLogprobs(float(logprob.item()), top)
 
 
 class RowSampler:
-    """The sampler of a whole batch: row *i* of the logits is drawn by ``rows[i]``.
+    """The sampler of a whole batch: ``rows[i]`` samples row *i* of the logits.
 
-    The owner of the batch sets ``rows``, and ``logits`` (B, V) as the model gave them, before mlx-vlm
-    asks for tokens.
+    Before mlx-vlm calls it, the batch sets ``rows``, and ``logits`` (B, V) as the model returned them.
     """
 
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
-        self.rows: Sequence[Chooser] = ()
+        self.rows: Sequence[SamplerState] = ()
         self.logits: Any = None
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        """The next token of each row, int32 (B,). *logprobs* gives the number of rows only."""
+        """The next token of each row, int32 (B,). Only the number of rows of *logprobs* is used."""
         rows, logits = self.rows, self.logits
         if not len(rows) == logits.shape[0] == logprobs.shape[0]:
-            raise RuntimeError(f"{len(rows)} requests for {logits.shape[0]} rows")
-        # float32: a draw from bfloat16 would see whole groups of tokens as equally likely.
+            raise RuntimeError(f"{len(rows)} sequences for {logits.shape[0]} rows")
+        # float32: in bfloat16, whole groups of tokens would be equally likely.
         logits = logits[:, : self._vocabulary].astype(mx.float32)
-        adjusted = self._adjusted(logits)
-        sampled = [row.sampling.temperature > 0 for row in rows]
-        drawn = self._draw(adjusted) if any(sampled) else adjusted
-        tokens = mx.argmax(drawn, axis=-1).astype(mx.int32)
-        self._note(logits, tokens)
+        scores = self._adjusted(logits)
+        if any(row.sampling.temperature > 0 for row in rows):
+            scores = self._perturbed(scores)
+        tokens = mx.argmax(scores, axis=-1).astype(mx.int32)
+        self._record(logits, tokens)
         return tokens
 
     def _adjusted(self, logits: mx.array) -> mx.array:
         if not any(row.adjusts for row in self.rows):
             return logits
         if any(row.matcher is not None for row in self.rows):
-            mx.async_eval(logits)  # type: ignore[no-untyped-call]  # the model works while the grammars are asked
-        picked = []
+            mx.async_eval(logits)  # type: ignore[no-untyped-call]  # overlaps with the grammars
+        adjusted = []
         for row, own in zip(self.rows, logits, strict=True):
             try:
-                picked.append(row.adjusted(own) if row.adjusts and row.fault is None else own)
+                adjusted.append(row.adjusted(own) if row.adjusts and row.fault is None else own)
             except Exception as exc:
                 row.fault = exc
-                picked.append(own)
-        return mx.stack(picked)
+                adjusted.append(own)
+        return mx.stack(adjusted)
 
-    def _draw(self, logits: mx.array) -> mx.array:
-        """Values whose largest is the token drawn; a greedy row's are its logits."""
+    def _perturbed(self, logits: mx.array) -> mx.array:
+        """Scores whose largest is the sampled token (the Gumbel-max trick). Greedy rows are
+        unchanged."""
         rows = self.rows
-        warm = [row.sampling.temperature for row in rows]
-        scaled = logits / mx.array([t or 1.0 for t in warm])[:, None]
-        filtering = [i for i, row in enumerate(rows) if warm[i] and filters(row.sampling)]
+        temperatures = [row.sampling.temperature for row in rows]
+        scaled = logits / mx.array([t or 1.0 for t in temperatures])[:, None]
+        filtering = [i for i, row in enumerate(rows) if temperatures[i] and filters(row.sampling)]
         if filtering:
             at = mx.array(filtering)
             scaled[at] = filtered(scaled[at], [rows[i].sampling for i in filtering])
-        keys = mx.array([key_of(row.sampling.seed, row.position) for row in rows], dtype=mx.uint32)
+        keys = mx.array([random_key(row.sampling.seed, row.position) for row in rows], dtype=mx.uint32)
         size = logits.shape[-1]
         noise = mx.vmap(lambda key: mx.random.gumbel((size,), key=key))(keys)
-        return mx.where(mx.array([t > 0 for t in warm])[:, None], scaled + noise, scaled)
+        return mx.where(mx.array([t > 0 for t in temperatures])[:, None], scaled + noise, scaled)
 
-    def _note(self, logits: mx.array, tokens: mx.array) -> None:
+    def _record(self, logits: mx.array, tokens: mx.array) -> None:
         pending = []
         for i, row in enumerate(self.rows):
             row.position += 1
@@ -191,20 +189,20 @@ class RowSampler:
                 if row.top:
                     ids = mx.argsort(-logprobs)[: row.top]
                     values = logprobs[ids]
-                chances = (logprobs[tokens[i]], ids, values)
-                row.chances.append(chances)
-                pending += [value for value in chances if value is not None]
+                entry = (logprobs[tokens[i]], ids, values)
+                row.pending_logprobs.append(entry)
+                pending += [value for value in entry if value is not None]
         if pending:
             mx.async_eval(pending)  # type: ignore[no-untyped-call]
 
 
 def filters(sampling: Sampling) -> bool:
-    """Are some tokens never drawn?"""
+    """Whether some tokens are never sampled."""
     return sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
 
 
 def filtered(scaled: mx.array, samplings: Sequence[Sampling]) -> mx.array:
-    """*scaled* logits (B, V) with -inf for what may not be drawn; the best of a row always may."""
+    """*scaled* logits (B, V) with -inf for excluded tokens. A row's best token is never excluded."""
 
     def column(values: list[float]) -> mx.array:
         return mx.array(values, dtype=mx.float32)[:, None]
@@ -215,7 +213,7 @@ def filtered(scaled: mx.array, samplings: Sequence[Sampling]) -> mx.array:
     probabilities = mx.softmax(best_first, axis=-1)
     rank = mx.arange(size)[None]
     before = mx.cumsum(probabilities, axis=-1) - probabilities
-    # Rounding may leave ``before`` short of 1 or beyond it: 2 is above either.
+    # Rounding may leave ``before`` slightly below or above 1; 2 exceeds both.
     allowed = before < column([own.top_p if own.top_p < 1 else 2.0 for own in samplings])
     allowed &= rank < column([float(own.top_k or size) for own in samplings])
     allowed &= probabilities >= column([own.min_p for own in samplings]) * probabilities[:, :1]
@@ -224,14 +222,14 @@ def filtered(scaled: mx.array, samplings: Sequence[Sampling]) -> mx.array:
     return mx.put_along_axis(mx.full(scaled.shape, -mx.inf), order, kept, axis=-1)
 
 
-def key_of(seed: int, position: int) -> tuple[int, int]:
-    """The random key of a draw: two 32-bit numbers."""
+def random_key(seed: int, position: int) -> tuple[int, int]:
+    """The random key of one sample: two 32-bit numbers."""
     number = mixed(seed, position)
     return number >> 32, number & 0xFFFFFFFF
 
 
 def mixed(seed: int, position: int) -> int:
-    """A 64-bit number of *seed* and *position*, such that neighbours have nothing in common."""
+    """A 64-bit hash of *seed* and *position* (splitmix64): neighbors are unrelated."""
     x = ((seed & _MASK) * 0x9E3779B97F4A7C15 + (position + 1) * 0xD1B54A32D192ED03) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK

@@ -1,116 +1,155 @@
-"""One answer while it is drawn: its tokens become text, log-probabilities and an end.
+"""One completion in progress, from admission to end.
 
-Rules: no MLX; what is told depends on the tokens alone, however they come.
+A ``Sequence`` is the only record of a completion. It owns its sampling state, its output text and,
+until it decodes, what its prefill needs. The scheduler orders sequences, and the runner computes them.
+
+Rules: no MLX is imported here. The events depend on the sampled tokens only, however they are batched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workers.engine import (
-    Answered,
     ChatEvent,
     ChatJob,
     Delta,
+    Finished,
     FinishReason,
-    TokenChance,
+    Sink,
     TokenLogprob,
+    TopToken,
 )
-from workers.vlm.detokenizer import Detokenizer, StopFinder
-from workers.vlm.sampler import Chooser
+from workers.vlm.detokenizer import Detokenizer, StopMatcher
+from workers.vlm.prompt import Prompt, PromptImage
+
+if TYPE_CHECKING:  # imports MLX
+    from workers.vlm.sampler import SamplerState
 
 
-class Words(Protocol):
-    """What is needed of a tokenizer."""
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job that is ready for the model thread. *matchers*: one per completion, if it has a grammar."""
+
+    job: ChatJob
+    prompt: Prompt
+    matchers: tuple[Any, ...] = ()
+
+
+class TokenizerView(Protocol):
+    """The part of a tokenizer that a sequence uses."""
 
     def text(self, tokens: list[int]) -> str: ...
 
     def data(self, token: int) -> bytes: ...
 
     def ends(self, token: int) -> bool:
-        """Does *token* end an answer?"""
+        """Whether *token* ends a completion."""
 
 
-@dataclass(eq=False)
-class _Told:
-    """A token whose log-probability waits for its text: that begins at character *start*."""
-
-    entry: TokenLogprob
-    start: int
+class Status(Enum):
+    WAITING = "waiting"
+    PREFILLING = "prefilling"  # started: its images are encoded, its prompt is prefilled
+    DECODING = "decoding"
 
 
-class AnswerRow:
-    """Answer *index* of *job*, of *max_tokens* at most; its events go to *emit*."""
+@dataclass(slots=True)
+class PrefillState:
+    """The state of a sequence until its prompt is prefilled.
+
+    *images*: still to be encoded. *stages*: the lazy stages of the first of them that are not
+    evaluated. *features*: of the encoded images, by key. *prefix*: cached keys and values
+    (``kv_cache.Layers``). *min_chunk*: tokens of the prompt that the first chunk must hold.
+    """
+
+    images: deque[PromptImage]
+    prefix: Any = None
+    min_chunk: int = 0
+    stages: deque[Any] | None = None
+    features: dict[int, Any] = field(default_factory=dict)
+
+
+class Sequence:
+    """Completion *index* of a job. Sequences of one job share its *sink*."""
 
     def __init__(
         self,
-        job: ChatJob,
+        id: int,
+        prepared: PreparedJob,
         index: int,
-        chooser: Chooser,
-        words: Words,
-        max_tokens: int,
-        emit: Callable[[ChatEvent], None],
+        sampler: SamplerState,
+        tokenizer: TokenizerView,
+        sink: Sink[ChatEvent],
     ) -> None:
+        job = prepared.job
+        self.id = id
+        self.job = job
+        self.prompt = prepared.prompt
         self.index = index
-        self.chooser = chooser
+        self.sampler = sampler
+        self.sink = sink
+        self.status = Status.WAITING
+        self.prefill: PrefillState | None = None  # while PREFILLING
+        self.cached_tokens = 0  # prompt tokens from the prefix cache
+        self.computed_tokens = 0  # prompt tokens whose keys and values exist, cached ones included
         self.tokens: list[int] = []
-        self.cached_tokens = 0
-        self.finish_reason: FinishReason | None = None
-        self._words = words
-        self._max_tokens = max_tokens
-        self._emit = emit
-        self._logprobs = job.logprobs
-        self._text = Detokenizer(words.text)
-        self._stops = StopFinder(job.stops)
-        self._found = 0  # characters, those of a stop string among them
-        self._shown = 0
-        self._waiting: list[_Told] = []
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer.text)
+        self._stops = StopMatcher(job.stops)
+        self._text_length = 0  # characters, a stop string included
+        self._emitted = 0  # characters
+        self._held: deque[tuple[int, TokenLogprob]] = deque()  # (where the token's text begins, token)
 
-    def take(self, token: int) -> bool:
-        """*token* was drawn. Is the answer whole? Raises what went wrong as it was drawn."""
-        if self.chooser.fault is not None:
-            raise self.chooser.fault
+    def __repr__(self) -> str:
+        return f"<Sequence {self.id}: {self.status.value}, {len(self.tokens)} tokens>"
+
+    def append(self, token: int) -> bool:
+        """Take the sampled *token* and emit its text. Returns whether the sequence is finished.
+
+        Raises the exception that sampling this token caused.
+        """
+        if self.sampler.fault is not None:
+            raise self.sampler.fault
         self.tokens.append(token)
-        chances = self.chooser.told()
-        if self._words.ends(token):
-            return self._end("stop")
-        if self._logprobs and chances is not None:
-            top = tuple(
-                TokenChance(other, self._words.data(other), value) for other, value in chances.top
-            )
-            entry = TokenLogprob(token, self._words.data(token), chances.logprob, top)
-            self._waiting.append(_Told(entry, self._found))
-        self._show(self._text.push(token))
-        if self._stops.stopped or self.chooser.finished:
-            return self._end("stop")
-        if len(self.tokens) >= self._max_tokens:
-            return self._end("length")
+        logprobs = self.sampler.pop_logprobs()
+        if self._tokenizer.ends(token):
+            return self._finish("stop")
+        if logprobs is not None:
+            data = self._tokenizer.data
+            top = tuple(TopToken(other, data(other), value) for other, value in logprobs.top)
+            entry = TokenLogprob(token, data(token), logprobs.logprob, top)
+            self._held.append((self._text_length, entry))
+        self._take_text(self._detokenizer.push(token))
+        if self._stops.stopped or self.sampler.finished:
+            return self._finish("stop")
+        if len(self.tokens) >= self.job.max_tokens:
+            return self._finish("length")
         return False
 
-    def _show(self, piece: str) -> None:
-        self._found += len(piece)
-        self._tell(self._stops.push(piece))
+    def _take_text(self, text: str) -> None:
+        self._text_length += len(text)
+        self._emit(self._stops.push(text))
 
-    def _tell(self, text: str) -> None:
-        self._shown += len(text)
-        count = 0
-        while count < len(self._waiting) and self._waiting[count].start < self._shown:
-            count += 1
-        told, self._waiting = self._waiting[:count], self._waiting[count:]
-        if text or told:
-            self._emit(Delta(self.index, text, tuple(one.entry for one in told)))
+    def _emit(self, text: str) -> None:
+        """Emit *text* and the tokens whose text has begun."""
+        self._emitted += len(text)
+        logprobs = []
+        while self._held and self._held[0][0] < self._emitted:
+            logprobs.append(self._held.popleft()[1])
+        if text or logprobs:
+            self.sink.put(Delta(self.index, text, tuple(logprobs)))
 
-    def _end(self, reason: FinishReason) -> bool:
-        self._show(self._text.finish())
-        # A stop string that is found in the last half character ends the answer, too.
-        self.finish_reason = "stop" if self._stops.stopped else reason
-        rest = self._stops.finish()
-        if not self._stops.stopped:
-            self._found = self._shown = self._shown + len(rest)
-            told, self._waiting = self._waiting, []
-            if rest or told:
-                self._emit(Delta(self.index, rest, tuple(one.entry for one in told)))
-        self._emit(Answered(self.index, self.finish_reason, len(self.tokens), self.cached_tokens))
+    def _finish(self, reason: FinishReason) -> bool:
+        self._take_text(self._detokenizer.finish())
+        if self._stops.stopped:  # perhaps only now, in the last half character
+            reason = "stop"
+        else:
+            text = self._stops.finish()
+            logprobs = tuple(entry for _, entry in self._held)
+            if text or logprobs:
+                self.sink.put(Delta(self.index, text, logprobs))
+        self.sink.put(Finished(self.index, reason, len(self.tokens), self.cached_tokens))
         return True

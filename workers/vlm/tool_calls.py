@@ -1,9 +1,9 @@
-"""Tools as text: how a model is told of them, and how its calls are read.
+"""Tools as text: describes them to the model and parses its calls. Pure.
 
-Rules: pure. The format is Qwen's (that of Hermes): ``<tools>`` in the system text, ``<tool_call>``
-around each call, ``<tool_response>`` around each result. It is written here for every model, with or
-without a section for tools in its chat template, so that what is asked for is what is read. What looks
-like a call and is none (no JSON, no such function) stays text; half a tag is held back.
+Rules: the format is Qwen's (from Hermes): ``<tools>`` in the system text, ``<tool_call>`` around each
+call, ``<tool_response>`` around each result. It is used for every model, whatever its chat template
+does, so the parser matches the description. Invalid calls (no JSON, unknown function) stay text. A
+partial tag is held back.
 """
 
 from __future__ import annotations
@@ -14,20 +14,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.engine import Part, ToolCall, Turn
+from workers.engine import Part, Turn
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
-TAGS = (OPEN, CLOSE, _RESULT, _RESULT_END)  # that are written into the texts of turns
+TAGS = (OPEN, CLOSE, _RESULT, _RESULT_END)  # written into the texts of turns
 _DEFAULT_SYSTEM = "You are a helpful assistant."
 _HEAD = re.compile(r'\s*\{"name": "([^"]*)", "arguments": ')
 _TAIL = "}\n" + CLOSE
 
-# --- telling -------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function call. ``arguments`` is JSON text, as in OpenAI's API."""
+
+    name: str
+    arguments: str
+
+
+# --- writing -------------------------------------------------------------------------------------
 
 
 def with_tools(turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
-    """*turns* with *tools* (OpenAI's objects) described at the end of the first system text."""
+    """*turns* with *tools* (OpenAI objects) described at the end of the first system text."""
     if not tools:
         return tuple(turns)
     listed = "\n".join(_json(tool) for tool in tools)
@@ -48,7 +57,7 @@ def with_tools(turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> tuple[
 
 
 def call_text(calls: Iterable[ToolCall]) -> str:
-    """*calls* as the model writes them."""
+    """*calls* in the form that the model writes."""
     return "\n".join(
         f'{OPEN}\n{{"name": {json.dumps(call.name)}, "arguments": {_as_json(call.arguments)}}}\n{CLOSE}'
         for call in calls
@@ -56,7 +65,7 @@ def call_text(calls: Iterable[ToolCall]) -> str:
 
 
 def result_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """The result of a tool, for a message of the user."""
+    """A tool result, for a user message."""
     return (f"{_RESULT}\n", *parts, f"\n{_RESULT_END}")
 
 
@@ -69,7 +78,7 @@ def _as_json(arguments: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """*value* as people read it; half a surrogate pair, which no UTF-8 has, as an escape."""
+    """Readable JSON. An unpaired surrogate, which UTF-8 cannot encode, is escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
@@ -78,47 +87,48 @@ def _json(value: Any) -> str:
     return text
 
 
-# --- reading -------------------------------------------------------------------------------------
+# --- parsing -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """Text for people."""
+class Text:
+    """Content of the message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
-    """Call *index* begins."""
+class CallStart:
+    """The start of call *index*."""
 
     index: int
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Argued:
-    """More of the arguments (JSON text) of call *index*."""
+class CallArguments:
+    """More of call *index*'s arguments, which are JSON text."""
 
     index: int
     text: str
 
 
-Piece = Said | Called | Argued
+Piece = Text | CallStart | CallArguments
 
 
-class CallReader:
-    """Turns the text of an answer into pieces; in which portions it comes makes no difference.
+class CallParser:
+    """Turns the text of a completion into pieces. However the text is split, they are the same in
+    total.
 
-    *names*: the functions there are. *forced*: a grammar holds the answer to calls, so that arguments
-    can be passed on as they come; without, a call is told once it is whole and known to be one.
+    *names*: the known functions. *forced*: a grammar restricts the text to calls, so arguments can be
+    passed on immediately. Otherwise a call is emitted once it is complete and valid.
     """
 
     def __init__(self, names: Iterable[str], *, forced: bool = False) -> None:
         self._names = frozenset(names)
         self._forced = forced
         self._held = ""
-        self._space = ""  # before the call that is being read
+        self._space = ""  # the white space before the current call
         self._inside = False
         self._arguing = False
         self.calls = 0
@@ -128,17 +138,18 @@ class CallReader:
         return [*self._pieces()]
 
     def finish(self) -> list[Piece]:
-        """What was held back: a call without its end, or text that looked like the beginning of one."""
+        """The held text: a call without its end tag, or text that looked like the beginning of a
+        call."""
         rest, self._held = self._held, ""
         if self._arguing:
-            return [Argued(self.calls - 1, rest)] if rest else []
+            return [CallArguments(self.calls - 1, rest)] if rest else []
         if self._inside:
             if call := self._call(rest):
-                return self._told(call)
+                return self._pieces_of(call)
             rest = self._space + OPEN + rest
         elif self.calls and not rest.strip():
             return []
-        return [Said(rest)] if rest else []
+        return [Text(rest)] if rest else []
 
     def _pieces(self) -> Iterator[Piece]:
         while True:
@@ -164,10 +175,10 @@ class CallReader:
         else:
             self._held = self._held[len(shown) :]
         if shown:
-            yield Said(shown)
+            yield Text(shown)
 
     def _whole(self) -> Iterator[Piece]:
-        """A call up to its end tag; or up to the next call, for models that forget the tag."""
+        """A call up to its end tag, or up to the next call: some models forget the tag."""
         for match in re.finditer(f"{CLOSE}|{OPEN}", self._held):
             body = self._held[: match.start()]
             call = self._call(body)
@@ -177,15 +188,15 @@ class CallReader:
             taken, self._held = self._held[:end], self._held[end:]
             self._inside = False
             if call is None:
-                yield Said(self._space + OPEN + taken)
+                yield Text(self._space + OPEN + taken)
             else:
-                yield from self._told(call)
+                yield from self._pieces_of(call)
             return
 
     def _call(self, body: str) -> ToolCall | None:
         try:
-            told = json.loads(body, parse_constant=_refuse)
-            name, arguments = told["name"], told.get("arguments", {})
+            parsed = json.loads(body, parse_constant=_refuse)
+            name, arguments = parsed["name"], parsed.get("arguments", {})
             if isinstance(arguments, str):
                 arguments = json.loads(arguments, parse_constant=_refuse)
             if name not in self._names or not isinstance(arguments, dict):
@@ -194,16 +205,16 @@ class CallReader:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return None
 
-    def _told(self, call: ToolCall) -> list[Piece]:
+    def _pieces_of(self, call: ToolCall) -> list[Piece]:
         self.calls += 1
-        return [Called(self.calls - 1, call.name), Argued(self.calls - 1, call.arguments)]
+        return [CallStart(self.calls - 1, call.name), CallArguments(self.calls - 1, call.arguments)]
 
     def _head(self) -> Iterator[Piece]:
         if match := _HEAD.match(self._held):
             self._held = self._held[match.end() :]
             self._arguing = True
             self.calls += 1
-            yield Called(self.calls - 1, match[1])
+            yield CallStart(self.calls - 1, match[1])
 
     def _arguments(self) -> Iterator[Piece]:
         at = self._held.find(_TAIL)
@@ -215,7 +226,7 @@ class CallReader:
             self._held = self._held[len(_TAIL) :]
             self._arguing = self._inside = False
         if shown:
-            yield Argued(self.calls - 1, shown)
+            yield CallArguments(self.calls - 1, shown)
 
 
 def _refuse(constant: str) -> None:
@@ -223,7 +234,7 @@ def _refuse(constant: str) -> None:
 
 
 def _overlap(text: str, tag: str) -> int:
-    """How much of the end of *text* is a beginning of *tag*."""
+    """The length of the longest end of *text* that begins *tag*."""
     for size in range(min(len(text), len(tag) - 1), 0, -1):
         if tag.startswith(text[-size:]):
             return size
@@ -231,5 +242,5 @@ def _overlap(text: str, tag: str) -> int:
 
 
 def _in_string(text: str) -> bool:
-    """Does *text*, a beginning of JSON, end inside a string?"""
+    """Whether *text*, the beginning of JSON, ends inside a string."""
     return len(re.findall(r'(?<!\\)(?:\\\\)*"', text)) % 2 == 1

@@ -9,8 +9,8 @@ from typing import Any
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from contracts.wire import parse_json
 from contracts.wire.completions import ChatChunk
-from contracts.wire.openai import parse_json
 from contracts.wire.response_object import ResponseObject
 from contracts.wire.responses import ResponseRequest
 from gateway.param_names import ParamNames

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from contracts.wire import parse_json
 from contracts.wire.chat import ChatRequest
-from contracts.wire.openai import parse_json
 from gateway.responses.chat import chat_of
 from tests.gateway.responses.given import LOOK, asked, call, result
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import InvalidRequest, ModelNotFound
 from contracts.settings import Settings
-from contracts.wire.openai import parse_json
+from contracts.wire import parse_json
 from contracts.wire.responses import ResponseRequest
 from gateway.checks import check_chat
 from gateway.responses.chat import chat_of

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.responses.response import response_of
 from tests.gateway.responses.given import OPENAI, counting_ids, now, read, response, rewriting
-from workers.engine import Answered, ChatEvent, Delta, Prompted, TokenChance, TokenLogprob
+from workers.engine import ChatEvent, Delta, Finished, Prefilled, TokenLogprob, TopToken
 from workers.serving.answers import Identity, chat_usage
 from workers.vlm.completions import ChatChunks, Shape, chat_completion
 
@@ -27,13 +27,13 @@ def chats(draw: st.DrawFn) -> list[ChatEvent]:
     )
     size = draw(st.integers(1, 12))
     tokens = draw(st.booleans())
-    events: list[ChatEvent] = [Prompted(7)]
+    events: list[ChatEvent] = [Prefilled(7)]
     for piece in (text[at : at + size] for at in range(0, len(text), size)):
         data = piece.encode()
-        chance = TokenLogprob(1, data, -0.5, (TokenChance(1, data, -0.5),))
+        chance = TokenLogprob(1, data, -0.5, (TopToken(1, data, -0.5),))
         events.append(Delta(0, piece, logprobs=(chance,) if tokens else ()))
     finish: Any = draw(st.sampled_from(("stop", "length")))
-    return [*events, Answered(0, finish, len(events))]
+    return [*events, Finished(0, finish, len(events))]
 
 
 def shape() -> Shape:

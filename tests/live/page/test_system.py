@@ -60,8 +60,9 @@ def test_the_countdown_follows_the_last_request_s_keep_alive(system: Page, stack
         expect(countdown).to_contain_text(re.compile(expected))
 
 
-def test_the_memory_plot_has_a_text_alternative(system: Page) -> None:
+def test_memory_is_shown_as_a_plot_and_as_text_with_the_reason_of_the_budget(system: Page) -> None:
     expect(system.get_by_role("img", name="GB charged")).to_be_visible()
+    expect(system.get_by_label("Memory", exact=True)).to_contain_text("Budget: memory.max_unified")
     assert system.locator(".uplot canvas").count() == 1
 
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env -S python3 -S -E
-"""A ``launchctl`` with state, as macOS 26 and 27 were reported to behave. Standard library only.
+"""A stateful stand-in for ``launchctl``, as reported for macOS 26 and 27. Standard library only.
 
-It starts no process: a job is a file that says what launchd would say of it. Every call but print is
-appended to ``$LAUNCHD_STATE/calls``. What it reads of the environment:
+It starts no process: a job is a file with the state that launchd would show. Every call except print is
+appended to ``$LAUNCHD_STATE/calls``. Environment variables:
 
-LAUNCHD_STATE    the folder of its state; a file ``clock`` in it is the time (else the machine's time)
-DRAIN_S          how long a job takes to end after SIGTERM; launchd kills it at its ExitTimeOut
+LAUNCHD_STATE    the folder of its state; a file ``clock`` in it sets the time (else the machine's time)
+DRAIN_S          seconds that a job needs to exit after SIGTERM; launchd kills it at its ExitTimeOut
 DRAIN_S_GATEWAY  the same for the job whose label ends in .gateway; likewise for others
-UNKILLABLE=1     a job outlives even SIGKILL (it hangs in the kernel)
-PENDED=1         macOS holds back what RunAtLoad wants to start ("pended nondemand spawn")
-KICK0=1          kickstart of a running job answers 0; by most reports it answers 37
-NO_GUI=1         nobody is logged in at the screen: the domain gui/UID refuses with 125
-AS_ROOT=1        set by the stand-in of sudo: only root may change anything in the domain system
+UNKILLABLE=1     a job survives even SIGKILL (it hangs in the kernel)
+PENDED=1         macOS delays jobs with RunAtLoad ("pended nondemand spawn")
+KICK0=1          kickstart of a running job returns 0; by most reports it returns 37
+NO_GUI=1         nobody is logged in at the screen: the domain gui/UID returns 125
+AS_ROOT=1        set by the stand-in for sudo: only root may change the domain system
 """
 
 import json
@@ -35,7 +35,7 @@ FAILED = {"bootstrap": "Bootstrap failed", "bootout": "Boot-out failed"}
 
 
 class Refused(Exception):
-    """*message*: "" has launchctl say the words of *status*."""
+    """*message*: "" prints launchctl's message for *status*."""
 
     def __init__(self, status: int, message: str = "") -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class Refused(Exception):
 
 
 class Launchctl:
-    """``main(["print", "gui/501/x"])`` is the exit status; *out* and *err* are what it wrote."""
+    """``main(["print", "gui/501/x"])`` returns the exit status; *out* and *err* have the output."""
 
     def __init__(
         self, environ: Mapping[str, str], now: "Callable[[], float | None]" = lambda: None
@@ -71,8 +71,8 @@ class Launchctl:
             words = f"{FAILED.get(verb, verb)}: {exc.status}: {MESSAGES.get(exc.status, '')}\n"
             hint = "Try re-running the command as root for richer errors.\n"
             silent = verb == "kickstart" and exc.status == 37
-            told = f"{exc}\n" if str(exc) else words + (hint if verb == "bootstrap" else "")
-            self.err = "" if silent else told
+            text = f"{exc}\n" if str(exc) else words + (hint if verb == "bootstrap" else "")
+            self.err = "" if silent else text
             return exc.status
         return 0
 
@@ -167,7 +167,7 @@ class Launchctl:
             raise Refused(1)
 
     def _job(self, domain: str, label: str) -> "dict[str, Any] | None":
-        """What is loaded under *label*; a job that has drained by now is gone."""
+        """The job loaded as *label*; None if it is not loaded or has exited by now."""
         file = self._file(domain, label)
         if not file.exists():
             return None
@@ -188,8 +188,8 @@ class Launchctl:
         return self._state / "jobs" / domain.replace("/", "-") / label
 
     def _now(self) -> float:
-        if (told := self._clock()) is not None:
-            return told
+        if (now := self._clock()) is not None:
+            return now
         file = self._state / "clock"
         return float(file.read_text()) if file.exists() else time.time()
 

@@ -1,8 +1,8 @@
-"""MLX on the CPU with the face of Metal: it says that there is a GPU, and caches freed buffers.
+"""MLX on the CPU that pretends to be on Metal: it reports a GPU and caches freed buffers.
 
-``wear`` puts the face on ``mlx.core``, for good; the ``Face`` it returns knows what was asked of it.
-As MLX's Metal allocator does, the cache frees what is above its limit at the next allocation, oldest
-first, whole buffers.
+``fake_metal`` patches ``mlx.core`` permanently and returns a ``FakeMetal`` that records the calls. Like
+MLX's Metal allocator, the cache frees whole buffers above its limit at the next allocation, oldest
+first.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ GIB = 1 << 30
 INFO = {"max_recommended_working_set_size": int(10.67 * GIB), "memory_size": 16 * GIB}
 
 
-class Face:
+class FakeMetal:
     def __init__(self, mx: Any) -> None:
-        self.wired: list[int] = []  # what set_wired_limit was called with
-        self.clears = 0  # calls of clear_cache, which frees all at once
+        self.wired: list[int] = []  # arguments of set_wired_limit
+        self.clears = 0  # calls of clear_cache, which frees everything at once
         self.memory_limits: list[int] = []
-        self.buffers: list[int] = []  # freed ones, oldest first
-        self.freed: list[int] = []  # bytes of each allocation that made the cache smaller
+        self.buffers: list[int] = []  # freed buffers, oldest first
+        self.freed: list[int] = []  # bytes by which an allocation shrank the cache
         self.limit = 1 << 60
         self._eval = mx.eval
 
@@ -56,9 +56,9 @@ class Face:
             self.freed.append(before - self.cached)
 
 
-def wear(mx: Any) -> Face:
-    """Let the module *mx* look as on a Mac, until the process ends."""
-    face = Face(mx)
+def fake_metal(mx: Any) -> FakeMetal:
+    """Make the module *mx* look as on a Mac, until the process ends."""
+    fake = FakeMetal(mx)
     mx.metal = ModuleType("metal")
     mx.metal.is_available = lambda: True
     mx.device_info = lambda *device: INFO
@@ -70,5 +70,5 @@ def wear(mx: Any) -> Face:
         "clear_cache",
         "eval",
     ):
-        setattr(mx, name, getattr(face, name))
-    return face
+        setattr(mx, name, getattr(fake, name))
+    return fake

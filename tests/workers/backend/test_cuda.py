@@ -1,4 +1,4 @@
-"""Rows of a batch as one matrix: the same numbers, whatever the shape."""
+"""A batch's rows as one matrix give the same numbers, whatever the shape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pair(nn.Module):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (7, 1), (8, 1), (16, 1), (1, 5), (3, 4)])
-def test_rows_taken_together_give_what_each_gives_alone(shape: tuple[int, int]) -> None:
+def test_rows_together_give_the_same_as_each_alone(shape: tuple[int, int]) -> None:
     mx.random.seed(1)
     pair = Pair()
     x = mx.random.normal((*shape, 64))
@@ -38,18 +38,18 @@ def test_rows_taken_together_give_what_each_gives_alone(shape: tuple[int, int]) 
     assert type(pair.inner[1]) is nn.Linear
 
 
-def test_one_place_of_each_row_reaches_the_library_as_a_matrix(
+def test_rows_of_one_position_reach_the_library_as_a_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = []
     plain = nn.QuantizedLinear.__call__
 
-    def noting(self: nn.QuantizedLinear, x: mx.array) -> mx.array:
+    def recording(self: nn.QuantizedLinear, x: mx.array) -> mx.array:
         seen.append(x.shape)
         y: mx.array = plain(self, x)
         return y
 
-    monkeypatch.setattr(nn.QuantizedLinear, "__call__", noting)
+    monkeypatch.setattr(nn.QuantizedLinear, "__call__", recording)
     pair = Pair()
     take_rows_together(pair)
     for rows in (1, 3, 8, 16):
@@ -57,5 +57,5 @@ def test_one_place_of_each_row_reaches_the_library_as_a_matrix(
     assert seen == [(1, 1, 64), (8, 64), (8, 64), (16, 64)]
 
 
-def test_a_cpu_is_no_cuda_device() -> None:
+def test_a_cpu_is_not_a_cuda_device() -> None:
     assert not in_use()

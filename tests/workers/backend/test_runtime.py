@@ -1,4 +1,4 @@
-"""What an engine stands on: BLAS and compiler. In processes of their own, as both are global."""
+"""BLAS, compiler and memory counters, each in its own process because they are global."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.workers.conftest import MODELS
 ROOT = Path(__file__).resolve().parents[3]
 SCENE = Scene("blue", (Thing("red", "circle", 0.5, 0.5, 0.32),))
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="a matter of MLX's Linux CPU back end")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only MLX's Linux CPU back end")
 pytestmark = [pytest.mark.mlx, pytest.mark.process]
 
 PRODUCTS = """
@@ -34,28 +34,29 @@ results = [a @ b, b.T @ a.T, mx.conv2d(x, w, padding=1), batched @ batched.trans
            (a[:1] @ b), mx.addmm(mx.ones((96, 64)), a, b, 0.5, 2.0)]
 print(json.dumps({"found": str(found), "results": [r.flatten().tolist() for r in results]}))
 """
-TALK_AND_DRAW = """
+CHAT_AND_GENERATE = """
 import json, sys
 from contracts.settings.models import ImageSettings, VlmSettings
 from demo.world import Scene, Thing, render
 from workers.serving.answers import text_of
-from workers.engine import ChatJob, Drawn, ImageJob, Sampling, Turn
+from workers.engine import ChatJob, ImageFinished, ImageJob, Sampling, Turn
 from workers.image.engine import MfluxEngine
+from workers.serial_engine import run_job
 from workers.vlm.engine import VlmEngine
 vlm = VlmEngine("vlm", VlmSettings(kind="vlm", path=sys.argv[1] + "/vlm-best", port=1, memory_gb=1.0))
 vlm.load(lambda phase, detail: None)
-picture = render(Scene("blue", (Thing("red", "circle", 0.5, 0.5, 0.32),)))
-turn = Turn("user", (picture, "Write a one-sentence caption for this image."))
-said = []
-vlm.run(ChatJob((turn,), Sampling(temperature=0), 30), said.append)
+image = render(Scene("blue", (Thing("red", "circle", 0.5, 0.5, 0.32),)))
+turn = Turn("user", (image, "Write a one-sentence caption for this image."))
+chat = []
+run_job(vlm, ChatJob((turn,), Sampling(temperature=0), 30), chat.append)
 settings = ImageSettings(kind="image", family="flux1-schnell", path=sys.argv[1] + "/image-gen", port=1,
                          memory_gb=1.0)
-painter = MfluxEngine("image", settings)
-painter.load(lambda phase, detail: None)
-drawn = []
-painter.run(ImageJob("a red circle on a blue background", 64, 64, 1, 1, 0.0, 1), drawn.append)
-print(json.dumps({"said": text_of([event for event in said if event]),
-                  "drawn": sum(isinstance(event, Drawn) for event in drawn)}))
+engine = MfluxEngine("image", settings)
+engine.load(lambda phase, detail: None)
+events = []
+engine.run(ImageJob("a red circle on a blue background", 64, 64, 1, 1, 0.0, 1), events.append)
+print(json.dumps({"text": text_of([event for event in chat if event]),
+                  "images": sum(isinstance(event, ImageFinished) for event in events)}))
 """
 
 
@@ -74,7 +75,7 @@ def run(code: str, *argv: str, **environment: str) -> Any:
 
 
 @linux
-def test_the_faster_blas_gives_the_results_of_the_stock_one() -> None:
+def test_the_faster_blas_gives_the_same_results() -> None:
     pytest.importorskip("cv2", reason="the BLAS comes with opencv")
     stock = run(PRODUCTS, VISION_FAST_BLAS="0")
     fast = run(PRODUCTS, VISION_FAST_BLAS="1")
@@ -85,13 +86,13 @@ def test_the_faster_blas_gives_the_results_of_the_stock_one() -> None:
 
 
 @linux
-def test_without_opencv_everything_is_as_it_was() -> None:
+def test_without_opencv_no_blas_is_loaded() -> None:
     hidden = "import sys\nsys.modules['cv2'] = None\n" + PRODUCTS
     assert run(hidden)["found"] == "None"
 
 
 @linux
-def test_after_mlx_is_imported_the_blas_is_left_alone() -> None:
+def test_after_mlx_is_imported_no_blas_is_loaded() -> None:
     late = (
         "import json\nimport mlx.core\nfrom workers.backend import blas\n"
         "print(json.dumps(str(blas.enable())))"
@@ -100,12 +101,14 @@ def test_after_mlx_is_imported_the_blas_is_left_alone() -> None:
 
 
 @linux
-def test_without_a_compiler_both_models_still_work(tmp_path: Path) -> None:
-    # A directory of its own for temporary files: MLX keeps there what it has compiled before.
+def test_both_models_work_without_a_compiler(tmp_path: Path) -> None:
+    # A separate TMPDIR: MLX caches compiled kernels there.
     for name in ("bin", "tmp"):
         (tmp_path / name).mkdir()
-    answer = run(TALK_AND_DRAW, str(MODELS), PATH=str(tmp_path / "bin"), TMPDIR=str(tmp_path / "tmp"))
-    assert answer == {"said": caption(SCENE), "drawn": 1}
+    answer = run(
+        CHAT_AND_GENERATE, str(MODELS), PATH=str(tmp_path / "bin"), TMPDIR=str(tmp_path / "tmp")
+    )
+    assert answer == {"text": caption(SCENE), "images": 1}
 
 
 MEMORY = """
@@ -138,7 +141,7 @@ print(json.dumps([widened(layer()), widened(layer(), 1000), widened(layer(quanti
 """
 
 
-def test_device_memory_is_read_by_any_thread_and_imports_nothing() -> None:
+def test_any_thread_can_read_device_memory_without_importing_mlx() -> None:
     before, imported, after = run(MEMORY)
     assert (before, imported) == (
         {"active": 0, "cache": 0, "peak": 0, "unified": True, "limit": 0},
@@ -149,7 +152,7 @@ def test_device_memory_is_read_by_any_thread_and_imports_nothing() -> None:
 
 
 @linux
-def test_on_a_cpu_a_small_bf16_model_computes_in_float32() -> None:
+def test_a_small_bf16_model_is_converted_to_float32_on_a_cpu() -> None:
     small, large, quantized = run(WIDEN)
     assert small == [True, "float32"]
     assert large == [False, "bfloat16"]

@@ -1,6 +1,6 @@
-"""torch costs a worker seconds and memory, and nothing in it calls torch: a worker never imports it.
+"""A worker never imports torch, even if it is installed: it would cost seconds and memory for nothing.
 
-The torch here is a folder that an import leaves a trace in, with the metadata of an installed package.
+The torch of these tests is a package that leaves a trace when it is imported.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
-from tests.workers.backend.test_runtime import TALK_AND_DRAW, run
+from tests.workers.backend.test_runtime import CHAT_AND_GENERATE, run
 from tests.workers.conftest import MODELS
 from tests.workers.test_process import CAPTION
-from tests.workers.test_standby import parked
+from tests.workers.test_standby import standing_by
 from workers.backend.unwanted_imports import Without
 
 LOOKS_FOR_TORCH = """
@@ -27,7 +27,7 @@ print(json.dumps(is_torch_available()))
 
 
 class InstalledTorch:
-    """A folder of packages that has torch in it."""
+    """A folder of packages with torch."""
 
     def __init__(self, folder: Path) -> None:
         self.imported = folder / "imported"
@@ -44,7 +44,7 @@ class InstalledTorch:
             )
 
 
-def test_libraries_are_found_except_the_hidden_ones() -> None:
+def test_all_but_hidden_libraries_are_found() -> None:
     finder = Without(PathFinder, frozenset({"wave", "xml"}))
     assert finder.find_spec("wave") is None
     assert finder.find_spec("xml.dom") is None
@@ -54,9 +54,9 @@ def test_libraries_are_found_except_the_hidden_ones() -> None:
 
 @pytest.mark.mlx
 @pytest.mark.process
-def test_engines_answer_and_never_import_an_installed_torch(tmp_path: Path) -> None:
+def test_engines_never_import_an_installed_torch(tmp_path: Path) -> None:
     torch = InstalledTorch(tmp_path)
-    # The trap is one: transformers takes this folder for torch, and importing it leaves the trace.
+    # The trap works: transformers takes this package for torch, and importing it leaves the trace.
     assert run(LOOKS_FOR_TORCH, **torch.environment) is True
     assert run("import torch; print(torch.__version__[0])", **torch.environment) == 2
     assert torch.imported.read_text() == "torch\n"
@@ -64,18 +64,18 @@ def test_engines_answer_and_never_import_an_installed_torch(tmp_path: Path) -> N
 
     found = "import importlib.util, sys\n"
     found += "print(json.dumps([importlib.util.find_spec('torch'), 'torch' in sys.modules]))"
-    assert run(TALK_AND_DRAW + found, str(MODELS), **torch.environment) == [None, False]
+    assert run(CHAT_AND_GENERATE + found, str(MODELS), **torch.environment) == [None, False]
     assert not torch.imported.exists()
 
 
 @pytest.mark.mlx
 @pytest.mark.process
-def test_a_worker_answers_and_never_imports_an_installed_torch(tmp_path: Path) -> None:
+def test_a_worker_never_imports_an_installed_torch(tmp_path: Path) -> None:
     torch = InstalledTorch(tmp_path / "packages")
-    # A standby of both kinds has imported the libraries of every family before it loads.
-    with parked("vlm,image", tmp_path, **torch.environment) as standby:
+    # A standby of both kinds imports the libraries of all families.
+    with standing_by("vlm,image", tmp_path, **torch.environment) as standby:
         standby.logged("standby ready", within_s=120)
-        standby.tell()
+        standby.assign()
         standby.watch_until_ready()
         answer = standby.post("/v1/chat/completions", ask(RED_CIRCLE, CAPTION)).json()
         assert answer["choices"][0]["message"]["content"] == RED_CIRCLE_CAPTION
@@ -83,7 +83,7 @@ def test_a_worker_answers_and_never_imports_an_installed_torch(tmp_path: Path) -
 
 
 @pytest.mark.process
-def test_a_process_that_has_imported_torch_keeps_it(tmp_path: Path) -> None:
+def test_a_torch_that_is_already_imported_is_kept(tmp_path: Path) -> None:
     torch = InstalledTorch(tmp_path)
     (tmp_path / "torch" / "cuda.py").touch()
     code = (

@@ -1,8 +1,6 @@
-"""How far a download is, as numbers and as words."""
+"""The progress of a download, as numbers and as words."""
 
 from __future__ import annotations
-
-import pytest
 
 from contracts.amounts import left_text, progress_text, size_text
 from contracts.control import Download
@@ -11,7 +9,7 @@ from workers.hub.download_meter import DownloadMeter
 MB = 1_000_000
 
 
-def test_what_was_there_before_is_done_and_no_part_of_the_rate() -> None:
+def test_bytes_from_before_are_done_and_do_not_count_for_the_rate() -> None:
     meter = DownloadMeter(100 * MB)
     assert meter.advanced(40 * MB, 5.0) == Download(done_bytes=40 * MB, total_bytes=100 * MB)
     assert meter.advanced(50 * MB, 7.0) == Download(
@@ -19,7 +17,7 @@ def test_what_was_there_before_is_done_and_no_part_of_the_rate() -> None:
     )
 
 
-def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
+def test_the_rate_is_averaged_over_ten_seconds() -> None:
     meter = DownloadMeter(1000 * MB)
     for second in range(31):
         slow, fast = min(second, 20), max(0, second - 20)
@@ -28,7 +26,7 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     assert download.eta_seconds == (1000 - 120) / 10
 
 
-def test_a_download_that_stands_still_has_no_rate_and_no_time_left() -> None:
+def test_a_stalled_download_has_no_rate_and_no_time_left() -> None:
     meter = DownloadMeter(100 * MB)
     meter.advanced(0, 0.0)
     meter.advanced(50 * MB, 1.0)
@@ -49,22 +47,19 @@ def test_a_finished_download_has_no_time_left() -> None:
     assert meter.advanced(2, 1.0).eta_seconds == 0
 
 
-@pytest.mark.parametrize(
-    ("done", "total", "rate", "eta", "words"),
-    [
+def test_the_words() -> None:
+    for done, total, rate, eta, words in (
         (1.2e9, 4.5e9, 35e6, 95.2, "1.2 of 4.5 GB, 35 MB/s, about 95 s left"),
         (0, 7.4e6, 0, 0, "0 of 7.4 MB, 0 bytes/s"),
         (23.8e9, 23.8e9, 1.25e9, 0, "24 of 24 GB, 1.2 GB/s"),
         (0, 24e9, 20e6, 1199, "0 of 24 GB, 20 MB/s, about 20 min left"),
         (0, 24e9, 500e3, 48000, "0 of 24 GB, 500 kB/s, about 13 h left"),
         (10, 900, 3, 0.2, "10 of 900 bytes, 3 bytes/s, about 1 s left"),
-    ],
-)
-def test_the_words(done: float, total: float, rate: float, eta: float, words: str) -> None:
-    download = Download(
-        done_bytes=int(done), total_bytes=int(total), bytes_per_second=rate, eta_seconds=eta
-    )
-    assert progress_text(download) == words
+    ):
+        download = Download(
+            done_bytes=int(done), total_bytes=int(total), bytes_per_second=rate, eta_seconds=eta
+        )
+        assert progress_text(download) == words
 
 
 def test_sizes_are_decimal() -> None:
@@ -76,7 +71,7 @@ def test_sizes_are_decimal() -> None:
     ]
 
 
-def test_what_is_left_is_told_without_the_rate() -> None:
+def test_the_rest_is_described_without_the_rate() -> None:
     assert left_text(Download()) == "its size is not known yet"
     some = Download(done_bytes=93_000_000, total_bytes=177_000_000)
     assert left_text(some) == "93 of 177 MB"

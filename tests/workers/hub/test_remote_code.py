@@ -1,6 +1,6 @@
-"""Python that lies in a checkpoint's folder: never run, unless the settings trust it.
+"""Python files in a checkpoint's folder never run, unless the settings trust them.
 
-Each checkpoint is loaded in a process of its own kind; a file that runs leaves a marker.
+A file that runs leaves a marker.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def edited(folder: Path, pattern: str, change: Callable[[dict[str, object]], Non
 
 
 def checkpoint(tmp_path: Path, model: str, name: str) -> Path:
-    """A copy of *model* beside which lies a Python file that leaves a marker."""
+    """A copy of *model* with a Python file that leaves a marker."""
     folder = tmp_path / name
     shutil.copytree(MODELS / model, folder)
     marker = tmp_path / f"{name}.ran"
@@ -62,7 +62,7 @@ def checkpoint(tmp_path: Path, model: str, name: str) -> Path:
 
 
 def mapped(tmp_path: Path, model: str, name: str, pattern: str, *, nameless: bool = False) -> Path:
-    """A checkpoint whose files *pattern* point to the code; *nameless*: they name no class of ours."""
+    """A checkpoint whose files *pattern* point to the code; *nameless*: they name no known class."""
     folder = checkpoint(tmp_path, model, name)
 
     def change(config: dict[str, object]) -> None:
@@ -75,17 +75,17 @@ def mapped(tmp_path: Path, model: str, name: str, pattern: str, *, nameless: boo
 
 
 def with_model_file(tmp_path: Path) -> Path:
-    """A checkpoint whose model is its own Python file, as mlx-vlm allows."""
+    """A checkpoint whose model is a Python file in it, as mlx-vlm allows."""
     folder = checkpoint(tmp_path, "vlm-best", "model-file")
     edited(folder, "config.json", lambda config: config.update(model_file="evil.py"))
     return folder
 
 
 def loads(folders: list[Path], *, trusted: bool = False) -> list[str]:
-    """What came of loading each."""
-    how = "trusted" if trusted else "untrusted"
+    """The result of loading each."""
+    trust = "trusted" if trusted else "untrusted"
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, how, *map(str, folders)],
+        [sys.executable, "-c", LOAD, trust, *map(str, folders)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -101,7 +101,7 @@ def ran(folder: Path) -> bool:
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+def test_a_checkpoint_s_code_is_not_run(tmp_path: Path) -> None:
     fine = [
         mapped(tmp_path, "vlm-fast", "moondream-config", "config.json"),
         mapped(tmp_path, "vlm-fast", "moondream-tokenizer", "tokenizer_config.json"),
@@ -111,18 +111,18 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
         mapped(tmp_path, "vlm-fast", "nameless", "*config.json", nameless=True),
         with_model_file(tmp_path),
     ]
-    told = loads([*fine, *refused])
+    results = loads([*fine, *refused])
     assert not any(ran(folder) for folder in [*fine, *refused])
-    # Where the engine has a class of its own, the code is not needed.
-    assert told[: len(fine)] == ["loaded"] * len(fine)
-    for line, folder in zip(told[len(fine) :], refused, strict=True):
-        assert line.startswith(f"models.a.path: {folder} can't be loaded without code of its own")
-        assert line.endswith("if you trust it: models.a.trust_remote_code: true")
+    # The code is not needed if transformers or mlx-vlm have a class.
+    assert results[: len(fine)] == ["loaded"] * len(fine)
+    for line, folder in zip(results[len(fine) :], refused, strict=True):
+        assert line.startswith(f"models.a.path: {folder} needs its own Python code (")
+        assert line.endswith("if you trust it, set models.a.trust_remote_code: true")
 
 
 @pytest.mark.process
 @pytest.mark.mlx
-def test_it_runs_when_the_settings_trust_it(tmp_path: Path) -> None:
+def test_it_runs_if_the_settings_trust_it(tmp_path: Path) -> None:
     folder = with_model_file(tmp_path)
     loads([folder], trusted=True)
     assert ran(folder)
@@ -149,7 +149,7 @@ print(remote_code.refused())
 
 
 @pytest.mark.process
-def test_no_way_leads_to_python_of_a_forbidden_folder(tmp_path: Path) -> None:
+def test_python_of_a_forbidden_folder_can_not_be_reached(tmp_path: Path) -> None:
     for name in ("folder", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "evil.py").write_text(f"print('{name} ran')\n")
@@ -161,11 +161,11 @@ def test_no_way_leads_to_python_of_a_forbidden_folder(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    told = f"{folder}/evil.py is code of a checkpoint, which is not run"
-    assert done.stdout.splitlines() == ["other ran", told, told, f"{folder}/evil.py"]
+    refusal = f"{folder}/evil.py is a checkpoint's code, which is not run"
+    assert done.stdout.splitlines() == ["other ran", refusal, refusal, f"{folder}/evil.py"]
 
 
-def test_a_folder_that_holds_our_own_code_is_not_forbidden() -> None:
+def test_a_folder_with_our_own_code_is_not_forbidden() -> None:
     from workers.hub import remote_code
 
     assert remote_code._holds_our_own(ROOT)
@@ -173,12 +173,12 @@ def test_a_folder_that_holds_our_own_code_is_not_forbidden() -> None:
     assert not remote_code._holds_our_own(MODELS)
 
 
-def test_transformers_asks_before_it_takes_code_of_a_checkpoint() -> None:
-    """workers.hub.remote_code replaces ``resolve_trust_remote_code``: who loads classes must ask it."""
+def test_transformers_checks_before_it_loads_a_checkpoint_s_code() -> None:
+    """``remote_code`` replaces ``resolve_trust_remote_code``; all modules that load classes call it."""
     found = importlib.util.find_spec("transformers")
     assert found is not None
     assert found.origin is not None
-    loading, asking = set(), set()
+    loading, checking = set(), set()
     for file in Path(found.origin).parent.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         if re.search(
@@ -186,13 +186,13 @@ def test_transformers_asks_before_it_takes_code_of_a_checkpoint() -> None:
         ):
             loading.add(file.stem)
             if "resolve_trust_remote_code(" in text:
-                asking.add(file.stem)
-    assert "configuration_auto" in asking
-    # Pipelines, which nothing here uses. Anything new is to be read.
-    assert {name for name in loading - asking} <= {"__init__"}
+                checking.add(file.stem)
+    assert "configuration_auto" in checking
+    # Pipelines, which are not used here. Review anything new.
+    assert {name for name in loading - checking} <= {"__init__"}
 
 
-def test_mlx_vlm_takes_a_file_of_a_checkpoint_at_one_place() -> None:
+def test_mlx_vlm_executes_a_checkpoint_s_file_at_one_place() -> None:
     found = importlib.util.find_spec("mlx_vlm")
     assert found is not None
     assert found.origin is not None

@@ -1,4 +1,4 @@
-"""A worker whose model is on the Hub: it downloads, says how far it is, and serves."""
+"""A worker whose model is on the Hub: it downloads, reports its progress, and serves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contracts.control import Phase, WorkerHealth
 from testkit.hub_server import HubServer, children_environ, hub
 from testkit.images import RED_CIRCLE, ask
 from testkit.servers import free_port
-from tests.workers.hub.test_downloads import ALL, FAST, spec
+from tests.workers.hub.pulls import ALL, FAST, spec
 
 ROOT = Path(__file__).resolve().parents[3]
 LIMIT_S = 120
@@ -34,7 +34,7 @@ class Worker:
         return self._log.read_text()
 
     def until_ready(self) -> list[WorkerHealth]:
-        """What ``/health`` told, the last time that it is ready; each change once."""
+        """Each change of ``/health``, up to ready."""
         seen: list[WorkerHealth] = []
         deadline = time.monotonic() + LIMIT_S
         with httpx.Client(base_url=self.url) as client:
@@ -72,13 +72,13 @@ def worker(served: HubServer, home: Path) -> Iterator[Worker]:
             popen.kill()
 
 
-def test_a_worker_downloads_its_model_and_answers(tmp_path: Path) -> None:
+def test_a_worker_downloads_its_model_and_serves_it(tmp_path: Path) -> None:
     with hub({"maker/fast": FAST}) as served:
         served.bytes_per_second = 2e6
         with worker(served, tmp_path) as loading:
             seen = loading.until_ready()
             body = ask(RED_CIRCLE, "Write a one-sentence caption for this image.", model="a")
-            answer = httpx.post(f"{loading.url}/v1/chat/completions", json=body, timeout=LIMIT_S)
+            response = httpx.post(f"{loading.url}/v1/chat/completions", json=body, timeout=LIMIT_S)
             log = loading.log
     downloads = [health.download for health in seen if health.phase is Phase.DOWNLOADING]
     assert len(downloads) > 2
@@ -86,8 +86,8 @@ def test_a_worker_downloads_its_model_and_answers(tmp_path: Path) -> None:
     assert done == sorted(done)
     assert {download.total_bytes for download in downloads if download is not None} == {ALL}
     assert seen[-1].download is None
-    assert answer.status_code == 200
-    assert "circle" in answer.json()["choices"][0]["message"]["content"]
+    assert response.status_code == 200
+    assert "circle" in response.json()["choices"][0]["message"]["content"]
     assert "downloading a: 7.4 MB into " in log
     assert "downloaded a: 7.4 MB in " in log
 

@@ -1,4 +1,4 @@
-"""Pictures as files: formats, and the recipe inside."""
+"""Image files: formats, and the recipe inside."""
 
 from __future__ import annotations
 
@@ -12,51 +12,62 @@ from PIL import Image
 from contracts.media import Size
 from workers.image import files
 
-FORMS = ["png", "jpeg", "webp"]
+FORMATS = ["png", "jpeg", "webp"]
 RECIPE: dict[str, Any] = {"prompt": "고양이 a cat", "seed": 2**64 - 1, "strength": 0.7}
 
 
-def picture() -> Image.Image:
+def gradient() -> Image.Image:
     return Image.linear_gradient("L").resize((32, 32)).convert("RGB")
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_recipe_is_read_back_from_each_format(form: str) -> None:
-    data = files.encode(picture(), form, None, RECIPE)
-    assert files.recipe_of(data) == RECIPE
-    assert files.recipe_of(files.encode(picture(), form, None)) is None
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_recipe_can_be_read_back_and_changes_no_pixel(form: str) -> None:
+    with_recipe, without = (files.encode(gradient(), form, 80, recipe) for recipe in (RECIPE, None))
+    assert files.recipe_of(with_recipe) == RECIPE
+    assert files.recipe_of(without) is None
+    with Image.open(io.BytesIO(with_recipe)) as one, Image.open(io.BytesIO(without)) as other:
+        assert (one.format or "").lower() == form
+        assert one.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_recipe_changes_no_pixel(form: str) -> None:
-    with (
-        Image.open(io.BytesIO(files.encode(picture(), form, 80, RECIPE))) as told,
-        Image.open(io.BytesIO(files.encode(picture(), form, 80))) as silent,
-    ):
-        assert told.tobytes() == silent.tobytes()
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_same_image_and_recipe_give_the_same_bytes(form: str) -> None:
+    one, other = (files.encode(gradient(), form, 50, recipe) for recipe in (RECIPE, dict(RECIPE)))
+    assert one == other
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_same_picture_and_recipe_are_the_same_bytes(form: str) -> None:
-    assert files.encode(picture(), form, 50, RECIPE) == files.encode(picture(), form, 50, dict(RECIPE))
-
-
-def test_other_programs_find_the_text_of_a_png_in_plain_words() -> None:
-    data = files.encode(picture(), "png", None, RECIPE)
+def test_a_png_has_the_recipe_as_plain_text_for_other_programs() -> None:
+    data = files.encode(gradient(), "png", None, RECIPE)
     assert "고양이 a cat".encode() in data
     with Image.open(io.BytesIO(data)) as image:
         assert image.info["Software"] == "Vision Insight API"
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_recipe_of_any_length_makes_a_file_that_opens(form: str) -> None:
-    data = files.encode(picture(), form, None, {"prompt": "길" * 32_000})
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_recipe_of_any_length_gives_a_valid_file(form: str) -> None:
+    data = files.encode(gradient(), form, None, {"prompt": "길" * 32_000})
     with Image.open(io.BytesIO(data)) as image:
         image.load()
     assert (files.recipe_of(data) is None) == (form != "png")
 
 
-def test_a_preview_has_the_size_of_the_whole() -> None:
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+def test_a_lower_output_compression_makes_a_smaller_file(form: str) -> None:
+    noise = Image.effect_noise((64, 64), 90).convert("RGB")
+    sizes = [len(files.encode(noise, form, level)) for level in (0, 50, 100)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_png_keeps_every_pixel() -> None:
+    rgb = bytes(range(48))
+    with Image.open(
+        io.BytesIO(base64.b64decode(files.encode_rgb(Size(4, 4), rgb, "png", None)))
+    ) as image:
+        assert image.tobytes() == rgb
+
+
+def test_a_preview_has_the_size_of_the_final_image() -> None:
     rgb = bytes([10, 20, 30]) * 16
     text = files.encode_preview(Size(4, 4), rgb, Size(64, 48), "webp", 100)
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:

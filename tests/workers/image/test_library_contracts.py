@@ -1,7 +1,7 @@
-"""What ``workers.image.families`` and ``workers.image.steps`` take for granted of mflux 0.24.0,
-private names too.
+"""What ``workers.image.families`` and ``workers.image.steps`` rely on in mflux 0.24.0, private names
+included.
 
-When one of these fails after an upgrade, the text beside it says what it was for and where to look.
+If one of these tests fails after an upgrade, its name or docstring says where to look.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def definition_of(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_parts_are_mfluxs_components(name: str) -> None:
+def test_the_parts_are_mflux_s_components(name: str) -> None:
     adapter = definition_of(name)
     components = adapter.definition.get_components()
     assert {(c.name, c.model_attr or c.name, c.hf_subdir) for c in components} == {
@@ -39,19 +39,17 @@ def test_the_parts_are_mfluxs_components(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_files_that_are_downloaded_are_those_that_mflux_wants(name: str) -> None:
+def test_the_downloaded_files_are_those_that_mflux_downloads(name: str) -> None:
     definition = definition_of(name).definition
-    wanted = set(definition.get_download_patterns())
+    patterns = set(definition.get_download_patterns())
     for tokenizer in definition.get_tokenizers():
-        wanted |= set(tokenizer.download_patterns)
-    assert set(SOURCES[name].files) == wanted
+        patterns |= set(tokenizer.download_patterns)
+    assert set(SOURCES[name].files) == patterns
 
 
 @pytest.mark.parametrize("name", ["flux2-klein-4b", "flux2-klein-9b", "z-image-turbo"])
 def test_every_parameter_of_the_full_size_model_is_mapped_from_the_hubs_layout(name: str) -> None:
-    """So the check of names (workers.image.families.checkpoint) refuses no checkpoint of the
-    authors.
-    """
+    """So ``families.checkpoint`` accepts the authors' checkpoints."""
     from mflux.models.common.weights.mapping.weight_mapper import WeightMapper  # noqa: TID251
     from mlx.utils import tree_flatten  # noqa: TID251
 
@@ -68,7 +66,7 @@ def test_every_parameter_of_the_full_size_model_is_mapped_from_the_hubs_layout(n
         assert names - mapped <= definition_of(name).computed, component.name
 
 
-def test_the_steps_of_loading_are_those_that_the_adapters_take() -> None:
+def test_mflux_loads_in_the_same_steps_as_the_adapters() -> None:
     from mflux.models.flux2.flux2_initializer import Flux2Initializer  # noqa: TID251
     from mflux.models.z_image.z_image_initializer import ZImageInitializer  # noqa: TID251
 
@@ -81,7 +79,7 @@ def test_the_steps_of_loading_are_those_that_the_adapters_take() -> None:
 
 
 def test_one_component_can_be_read_again() -> None:
-    """workers.image.families.checkpoint.read_part: a text encoder that comes back."""
+    """``families.checkpoint.read_part`` reloads text encoders."""
     from mflux.models.common.weights.loading.weight_applier import WeightApplier  # noqa: TID251
     from mflux.models.common.weights.loading.weight_loader import WeightLoader  # noqa: TID251
 
@@ -99,8 +97,8 @@ def test_one_component_can_be_read_again() -> None:
     }
 
 
-def test_the_callbacks_come_before_the_first_step_and_between_each_and_its_evaluation() -> None:
-    """workers.image.steps puts what a mask keeps into the array that the next step starts from."""
+def test_callbacks_run_before_the_first_step_and_before_each_evaluation() -> None:
+    """``steps`` writes the masked source into the array from which the next step starts."""
     from mflux.models.flux.variants.fill.flux_fill import Flux1Fill  # noqa: TID251
     from mflux.models.flux.variants.kontext.flux_kontext import Flux1Kontext  # noqa: TID251
     from mflux.models.flux.variants.txt2img.flux import Flux1  # noqa: TID251
@@ -125,7 +123,7 @@ def test_the_callbacks_come_before_the_first_step_and_between_each_and_its_evalu
         assert "except KeyboardInterrupt" in source, kind
 
 
-def test_an_array_of_mlx_is_changed_in_place() -> None:
+def test_an_mlx_array_is_changed_in_place() -> None:
     import mlx.core as mx  # noqa: TID251
 
     array = mx.zeros((2, 2))
@@ -134,13 +132,13 @@ def test_an_array_of_mlx_is_changed_in_place() -> None:
     assert same.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
-def test_a_step_goes_along_the_models_answer() -> None:
-    """workers.image.steps.estimated: x(t+1) = x(t) + (sigma(t+1) - sigma(t)) v, for both schedulers."""
+def test_a_step_follows_the_model_s_velocity() -> None:
+    """``steps.final_latents``: x(t+1) = x(t) + (sigma(t+1) - sigma(t)) v, for both schedulers."""
     import mlx.core as mx  # noqa: TID251
     from mflux.models.common.config.config import Config  # noqa: TID251
     from mflux.models.common.config.model_config import ModelConfig  # noqa: TID251
 
-    from workers.image.steps import estimated
+    from workers.image.steps import final_latents
 
     clean, noise = mx.full((1, 4), 0.25), mx.full((1, 4), -1.5)
     for scheduler, model in (
@@ -154,11 +152,11 @@ def test_a_step_goes_along_the_models_answer() -> None:
         assert sigmas[0].item() == pytest.approx(1.0)
         before = (1 - sigmas[1]) * clean + sigmas[1] * noise
         after = config.scheduler.step(noise=noise - clean, timestep=1, latents=before, sigmas=sigmas)
-        found = estimated(before, after, sigmas[1], sigmas[2])
+        found = final_latents(before, after, sigmas[1], sigmas[2])
         assert mx.allclose(found, clean, atol=1e-4).item()
 
 
-def test_the_methods_that_the_adapters_replace_are_called_as_they_expect() -> None:
+def test_the_overridden_methods_are_called_with_the_expected_arguments() -> None:
     from mflux.models.flux2.variants.edit.flux2_klein_edit import Flux2KleinEdit  # noqa: TID251
     from mflux.models.flux2.variants.edit.flux2_klein_edit_helpers import (  # noqa: TID251
         _Flux2KleinEditHelpers,
@@ -180,8 +178,8 @@ def test_the_methods_that_the_adapters_replace_are_called_as_they_expect() -> No
     assert parameters(_Flux2KleinEditHelpers.bn_normalize_vae_encoded_latents) == ["encoded", "vae"]
 
 
-def test_a_kept_trace_is_of_a_function_of_everything_that_changes() -> None:
-    """``_predict`` is kept for more pictures: the transformer alone is in it."""
+def test_a_compiled_step_depends_on_the_transformer_only() -> None:
+    """``_predict`` is reused for other images."""
     from mflux.models.flux2.variants.txt2img.flux2_klein import Flux2Klein  # noqa: TID251
     from mflux.models.z_image.variants.z_image import ZImage  # noqa: TID251
 
@@ -191,7 +189,7 @@ def test_a_kept_trace_is_of_a_function_of_everything_that_changes() -> None:
         assert parameters(kind._predict) == ["transformer"]
 
 
-def test_the_vaes_of_two_families_can_work_in_strips() -> None:
+def test_two_families_vaes_can_decode_in_strips() -> None:
     from mflux.models.common.vae.block_decoder import VAEBlockDecoder  # noqa: TID251
     from mflux.models.flux2.model.flux2_vae.vae import Flux2VAE  # noqa: TID251
     from mflux.models.z_image.model.z_image_vae.vae import VAE  # noqa: TID251
@@ -201,7 +199,7 @@ def test_the_vaes_of_two_families_can_work_in_strips() -> None:
     assert (Flux2VAE.latent_channels, VAE.latent_channels) == (32, 16)
 
 
-def test_a_lora_is_baked_into_dense_weights_only() -> None:
+def test_a_lora_is_merged_into_dense_weights_only() -> None:
     from mflux.models.common.lora.mapping.lora_loader import LoRALoader  # noqa: TID251
     from mflux.models.common.weights.loading.loaded_weights import (  # noqa: TID251
         LoadedWeights,

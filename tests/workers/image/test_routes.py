@@ -1,4 +1,4 @@
-"""The app of a worker: pictures that are drawn and edited."""
+"""A worker's app with an image model: generations and edits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from contracts.control import WorkerHealth
-from contracts.wire.openai import ImagesResponse
+from contracts.wire.images import ImagesResponse
 from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import DRAW, IMAGE, b64, error_of, png, wait_for, worker
 from workers.engine import ImageJob
@@ -25,10 +25,12 @@ def blocks_of(stream: str) -> list[str]:
 
 
 class TestImages:
-    def test_a_drawing_has_the_size_and_steps_of_the_settings(
-        self, painter: httpx.Client, engine: FakeEngine
+    def test_an_image_has_the_size_and_steps_of_the_settings(
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
-        body = ImagesResponse.model_validate(painter.post("/v1/images/generations", json=DRAW).json())
+        body = ImagesResponse.model_validate(
+            image_client.post("/v1/images/generations", json=DRAW).json()
+        )
         assert body.size == "64x32"
         assert (body.usage.seed, body.usage.output_tokens) == (7, 8)
         job: ImageJob = engine.jobs[0]
@@ -36,19 +38,19 @@ class TestImages:
         with Image.open(io.BytesIO(base64.b64decode(body.data[0].b64_json or ""))) as image:
             assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (64, 32), (7, 7, 7))
 
-    def test_n_pictures_have_seeds_one_after_another(self, painter: httpx.Client) -> None:
-        body = painter.post("/v1/images/generations", json={**DRAW, "n": 3, "seed": 0}).json()
+    def test_n_images_have_consecutive_seeds(self, image_client: httpx.Client) -> None:
+        body = image_client.post("/v1/images/generations", json={**DRAW, "n": 3, "seed": 0}).json()
         shades = []
         for data in body["data"]:
             with Image.open(io.BytesIO(base64.b64decode(data["b64_json"]))) as image:
                 shades.append(image.getpixel((0, 0))[0])
         assert shades == [0, 1, 2]
 
-    def test_an_edit_keeps_the_size_and_the_aspect_of_its_source(
-        self, painter: httpx.Client, engine: FakeEngine
+    def test_an_edit_keeps_the_size_and_aspect_ratio_of_its_source(
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         fields = {**DRAW, "image": b64(png(100, 37)), "strength": 0.5, "size": "auto"}
-        body = painter.post("/v1/images/edits", json=fields).json()
+        body = image_client.post("/v1/images/edits", json=fields).json()
         job: ImageJob = engine.jobs[0]
         assert job.source is not None
         assert body["size"] == f"{job.width}x{job.height}" == "96x32"
@@ -56,77 +58,67 @@ class TestImages:
         assert (job.steps, job.run_steps) == (8, 4)
         assert body["usage"]["input_tokens_details"]["image_tokens"] == 12
 
-    def test_an_explicit_size_of_another_aspect_cuts_the_source(
-        self, painter: httpx.Client, engine: FakeEngine
+    def test_an_explicit_size_of_another_aspect_ratio_crops_the_source(
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         fields = {**DRAW, "image": b64(png(100, 50)), "size": "32x32"}
-        assert painter.post("/v1/images/edits", json=fields).json()["size"] == "32x32"
+        assert image_client.post("/v1/images/edits", json=fields).json()["size"] == "32x32"
         assert engine.jobs[0].source.size == (32, 32)
 
-    def test_without_a_strength_the_default_is_used(
-        self, painter: httpx.Client, engine: FakeEngine
+    def test_the_default_strength_is_used_without_one(
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
-        painter.post("/v1/images/edits", json={**DRAW, "image": b64(png())})
+        image_client.post("/v1/images/edits", json={**DRAW, "image": b64(png())})
         assert engine.jobs[0].run_steps == 6  # ceil(8 * 0.7)
 
-    def test_strength_0_gives_the_original_back_without_the_model(
-        self, painter: httpx.Client, engine: FakeEngine
+    def test_strength_0_returns_the_original_without_the_model(
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         original = png(33, 21, "purple")
         fields = {**DRAW, "image": b64(original), "strength": 0, "n": 2}
-        body = painter.post("/v1/images/edits", json=fields).json()
+        body = image_client.post("/v1/images/edits", json=fields).json()
         assert [base64.b64decode(d["b64_json"]) for d in body["data"]] == [original] * 2
         assert body["size"] == "33x21"
-        again = painter.post("/v1/images/edits", json={**fields, "output_format": "webp"}).json()
+        again = image_client.post("/v1/images/edits", json={**fields, "output_format": "webp"}).json()
         with Image.open(io.BytesIO(base64.b64decode(again["data"][0]["b64_json"]))) as image:
             assert (image.format, image.size) == ("WEBP", (33, 21))
         assert engine.jobs == []
 
-    @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
-    def test_the_output_format_is_honoured(self, painter: httpx.Client, form: str) -> None:
-        fields = {**DRAW, "output_format": form, "output_compression": 50}
-        body = painter.post("/v1/images/generations", json=fields).json()
-        assert body["output_format"] == form
-        with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
-            assert (image.format or "").lower() == form
+    def test_the_output_format_is_as_requested(self, image_client: httpx.Client) -> None:
+        for form in ("png", "jpeg", "webp"):
+            fields = {**DRAW, "output_format": form, "output_compression": 50}
+            body = image_client.post("/v1/images/generations", json=fields).json()
+            assert body["output_format"] == form
+            with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
+                assert (image.format or "").lower() == form
 
-    @pytest.mark.parametrize(
-        ("fields", "param"),
-        [
-            ({"size": "8x8"}, "size"),
-            ({"size": "big"}, "size"),
-            ({"size": "4096x4096"}, "size"),
-            ({"negative_prompt": "blurry"}, "negative_prompt"),
-            ({"steps": 0}, "steps"),
-            ({"seed": -1}, "seed"),
-            ({"prompt": ""}, "prompt"),
-        ],
-    )
-    def test_what_is_not_offered_is_refused_by_name(
-        self, painter: httpx.Client, engine: FakeEngine, fields: dict[str, Any], param: str
+    def test_an_invalid_field_is_refused_by_name(
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
-        answer = painter.post("/v1/images/generations", json={**DRAW, **fields})
-        assert (answer.status_code, error_of(answer)["param"]) == (400, param)
+        for name, value in (
+            ("size", "8x8"),
+            ("size", "big"),
+            ("size", "4096x4096"),
+            ("negative_prompt", "blurry"),
+            ("steps", 0),
+            ("seed", -1),
+            ("prompt", ""),
+        ):
+            response = image_client.post("/v1/images/generations", json={**DRAW, name: value})
+            assert (response.status_code, error_of(response)["param"]) == (400, name), value
         assert engine.jobs == []
 
-    def test_a_stream_has_a_comment_for_each_step_and_an_event_for_each_picture(
-        self, painter: httpx.Client
+    def test_a_stream_has_a_comment_for_each_step_and_an_event_for_each_image(
+        self, image_client: httpx.Client
     ) -> None:
         fields = {**DRAW, "stream": True, "partial_images": 1, "n": 2, "steps": 2}
-        blocks = blocks_of(painter.post("/v1/images/generations", json=fields).text)
+        blocks = blocks_of(image_client.post("/v1/images/generations", json=fields).text)
         kinds = [block.split("\n")[0].partition(", about")[0] for block in blocks]
-        partial, whole = (f"event: image_generation.{what}" for what in ("partial_image", "completed"))
-        first, second = ([f": step {k} of 2, picture {i} of 2" for k in (1, 2)] for i in (1, 2))
+        partial, final = (f"event: image_generation.{name}" for name in ("partial_image", "completed"))
+        first, second = ([f": step {k} of 2, image {i} of 2" for k in (1, 2)] for i in (1, 2))
         assert kinds == [
-            ": started",
-            first[0],
-            partial,
-            first[1],
-            whole,
-            second[0],
-            partial,
-            second[1],
-            whole,
+            *(": started", first[0], partial, first[1], final),
+            *(second[0], partial, second[1], final),
         ]
         data = [json.loads(block.split("\ndata: ")[1]) for block in blocks if "data: " in block]
         assert [d["image_index"] for d in data] == [0, 0, 1, 1]
@@ -136,19 +128,19 @@ class TestImages:
             with Image.open(io.BytesIO(base64.b64decode(d["b64_json"]))) as image:
                 assert image.size == (64, 32)
 
-    def test_a_mask_goes_along_with_its_picture(
-        self, painter: httpx.Client, engine: FakeEngine
+    def test_a_mask_is_scaled_with_its_image(
+        self, image_client: httpx.Client, engine: FakeEngine
     ) -> None:
         fields = {**DRAW, "image": b64(png(100, 37)), "mask": b64(png(100, 37, "white"))}
-        assert painter.post("/v1/images/edits", json=fields).status_code == 200
+        assert image_client.post("/v1/images/edits", json=fields).status_code == 200
         job: ImageJob = engine.jobs[0]
         assert job.source is not None
         assert job.mask is not None
         assert job.mask.size == job.source.size == (96, 32)
         assert (job.mask.mode, job.mask.getextrema()) == ("L", (255, 255))
-        assert (job.steps, job.run_steps) == (8, 8), "what is marked is to be replaced"
+        assert (job.steps, job.run_steps) == (8, 8), "a masked edit runs all steps"
 
-    def test_a_family_that_edits_by_words_is_shown_all_pictures(self, engine: FakeEngine) -> None:
+    def test_an_instruction_edit_gets_all_images_as_references(self, engine: FakeEngine) -> None:
         settings = IMAGE.model_copy(update={"family": "flux2-klein-4b"})
         images = [b64(png(64, 32)), b64(png(5, 40))]
         with worker(engine, settings) as client:
@@ -156,7 +148,7 @@ class TestImages:
             body = client.post("/v1/images/edits", json=fields).json()
             job: ImageJob = engine.jobs[0]
             assert (body["size"], job.source, job.mask) == ("32x32", None, None)
-            assert [picture.size for picture in job.references] == [(64, 32), (16, 32)]
+            assert [image.size for image in job.references] == [(64, 32), (16, 32)]
             assert job.steps == job.run_steps
             assert body["usage"]["input_tokens_details"]["image_tokens"] == 8 + 2
 
@@ -182,67 +174,61 @@ class TestImages:
         assert job.source is not None
         assert job.mask is not None
 
-    @pytest.mark.parametrize(
-        ("fields", "param"),
-        [
-            ({"image": [b64(png()), b64(png())]}, "image"),
-            ({"mask": b64(png(8, 8, "black"))}, "mask"),
-            ({"mask": b64(png(8, 4, "white"))}, "mask"),
-            ({"mask": b64(b"no picture")}, "mask"),
-            ({"mask": b64(png())[:40]}, "mask"),
-            ({"image": b64(png()[:30])}, "image"),
-        ],
-    )
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_faulty_picture_or_mask_is_refused_by_name(
-        self,
-        painter: httpx.Client,
-        engine: FakeEngine,
-        fields: dict[str, Any],
-        param: str,
-        stream: bool,
+    def test_a_faulty_image_or_mask_is_refused_by_name(
+        self, image_client: httpx.Client, engine: FakeEngine, stream: bool
     ) -> None:
-        asked = {**DRAW, "image": b64(png()), "stream": stream, **fields}
-        answer = painter.post("/v1/images/edits", json=asked)
-        assert (answer.status_code, error_of(answer)["param"]) == (400, param)
+        for name, value in (
+            ("image", [b64(png()), b64(png())]),
+            ("mask", b64(png(8, 8, "black"))),
+            ("mask", b64(png(8, 4, "white"))),
+            ("mask", b64(b"not an image")),
+            ("mask", b64(png())[:40]),
+            ("image", b64(png()[:30])),
+        ):
+            fields = {**DRAW, "image": b64(png()), "stream": stream, name: value}
+            response = image_client.post("/v1/images/edits", json=fields)
+            assert (response.status_code, error_of(response)["param"]) == (400, name), value
         assert engine.jobs == []
 
-    def test_a_picture_holds_what_draws_it_again_unless_the_settings_say_no(
-        self, painter: httpx.Client, engine: FakeEngine
+    def test_an_image_contains_its_recipe_unless_the_settings_forbid_it(
+        self, image_client: httpx.Client
     ) -> None:
-        def pictures(client: httpx.Client, **fields: Any) -> list[bytes]:
+        def images(client: httpx.Client, **fields: Any) -> list[bytes]:
             body = client.post("/v1/images/generations", json={**DRAW, **fields}).json()
             return [base64.b64decode(data["b64_json"]) for data in body["data"]]
 
-        drawn = pictures(painter, n=2)
-        recipe = recipe_of(drawn[1])
+        both = images(image_client, n=2)
+        recipe = recipe_of(both[1])
         assert recipe is not None
         assert (recipe["prompt"], recipe["seed"], recipe["model"]) == ("a cat", 8, "fake")
-        assert pictures(painter, **recipe) == drawn[1:]
-        with worker(FakeEngine(), IMAGE.model_copy(update={"metadata": False})) as silent:
-            assert recipe_of(pictures(silent)[0]) is None
+        assert images(image_client, **recipe) == both[1:]
+        with worker(FakeEngine(), IMAGE.model_copy(update={"metadata": False})) as client:
+            assert recipe_of(images(client)[0]) is None
 
-    def test_health_tells_how_far_a_drawing_is(self, painter: httpx.Client, engine: FakeEngine) -> None:
-        def drawing() -> Any:
-            return painter.get("/health").json()["drawing"]
+    def test_health_reports_the_progress_of_an_image(
+        self, image_client: httpx.Client, engine: FakeEngine
+    ) -> None:
+        def progress() -> Any:
+            return image_client.get("/health").json()["drawing"]
 
-        assert drawing() is None
+        assert progress() is None
         engine.turnstile.clear()
-        url = f"{str(painter.base_url).rstrip('/')}/v1/images/generations"
-        asking = threading.Thread(
+        url = f"{str(image_client.base_url).rstrip('/')}/v1/images/generations"
+        client = threading.Thread(
             target=lambda: httpx.post(url, json={**DRAW, "n": 2, "steps": 3}, timeout=10)
         )
-        asking.start()
-        wait_for(lambda: drawing() is not None)
-        seen = WorkerHealth.model_validate(painter.get("/health").json()).drawing
+        client.start()
+        wait_for(lambda: progress() is not None)
+        seen = WorkerHealth.model_validate(image_client.get("/health").json()).drawing
         assert seen is not None
         assert (seen.kind, seen.step, seen.steps) == ("generation", 0, 3)
         assert (seen.picture, seen.pictures) == (1, 2)
         engine.turnstile.set()
-        asking.join()
-        wait_for(lambda: drawing() is None)
+        client.join()
+        wait_for(lambda: progress() is None)
 
-    def test_an_edit_streams_events_of_its_own_name(self, painter: httpx.Client) -> None:
+    def test_the_events_of_an_edit_have_their_own_names(self, image_client: httpx.Client) -> None:
         fields = {**DRAW, "stream": True, "image": b64(png())}
-        text = painter.post("/v1/images/edits", json=fields).text
+        text = image_client.post("/v1/images/edits", json=fields).text
         assert "event: image_edit.completed" in text

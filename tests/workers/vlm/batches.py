@@ -1,4 +1,4 @@
-"""Plays jobs in one engine, as they come and go, and tells what each of them got."""
+"""Runs jobs in one engine, admitted and cancelled at chosen steps, and records their events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contracts.tasks import TASKS
 from demo import world
 from demo.world import Scene, Thing
 from tests.workers.conftest import Talker, talk
-from workers.engine import Answered, ChatJob, Delta, Prompted, Turn
+from workers.engine import ChatJob, Delta, Finished, Prefilled, Turn
 from workers.serving.answers import text_of
 
 RED_CIRCLE = Scene("blue", (Thing("red", "circle", 0.5, 0.5, 0.32),))
@@ -18,13 +18,14 @@ GREEN_STAR = Scene("yellow", (Thing("green", "star", 0.5, 0.5, 0.32),))
 WORD = Scene("white", (), "CAT42", "blue")
 CIRCLE, STAR, CAT = (world.render(scene) for scene in (RED_CIRCLE, GREEN_STAR, WORD))
 CAPTION = TASKS["caption"].prompt
+COLOR = "What color is the background?"
 KOREAN = world.TASKS["korean"][0][0]
 FILLER = "the quick brown fox jumps over the lazy dog "
 
 
 @dataclass
 class Listener:
-    """Waits for a job; leaves after so many events, if told."""
+    """A sink that records the events, and is cancelled after *leaves_after* of them."""
 
     leaves_after: int | None = None
     events: list[Any] = field(default_factory=list)
@@ -43,6 +44,8 @@ class Listener:
         assert not self.ended
         self.events.append(event)
 
+    def advance(self) -> None: ...
+
     def end(self, error: BaseException | None) -> None:
         assert not self.ended
         self.ended, self.error = True, error
@@ -50,11 +53,22 @@ class Listener:
 
 @dataclass(frozen=True)
 class Arrival:
-    """*job* comes before step *at*."""
+    """*job* is admitted before step *at*."""
 
     job: ChatJob
     at: int = 0
     leaves_after: int | None = None
+
+
+def admit(engine: Any, job: ChatJob, listener: Listener | None = None) -> Listener:
+    listener = listener or Listener()
+    engine.admit(engine.prepare(job), listener)
+    return listener
+
+
+def finish(engine: Any) -> None:
+    while engine.busy:
+        engine.step()
 
 
 def play(talker: Talker, arrivals: Sequence[Arrival]) -> list[Listener]:
@@ -63,12 +77,12 @@ def play(talker: Talker, arrivals: Sequence[Arrival]) -> list[Listener]:
 
     def work() -> list[Listener]:
         listeners = [Listener(arrival.leaves_after) for arrival in arrivals]
-        todo = sorted(range(len(arrivals)), key=lambda i: arrivals[i].at)
+        pending = sorted(range(len(arrivals)), key=lambda i: arrivals[i].at)
         step = 0
-        while todo or engine.busy:
-            while todo and (arrivals[todo[0]].at <= step or not engine.busy):
-                i = todo.pop(0)
-                engine.admit(engine.read(arrivals[i].job), listeners[i])
+        while pending or engine.busy:
+            while pending and (arrivals[pending[0]].at <= step or not engine.busy):
+                i = pending.pop(0)
+                admit(engine, arrivals[i].job, listeners[i])
             engine.step()
             step += 1
         return listeners
@@ -77,29 +91,29 @@ def play(talker: Talker, arrivals: Sequence[Arrival]) -> list[Listener]:
     return result
 
 
-def forget(talker: Talker) -> None:
-    talker.do(talker.engine.schedule.prefixes.clear)
-    talker.do(talker.engine.schedule.features.clear)
+def clear_caches(talker: Talker) -> None:
+    talker.do(talker.engine.runner.prefixes.clear)
+    talker.do(talker.engine.runner.features.clear)
 
 
 def alone(talker: Talker, job: ChatJob) -> list[Any]:
-    """What *job* gets in an empty engine that has never seen anything."""
-    forget(talker)
+    """The events of *job* in an idle engine with empty caches."""
+    clear_caches(talker)
     (listener,) = play(talker, [Arrival(job)])
     assert listener.error is None
     return listener.events
 
 
-def answers(events: Sequence[Any]) -> list[Any]:
-    """All that a client sees of *events*, whichever answer comes first; not what was cached."""
-    ends = [event for event in events if isinstance(event, Answered)]
+def completions(events: Sequence[Any]) -> list[Any]:
+    """Everything that a client sees in *events*, except how much was cached."""
+    ends = [event for event in events if isinstance(event, Finished)]
     return [
         (
             end.index,
             text_of(events, end.index),
             end.finish_reason,
             end.completion_tokens,
-            [e for e in events if isinstance(e, Prompted)],
+            [e for e in events if isinstance(e, Prefilled)],
         )
         for end in sorted(ends, key=lambda end: end.index)
     ]
@@ -118,5 +132,5 @@ def job_of(turns: list[Turn], **style: Any) -> ChatJob:
     return replace(talk(turns, **{"max_tokens": 9, **style}), **extra)
 
 
-def whole(listener: Listener, job: ChatJob) -> bool:
-    return sum(isinstance(event, Answered) for event in listener.events) == job.n
+def complete(listener: Listener, job: ChatJob) -> bool:
+    return sum(isinstance(event, Finished) for event in listener.events) == job.n

@@ -1,4 +1,4 @@
-"""What a request gets in a batch is what it gets alone, in any schedule: on the demo checkpoint."""
+"""In any mix of jobs, a request gets what it gets alone: on the demo checkpoint."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.workers.vlm.batches import (
     STAR,
     Arrival,
     alone,
-    answers,
-    forget,
+    clear_caches,
+    complete,
+    completions,
     job_of,
     logprobs,
     play,
     user,
-    whole,
 )
 from workers.engine import ChatJob, Turn
 from workers.serving.answers import text_of
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.mlx
 
 
 def pool() -> list[ChatJob]:
-    """Two jobs of every style, each with other contents; short enough for hundreds of them."""
-    asked: list[list[Turn]] = [
+    """Two jobs of every style, with different contents, and short enough to run hundreds of them."""
+    prompts: list[list[Turn]] = [
         [user(CIRCLE, CAPTION)],
         [user(STAR, CAPTION)],
         [user(CAT, TASKS["ocr"].prompt)],
@@ -63,77 +63,74 @@ def pool() -> list[ChatJob]:
         {"temperature": 3.0, "seed": 8, "n": 2},
     ]
     return [
-        job_of(asked[number % len(asked)], **styles[number % len(styles)])
+        job_of(prompts[number % len(prompts)], **styles[number % len(styles)])
         for number in range(2 * len(styles))
     ]
 
 
 @pytest.fixture(scope="module")
 def expected(qwen: Talker) -> list[tuple[ChatJob, list[Any]]]:
-    """Jobs of every kind, and what each gets alone."""
+    """Jobs of every kind, and the events of each alone."""
     return [(job, alone(qwen, job)) for job in pool()]
 
 
-class TestSameAsAlone:
-    @pytest.mark.parametrize("part", range(4))
-    def test_in_any_schedule_each_request_gets_what_it_gets_alone(
-        self, qwen: Talker, expected: list[tuple[ChatJob, list[Any]]], part: int
-    ) -> None:
-        """Eight random schedules of up to six jobs: joining at any step, some leaving early."""
-        for number in range(8):
-            draw = random.Random(f"{part}/{number}")
-            if draw.random() < 0.5:
-                forget(qwen)
-            chosen = [draw.choice(expected) for _ in range(draw.randint(2, 6))]
-            arrivals = [
-                Arrival(
-                    job,
-                    draw.choice([0, 0, draw.randint(0, 20)]),
-                    draw.randint(0, 6) if draw.random() < 0.25 else None,
-                )
-                for job, _ in chosen
-            ]
-            for arrival, listener, (_, events) in zip(
-                arrivals, play(qwen, arrivals), chosen, strict=True
-            ):
-                assert listener.error is None
-                if arrival.leaves_after is not None and not whole(listener, arrival.job):
-                    said = text_of(listener.events)
-                    assert text_of(events).startswith(said)
-                    continue
-                assert answers(listener.events) == answers(events), (part, number)
-                for got, want in zip(logprobs(listener.events), logprobs(events), strict=True):
-                    assert got.token_id == want.token_id
-                    assert got.logprob == pytest.approx(want.logprob, abs=1e-3)
-                    assert [one.token_id for one in got.top[:1]] == [
-                        one.token_id for one in want.top[:1]
-                    ]
-
-    def test_every_row_may_be_another_kind_of_request(
-        self, qwen: Talker, expected: list[tuple[ChatJob, list[Any]]]
-    ) -> None:
-        """More jobs than rows, all at once."""
-        arrivals = [Arrival(job) for job, _ in expected]
-        for listener, (_, events) in zip(play(qwen, arrivals), expected, strict=True):
-            assert answers(listener.events) == answers(events)
-
-    def test_greedy_answers_are_those_of_the_library_alone(
-        self, qwen: Talker, expected: list[tuple[ChatJob, list[Any]]]
-    ) -> None:
-        plain = [
-            (job, events)
-            for job, events in expected
-            if job.sampling.temperature == 0 and job.max_tokens == 9 and not job.stops
-            if job.sampling.repetition_penalty == 1 and not job.logit_bias
+@pytest.mark.parametrize("part", range(4))
+def test_in_any_order_of_arrival_each_request_gets_what_it_gets_alone(
+    qwen: Talker, expected: list[tuple[ChatJob, list[Any]]], part: int
+) -> None:
+    """Eight random loads of up to six jobs, which arrive at any step and may be cancelled."""
+    for number in range(8):
+        rng = random.Random(f"{part}/{number}")
+        if rng.random() < 0.5:
+            clear_caches(qwen)
+        chosen = [rng.choice(expected) for _ in range(rng.randint(2, 6))]
+        arrivals = [
+            Arrival(
+                job,
+                rng.choice([0, 0, rng.randint(0, 20)]),
+                rng.randint(0, 6) if rng.random() < 0.25 else None,
+            )
+            for job, _ in chosen
         ]
-        assert len(plain) >= 3
-        for job, events in plain:
-            assert text_of(events) == qwen.do(bare, qwen.engine, job)
+        listeners = play(qwen, arrivals)
+        for arrival, listener, (_, events) in zip(arrivals, listeners, chosen, strict=True):
+            assert listener.error is None
+            if arrival.leaves_after is not None and not complete(listener, arrival.job):
+                assert text_of(events).startswith(text_of(listener.events))
+                continue
+            assert completions(listener.events) == completions(events), (part, number)
+            for ours, other in zip(logprobs(listener.events), logprobs(events), strict=True):
+                assert ours.token_id == other.token_id
+                assert ours.logprob == pytest.approx(other.logprob, abs=1e-3)
+                assert [one.token_id for one in ours.top[:1]] == [one.token_id for one in other.top[:1]]
 
 
-def bare(engine: Any, job: ChatJob) -> str:
-    """*job* by mlx-vlm's own ``stream_generate``."""
-    from mlx_vlm import stream_generate  # noqa: TID251 - what the engine is compared with
+def test_every_sequence_in_a_batch_may_be_another_kind_of_request(
+    qwen: Talker, expected: list[tuple[ChatJob, list[Any]]]
+) -> None:
+    """More jobs than the batch holds, all at once."""
+    arrivals = [Arrival(job) for job, _ in expected]
+    for listener, (_, events) in zip(play(qwen, arrivals), expected, strict=True):
+        assert completions(listener.events) == completions(events)
+
+
+def test_greedy_completions_are_those_of_the_library_alone(
+    qwen: Talker, expected: list[tuple[ChatJob, list[Any]]]
+) -> None:
+    plain = [
+        (job, events)
+        for job, events in expected
+        if job.sampling.temperature == 0 and job.max_tokens == 9 and not job.stops
+        if job.sampling.repetition_penalty == 1 and not job.logit_bias
+    ]
+    assert len(plain) >= 3
+    for job, events in plain:
+        assert text_of(events) == qwen.do(library_completion, qwen.engine, job)
+
+
+def library_completion(engine: Any, job: ChatJob) -> str:
+    """*job* through mlx-vlm's own ``stream_generate``."""
+    from mlx_vlm import stream_generate  # noqa: TID251 - the reference for the engine
 
     from workers.vlm.chat_template import template_messages
 

@@ -1,4 +1,4 @@
-"""Answers to chats in OpenAI's shape: whole and in chunks, text, calls, logprobs, usage."""
+"""Chat completions in OpenAI's form, whole and in chunks: text, calls, logprobs, usage."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 
 from contracts.wire.chat import ChatRequest
 from contracts.wire.completions import ChatChunk, ChatCompletion
-from workers.engine import Answered, ChatEvent, Delta, Prompted, TokenChance, TokenLogprob
+from workers.engine import ChatEvent, Delta, Finished, Prefilled, TokenLogprob, TopToken
 from workers.serving.answers import Identity, chat_usage
 from workers.vlm.completions import ChatChunks, Shape, chat_completion
 
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
-SAID: list[ChatEvent] = [
-    Prompted(7),
+EVENTS: list[ChatEvent] = [
+    Prefilled(7),
     Delta(0, "a"),
     Delta(0, " b"),
-    Answered(0, "stop", 3, cached_tokens=6),
+    Finished(0, "stop", 3, cached_tokens=6),
     Delta(1, "c"),
-    Answered(1, "length", 1, cached_tokens=4),
+    Finished(1, "length", 1, cached_tokens=4),
 ]
 CALL = '<tool_call>\n{"name": "clock", "arguments": {"zone": "KST"}}\n</tool_call>'
 CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
@@ -52,8 +52,8 @@ def chunks(events: list[ChatEvent], **fields: Any) -> list[dict[str, Any]]:
     return parsed
 
 
-def put_together(made: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
-    """What a client makes of the chunks of one choice: its message, its end, its logprobs."""
+def assembled(made: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
+    """The message, end and logprobs that a client assembles from the chunks of one choice."""
     text = ""
     calls: list[dict[str, Any]] = []
     logprobs: list[dict[str, Any]] = []
@@ -74,8 +74,8 @@ def put_together(made: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
 
 
 class TestText:
-    def test_a_completion_has_its_choices_and_true_counts(self) -> None:
-        answer = whole(SAID)
+    def test_a_completion_has_its_choices_and_correct_counts(self) -> None:
+        answer = whole(EVENTS)
         assert [c["message"]["content"] for c in answer["choices"]] == ["a b", "c"]
         assert [c["finish_reason"] for c in answer["choices"]] == ["stop", "length"]
         assert answer["choices"][0]["logprobs"] is None
@@ -88,38 +88,38 @@ class TestText:
         }
 
     def test_the_chunks_together_are_the_completion(self) -> None:
-        made = chunks(SAID, n=2)
-        assert [put_together(made, i)["text"] for i in (0, 1)] == ["a b", "c"]
-        assert [put_together(made, i)["end"] for i in (0, 1)] == ["stop", "length"]
+        made = chunks(EVENTS, n=2)
+        assert [assembled(made, i)["text"] for i in (0, 1)] == ["a b", "c"]
+        assert [assembled(made, i)["end"] for i in (0, 1)] == ["stop", "length"]
         assert [c["choices"][0]["delta"] for c in made[:2]] == [
             {"role": "assistant", "content": ""}
         ] * 2
         assert all("usage" not in chunk for chunk in made)
 
-    def test_usage_comes_in_a_last_chunk_without_choices_when_asked_for(self) -> None:
-        *before, last = chunks(SAID, n=2, stream_options={"include_usage": True})
+    def test_requested_usage_is_in_a_last_chunk_without_choices(self) -> None:
+        *before, last = chunks(EVENTS, n=2, stream_options={"include_usage": True})
         assert (last["choices"], last["usage"]["total_tokens"]) == ([], 11)
         assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 4}
         assert all(chunk["usage"] is None for chunk in before)
 
-    def test_what_looks_like_a_call_is_text_where_no_tools_were_sent(self) -> None:
-        events: list[ChatEvent] = [Prompted(1), Delta(0, CALL), Answered(0, "stop", 9)]
+    def test_a_call_is_plain_text_if_no_tools_were_sent(self) -> None:
+        events: list[ChatEvent] = [Prefilled(1), Delta(0, CALL), Finished(0, "stop", 9)]
         (choice,) = whole(events)["choices"]
         assert (choice["message"]["content"], choice["finish_reason"]) == (CALL, "stop")
-        assert put_together(chunks(events))["text"] == CALL
+        assert assembled(chunks(events))["text"] == CALL
 
-    def test_nothing_said_is_an_empty_text(self) -> None:
-        events: list[ChatEvent] = [Prompted(1), Answered(0, "stop", 1)]
+    def test_a_completion_without_text_has_empty_content(self) -> None:
+        events: list[ChatEvent] = [Prefilled(1), Finished(0, "stop", 1)]
         assert whole(events)["choices"][0]["message"]["content"] == ""
 
 
 class TestCalls:
-    def events(self, text: str, end: Any = "stop", portion: int = 3) -> list[ChatEvent]:
-        deltas = [Delta(0, text[at : at + portion]) for at in range(0, len(text), portion)]
-        return [Prompted(5), *deltas, Answered(0, end, len(deltas) + 1)]
+    def events(self, text: str, end: Any = "stop", size: int = 3) -> list[ChatEvent]:
+        deltas = [Delta(0, text[at : at + size]) for at in range(0, len(text), size)]
+        return [Prefilled(5), *deltas, Finished(0, end, len(deltas) + 1)]
 
     @pytest.mark.parametrize("choice", ["auto", "required"])
-    def test_a_call_is_told_whole_and_in_chunks(self, choice: str) -> None:
+    def test_a_call_is_the_same_whole_and_in_chunks(self, choice: str) -> None:
         events = self.events(CALL)
         (answer,) = whole(events, tools=[CLOCK], tool_choice=choice)["choices"]
         assert answer["finish_reason"] == "tool_calls"
@@ -131,7 +131,7 @@ class TestCalls:
                 "function": {"name": "clock", "arguments": '{"zone": "KST"}'},
             }
         ]
-        streamed = put_together(chunks(events, tools=[CLOCK], tool_choice=choice))
+        streamed = assembled(chunks(events, tools=[CLOCK], tool_choice=choice))
         assert (streamed["text"], streamed["end"]) == ("", "tool_calls")
         assert streamed["calls"] == [
             {"id": "call_0", "type": "function", "name": "clock", "arguments": '{"zone": "KST"}'}
@@ -142,10 +142,10 @@ class TestCalls:
         (answer,) = whole(events, tools=[CLOCK])["choices"]
         assert answer["message"]["content"] == "One moment."
         assert [call["id"] for call in answer["message"]["tool_calls"]] == ["call_0", "call_1"]
-        streamed = put_together(chunks(events, tools=[CLOCK]))
+        streamed = assembled(chunks(events, tools=[CLOCK]))
         assert (streamed["text"], len(streamed["calls"])) == ("One moment.", 2)
 
-    def test_an_answer_that_is_cut_off_in_a_call_has_length(self) -> None:
+    def test_a_completion_that_is_cut_off_in_a_call_has_finish_reason_length(self) -> None:
         events = self.events(CALL[:55], "length")
         (answer,) = whole(events, tools=[CLOCK], tool_choice="required")["choices"]
         assert answer["finish_reason"] == "length"
@@ -156,26 +156,26 @@ class TestCalls:
         events = self.events(broken)
         (answer,) = whole(events, tools=[CLOCK])["choices"]
         assert (answer["message"]["content"], answer["finish_reason"]) == (broken, "stop")
-        assert put_together(chunks(events, tools=[CLOCK]))["text"] == broken
+        assert assembled(chunks(events, tools=[CLOCK]))["text"] == broken
 
-    def test_an_answer_without_a_call_keeps_its_text(self) -> None:
-        assert put_together(chunks(self.events("Just text. "), tools=[CLOCK]))["text"] == "Just text. "
+    def test_text_without_a_call_is_kept(self) -> None:
+        assert assembled(chunks(self.events("Just text. "), tools=[CLOCK]))["text"] == "Just text. "
 
 
 class TestLogprobs:
     HALVES = (
-        TokenLogprob(5, "한".encode()[:2], -0.5, (TokenChance(5, b"\xed\x95", -0.5),)),
+        TokenLogprob(5, "한".encode()[:2], -0.5, (TopToken(5, b"\xed\x95", -0.5),)),
         TokenLogprob(6, "한".encode()[2:], float("-inf")),
     )
     EVENTS: tuple[ChatEvent, ...] = (
-        Prompted(1),
-        Delta(0, "a", (TokenLogprob(1, b"a", -0.25, (TokenChance(1, b"a", -0.25),)),)),
+        Prefilled(1),
+        Delta(0, "a", (TokenLogprob(1, b"a", -0.25, (TopToken(1, b"a", -0.25),)),)),
         Delta(0, "한", HALVES),
         Delta(0, "", (TokenLogprob(7, b"!", -1.0),)),
-        Answered(0, "stop", 4),
+        Finished(0, "stop", 4),
     )
 
-    def test_each_token_has_its_text_bytes_and_likeliest_others(self) -> None:
+    def test_each_token_has_its_text_bytes_and_most_likely_tokens(self) -> None:
         answer = whole(list(self.EVENTS), logprobs=True, top_logprobs=1)
         content = answer["choices"][0]["logprobs"]["content"]
         first = {"token": "a", "logprob": -0.25, "bytes": [97]}
@@ -187,15 +187,15 @@ class TestLogprobs:
     def test_the_chunks_together_have_the_same(self) -> None:
         fields = {"logprobs": True, "top_logprobs": 1}
         expected = whole(list(self.EVENTS), **fields)["choices"][0]["logprobs"]["content"]
-        assert put_together(chunks(list(self.EVENTS), **fields))["logprobs"] == expected
+        assert assembled(chunks(list(self.EVENTS), **fields))["logprobs"] == expected
 
-    def test_tokens_of_a_call_that_is_held_back_come_with_the_call(self) -> None:
+    def test_tokens_of_a_call_that_is_held_back_are_sent_with_the_call(self) -> None:
         tokens = [TokenLogprob(i, letter.encode(), -0.1) for i, letter in enumerate(CALL)]
-        events: list[ChatEvent] = [Prompted(1)]
+        events: list[ChatEvent] = [Prefilled(1)]
         events += [Delta(0, t.data.decode(), (t,)) for t in tokens]
-        events.append(Answered(0, "stop", len(CALL)))
-        made = put_together(chunks(events, logprobs=True, tools=[CLOCK]))
+        events.append(Finished(0, "stop", len(CALL)))
+        made = assembled(chunks(events, logprobs=True, tools=[CLOCK]))
         assert "".join(token["token"] for token in made["logprobs"]) == CALL
 
-    def test_without_being_asked_for_there_are_none(self) -> None:
+    def test_without_being_requested_there_are_none(self) -> None:
         assert whole(list(self.EVENTS))["choices"][0]["logprobs"] is None

@@ -1,3 +1,5 @@
+"""From tokens to text: whole characters, stop strings, token bytes."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.vlm.detokenizer import Detokenizer, StopFinder, TokenBytes, TokenizerWords
+from workers.vlm.detokenizer import Detokenizer, HfTokenizerView, StopMatcher, TokenBytes
 from workers.vlm.tool_calls import CLOSE, OPEN
 
 
 def decode_bytes(tokens: list[int]) -> str:
-    """A tokenizer of single bytes: every character beyond ASCII is split over tokens."""
+    """A tokenizer of single bytes: every character beyond ASCII spans several tokens."""
     return bytes(tokens).decode("utf-8", errors="replace")
 
 
@@ -23,13 +25,13 @@ def pieces(text: str) -> list[str]:
     return [*(detokenizer.push(byte) for byte in text.encode()), detokenizer.finish()]
 
 
-def shown(stops: list[str], portions: list[str]) -> tuple[str, bool]:
-    finder = StopFinder(stops)
-    text = "".join(finder.push(portion) for portion in portions)
-    return text + finder.finish(), finder.stopped
+def shown(stops: list[str], parts: list[str]) -> tuple[str, bool]:
+    matcher = StopMatcher(stops)
+    text = "".join(matcher.push(part) for part in parts)
+    return text + matcher.finish(), matcher.stopped
 
 
-def portioned(text: str, cuts: list[int]) -> list[str]:
+def split_at(text: str, cuts: list[int]) -> list[str]:
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
     return [text[a:b] for a, b in pairwise(edges)]
 
@@ -37,11 +39,11 @@ def portioned(text: str, cuts: list[int]) -> list[str]:
 class TestDetokenizer:
     @given(st.text())
     def test_the_pieces_together_are_the_whole_text(self, text: str) -> None:
-        # A replacement character at the very end can't be told from half a character.
+        # A replacement character at the very end looks like half a character.
         text = text.rstrip("\ufffd")
         assert "".join(pieces(text)) == text
 
-    def test_a_character_split_over_tokens_is_emitted_when_it_is_whole(self) -> None:
+    def test_a_character_that_spans_tokens_is_emitted_when_it_is_whole(self) -> None:
         assert pieces("a별") == ["a", "", "", "별", ""]
 
     def test_half_a_character_at_the_end_is_dropped(self) -> None:
@@ -49,30 +51,30 @@ class TestDetokenizer:
         text = "".join(detokenizer.push(byte) for byte in "a별".encode()[:-1])
         assert text + detokenizer.finish() == "a"
 
-    def test_bytes_that_are_no_character_do_not_hold_the_text_back_for_good(self) -> None:
+    def test_invalid_bytes_do_not_hold_the_text_back_forever(self) -> None:
         detokenizer = Detokenizer(decode_bytes)
         text = "".join(detokenizer.push(0xFF) for _ in range(50))
         assert len(text) >= 40
 
-    def test_a_space_that_depends_on_its_neighbour_is_kept(self) -> None:
+    def test_a_space_that_depends_on_its_neighbor_is_kept(self) -> None:
         words = ["one", "two", "three"]
         detokenizer = Detokenizer(lambda tokens: " ".join(words[token] for token in tokens))
         assert [detokenizer.push(token) for token in range(3)] == ["one", " two", " three"]
 
 
-class TestStopFinder:
-    def test_a_stop_string_split_over_tokens_is_not_emitted(self) -> None:
-        finder = StopFinder(["END"])
-        assert [finder.push(part) for part in ("one E", "N", "D two")] == ["one ", "", ""]
-        assert finder.stopped
-        assert finder.finish() == ""
+class TestStopMatcher:
+    def test_a_stop_string_that_spans_tokens_is_not_emitted(self) -> None:
+        matcher = StopMatcher(["END"])
+        assert [matcher.push(part) for part in ("one E", "N", "D two")] == ["one ", "", ""]
+        assert matcher.stopped
+        assert matcher.finish() == ""
 
-    def test_a_beginning_that_does_not_become_a_stop_string_is_emitted(self) -> None:
-        finder = StopFinder(["END"])
-        assert [finder.push(part) for part in ("EN", "EN", "O")] == ["", "EN", "ENO"]
-        assert not finder.stopped
+    def test_a_partial_match_that_does_not_become_a_stop_string_is_emitted(self) -> None:
+        matcher = StopMatcher(["END"])
+        assert [matcher.push(part) for part in ("EN", "EN", "O")] == ["", "EN", "ENO"]
+        assert not matcher.stopped
 
-    def test_what_was_held_back_comes_at_the_end(self) -> None:
+    def test_held_text_is_emitted_at_the_end(self) -> None:
         assert shown(["END"], ["only EN"]) == ("only EN", False)
 
     @pytest.mark.parametrize(
@@ -97,13 +99,13 @@ class TestStopFinder:
         st.text("ab", max_size=20),
         st.lists(st.integers(0, 100)),
     )
-    def test_the_portions_make_no_difference(
+    def test_how_the_text_is_split_makes_no_difference(
         self, stops: list[str], text: str, cuts: list[int]
     ) -> None:
-        assert shown(stops, portioned(text, cuts)) == shown(stops, [text])
+        assert shown(stops, split_at(text, cuts)) == shown(stops, [text])
 
     @given(st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), st.text("abc", max_size=20))
-    def test_no_stop_string_is_ever_shown(self, stops: list[str], text: str) -> None:
+    def test_no_stop_string_is_ever_emitted(self, stops: list[str], text: str) -> None:
         seen, stopped = shown(stops, list(text))
         assert not any(stop in seen for stop in stops)
         assert stopped == any(stop in text for stop in stops)
@@ -112,7 +114,7 @@ class TestStopFinder:
 
 
 class Tokenizer:
-    """What ``TokenBytes`` and ``TokenizerWords`` need of a tokenizer of transformers."""
+    """The part of a transformers tokenizer that ``TokenBytes`` and ``HfTokenizerView`` use."""
 
     def __init__(
         self, vocabulary: Sequence[str], added: Sequence[tuple[str, bool]], *, byte_level: bool
@@ -163,14 +165,14 @@ class TestTokenBytes:
                 assert data(token).decode() == text, tokenizer.convert_ids_to_tokens(token)
         assert TokenBytes(gemma)(gemma.id(spaces)) == b"   "
 
-    def test_an_id_beyond_the_vocabulary_has_none(self) -> None:
+    def test_an_id_beyond_the_vocabulary_has_no_bytes(self) -> None:
         assert TokenBytes(Tokenizer(["a"], [], byte_level=True))(9) == b""
 
 
-class TestTokenizerWords:
-    def test_the_tags_of_calls_are_text_even_where_they_are_special_tokens(self) -> None:
+class TestHfTokenizerView:
+    def test_tool_call_tags_are_text_even_if_they_are_special_tokens(self) -> None:
         for special in (True, False):
             added = [("<|end|>", True), (OPEN, special), (CLOSE, special)]
             tokenizer = Tokenizer(["x", "y"], added, byte_level=True)
             ids = [tokenizer.id(piece) for piece in (OPEN, "x", CLOSE, "y", "<|end|>")]
-            assert TokenizerWords(tokenizer).text(ids) == f"{OPEN}x{CLOSE}y"
+            assert HfTokenizerView(tokenizer).text(ids) == f"{OPEN}x{CLOSE}y"

@@ -1,4 +1,4 @@
-"""The engine on its model thread, under many clients at once."""
+"""The engine on its model thread, with many concurrent clients."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import pytest
 from contracts.control import Phase
 from contracts.errors import InvalidRequest, Unavailable
 from tests.workers.conftest import MODELS, talk, vlm_settings
-from tests.workers.vlm.batches import CAPTION, CIRCLE, FILLER, STAR, job_of, user
-from workers.engine import Answered, ChatEvent, ChatJob, Turn
-from workers.serving.answers import text_of
+from tests.workers.vlm.batches import CAPTION, CIRCLE, COLOR, FILLER, STAR, completions, job_of, user
+from workers.engine import ChatEvent, ChatJob, Turn
 from workers.serving.model_thread import ModelThread
 
 pytestmark = pytest.mark.mlx
@@ -47,15 +46,10 @@ async def events_of(model: Model, job: ChatJob, leaves_after: int | None = None)
     return seen
 
 
-def shown(events: list[Any]) -> Any:
-    ends = sorted((e for e in events if isinstance(e, Answered)), key=lambda e: e.index)
-    return [(text_of(events, end.index), end.finish_reason, end.completion_tokens) for end in ends]
-
-
 def jobs() -> list[ChatJob]:
-    turns: list[list[Turn]] = [
+    prompts: list[list[Turn]] = [
         [user(CIRCLE, CAPTION)],
-        [user(STAR, "What color is the background?")],
+        [user(STAR, COLOR)],
         [user("Hello")],
         [user(FILLER * 10)],
     ]
@@ -66,23 +60,23 @@ def jobs() -> list[ChatJob]:
         {"logprobs": True, "top_logprobs": 2},
         {"stops": ("e",)},
     ]
-    return [job_of(asked, **style) for asked in turns for style in styles]
+    return [job_of(turns, **style) for turns in prompts for style in styles]
 
 
-def test_under_many_clients_who_come_and_go_each_gets_what_it_gets_alone(model: Model) -> None:
-    """Prompts are read on one thread while another decodes: both ask the same tokenizer."""
-    draw = random.Random(5)
+def test_with_many_clients_that_come_and_leave_each_gets_what_it_gets_alone(model: Model) -> None:
+    """One thread tokenizes prompts while another decodes, with the same tokenizer."""
+    rng = random.Random(5)
 
     async def work() -> None:
-        alone = {i: shown(await events_of(model, job)) for i, job in enumerate(jobs())}
+        alone = {i: completions(await events_of(model, job)) for i, job in enumerate(jobs())}
 
         async def client() -> None:
             for _ in range(4):
-                i = draw.randrange(len(alone))
-                if draw.random() < 0.2:
-                    await events_of(model, jobs()[i], leaves_after=draw.randint(1, 4))
+                i = rng.randrange(len(alone))
+                if rng.random() < 0.2:
+                    await events_of(model, jobs()[i], leaves_after=rng.randint(1, 4))
                 else:
-                    assert shown(await events_of(model, jobs()[i])) == alone[i]
+                    assert completions(await events_of(model, jobs()[i])) == alone[i]
 
         await asyncio.gather(*(client() for _ in range(10)))
         assert model.jobs == 0
@@ -90,18 +84,18 @@ def test_under_many_clients_who_come_and_go_each_gets_what_it_gets_alone(model: 
     asyncio.run(work())
 
 
-def test_a_prompt_that_is_too_long_is_refused_while_others_are_answered(model: Model) -> None:
+def test_a_prompt_that_is_too_long_is_refused_while_other_jobs_run(model: Model) -> None:
     async def work() -> None:
         long = asyncio.create_task(events_of(model, talk([user("Hello")], n=4, max_tokens=30)))
         with pytest.raises(InvalidRequest) as caught:
             await events_of(model, talk([user("a " * 40_000)]))
         assert caught.value.code == "context_length_exceeded"
-        assert len(shown(await long)) == 4
+        assert len(completions(await long)) == 4
 
     asyncio.run(work())
 
 
-def test_the_vocabulary_of_grammars_is_there_before_the_first_job_that_needs_it(model: Model) -> None:
+def test_the_vocabulary_for_grammars_is_built_before_the_first_job_that_needs_it(model: Model) -> None:
     engine: Any = model._engine
     deadline = time.monotonic() + 10
     while engine._vocabulary is None:
@@ -109,8 +103,8 @@ def test_the_vocabulary_of_grammars_is_there_before_the_first_job_that_needs_it(
         time.sleep(0.05)
 
 
-def test_when_the_batch_is_lost_all_are_told(model: Model) -> None:
-    """The last test of this model: it is of no use afterwards."""
+def test_when_a_decode_step_fails_all_jobs_get_an_error(model: Model) -> None:
+    """The last test of this model, which is unusable afterwards."""
 
     async def work() -> None:
         waiting = [
@@ -123,12 +117,12 @@ def test_when_the_batch_is_lost_all_are_told(model: Model) -> None:
             await asyncio.sleep(0.01)
         engine: Any = model._engine
 
-        def broken() -> None:
+        def broken(samplers: Any) -> None:
             raise RuntimeError("out of memory")
 
-        engine.schedule._batch.decode = broken
+        engine.runner._batch.decode = broken
         for task in waiting:
-            with pytest.raises(Unavailable, match="started anew"):
+            with pytest.raises(Unavailable, match="restarting"):
                 await task
         assert model.lost
         assert model.phase is Phase.FAILED

@@ -1,4 +1,4 @@
-"""Grammars: what compiles, what a matcher allows; with the tokenizers of the demo checkpoints."""
+"""Grammars: which schemas compile and which tokens a matcher allows, with the demo tokenizers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from typing import Any
 import pytest
 
 from contracts.errors import GenerationFailed, InvalidRequest
-from workers.engine import Grammar, ToolCall
+from workers.engine import Grammar
 from workers.vlm import grammar
 from workers.vlm.grammar import Form, Matcher, Vocabulary
-from workers.vlm.tool_calls import CLOSE, OPEN, Argued, Called, CallReader, call_text
+from workers.vlm.tool_calls import (
+    CLOSE,
+    OPEN,
+    CallArguments,
+    CallParser,
+    CallStart,
+    ToolCall,
+    call_text,
+)
 
 MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
-WIDTH = 700  # of the logits: more than the tokenizers know, as in real checkpoints
+WIDTH = 700  # of the logits: more than the tokenizers have, as in real checkpoints
 
 ANSWER: dict[str, Any] = {
     "type": "object",
@@ -33,9 +41,9 @@ ANSWER: dict[str, Any] = {
 
 
 class Tokenizer:
-    """What ``Vocabulary`` needs of a tokenizer of transformers.
+    """The part of a transformers tokenizer that ``Vocabulary`` uses.
 
-    *change*: applied to the content of tokenizer.json first.
+    *change*: applied to the content of tokenizer.json.
     """
 
     def __init__(self, folder: str, change: Callable[[Any], None] = lambda content: None) -> None:
@@ -47,7 +55,7 @@ class Tokenizer:
 
 
 def special_tags(content: Any) -> None:
-    """The tags of calls are special tokens, as in some real tokenizers."""
+    """The tool call tags are special tokens, as in some real tokenizers."""
     for token in content["added_tokens"]:
         token["special"] = True
 
@@ -59,7 +67,7 @@ def no_closing_tag(content: Any) -> None:
 
 
 def tags_in_the_model(content: Any) -> None:
-    """The added tokens stand in the model's own vocabulary as well, as Gemma's do."""
+    """The added tokens are in the model's own vocabulary too, as in Gemma's."""
     content["model"]["vocab"] |= {token["content"]: token["id"] for token in content["added_tokens"]}
 
 
@@ -82,14 +90,14 @@ def vocabulary(request: pytest.FixtureRequest) -> Any:
     return made
 
 
-def answer(vocabulary: Any, held_to: Grammar, seed: int, most: int = 400) -> str:
-    """A text of tokens drawn evenly from those that are allowed, until the answer is whole."""
-    drawn = random.Random(seed)
-    matcher = Matcher(vocabulary, held_to)
+def sampled(vocabulary: Any, rule: Grammar, seed: int, most: int = 400) -> str:
+    """A text of tokens sampled uniformly from the allowed ones, until the grammar is complete."""
+    rng = random.Random(seed)
+    matcher = Matcher(vocabulary, rule)
     tokens: list[int] = []
     while not matcher.finished:
         allowed = [int(token) for token in matcher.mask().nonzero()[0]]
-        tokens.append(drawn.choice(allowed))
+        tokens.append(rng.choice(allowed))
         matcher.accept(tokens[-1])
         assert len(tokens) < most
     kept = [token for token in tokens if token not in vocabulary.end_ids]
@@ -98,22 +106,20 @@ def answer(vocabulary: Any, held_to: Grammar, seed: int, most: int = 400) -> str
 
 
 class TestSchemas:
-    def test_whatever_is_drawn_from_the_mask_keeps_to_the_schema(self, vocabulary: Any) -> None:
-        held_to = grammar.of_schema(Form(ANSWER, "x"))
-        answers = [json.loads(answer(vocabulary, held_to, seed)) for seed in range(20)]
-        for made in answers:
+    def test_whatever_the_mask_allows_matches_the_schema(self, vocabulary: Any) -> None:
+        rule = grammar.of_schema(Form(ANSWER, "x"))
+        texts = [json.loads(sampled(vocabulary, rule, seed)) for seed in range(20)]
+        for made in texts:
             assert made.keys() == {"color", "sides", "filled"}
             assert made["color"] in ("red", "파랑")
             assert 3 <= made["sides"] <= 12
-        assert {made["color"] for made in answers} == {"red", "파랑"}
+        assert {made["color"] for made in texts} == {"red", "파랑"}
 
-    def test_layout_is_that_of_python_so_that_no_answer_is_endless_white_space(
-        self, vocabulary: Any
-    ) -> None:
-        made = answer(vocabulary, grammar.of_schema(Form(ANSWER, "x")), 3)
+    def test_the_layout_is_pythons_so_white_space_is_bounded(self, vocabulary: Any) -> None:
+        made = sampled(vocabulary, grammar.of_schema(Form(ANSWER, "x")), 3)
         assert made == json.dumps(json.loads(made), ensure_ascii=False)
 
-    def test_any_object_is_one(self, vocabulary: Any) -> None:
+    def test_any_object_matches_the_json_object_format(self, vocabulary: Any) -> None:
         matcher = Matcher(vocabulary, grammar.of_schema(Form(grammar.ANY_OBJECT, "x")))
         for text in ("{", "}"):
             (token,) = vocabulary.backend.encode(text, add_special_tokens=False).ids
@@ -138,7 +144,7 @@ class TestSchemas:
         ids=lambda value: str(value)[:40],
     )
     @pytest.mark.parametrize("strict", [True, False])
-    def test_a_schema_that_can_not_be_compiled_says_why(
+    def test_the_error_for_a_schema_that_cannot_be_compiled_has_the_reason(
         self, schema: Any, reason: str, strict: bool
     ) -> None:
         with pytest.raises(InvalidRequest, match=reason) as caught:
@@ -148,14 +154,14 @@ class TestSchemas:
         assert "\n" not in caught.value.message
 
     @pytest.mark.parametrize("word", ["<|im_end|>", "a <|box_end|> b", OPEN, f"x{CLOSE}"])
-    def test_a_schema_may_hold_the_text_of_a_control_token(self, vocabulary: Any, word: str) -> None:
+    def test_a_schema_may_contain_the_text_of_a_control_token(self, vocabulary: Any, word: str) -> None:
         schema: dict[str, Any] = {
             "type": "object",
             "properties": {word: {"const": word}},
             "required": [word],
             "additionalProperties": False,
         }
-        made = answer(vocabulary, grammar.of_schema(Form(schema, "x")), 1)
+        made = sampled(vocabulary, grammar.of_schema(Form(schema, "x")), 1)
         assert json.loads(made) == {word: word}
 
     def test_no_control_token_is_allowed_inside_a_string(self, vocabulary: Any) -> None:
@@ -166,11 +172,11 @@ class TestSchemas:
         added = vocabulary.backend.get_added_tokens_decoder()
         assert not set(allowed) & set(added)
 
-    def test_a_client_can_not_set_options_of_the_compiler(self, vocabulary: Any) -> None:
+    def test_a_client_cannot_set_compiler_options(self, vocabulary: Any) -> None:
         schema = {**ANSWER, "x-guidance": {"item_separator": ";"}}
-        json.loads(answer(vocabulary, grammar.of_schema(Form(schema, "x")), 1))
+        json.loads(sampled(vocabulary, grammar.of_schema(Form(schema, "x")), 1))
 
-    def test_nesting_as_deep_as_a_request_can_be_is_no_crash(self) -> None:
+    def test_the_deepest_nesting_of_a_request_does_not_crash(self) -> None:
         schema: dict[str, Any] = {"type": "string"}
         for _ in range(180):
             schema = {"type": "array", "items": schema}
@@ -186,41 +192,41 @@ class TestCalls:
         Form(grammar.NO_ARGUMENTS, "tools[1]", name="stop"),
     )
 
-    def calls(self, vocabulary: Any, held_to: Grammar, seed: int) -> list[tuple[str, Any]]:
-        reader = CallReader(["paint-it", "stop"], forced=True)
-        pieces = [*reader.push(answer(vocabulary, held_to, seed)), *reader.finish()]
-        assert all(isinstance(piece, (Called, Argued)) for piece in pieces)
-        names = [piece.name for piece in pieces if isinstance(piece, Called)]
+    def calls(self, vocabulary: Any, rule: Grammar, seed: int) -> list[tuple[str, Any]]:
+        parser = CallParser(["paint-it", "stop"], forced=True)
+        pieces = [*parser.push(sampled(vocabulary, rule, seed)), *parser.finish()]
+        assert all(isinstance(piece, (CallStart, CallArguments)) for piece in pieces)
+        names = [piece.name for piece in pieces if isinstance(piece, CallStart)]
         return [
             (
                 name,
                 json.loads(
-                    "".join(p.text for p in pieces if isinstance(p, Argued) and p.index == index)
+                    "".join(p.text for p in pieces if isinstance(p, CallArguments) and p.index == index)
                 ),
             )
             for index, name in enumerate(names)
         ]
 
-    def test_what_is_drawn_are_calls_that_can_be_read(self, vocabulary: Any) -> None:
-        held_to = grammar.of_calls(self.FORMS, most=3)
-        made = [self.calls(vocabulary, held_to, seed) for seed in range(20)]
+    def test_whatever_the_mask_allows_can_be_parsed_as_calls(self, vocabulary: Any) -> None:
+        rule = grammar.of_calls(self.FORMS, most=3)
+        made = [self.calls(vocabulary, rule, seed) for seed in range(20)]
         assert {name for calls in made for name, _ in calls} == {"paint-it", "stop"}
         assert {len(calls) for calls in made} <= {1, 2, 3}
         assert max(len(calls) for calls in made) > 1
         for name, arguments in (call for calls in made for call in calls):
             assert arguments.keys() == ({"color", "sides", "filled"} if name == "paint-it" else set())
 
-    def test_calls_as_the_tokenizer_writes_them_are_allowed_token_by_token(
+    def test_calls_in_the_tokenizers_own_tokens_are_allowed_token_by_token(
         self, vocabulary: Any
     ) -> None:
         arguments = json.dumps({"color": "red", "sides": 4, "filled": True})
         calls = [ToolCall("paint-it", arguments), ToolCall("stop", "{}"), ToolCall("stop", "{}")]
         text = call_text(calls)
-        for held_to in (
+        for rule in (
             grammar.of_calls(self.FORMS, most=3),
             grammar.of_calls(self.FORMS, most=3, answer=Form(ANSWER, "x")),
         ):
-            matcher = Matcher(vocabulary, held_to)
+            matcher = Matcher(vocabulary, rule)
             for token in vocabulary.backend.encode(text, add_special_tokens=False).ids:
                 assert matcher.mask()[token], vocabulary.backend.id_to_token(token)
                 matcher.accept(token)
@@ -235,23 +241,23 @@ class TestCalls:
         opening = Tokenizer("vlm-best").backend_tokenizer.token_to_id(OPEN)
         assert matcher.mask().nonzero()[0].tolist() == [opening]
 
-    def test_a_tag_that_the_logits_do_not_reach_is_spelled(self) -> None:
+    def test_a_tag_beyond_the_logits_is_spelled_out(self) -> None:
         narrow = Vocabulary(Tokenizer("vlm-best"), 633, [628, 626])  # <tool_call> is 633
         matcher = Matcher(narrow, grammar.of_calls(self.FORMS))
         assert matcher.mask().any()
         for token in Tokenizer("vlm-best").backend_tokenizer.encode("<").ids:
             assert matcher.mask()[token]
 
-    def test_at_most_one_call_is_one(self, vocabulary: Any) -> None:
-        held_to = grammar.of_calls(self.FORMS, most=1)
-        assert {len(self.calls(vocabulary, held_to, seed)) for seed in range(10)} == {1}
+    def test_the_number_of_calls_can_be_limited_to_one(self, vocabulary: Any) -> None:
+        rule = grammar.of_calls(self.FORMS, most=1)
+        assert {len(self.calls(vocabulary, rule, seed)) for seed in range(10)} == {1}
 
-    def test_beside_an_answer_both_can_be_drawn(self, vocabulary: Any) -> None:
-        held_to = grammar.of_calls(self.FORMS, most=1, answer=Form(ANSWER, "x"))
-        beginnings = {answer(vocabulary, held_to, seed)[:1] for seed in range(40)}
+    def test_with_an_answer_schema_both_calls_and_answers_are_possible(self, vocabulary: Any) -> None:
+        rule = grammar.of_calls(self.FORMS, most=1, answer=Form(ANSWER, "x"))
+        beginnings = {sampled(vocabulary, rule, seed)[:1] for seed in range(40)}
         assert beginnings == {"<", "{"}
 
-    def test_a_faulty_schema_is_named_by_its_place(self) -> None:
+    def test_the_error_for_a_faulty_schema_has_its_place(self) -> None:
         forms = (*self.FORMS, Form({"type": "colour"}, "tools[2]", name="bad"))
         with pytest.raises(InvalidRequest) as caught:
             grammar.of_calls(forms)
@@ -267,7 +273,7 @@ class TestMatcher:
         found: list[int] = vocabulary.backend.encode(text, add_special_tokens=False).ids
         return found
 
-    def test_a_mask_is_as_wide_as_the_logits_and_allows_no_id_that_is_not_known(
+    def test_a_mask_is_as_wide_as_the_logits_and_allows_no_unknown_id(
         self, vocabulary: Any, matcher: Matcher
     ) -> None:
         mask = matcher.mask()
@@ -275,11 +281,11 @@ class TestMatcher:
         assert mask.any()
         assert not mask[vocabulary.known :].any()
 
-    def test_logits_narrower_than_the_vocabulary_have_a_mask_as_narrow(self) -> None:
+    def test_a_mask_may_be_narrower_than_the_vocabulary(self) -> None:
         narrow = Vocabulary(Tokenizer("vlm-best"), 600, [599])
         assert Matcher(narrow, grammar.of_schema(Form({"type": "object"}, "x"))).mask().shape == (600,)
 
-    def test_an_end_is_allowed_only_where_the_text_may_end(
+    def test_an_end_token_is_allowed_only_where_the_text_may_end(
         self, vocabulary: Any, matcher: Matcher
     ) -> None:
         for token in self.ids(vocabulary, '"red"'):
@@ -291,7 +297,7 @@ class TestMatcher:
         matcher.accept(min(vocabulary.end_ids))
         assert matcher.finished
 
-    def test_an_end_where_more_might_follow_ends_it(self, vocabulary: Any) -> None:
+    def test_an_end_token_ends_a_text_that_could_continue(self, vocabulary: Any) -> None:
         matcher = Matcher(vocabulary, grammar.of_schema(Form({"type": "integer"}, "x")))
         for token in self.ids(vocabulary, "7"):
             matcher.accept(token)
@@ -301,15 +307,13 @@ class TestMatcher:
         matcher.accept(end)
         assert matcher.finished
 
-    def test_a_token_that_was_not_allowed_is_an_error_and_not_an_answer(
-        self, vocabulary: Any, matcher: Matcher
-    ) -> None:
+    def test_a_token_that_was_not_allowed_is_an_error(self, vocabulary: Any, matcher: Matcher) -> None:
         with pytest.raises(GenerationFailed):
             matcher.accept(self.ids(vocabulary, "{")[0])
 
-    def test_matchers_of_one_grammar_know_nothing_of_each_other(self, vocabulary: Any) -> None:
-        held_to = grammar.of_schema(Form({"enum": ["red"]}, "x"))
-        one, other = Matcher(vocabulary, held_to), Matcher(vocabulary, held_to)
+    def test_matchers_of_one_grammar_are_independent(self, vocabulary: Any) -> None:
+        rule = grammar.of_schema(Form({"enum": ["red"]}, "x"))
+        one, other = Matcher(vocabulary, rule), Matcher(vocabulary, rule)
         for token in self.ids(vocabulary, '"red"'):
             one.accept(token)
         assert (one.finished, other.finished) == (True, False)

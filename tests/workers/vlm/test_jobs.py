@@ -1,4 +1,4 @@
-"""From chat requests to jobs: defaults, what is passed on, what answers are held to."""
+"""From chat requests to jobs: defaults, fields and grammars."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def job(**fields: Any) -> ChatJob:
 
 
 class TestDefaults:
-    def test_a_chat_is_sampled_at_temperature_1_as_by_openai(self) -> None:
+    def test_the_default_temperature_is_1_as_in_openais_api(self) -> None:
         assert job().sampling.temperature == 1.0
 
-    def test_what_the_client_leaves_open_is_told_so_that_the_checkpoint_may_say_it(self) -> None:
+    def test_fields_that_the_client_did_not_send_are_listed_for_checkpoint_defaults(self) -> None:
         names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
-        assert job().open == names
-        assert job(temperature=0, top_k=5).open == names - {"temperature", "top_k"}
+        assert job().unset == names
+        assert job(temperature=0, top_k=5).unset == names - {"temperature", "top_k"}
         sent = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0, "repetition_penalty": 1.0}
-        assert job(**sent).open == frozenset()
+        assert job(**sent).unset == frozenset()
 
     def test_temperature_0_is_kept(self) -> None:
         assert job(temperature=0).sampling.temperature == 0
 
-    def test_the_limit_of_the_settings_holds_when_the_client_sets_none(self) -> None:
+    def test_the_max_tokens_setting_applies_when_the_client_sets_none(self) -> None:
         assert job().max_tokens == 99
         assert job(max_tokens=5).max_tokens == 5
         assert job(max_completion_tokens=6, max_tokens=5).max_tokens == 6
 
-    def test_seed_0_is_a_seed_and_without_one_the_given_is_used(self) -> None:
+    def test_seed_0_is_kept_and_a_missing_seed_is_the_given_one(self) -> None:
         assert job(seed=0).sampling.seed == 0
         assert job().sampling.seed == 1234
 
@@ -71,28 +71,28 @@ class TestDefaults:
         assert (plain.logprobs, plain.top_logprobs, plain.logit_bias) == (False, 0, ())
 
 
-class TestForms:
+class TestGrammars:
     def test_free_text_has_no_grammar(self) -> None:
         assert job().grammar is None
         assert job(response_format={"type": "text"}).grammar is None
         assert job(tools=[WEATHER]).grammar is None
 
     @pytest.mark.parametrize("strict", [True, False, None])
-    def test_json_and_schemas_have_one(self, strict: bool | None) -> None:
+    def test_json_formats_have_one(self, strict: bool | None) -> None:
         schema = {"name": "x", "schema": PLACE, "strict": strict}
-        held = job(response_format={"type": "json_schema", "json_schema": schema}).grammar
-        free = job(response_format={"type": "json_object"}).grammar
-        assert held is not None
-        assert free is not None
-        assert held != free
+        schema_grammar = job(response_format={"type": "json_schema", "json_schema": schema}).grammar
+        object_grammar = job(response_format={"type": "json_object"}).grammar
+        assert schema_grammar is not None
+        assert object_grammar is not None
+        assert schema_grammar != object_grammar
 
-    def test_a_schema_that_can_not_be_compiled_is_refused_with_the_reason(self) -> None:
+    def test_a_schema_that_cannot_be_compiled_is_refused_with_the_reason(self) -> None:
         schema = {"name": "x", "schema": {"type": "colour"}}
         with pytest.raises(InvalidRequest, match="Invalid type: colour") as caught:
             job(response_format={"type": "json_schema", "json_schema": schema})
         assert caught.value.param == "response_format.json_schema.schema"
 
-    def test_a_keyword_that_no_grammar_holds_is_an_error_only_where_it_is_strict(self) -> None:
+    def test_an_unsupported_keyword_is_an_error_only_in_strict_schemas(self) -> None:
         schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
         form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         assert job(response_format=form).grammar is not None
@@ -100,7 +100,7 @@ class TestForms:
         with pytest.raises(InvalidRequest, match="uniqueItems"):
             job(response_format=form)
 
-    def test_the_schema_of_a_tool_is_named_when_it_is_at_fault(self) -> None:
+    def test_the_error_for_a_tools_schema_names_the_tool(self) -> None:
         bad = {"name": "bad", "parameters": {"properties": {"a": {"type": "colour"}}}}
         with pytest.raises(InvalidRequest) as caught:
             job(tools=[WEATHER, {"type": "function", "function": bad}], tool_choice="required")
@@ -115,18 +115,18 @@ class TestForms:
         assert "weather" in some.lark
         assert "weather" not in one.lark
 
-    def test_calls_stay_possible_beside_a_schema(self) -> None:
+    def test_calls_stay_possible_next_to_a_schema(self) -> None:
         both = job(tools=[CLOCK], response_format={"type": "json_object"}).grammar
         assert both is not None
         assert "clock" in both.lark
 
 
 class TestTools:
-    def test_the_model_is_told_of_the_tools_it_may_call(self) -> None:
-        told = job(tools=[WEATHER, CLOCK]).turns[0]
-        assert told.role == "system"
-        assert '"name": "weather"' in str(told.parts[0])
-        assert '"name": "clock"' in str(told.parts[0])
+    def test_tools_that_may_be_called_are_described_to_the_model(self) -> None:
+        system = job(tools=[WEATHER, CLOCK]).turns[0]
+        assert system.role == "system"
+        assert '"name": "weather"' in str(system.parts[0])
+        assert '"name": "clock"' in str(system.parts[0])
 
-    def test_of_tools_that_must_not_be_called_it_is_not_told(self) -> None:
+    def test_tools_that_must_not_be_called_are_not_described(self) -> None:
         assert job(tools=[WEATHER], tool_choice="none").turns == TURNS

@@ -1,4 +1,4 @@
-"""Moondream2 on its demo checkpoint. Few answers: its pictures are 730 tokens long."""
+"""Moondream2 on its demo checkpoint. Few completions: an image has 730 tokens."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ import pytest
 from contracts.errors import InvalidRequest, UnsupportedParameter
 from demo import world
 from tests.workers.conftest import MODELS, Talker, ends, talk, vlm_settings
-from tests.workers.vlm.batches import CAPTION, CIRCLE, GREEN_STAR, RED_CIRCLE, STAR
-from workers.engine import Prompted, Turn
+from tests.workers.vlm.batches import CAPTION, CIRCLE, COLOR, GREEN_STAR, RED_CIRCLE, STAR
+from workers.engine import Prefilled, Turn
 from workers.serving.answers import text_of
 
 pytestmark = pytest.mark.mlx
 
-COLOR = "What color is the background?"
 
-
-def test_a_caption_is_right_and_counted(moondream: Talker) -> None:
+def test_a_caption_is_correct_and_its_tokens_counted(moondream: Talker) -> None:
     events = moondream.events(talk([Turn("user", (CAPTION, CIRCLE))]))
     assert text_of(events) == world.caption(RED_CIRCLE)
     assert ends(events)[0].completion_tokens == 8
-    (prompted,) = [e for e in events if isinstance(e, Prompted)]
+    (prompted,) = [e for e in events if isinstance(e, Prefilled)]
     assert prompted.prompt_tokens > 730  # the image alone
 
 
-def test_a_second_turn_still_sees_the_image(moondream: Talker) -> None:
+def test_a_second_turn_still_has_the_image(moondream: Talker) -> None:
     turns = [
         Turn("user", (STAR, CAPTION)),
         Turn("assistant", (world.caption(GREEN_STAR),)),
@@ -40,7 +38,7 @@ def test_a_second_turn_still_sees_the_image(moondream: Talker) -> None:
     assert "yellow" in moondream.say(turns)
 
 
-def test_text_alone_is_answered(moondream: Talker) -> None:
+def test_text_without_an_image_gets_a_completion(moondream: Talker) -> None:
     assert moondream.ask("Hello", max_tokens=20)
 
 
@@ -49,7 +47,7 @@ def test_a_second_image_is_refused(moondream: Talker) -> None:
         moondream.ask(CIRCLE, STAR, CAPTION)
 
 
-def test_features_are_joined_as_the_library_joins_them(moondream: Talker) -> None:
+def test_crop_features_are_joined_as_in_the_library(moondream: Talker) -> None:
     def compare() -> None:
         import mlx.core as mx  # noqa: TID251
 
@@ -67,14 +65,14 @@ def test_features_are_joined_as_the_library_joins_them(moondream: Talker) -> Non
     moondream.do(compare)
 
 
-def test_the_picture_is_seen_causally_as_this_checkpoint_was_trained(moondream: Talker) -> None:
-    family = moondream.engine._family
-    assert not family.skilled
-    assert not family.sees_whole
+def test_attention_is_causal_as_this_checkpoint_was_trained(moondream: Talker) -> None:
+    architecture = moondream.engine._architecture
+    assert not architecture.skilled
+    assert not architecture.bidirectional
 
 
-def test_seen_as_a_whole_every_place_of_the_picture_sees_all_others(moondream: Talker) -> None:
-    """The logits are those of the library's own call with the mask that it makes and loses."""
+def test_bidirectional_attention_gives_the_logits_of_the_librarys_mask(moondream: Talker) -> None:
+    """The library builds this mask, but its language model drops it."""
     engine = moondream.engine
 
     def compare() -> tuple[float, float]:
@@ -82,52 +80,53 @@ def test_seen_as_a_whole_every_place_of_the_picture_sees_all_others(moondream: T
 
         from workers.vlm.batch import Language
 
-        family, model = engine._family, engine._model
-        reading = family.read(talk([Turn("user", (CIRCLE, CAPTION))]))
-        (picture,) = reading.pictures
-        crops, layouts = picture.shape
+        architecture, model = engine._architecture, engine._model
+        prompt = architecture.make_prompt(talk([Turn("user", (CIRCLE, CAPTION))]))
+        (image,) = prompt.images
+        crops, layouts = image.shape
         expected = model(
-            mx.array([reading.ids]),
-            pixel_values=mx.array(picture.pixels),
+            mx.array([prompt.ids]),
+            pixel_values=mx.array(image.pixels),
             num_crops=crops,
             crop_layouts=layouts,
         ).logits[0, -1]
-        features = [family.look(picture)[-1]]
+        features = [architecture.encode_image(image)[-1]]
         found = []
-        for whole in (True, False):
-            family.sees_whole = whole
-            inputs = family.inputs(reading, 0, features)
+        for bidirectional in (True, False):
+            architecture.bidirectional = bidirectional
+            inputs = architecture.inputs(prompt, 0, features)
             cache = [_EmptyCache()]
             language = Language(_Uncached(model.language_model))
-            language(mx.array([reading.ids]), cache=cache, **inputs)
+            language(mx.array([prompt.ids]), cache=cache, **inputs)
             found.append(float(mx.abs(language.logits[0] - expected).max()))
-        family.sees_whole = False
+        architecture.bidirectional = False
         return found[0], found[1]
 
-    whole, causal = moondream.do(compare)
-    assert whole < 1e-3 < causal
+    bidirectional, causal = moondream.do(compare)
+    assert bidirectional < 1e-3 < causal
 
 
-def test_seen_as_a_whole_it_decodes_as_well(moondream: Talker) -> None:
-    """In one piece, whatever else goes on, and from the cache the second time."""
+def test_with_bidirectional_attention_it_decodes_cold_and_cached(
+    moondream: Talker,
+) -> None:
     engine = moondream.engine
-    family = engine._family
-    moondream.do(engine.schedule.prefixes.clear)
-    family.sees_whole, family.first_chunk = True, 730
+    architecture = engine._architecture
+    moondream.do(engine.runner.prefixes.clear)
+    architecture.bidirectional, architecture.first_chunk = True, 730
     try:
         job = talk([Turn("user", (CIRCLE, CAPTION))], max_tokens=4)
         first, again = moondream.events(job), moondream.events(job)
     finally:
-        family.sees_whole, family.first_chunk = False, 1
-        moondream.do(engine.schedule.prefixes.clear)
+        architecture.bidirectional, architecture.first_chunk = False, 1
+        moondream.do(engine.runner.prefixes.clear)
     assert text_of(first) == text_of(again)
     assert ends(again)[0].cached_tokens > 730
 
 
-def test_the_real_tokenizer_makes_a_checkpoint_skilled_whatever_its_words() -> None:
+def test_the_size_and_control_tokens_of_the_real_tokenizer_make_a_checkpoint_skilled() -> None:
     from workers.vlm.architectures.moondream import is_skilled
 
-    class Words:
+    class Tokenizer:
         def __init__(self, tokens: Sequence[str], size: int) -> None:
             self._tokens, self._size = tokens, size
 
@@ -140,17 +139,17 @@ def test_the_real_tokenizer_makes_a_checkpoint_skilled_whatever_its_words() -> N
     real = ["<|endoftext|>", *(f"<|md_reserved_{number}|>" for number in range(20))]
     demo = ["<|endoftext|>", "<|md_reserved_0|>", "<|md_reserved_1|>", "<|answer|>", "<|thinking|>"]
     gpt2 = ["!", "#"]
-    assert is_skilled(Words(real, 51200), 51200)
-    assert not is_skilled(Words(real, 51200), 640)  # the model is another
-    assert not is_skilled(Words(real, 640), 51200)  # the skills have no ids
-    assert not is_skilled(Words(demo, 51200), 51200)
-    assert not is_skilled(Words(gpt2, 51200), 51200)
+    assert is_skilled(Tokenizer(real, 51200), 51200)
+    assert not is_skilled(Tokenizer(real, 51200), 640)  # another model
+    assert not is_skilled(Tokenizer(real, 640), 51200)  # no ids for the skills
+    assert not is_skilled(Tokenizer(demo, 51200), 51200)
+    assert not is_skilled(Tokenizer(gpt2, 51200), 51200)
 
 
 def test_a_prompt_beyond_2048_tokens_is_refused_with_the_published_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its config.json says nothing of sizes: they are the defaults of mlx-vlm's classes, made small."""
+    """Its config.json has no sizes. They are the defaults of mlx-vlm's classes, here made small."""
     from mlx_vlm.models.moondream2 import config as theirs  # noqa: TID251 - shrinks its defaults
 
     from workers.vlm.engine import VlmEngine
@@ -159,7 +158,7 @@ def test_a_prompt_beyond_2048_tokens_is_refused_with_the_published_config(
     shutil.copytree(MODELS / "vlm-fast", folder)
     ours = json.loads((folder / "config.json").read_text())
     for kind, name in ((theirs.TextConfig, "text_config"), (theirs.VisionConfig, "vision_config")):
-        # The length is the one that the real model has by default.
+        # The context length stays the real model's default.
         sizes = {key: value for key, value in ours[name].items() if key != "max_position_embeddings"}
         defaults = [sizes.get(field.name, field.default) for field in fields(kind)]
         monkeypatch.setattr(kind.__init__, "__defaults__", tuple(defaults))
@@ -175,27 +174,27 @@ def test_a_prompt_beyond_2048_tokens_is_refused_with_the_published_config(
     one = Talker(VlmEngine("vlm-fast", vlm_settings(folder)))
     try:
         with pytest.raises(InvalidRequest) as caught:
-            one.engine.read(talk([Turn("user", ("a " * 4500,))]))
+            one.engine.prepare(talk([Turn("user", ("a " * 4500,))]))
         assert caught.value.code == "context_length_exceeded"
         assert "2048" in caught.value.message
-        reading = one.engine.read(talk([Turn("user", ("hm",))], max_tokens=10**9))
-        assert reading.job.max_tokens == 2048 - reading.prompt_tokens
+        prepared = one.engine.prepare(talk([Turn("user", ("hm",))], max_tokens=10**9))
+        assert prepared.job.max_tokens == 2048 - len(prepared.prompt)
     finally:
         one.close()
 
 
-def test_a_skilled_checkpoint_is_asked_by_its_control_tokens(moondream: Talker) -> None:
+def test_a_skilled_checkpoint_gets_prompts_with_its_control_tokens(moondream: Talker) -> None:
     from dataclasses import replace
 
-    family = moondream.engine._family
-    encode = family._tokenizer.encode
+    architecture = moondream.engine._architecture
+    encode = architecture._tokenizer.encode
     job = talk([Turn("user", (CIRCLE, CAPTION))])
-    family.skilled = True
+    architecture.skilled = True
     try:
-        query = family.read(job).ids
-        caption = family.read(replace(job, skill="caption")).ids
+        query = architecture.make_prompt(job).ids
+        caption = architecture.make_prompt(replace(job, skill="caption")).ids
     finally:
-        family.skilled = False
+        architecture.skilled = False
     assert query[730:] == [1, 15381, 2, *encode(CAPTION, add_special_tokens=False), 3]
     assert caption[730:] == [1, 32708, 2, 6382, 3]
 
@@ -206,7 +205,7 @@ class _EmptyCache:
 
 
 class _Uncached:
-    """A language model that takes no cache."""
+    """A language model without a cache."""
 
     def __init__(self, model: Any) -> None:
         self._model = model

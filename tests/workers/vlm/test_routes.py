@@ -1,4 +1,4 @@
-"""The app of a worker: answers, calls of tools, analyses."""
+"""The routes of a vision-language worker: chat, tool calls, analysis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.workers.apps import CALL, DRAW, HELLO, WEATHER, b64, error_of, png
 
 
 class TestChat:
-    def test_a_completion_has_openais_shape(self, vlm: httpx.Client, engine: FakeEngine) -> None:
+    def test_a_completion_has_openais_form(self, vlm: httpx.Client, engine: FakeEngine) -> None:
         answer = vlm.post("/v1/chat/completions", json=HELLO, headers={"x-request-id": "abc"})
         body = answer.json()
         assert answer.headers["x-request-id"] == "abc"
@@ -38,7 +38,7 @@ class TestChat:
         assert chunks[-1]["usage"]["total_tokens"] == 9
         assert len({chunk["id"] for chunk in chunks}) == 1
 
-    def test_a_developer_speaks_as_the_system_and_pictures_are_decoded(
+    def test_a_developer_message_is_a_system_turn_and_images_are_decoded(
         self, vlm: httpx.Client, engine: FakeEngine
     ) -> None:
         uri = f"data:image/png;base64,{b64(png(9, 5))}"
@@ -59,7 +59,7 @@ class TestChat:
         assert (user.parts[1].mode, user.parts[1].size) == ("RGB", (9, 5))
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_damaged_picture_is_refused_by_name_before_the_model_sees_it(
+    def test_a_damaged_image_is_refused_with_its_field_before_the_model_gets_it(
         self, vlm: httpx.Client, engine: FakeEngine, stream: bool
     ) -> None:
         part = {"type": "image_url", "image_url": {"url": b64(png()[:40])}}
@@ -78,7 +78,7 @@ class TestChat:
         assert answer.status_code == 400
         assert error_of(answer)["code"] == "context_length_exceeded"
 
-    def test_a_failed_generation_is_a_500_that_is_not_worth_a_retry(
+    def test_a_failed_generation_is_a_500_that_should_not_be_retried(
         self, vlm: httpx.Client, engine: FakeEngine
     ) -> None:
         engine.words = ["a", ValueError("inside")]
@@ -99,23 +99,27 @@ class TestChat:
         assert "[DONE]" not in answer.text
 
     @pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"messages": []}', b"\xff"])
-    def test_what_is_no_request_is_refused(self, vlm: httpx.Client, body: bytes) -> None:
+    def test_an_invalid_body_is_refused(self, vlm: httpx.Client, body: bytes) -> None:
         answer = vlm.post("/v1/chat/completions", content=body)
         assert answer.status_code == 400
         assert error_of(answer)["type"] == "invalid_request_error"
 
-    def test_other_methods_and_routes_are_told_as_such(self, vlm: httpx.Client) -> None:
+    def test_other_methods_and_routes_have_their_own_errors(self, vlm: httpx.Client) -> None:
         assert error_of(vlm.get("/v1/chat/completions"))["code"] == "method_not_allowed"
         assert error_of(vlm.get("/nowhere"))["code"] == "not_found"
 
-    def test_a_route_of_the_other_kind_says_what_this_model_serves(self, vlm: httpx.Client) -> None:
+    def test_the_error_for_a_route_of_the_other_kind_lists_this_models_routes(
+        self, vlm: httpx.Client
+    ) -> None:
         answer = vlm.post("/v1/images/generations", json=DRAW)
         assert answer.status_code == 404
         assert "/v1/chat/completions" in error_of(answer)["message"]
 
 
 class TestTools:
-    def test_a_call_and_its_result_go_round(self, vlm: httpx.Client, engine: FakeEngine) -> None:
+    def test_a_call_and_its_result_make_a_round_trip(
+        self, vlm: httpx.Client, engine: FakeEngine
+    ) -> None:
         engine.words = ["Let me look.\n", CALL[:30], CALL[30:]]
         fields = {**HELLO, "tools": [WEATHER]}
         (choice,) = vlm.post("/v1/chat/completions", json=fields).json()["choices"]
@@ -134,9 +138,9 @@ class TestTools:
         engine.words = ["It is 17 degrees."]
         answer = vlm.post("/v1/chat/completions", json={**fields, "messages": more}).json()
         assert answer["choices"][0]["finish_reason"] == "stop"
-        _, _, said, told = engine.jobs[1].turns
-        assert (said.role, "".join(said.parts)) == ("assistant", f"Let me look.\n{CALL}")
-        assert (told.role, "".join(told.parts)) == (
+        _, _, call_turn, result_turn = engine.jobs[1].turns
+        assert (call_turn.role, "".join(call_turn.parts)) == ("assistant", f"Let me look.\n{CALL}")
+        assert (result_turn.role, "".join(result_turn.parts)) == (
             "user",
             "<tool_response>\n17 degrees\n</tool_response>\n<tool_response>\nsun\n</tool_response>",
         )
@@ -154,7 +158,7 @@ class TestTools:
         assert data[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_schema_that_can_not_be_compiled_is_a_400_before_the_model_sees_it(
+    def test_a_schema_that_cannot_be_compiled_is_a_400_before_the_model_gets_it(
         self, vlm: httpx.Client, engine: FakeEngine, stream: bool
     ) -> None:
         form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "colour"}}}
@@ -165,7 +169,7 @@ class TestTools:
         assert "colour" in error_of(answer)["message"]
         assert engine.jobs == []
 
-    def test_a_form_reaches_the_engine_as_a_grammar(
+    def test_a_response_format_reaches_the_engine_as_a_grammar(
         self, vlm: httpx.Client, engine: FakeEngine
     ) -> None:
         vlm.post("/v1/chat/completions", json={**HELLO, "response_format": {"type": "json_object"}})
@@ -185,7 +189,7 @@ class TestDetail:
         size: tuple[int, int] = engine.jobs[-1].turns[0].parts[0].size
         return size
 
-    def test_a_picture_is_as_large_as_its_detail_allows(
+    def test_an_image_is_as_large_as_its_detail_allows(
         self, vlm: httpx.Client, engine: FakeEngine
     ) -> None:
         assert self.size(vlm, engine) == (1200, 600)
@@ -193,7 +197,7 @@ class TestDetail:
         assert self.size(vlm, engine, detail="low") == (616, 308)
         assert self.size(vlm, engine, max_pixels=50_000) == (308, 140)
 
-    def test_a_bound_of_the_request_holds_for_all_pictures(
+    def test_max_pixels_of_the_request_applies_to_all_images(
         self, vlm: httpx.Client, engine: FakeEngine
     ) -> None:
         parts = [
@@ -204,7 +208,7 @@ class TestDetail:
         assert vlm.post("/v1/chat/completions", json=fields).status_code == 200
         assert [part.size for part in engine.jobs[0].turns[0].parts] == [(56, 56), (28, 28), (56, 56)]
 
-    def test_an_analysis_bounds_its_picture_too(self, vlm: httpx.Client, engine: FakeEngine) -> None:
+    def test_an_analysis_bounds_its_image_too(self, vlm: httpx.Client, engine: FakeEngine) -> None:
         fields = {"image": b64(png(1200, 600)), "detail": "low"}
         assert vlm.post("/v1/vision/analyze", json=fields).status_code == 200
         assert engine.jobs[0].turns[0].parts[0].size == (616, 308)
@@ -212,9 +216,7 @@ class TestDetail:
 
 
 class TestAnalyze:
-    def test_the_prompt_of_the_task_is_asked_greedily(
-        self, vlm: httpx.Client, engine: FakeEngine
-    ) -> None:
+    def test_a_task_prompt_is_sampled_greedily(self, vlm: httpx.Client, engine: FakeEngine) -> None:
         engine.words = ["- a red", " star\n", "- a cat"]
         fields = {"image": b64(png()), "task": "objects"}
         body = vlm.post("/v1/vision/analyze", json=fields).json()
@@ -224,6 +226,6 @@ class TestAnalyze:
         assert job.sampling.temperature == 0
         assert job.turns[0].parts[1] == "List the objects in this image, one per line."
 
-    def test_a_faulty_image_is_refused_by_name(self, vlm: httpx.Client) -> None:
+    def test_a_faulty_image_is_refused_with_its_field(self, vlm: httpx.Client) -> None:
         answer = vlm.post("/v1/vision/analyze", json={"image": b64(png()[:30])})
         assert (answer.status_code, error_of(answer)["param"]) == (400, "image")

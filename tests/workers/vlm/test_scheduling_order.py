@@ -1,4 +1,4 @@
-"""Who is answered when, and who leaves: the engine on the demo checkpoint, a step at a time."""
+"""The order of work, cancellation and failures: the engine on the demo checkpoint, step by step."""
 
 from __future__ import annotations
 
@@ -18,167 +18,161 @@ from tests.workers.vlm.batches import (
     STAR,
     Arrival,
     Listener,
-    forget,
+    admit,
+    clear_caches,
+    complete,
+    finish,
     job_of,
     play,
     user,
-    whole,
 )
 from workers.engine import Delta
 from workers.serving.answers import text_of
+from workers.vlm.sequence import Status
+from workers.vlm.step_plan import Encode
 
 pytestmark = pytest.mark.mlx
 
 
 class TestOrder:
-    def test_answers_begin_first_come_first_served_whatever_their_length(self, qwen: Talker) -> None:
-        began: list[int] = []
+    def test_jobs_start_first_come_first_served_whatever_their_length(self, qwen: Talker) -> None:
+        started: list[int] = []
 
-        class Noting(Listener):
+        class Recorder(Listener):
             def begin(self) -> None:
-                began.append(id(self))
+                started.append(id(self))
 
         lengths = [30, 1, 20, 0, 10]
-        listeners = [Noting() for _ in lengths]
+        listeners = [Recorder() for _ in lengths]
 
         def work() -> None:
-            engine = qwen.engine
             for size, listener in zip(lengths, listeners, strict=True):
-                engine.admit(engine.read(talk([user(FILLER * size + "hm")], max_tokens=4)), listener)
-            while engine.busy:
-                engine.step()
+                admit(qwen.engine, talk([user(FILLER * size + "hm")], max_tokens=4), listener)
+            finish(qwen.engine)
 
         qwen.do(work)
-        assert began == [id(listener) for listener in listeners]
+        assert started == [id(listener) for listener in listeners]
 
-    def test_no_more_answers_are_drawn_at_a_time_than_the_settings_allow(self, qwen: Talker) -> None:
+    def test_at_most_max_concurrency_sequences_decode(self, qwen: Talker) -> None:
         def work() -> list[int]:
             engine = qwen.engine
-            listener = Listener()
-            endless = ((626, -100.0), (628, -100.0))
-            job = job_of([user("Hello")], n=20, temperature=1.0, max_tokens=12, logit_bias=endless)
-            engine.admit(engine.read(job), listener)
+            no_end = ((626, -100.0), (628, -100.0))
+            job = job_of([user("Hello")], n=20, temperature=1.0, max_tokens=12, logit_bias=no_end)
+            listener = admit(engine, job)
             seen = []
             while engine.busy:
                 engine.step()
-                seen.append(len(engine.schedule._batch))
-            assert whole(listener, job)
+                seen.append(len(engine.runner._batch.ids))
+            assert complete(listener, job)
             return seen
 
-        seen = qwen.do(work)
-        assert max(seen) == 8
+        assert max(qwen.do(work)) == 8
 
-    def test_first_tokens_of_a_burst_come_as_each_is_ready(self, qwen: Talker) -> None:
-        forget(qwen)
+    def test_the_first_tokens_of_a_burst_come_as_soon_as_each_prompt_is_ready(
+        self, qwen: Talker
+    ) -> None:
+        clear_caches(qwen)
         order: list[int] = []
 
-        class Noting(Listener):
+        class Recorder(Listener):
             def put(self, event: Any) -> None:
                 if isinstance(event, Delta):
                     order.append(id(self))
                 super().put(event)
 
-        listeners = [Noting() for _ in range(3)]
+        listeners = [Recorder() for _ in range(3)]
 
         def work() -> None:
-            engine = qwen.engine
             for size, listener in enumerate(listeners):
                 job = talk([user(f"{size} " + FILLER * 5)], temperature=1.0, max_tokens=20)
-                engine.admit(engine.read(job), listener)
-            while engine.busy:
-                engine.step()
+                admit(qwen.engine, job, listener)
+            finish(qwen.engine)
 
         qwen.do(work)
         first = [order.index(id(listener)) for listener in listeners]
         assert first == sorted(first)
-        # The first has said more than one word before the last says its first.
+        # The first job has emitted more than one word before the last job's first word.
         assert order[: first[2]].count(id(listeners[0])) > 1
 
-    def test_a_long_prompt_lets_the_others_go_on_between_its_pieces(self, qwen: Talker) -> None:
-        """Words of the stream that runs come between the begin of the long one and its first token."""
-        forget(qwen)
+    def test_other_sequences_decode_between_the_chunks_of_a_long_prompt(self, qwen: Talker) -> None:
+        clear_caches(qwen)
         long = talk([user(FILLER * 60)], max_tokens=2)
-        seen: list[tuple[int, bool]] = []
 
-        def work() -> None:
+        def work() -> int:
             engine = qwen.engine
-            running, waiting = Listener(), Listener()
-            job = talk([user("Hello")], temperature=2.0, seed=2, max_tokens=60)
-            engine.admit(engine.read(job), running)
+            running = admit(engine, talk([user("Hello")], temperature=2.0, seed=2, max_tokens=60))
             for _ in range(5):
                 engine.step()
-            engine.admit(engine.read(long), waiting)
-            while engine.busy:
-                before = len(running.events)
-                engine.step()
-                if waiting.begun and not waiting.events and not running.ended:
-                    seen.append((len(running.events) - before, waiting.ended))
-
-        qwen.do(work)
-        assert len(seen) >= 4  # pieces
-        assert sum(count for count, _ in seen) >= len(seen) // 2
-
-    def test_a_look_at_a_picture_lets_the_others_go_on_between_its_stages(self, qwen: Talker) -> None:
-        """By a clock on which each look is too long, one stage of the tower is computed a step."""
-        from workers.vlm.scheduler import Schedule
-
-        engine, own = qwen.engine, qwen.engine.schedule
-
-        def work() -> tuple[int, str]:
-            now = iter(range(10**9)).__next__
-            schedule = Schedule(engine._family, own._batch, engine._words, own._options, now)
-            schedule._pace.decoded(0.3)  # 1.2 "seconds" may be lost
-            engine.schedule = schedule
-            running, looking = Listener(), Listener()
-            job = job_of([user("Hello")], temperature=4.0, seed=2, max_tokens=40)
-            engine.admit(engine.read(job), running)
-            for _ in range(3):
-                engine.step()
-            engine.admit(engine.read(talk([user(CIRCLE, CAPTION)])), looking)
+            waiting = admit(engine, long)
             between = 0
             while engine.busy:
                 before = len(running.events)
                 engine.step()
-                if looking.begun and engine.schedule._batch.reader is None and not looking.events:
+                if waiting.begun and not waiting.events and not running.ended:
                     between += len(running.events) > before
-            return between, text_of(looking.events)
+            return between
 
-        try:
-            between, said = qwen.do(work)
-        finally:
-            engine.schedule = own
-        assert between >= 2  # of six blocks; not every token shows a text
-        assert said == world.caption(RED_CIRCLE)
+        assert qwen.do(work) >= 2
+
+    def test_other_sequences_decode_between_the_stages_of_an_image(self, qwen: Talker) -> None:
+        """With a stall limit that a single stage exceeds."""
+        clear_caches(qwen)
+        engine = qwen.engine
+
+        def work() -> tuple[list[str], str]:
+            running = admit(engine, job_of([user("Hello")], temperature=4.0, seed=2, max_tokens=40))
+            for _ in range(3):
+                engine.step()
+            captioning = admit(engine, talk([user(CIRCLE, CAPTION)]))
+            kinds = []
+            while engine.busy:
+                if engine.scheduler._spent_s:
+                    engine.scheduler._last_s = 1000.0
+                plan = engine.scheduler.schedule()
+                if isinstance(plan.work, Encode):
+                    assert plan.work.stages == 1
+                kinds.append("encode" if isinstance(plan.work, Encode) else "other")
+                kinds[-1] = "decode" if plan.decode else kinds[-1]
+                engine.step()
+            assert running.ended
+            return kinds, text_of(captioning.events)
+
+        kinds, text = qwen.do(work)
+        at = kinds.index("encode")
+        assert kinds[at : at + 8] == ["encode", "decode"] * 4  # of six blocks
+        assert text == world.caption(RED_CIRCLE)
 
 
-class TestLeaving:
-    def test_who_leaves_while_waiting_costs_nothing(self, qwen: Talker) -> None:
+class TestCancellation:
+    def test_a_job_that_is_cancelled_while_it_waits_never_starts(self, qwen: Talker) -> None:
         blocker = Arrival(talk([user("Hello")], n=8, temperature=1.0, max_tokens=10))
         gone = Arrival(talk([user(CIRCLE, CAPTION)]), 0, leaves_after=0)
         _, listener = play(qwen, [blocker, gone])
-        assert listener.ended
-        assert listener.error is None
-        assert listener.begun == 0
-        assert listener.events == []
+        assert (listener.ended, listener.error, listener.begun, listener.events) == (True, None, 0, [])
 
-    def test_who_leaves_while_the_prompt_is_read_frees_the_place(self, qwen: Talker) -> None:
-        forget(qwen)
+    def test_a_job_that_is_cancelled_during_its_prefill_frees_its_place(self, qwen: Talker) -> None:
+        clear_caches(qwen)
 
-        def work() -> tuple[int, Listener]:
+        def work() -> Listener:
             engine = qwen.engine
-            listener = Listener()
-            engine.admit(engine.read(talk([user(FILLER * 60)])), listener)
+            listener = admit(engine, talk([user(FILLER * 60)]))
             engine.step()
-            assert engine.schedule._batch.reader is not None
+            engine.step()
+            (sequence,) = engine.scheduler.sequences.values()
+            assert sequence.status is Status.PREFILLING
+            assert engine.runner._batch.prefilling
             listener.leaves_after = 0
             engine.step()
             assert not engine.busy
-            return len(engine.schedule._batch), listener
+            assert not engine.runner._batch.prefilling
+            return listener
 
-        rows, listener = qwen.do(work)
-        assert (rows, listener.ended, listener.events) == (0, True, [])
+        listener = qwen.do(work)
+        assert (listener.ended, listener.events) == (True, [])
 
-    def test_a_fault_of_one_job_fails_that_job_alone(self, qwen: Talker) -> None:
+
+class TestFailures:
+    def test_an_exception_while_sampling_fails_its_own_job_only(self, qwen: Talker) -> None:
         class Broken:
             finished = False
 
@@ -189,12 +183,10 @@ class TestLeaving:
 
         def work() -> tuple[Listener, Listener]:
             engine = qwen.engine
-            good, bad = Listener(), Listener()
             job = talk([user(CIRCLE, CAPTION)])
-            engine.admit(engine.read(job), good)
-            engine.admit(replace(engine.read(job), matchers=(Broken(),)), bad)
-            while engine.busy:
-                engine.step()
+            good, bad = admit(engine, job), Listener()
+            engine.admit(replace(engine.prepare(job), matchers=(Broken(),)), bad)
+            finish(engine)
             return good, bad
 
         good, bad = qwen.do(work)
@@ -202,19 +194,17 @@ class TestLeaving:
         assert isinstance(bad.error, ZeroDivisionError)
         assert qwen.ask(STAR, CAPTION) == world.caption(GREEN_STAR)
 
-    def test_a_prompt_that_can_not_be_computed_fails_alone(self, qwen: Talker) -> None:
-        forget(qwen)
+    def test_an_image_that_cannot_be_encoded_fails_its_own_job_only(self, qwen: Talker) -> None:
+        clear_caches(qwen)
 
         def work() -> tuple[Listener, Listener]:
             engine = qwen.engine
-            good, bad = Listener(), Listener()
-            reading = engine.read(talk([user(STAR, CAPTION)]))
-            (picture,) = reading.pictures
-            broken = replace(picture, pixels=picture.pixels[:-4], key=1)
-            engine.admit(engine.read(talk([user(CIRCLE, CAPTION)])), good)
-            engine.admit(replace(reading, pictures=(broken,)), bad)
-            while engine.busy:
-                engine.step()
+            prepared = engine.prepare(talk([user(STAR, CAPTION)]))
+            (image,) = prepared.prompt.images
+            broken = replace(image, pixels=image.pixels[:-4], key=1)
+            good, bad = admit(engine, talk([user(CIRCLE, CAPTION)])), Listener()
+            engine.admit(replace(prepared, prompt=replace(prepared.prompt, images=(broken,))), bad)
+            finish(engine)
             return good, bad
 
         good, bad = qwen.do(work)

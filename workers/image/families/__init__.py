@@ -1,7 +1,7 @@
-"""The adapters of the image engine: which module draws for a family, and what it takes to load it.
+"""The image families: for each, the module of its adapter, and its files and libraries.
 
-Rules: nothing of mlx or mflux is imported with this package; ``adapter`` imports the family's module,
-on the model thread. The families themselves are data that all tiers know (``contracts.families``).
+Rules: importing this package imports neither mlx nor mflux; ``load`` imports the family's module, on
+the model thread. The families' capabilities are in ``contracts.families``, for all tiers.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def _weights(*folders: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """*module* and *adapter*: the class that draws. *files*: what mflux downloads of a repository.
+    """*module* and *adapter* name the adapter's class. *files*: the patterns that mflux downloads.
 
-    *libraries*: what loading and drawing import besides; a standby does it ahead.
+    *libraries*: further modules that loading and generating import; a standby imports them in advance.
     """
 
     module: str
@@ -84,14 +84,15 @@ SOURCES = MappingProxyType(
 assert set(SOURCES) == set(FAMILIES)
 
 
-def _untold(phase: Phase, detail: str, download: Download | None = None) -> None:
+def _ignore(phase: Phase, detail: str, download: Download | None = None) -> None:
     return
 
 
-def load(folder: Path, settings: ImageSettings, report: Report = _untold) -> Any:
-    """The adapter of the settings' family, loaded from *folder*; raises ``LoadError``.
+def load(folder: Path, settings: ImageSettings, report: Report = _ignore) -> Any:
+    """The loaded adapter of the settings' family; raises ``LoadError``.
 
-    Weights come from the quantized copy of *folder* where there is a whole one; else one is saved.
+    If *folder* has a complete quantized copy, the weights come from it; otherwise one is saved, if the
+    settings allow it.
     """
     source = SOURCES[settings.family]
     adapter = getattr(import_module(source.module), source.adapter)
@@ -101,9 +102,9 @@ def load(folder: Path, settings: ImageSettings, report: Report = _untold) -> Any
     if copy.is_whole():
         try:
             loaded = adapter(folder, settings, weights=copy.folder)
-        except Exception as exc:  # if it is not the copy's fault, the next load says so
+        except Exception as exc:  # if the cause is not the copy, the load below fails, too
             log.warning(
-                "the %d-bit copy %s can't be used (%s: %s): the weights are quantized anew",
+                "can't use the %d-bit copy %s (%s: %s); quantizing the weights again",
                 copy.bits, copy.folder, type(exc).__name__, first_line(exc),
             )  # fmt: skip
         else:

@@ -1,10 +1,10 @@
-"""Reads a checkpoint for mflux's networks, and refuses one that is not whole.
+"""Reads a checkpoint for mflux's networks, and refuses an incomplete one.
 
-mflux puts in what a checkpoint holds and leaves the rest at random, without a word; so names and shapes
-are compared first. Nothing is computed before that: MLX reads a file when a tensor of it is needed.
+mflux loads the tensors that a checkpoint has and silently leaves the others random, so names and shapes
+are compared first. Nothing is computed before that: MLX reads a tensor from its file when it is needed.
 
 Imports mlx and mflux when it is imported: on the model thread, after ``runtime.prepare``.
-Private steps of mflux 0.24.0 are used (tests/workers/test_library_contracts.py).
+Private functions of mflux 0.24.0 are used (tests/workers/test_library_contracts.py).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from workers.engine import LoadError
 
 _NAMED = 5  # missing tensors that a message lists
-PORTION_BYTES = 64 << 20  # of weights that are computed at once
-_GROUP = 64  # values that share a scale in every quantized save of mflux's for these families
+PORTION_BYTES = 64 << 20  # of weights that are computed together
+_GROUP = 64  # values that share a scale in all of mflux's quantized files of these families
 
 Shapes = dict[str, tuple[int, ...]]
 Tree = Any  # of mx.array, as mlx nests parameters
@@ -36,12 +36,12 @@ Tree = Any  # of mx.array, as mlx nests parameters
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One network. *component*: mflux's name for it; *attribute*: of the model; *folder*: on disk."""
+    """One network: mflux's name of it (*component*), its *attribute* of the model, its *folder*."""
 
     component: str
     attribute: str
     folder: str
-    text: bool = False  # only reads prompts
+    text: bool = False  # a text encoder, which only prompts need
 
 
 def read(folder: Path, definition: Any, parts: Sequence[Part]) -> Any:
@@ -49,8 +49,8 @@ def read(folder: Path, definition: Any, parts: Sequence[Part]) -> Any:
     for part in parts:
         if not any((folder / part.folder).glob("*.safetensors")):
             raise LoadError(
-                f"there are no weights in {part.folder}/: neither a model that mflux saved nor one in "
-                f"the layout of its authors (expected the folders {', '.join(p.folder for p in parts)})"
+                f"no weights in {part.folder}/: neither mflux's layout nor the authors' (expected the "
+                f"folders {', '.join(p.folder for p in parts)})"
             )
     return WeightLoader.load(weight_definition=definition, model_path=str(folder))
 
@@ -70,9 +70,9 @@ def read_part(folder: Path, definition: Any, part: Part) -> Any:
 def fill(
     networks: Mapping[str, nn.Module], weights: Any, bits: int | None, definition: Any
 ) -> int | None:
-    """Put *weights* into *networks* (by component), quantized to *bits* unless they were saved so.
+    """Put *weights* into *networks* (by component), quantized to *bits* unless they already are.
 
-    Returns the bits that they have. Nothing is computed yet.
+    Returns their bits. Nothing is computed yet.
     """
     applied: int | None = WeightApplier.apply_and_quantize(
         weights=weights, quantize_arg=bits, weight_definition=definition, models=dict(networks)
@@ -81,10 +81,10 @@ def fill(
 
 
 def compute(network: nn.Module, portion: int = PORTION_BYTES) -> None:
-    """Compute the weights of *network* now, about *portion* bytes at a time.
+    """Compute the weights of *network* now, in portions of about *portion* bytes.
 
-    One ``mx.eval`` of everything reads the sources of later layers while it quantizes earlier ones:
-    3 GiB more than the result for FLUX.2 klein's transformer.
+    A single ``mx.eval`` reads the sources of later layers while it quantizes earlier ones: 3 GiB more
+    than the result for FLUX.2 klein's transformer.
     """
     batch: list[mx.array] = []
     size = 0
@@ -104,7 +104,7 @@ def check(
     networks: Mapping[Part, nn.Module],
     optional: AbstractSet[str] = frozenset(),
 ) -> None:
-    """Raise ``LoadError`` unless *weights* have every tensor of *networks* in its shape."""
+    """Raise ``LoadError`` unless *weights* have every tensor of *networks*, in its shape."""
     problems: list[str] = []
     for part, network in networks.items():
         held = shapes(weights.components[part.component])
@@ -117,7 +117,7 @@ def check(
 
 
 def faults(expected: Shapes, held: Shapes, optional: AbstractSet[str]) -> list[str]:
-    """What is wrong with the tensors *held* for a network that has those *expected*."""
+    """The faults of a checkpoint with the tensors *held*, for a network with those *expected*."""
     found = []
     for name, shape in expected.items():
         module = name.removesuffix(".weight")
@@ -135,7 +135,7 @@ def faults(expected: Shapes, held: Shapes, optional: AbstractSet[str]) -> list[s
 
 
 def _packs(weight: tuple[int, ...], scales: tuple[int, ...], full: tuple[int, ...]) -> bool:
-    """Is *weight* of a quantized layer (32 bits hold several values) what *full* becomes?"""
+    """Is *weight* the quantized form of *full*, with several values in 32 bits?"""
     if weight[:-1] != full[:-1] or scales[:-1] != full[:-1] or not scales[-1]:
         return False
     return weight[-1] * 32 % full[-1] == 0 and full[-1] % scales[-1] == 0
@@ -150,7 +150,7 @@ def shapes(tree: Tree) -> Shapes:
 
 
 def _indexed(folder: Path) -> set[str]:
-    """The tensors that mflux's own index of a saved component names; none for other layouts."""
+    """The tensors in mflux's index of a saved component; none for other layouts."""
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         shards = index["weight_map"]
@@ -165,17 +165,18 @@ def _indexed(folder: Path) -> set[str]:
 
 
 class TinyConfig(dict[str, Any]):
-    """What ``tiny.json`` says; a word that is not in it is one of another family."""
+    """The values of ``tiny.json``; a missing key means that it belongs to another family."""
 
     def __missing__(self, key: str) -> Any:
-        raise LoadError(f"tiny.json says no {key!r}: it is of a model of another family")
+        raise LoadError(f"tiny.json has no {key!r}: it belongs to another family")
 
 
 def tiny_config(folder: Path) -> TinyConfig | None:
-    """``tiny.json``: what the weights of a small checkpoint can't tell; None: a full-size one.
+    """``tiny.json``: the dimensions of a small checkpoint that its weights don't show; None if there is
+    none.
 
-    The demo's and the tests' checkpoints have mflux's layout and other dimensions than the families'.
-    Where this file lies beside the weights, and only there, dimensions are taken from both.
+    The checkpoints of demo and tests have mflux's layout and smaller dimensions than the families. Only
+    with this file are dimensions taken from it and from the weights.
     """
     file = folder / "tiny.json"
     if not file.is_file():
@@ -184,7 +185,7 @@ def tiny_config(folder: Path) -> TinyConfig | None:
 
 
 def take_shapes(network: nn.Module, weights: Tree) -> None:
-    """Give every parameter of *network* the shape that the checkpoint has; missing ones stay."""
+    """Give every parameter of *network* its shape in the checkpoint; missing ones are unchanged."""
     held = dict(tree_flatten(weights))
 
     def shaped(name: str, value: mx.array) -> mx.array:
@@ -202,7 +203,8 @@ def take_shapes(network: nn.Module, weights: Tree) -> None:
 
 
 def to_float32(network: nn.Module) -> None:
-    """mflux alone would mix bf16 weights with fp32 masks; and small networks drown in bf16."""
+    """Convert bf16 weights: mflux would mix them with float32 masks, and bf16 is too coarse for small
+    networks."""
     network.update(
         tree_map(
             lambda value: value.astype(mx.float32) if value.dtype == mx.bfloat16 else value,

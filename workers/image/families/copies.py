@@ -1,14 +1,15 @@
-"""The quantized copy of a downloaded checkpoint: where it lies, whether it is whole, how it is written.
+"""The quantized copy of a downloaded checkpoint: its place, its completeness, and how it is saved.
 
-A checkpoint of 16 bits with ``quantize`` in its settings would be quantized at each load, and a lean
-model's text encoder at each new prompt. The first load saves what it made; later loads read that.
+A 16-bit checkpoint with ``quantize`` in its settings would be quantized at each load, and a lean
+model's text encoder for each new prompt. Instead, the first load saves the result and later loads read
+it.
 
-Rules: the copy lies in the repository's own folder of Hugging Face's cache, so whatever removes the
-download removes the copy. Its name holds the commit, the bits and mflux's version; a copy of another
-version is never read. It is whole or absent: it is written under another name, synced, then renamed.
-One process writes at a time. A copy that can't be written is a warning, never a failed load.
+Rules: the copy is stored in the repository's own folder in Hugging Face's cache, so that it is removed
+with the download. Its name has the commit, the bits and mflux's version; copies of other versions are
+not read. It is complete or absent: it is written under another name, synced, then renamed. Only one
+process writes. If it can't be written, the load logs a warning and continues.
 
-No MLX when imported: ``Saver`` calls mflux's code to write, on the model thread.
+Importing this module does not import MLX: ``Saver`` calls mflux's code on the model thread.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from workers.engine import Report
 log = logging.getLogger(__name__)
 
 FOLDER = "vision-insight"  # beside blobs/ and snapshots/, which are Hugging Face's
-KEPT_FREE_BYTES = 8 << 30  # of the disk, after the copy: macOS swaps there
+KEPT_FREE_BYTES = 8 << 30  # left free on the disk for macOS to swap
 _MANIFEST = "copy.json"  # written last: the size of every file
 _PARTIAL = ".partial"
 
@@ -52,7 +53,7 @@ class Copy:
     bits: int
 
     def is_whole(self) -> bool:
-        """Is every file of it there, in its full size?"""
+        """Are all its files there, in full size?"""
         try:
             sizes = json.loads((self.folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
             return bool(sizes) and all(
@@ -63,10 +64,10 @@ class Copy:
 
 
 def copy_of(source: Path, settings: ImageSettings) -> Copy | None:
-    """The copy that serves the checkpoint in *source*; None: none is to be made.
+    """The copy for the checkpoint in *source*; None if none is saved.
 
-    A folder that is no download of the Hub is its owner's: nothing is written for it. LoRAs are baked
-    into weights of 16 bits, so a model with LoRAs is quantized at each load.
+    For a folder outside the Hub's cache, which is the user's, nothing is written. LoRAs are merged into
+    16-bit weights, so a model with LoRAs is quantized at each load.
     """
     bits = settings.quantize
     repository = source.parent.parent
@@ -81,7 +82,7 @@ def _version() -> str:
 
 
 class Saver:
-    """Writes *copy*, part by part, as the networks of a load are computed::
+    """Writes *copy*, part by part, as a load computes the networks::
 
         with saver.writing(needed):
             for ...:
@@ -89,8 +90,8 @@ class Saver:
             saver.finish()
         saver.saved
 
-    Where there is no room, where another process writes and after a failed ``save``, all do nothing.
-    Nothing is left of a copy that was not finished.
+    Without disk space, if another process writes, and after a failed ``save``, all methods do nothing.
+    An unfinished copy is removed.
     """
 
     def __init__(self, copy: Copy, report: Report) -> None:
@@ -105,7 +106,7 @@ class Saver:
 
     @contextmanager
     def writing(self, needed: int) -> Iterator[None]:
-        """For the time in which parts of *needed* bytes in all are saved."""
+        """The block saves parts of *needed* bytes in total."""
         home = self.copy.folder.parent
         lock: int | None = None
         try:
@@ -117,7 +118,7 @@ class Saver:
             if self._partial.exists() and lock is not None:
                 shutil.rmtree(self._partial, ignore_errors=True)
             if lock is not None:
-                os.close(lock)  # and the lock is gone with it
+                os.close(lock)  # releases the lock
 
     def _begin(self, home: Path, needed: int) -> None:
         for leftover in home.glob(f"*{_PARTIAL}"):  # of a process that was killed
@@ -125,27 +126,27 @@ class Saver:
         there, bits = free_bytes(home), self.copy.bits
         if needed + KEPT_FREE_BYTES > there:
             log.warning(
-                "no %d-bit copy is saved, so each load quantizes anew: it takes %s, %s are free in %s"
-                " and %s are to stay free (save_quantized: false ends this message)",
+                "no %d-bit copy is saved, so each load quantizes again: it needs %s, %s are free in %s"
+                " and %s must stay free (save_quantized: false disables this message)",
                 bits, size_text(needed), size_text(there), home, size_text(KEPT_FREE_BYTES),
             )  # fmt: skip
             return
         log.info("saving a copy at %d bits to %s: %s", bits, self.copy.folder, size_text(needed))
         self._partial.mkdir()
         self._needed, self._writing, self._began = needed, True, time.monotonic()
-        self._tell()
+        self._report_progress()
 
     @property
     def is_writing(self) -> bool:
         return self._writing
 
     def save(self, folder: str, network: Any, size: int) -> None:
-        """*network*, whose weights are computed and have *size* bytes, as *folder* of the copy."""
+        """Save *network*, whose weights are computed and have *size* bytes, as *folder* of the copy."""
         if not self._writing:
             return
         self._attempt("written", lambda: self._write(folder, network))
         self._done += size
-        self._tell()
+        self._report_progress()
 
     def _write(self, folder: str, network: Any) -> None:
         from mflux.models.common.weights.saving.model_saver import ModelSaver
@@ -155,7 +156,7 @@ class Saver:
             _sync(file)
 
     def finish(self) -> None:
-        """The copy is whole from now on."""
+        """Complete the copy."""
         if self._writing:
             self._attempt("finished", self._finish)
 
@@ -173,16 +174,16 @@ class Saver:
         self.saved, self._writing = True, False
         took = time.monotonic() - self._began
         log.info("saved the %d-bit copy in %.0f s; later loads read it", self.copy.bits, took)
-        for other in target.parent.iterdir():  # made by another version, which nobody reads now
+        for other in target.parent.iterdir():  # copies of other versions, which are not read
             if "-mflux" in other.name and not other.name.endswith(_version()):
                 log.info("removing the outdated copy %s", other)
                 shutil.rmtree(other, ignore_errors=True)
 
     def _attempt(self, done: str, act: Callable[[], Any]) -> Any:
-        """What *act* returns; None, with a warning and no more writing, when it fails."""
+        """The result of *act*; if it fails, None, a warning, and no more writing."""
         try:
             return act()
-        except Exception as exc:  # the disk's, MLX's
+        except Exception as exc:  # of the disk or MLX
             self._writing = False
             log.warning(
                 "the %d-bit copy %s can't be %s (%s: %s); the model loads without it",
@@ -190,21 +191,21 @@ class Saver:
             )  # fmt: skip
             return None
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._writing:
             done, needed = size_text(self._done), size_text(self._needed)
             self._report(Phase.SAVING, f"{self.copy.bits} bits, {done} of {needed}")
 
 
 def _locked(home: Path) -> int | None:
-    """Hold the lock of *home*, open as long as the file returned; None: another process writes."""
+    """Lock *home* until the returned file is closed; None if another process writes."""
     home.mkdir(exist_ok=True)
     file = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        log.info("another process saves a quantized copy in %s", home)
+        log.info("another process is saving a quantized copy in %s", home)
         return None
     except BaseException:
         os.close(file)

@@ -1,6 +1,6 @@
-"""FLUX.1: schnell and dev draw and redraw, Kontext does as it is told, Fill fills a mask.
+"""FLUX.1: schnell and dev generate and edit by strength; Kontext by instruction; Fill fills masks.
 
-The four share their networks; what differs is mflux's class and what it is asked.
+They share their networks; mflux's class and its arguments differ.
 
 Imports mlx and mflux when it is imported: on the model thread, after ``runtime.prepare``.
 """
@@ -41,9 +41,9 @@ class Flux1Adapter(Adapter):
     )
     definition = FluxWeightDefinition
     tokenizer = "t5"
-    # mflux 0.16 to 0.21 saved none, and zero is right for those models (mflux sets it).
+    # mflux 0.16 to 0.21 did not save it; for those models zero is right, and mflux sets it.
     optional = frozenset({"norm_out.linear.bias"})
-    of_mflux: ClassVar[Any] = Flux1
+    mflux_class: ClassVar[Any] = Flux1
 
     def model_config(self) -> Any:
         if self._settings.family == "flux1-dev":
@@ -51,7 +51,7 @@ class Flux1Adapter(Adapter):
         return ModelConfig.schnell()
 
     def build(self, weights: Any) -> Any:
-        model: Any = self.of_mflux.__new__(self.of_mflux)
+        model: Any = self.mflux_class.__new__(self.mflux_class)
         nn.Module.__init__(model)
         FluxInitializer._init_config(model, self.config)
         FluxInitializer._init_tokenizers(model, str(self._folder), self.config)
@@ -77,7 +77,7 @@ class Flux1Adapter(Adapter):
     def lora_mapping(self) -> Any:
         return FluxLoRAMapping.get_mapping()
 
-    def encode_anew(self, prompt: str) -> Any:
+    def encode_prompt(self, prompt: str) -> Any:
         model = self.model
         return PromptEncoder.encode_prompt(
             prompt=prompt,
@@ -88,15 +88,11 @@ class Flux1Adapter(Adapter):
             clip_text_encoder=model.clip_text_encoder,
         )
 
-    def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
-        return self._generate(
-            job,
-            seed,
-            image_path=None if strength is None else job.source,
-            image_strength=strength,
-        )
+    def generate(self, job: ImageJob, seed: int, strength: float | None) -> Image:
+        source = None if strength is None else job.source
+        return self._run(job, seed, image_path=source, image_strength=strength)
 
-    def _generate(self, job: ImageJob, seed: int, **inputs: Any) -> Image:
+    def _run(self, job: ImageJob, seed: int, **inputs: Any) -> Image:
         generated = self.model.generate_image(
             seed=seed,
             prompt=job.prompt,
@@ -113,36 +109,36 @@ class Flux1Adapter(Adapter):
         return FluxLatentCreator.pack_latents(spatial, height, width)
 
     def clean(self, source: Image) -> Latents:
-        return self.pack(self.encode_picture(source), source.width, source.height)
+        return self.pack(self.encode_image(source), source.width, source.height)
 
     def spatial(self, packed: Latents, width: int, height: int) -> Latents:
         return FluxLatentCreator.unpack_latents(packed, height, width)
 
 
 class KontextAdapter(Flux1Adapter):
-    """Looks at one picture, which mflux would stretch to the size to draw."""
+    """Edits one image by instruction. mflux would stretch the image to the output size."""
 
-    of_mflux = Flux1Kontext
+    mflux_class = Flux1Kontext
 
     def model_config(self) -> Any:
         return ModelConfig.dev_kontext()
 
-    def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
-        picture = job.references[0]
+    def generate(self, job: ImageJob, seed: int, strength: float | None) -> Image:
+        image = job.references[0]
         size = (job.width, job.height)
-        if picture.size != size:
-            picture = ImageOps.fit(picture, size, Resampling.LANCZOS)
-        return self._generate(job, seed, image_path=picture)
+        if image.size != size:
+            image = ImageOps.fit(image, size, Resampling.LANCZOS)
+        return self._run(job, seed, image_path=image)
 
 
 class FillAdapter(Flux1Adapter):
-    """Takes the picture without what the mask hides, and the mask."""
+    """Fills what the mask marks; its transformer takes the masked image and the mask."""
 
-    of_mflux = Flux1Fill
+    mflux_class = Flux1Fill
     native_mask = True
 
     def model_config(self) -> Any:
         return ModelConfig.dev_fill()
 
-    def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
-        return self._generate(job, seed, image_path=job.source, masked_image_path=job.mask)
+    def generate(self, job: ImageJob, seed: int, strength: float | None) -> Image:
+        return self._run(job, seed, image_path=job.source, masked_image_path=job.mask)

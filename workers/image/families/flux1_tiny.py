@@ -1,7 +1,7 @@
-"""Small FLUX.1 checkpoints: the dimensions that mflux writes as literals, taken from the weights.
+"""Small FLUX.1 checkpoints: dimensions that are literals in mflux are taken from the weights instead.
 
-Only for a checkpoint with a ``tiny.json``; by the same maths. Three functions of mflux with literal
-sizes are replaced by the same without (tests/workers/test_library_contracts.py).
+Only for a checkpoint with a ``tiny.json``; the maths is the same. Three functions of mflux that contain
+literal sizes are replaced by equivalents (tests/workers/test_library_contracts.py).
 
 Imports mlx and mflux when it is imported: on the model thread, after ``runtime.prepare``.
 """
@@ -22,7 +22,8 @@ Tiny = dict[str, Any]
 
 
 def check_blocks(weights: Any, tiny: Tiny) -> None:
-    """The networks are as deep as the checkpoint; one that lost a whole block would be shallower."""
+    """Compare the number of blocks. Networks get the checkpoint's depth, so a lost block would go
+    unnoticed."""
     counted = {
         "double": weights.num_transformer_blocks(),
         "single": weights.num_single_transformer_blocks(),
@@ -35,14 +36,14 @@ def check_blocks(weights: Any, tiny: Tiny) -> None:
 
 
 def fit(model: Any, components: dict[str, Any], tiny: Tiny) -> None:
-    """Set mflux's hard-coded dimensions from the weights, and from *tiny* what weights can't tell."""
+    """Set mflux's hard-coded dimensions from the weights; those that weights lack, from *tiny*."""
     AdaLayerNormZero.__call__ = _ada_layer_norm_zero
     try:
         _fit_transformer(model.transformer, components["transformer"], tiny)
         fit_t5(model.t5_text_encoder, tiny)
         fit_clip(model.clip_text_encoder, components["clip_encoder"], tiny)
     except (LookupError, TypeError) as exc:
-        raise LoadError(f"the small checkpoint is not whole: {exc} is missing") from exc
+        raise LoadError(f"the small checkpoint is incomplete: {exc} is missing") from exc
     model.tokenizers["t5"].max_length = tiny["max_t5"]
     model.tokenizers["clip"].max_length = tiny["max_clip"]
 

@@ -1,8 +1,8 @@
-"""FLUX.2 klein: draws, redraws, and edits up to four pictures as it is told, from one load.
+"""FLUX.2 klein: generates, edits by strength, and edits up to four images by instruction, in one load.
 
-mflux has a class for each, ``Flux2Klein`` and ``Flux2KleinEdit``, with the same networks; here both
-hold the same ones. Both read the prompt anew for each picture and trace their transformer anew; here
-the prompt comes from the cache, and traces are kept.
+mflux has two classes with the same networks, ``Flux2Klein`` and ``Flux2KleinEdit``; here both share one
+set. In mflux, both encode the prompt and compile the transformer again for each image; here the prompt
+comes from the cache, and compiled steps are kept.
 
 Imports mlx and mflux when it is imported: on the model thread, after ``runtime.prepare``.
 """
@@ -29,19 +29,18 @@ from PIL.Image import Image
 from workers.engine import ImageJob
 from workers.image.families.adapter import Latents
 from workers.image.families.checkpoint import Part
-from workers.image.families.prompts import PromptCache
-from workers.image.families.qwen3 import Qwen3Adapter
-from workers.image.families.traces import Traces
+from workers.image.families.prompt_cache import PromptCache
+from workers.image.families.qwen3 import CompiledSteps, Qwen3Adapter
 
 _SHARED = ("vae", "transformer", "tokenizers", "model_config", "callbacks", "tiling_config",
            "prompt_cache", "bits", "lora_paths", "lora_scales", "compute_precision")  # fmt: skip
 
 
-class _FromCache:
-    """For both classes: prompts from the adapter's cache, traces that are kept."""
+class _Cached:
+    """For both classes: prompts from the adapter's cache, compiled steps that are kept."""
 
     prompt_cache: PromptCache
-    traces: Traces
+    compiled: CompiledSteps
 
     def _encode_prompt_pair(
         self, *, prompt: str, negative_prompt: str | None, guidance: float
@@ -50,14 +49,14 @@ class _FromCache:
         return embeds, ids, None, None
 
     def _predict(self, transformer: Any) -> Any:
-        return self.traces.step(lambda: super(_FromCache, self)._predict(transformer))  # type: ignore[misc]
+        return self.compiled.get(lambda: super(_Cached, self)._predict(transformer))  # type: ignore[misc]
 
 
-class _Klein(_FromCache, Flux2Klein):  # type: ignore[misc]
+class _Klein(_Cached, Flux2Klein):  # type: ignore[misc]
     pass
 
 
-class _KleinEdit(_FromCache, Flux2KleinEdit):  # type: ignore[misc]
+class _KleinEdit(_Cached, Flux2KleinEdit):  # type: ignore[misc]
     pass
 
 
@@ -82,7 +81,7 @@ class KleinAdapter(Qwen3Adapter):
             model.tokenizers[self.tokenizer].max_length = self.tiny["max_length"]
         model.compute_precision = ComputePrecision(None)
         model.prompt_cache = self.prompts
-        self._edits: Any = None
+        self._edit_model: Any = None
         return model
 
     def network(self, part: Part) -> nn.Module:
@@ -91,7 +90,7 @@ class KleinAdapter(Qwen3Adapter):
     def lora_mapping(self) -> Any:
         return Flux2LoRAMapping.get_mapping()
 
-    def encode_anew(self, prompt: str) -> Any:
+    def encode_prompt(self, prompt: str) -> Any:
         tokenizer = self.model.tokenizers[self.tokenizer]
         return Flux2PromptEncoder.encode_prompt(
             prompt=prompt,
@@ -100,42 +99,44 @@ class KleinAdapter(Qwen3Adapter):
             max_sequence_length=tokenizer.max_length,
         )
 
-    def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
-        asked: dict[str, Any] = {
+    def generate(self, job: ImageJob, seed: int, strength: float | None) -> Image:
+        arguments: dict[str, Any] = {
             "seed": seed,
             "prompt": job.prompt,
             "num_inference_steps": job.steps,
             "width": job.width,
             "height": job.height,
-            "guidance": 1.0,  # distilled: there is no other
+            "guidance": 1.0,  # distilled: the only value
         }
         if job.references:
-            editor = self._editor()
-            editor.traces.shapes = (job.width, job.height, *(p.size for p in job.references))
-            drawn = editor.generate_image(**asked, image_paths=list(job.references))
+            model = self._for_edits()
+            model.compiled.shapes = (job.width, job.height, *(image.size for image in job.references))
+            generated = model.generate_image(**arguments, image_paths=list(job.references))
         else:
             source = None if strength is None else job.source
-            self.model.traces.shapes = (job.width, job.height)
-            drawn = self.model.generate_image(**asked, image_path=source, image_strength=strength)
-        image: Image = drawn.image
+            self.model.compiled.shapes = (job.width, job.height)
+            generated = self.model.generate_image(
+                **arguments, image_path=source, image_strength=strength
+            )
+        image: Image = generated.image
         return image
 
-    def _editor(self) -> Any:
-        """mflux's other class, around the same networks."""
-        if self._edits is None:
-            self._edits = _new(_KleinEdit)
-            self._edits.text_encoder = None
-            self._edits.small_text_encoder = self._edits.small_decoder = False
+    def _for_edits(self) -> Any:
+        """mflux's other class, with the same networks."""
+        if self._edit_model is None:
+            self._edit_model = model = _new(_KleinEdit)
+            model.text_encoder = None
+            model.small_text_encoder = model.small_decoder = False
             for name in _SHARED:
-                setattr(self._edits, name, getattr(self.model, name))
-        self._edits.tiling_config = self.model.tiling_config
-        return self._edits
+                setattr(model, name, getattr(self.model, name))
+        self._edit_model.tiling_config = self.model.tiling_config
+        return self._edit_model
 
     def pack(self, spatial: Latents, width: int, height: int) -> Latents:
         return Flux2LatentCreator.pack_latents(Flux2LatentCreator.patchify_latents(spatial))
 
     def clean(self, source: Image) -> Latents:
-        patches = Flux2LatentCreator.patchify_latents(self.encode_picture(source))
+        patches = Flux2LatentCreator.patchify_latents(self.encode_image(source))
         normal = _Flux2KleinEditHelpers.bn_normalize_vae_encoded_latents(patches, vae=self.model.vae)
         return Flux2LatentCreator.pack_latents(normal)
 
@@ -147,7 +148,7 @@ class KleinAdapter(Qwen3Adapter):
 def _new(kind: Any) -> Any:
     model: Any = kind.__new__(kind)
     nn.Module.__init__(model)
-    model.traces = Traces()
+    model.compiled = CompiledSteps()
     return model
 
 

@@ -1,7 +1,7 @@
-"""LoRAs of the config, added to a transformer when it is loaded.
+"""The LoRAs in the settings, added to the transformer when it is loaded.
 
-Into weights that were not quantized when they were saved they are baked, and cost nothing after; beside
-quantized ones they stay, as most of a LoRA is smaller than a step of 4 bits.
+A LoRA is merged into unquantized weights, and then costs nothing. Beside quantized weights it stays
+separate, because most of its values are smaller than one step of 4 bits.
 
 Imports mlx and mflux when it is imported: on the model thread, after ``runtime.prepare``.
 """
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 
 def apply(transformer: nn.Module, loras: Sequence[LoraSettings], mapping: Any, weights: Any) -> None:
-    """Add *loras* to *transformer*, whose weights are those of *weights*.
+    """Add *loras* to *transformer*, which was filled from *weights*.
 
-    Raises ``LoadError`` for a file that can't be read or has nothing for this transformer.
+    Raises ``LoadError`` for a file that can't be read or has no layer of this transformer.
     """
     for lora in loras:
         if is_folder(lora.path) and not Path(lora.path).is_file():
-            raise LoadError(f"loras: {lora.path}: there is no such file")
+            raise LoadError(f"loras: {lora.path}: file not found")
     dense = weights.dense_component("transformer")
-    told = io.StringIO()  # mflux prints what it does
+    output = io.StringIO()  # mflux prints to standard output
     try:
-        with contextlib.redirect_stdout(told):
+        with contextlib.redirect_stdout(output):
             LoRALoader.load_and_apply_lora(
                 lora_mapping=mapping,
                 transformer=transformer,
@@ -48,5 +48,5 @@ def apply(transformer: nn.Module, loras: Sequence[LoraSettings], mapping: Any, w
     except Exception as exc:
         raise LoadError(f"loras: {type(exc).__name__}: {first_line(exc)}") from exc
     finally:
-        for line in filter(None, map(str.strip, told.getvalue().splitlines())):
+        for line in filter(None, map(str.strip, output.getvalue().splitlines())):
             log.info("mflux: %s", line)

@@ -1,4 +1,4 @@
-"""Z-Image-Turbo: draws and redraws.
+"""Z-Image-Turbo: generates and edits by strength.
 
 Imports mlx and mflux when it is imported: on the model thread, after ``runtime.prepare``.
 """
@@ -24,16 +24,15 @@ from PIL.Image import Image
 from workers.engine import ImageJob
 from workers.image.families.adapter import Latents
 from workers.image.families.checkpoint import Part
-from workers.image.families.prompts import PromptCache
-from workers.image.families.qwen3 import Qwen3Adapter
-from workers.image.families.traces import Traces
+from workers.image.families.prompt_cache import PromptCache
+from workers.image.families.qwen3 import CompiledSteps, Qwen3Adapter
 
 
 class _ZImage(ZImage):  # type: ignore[misc]
-    """Prompts from the adapter's cache, traces that are kept."""
+    """Prompts from the adapter's cache, compiled steps that are kept."""
 
     prompt_cache: PromptCache
-    traces: Traces
+    compiled: CompiledSteps
 
     def _encode_prompts(
         self, *, prompt: str, negative_prompt: str | None, guidance: float
@@ -41,7 +40,7 @@ class _ZImage(ZImage):  # type: ignore[misc]
         return self.prompt_cache[prompt], None
 
     def _predict(self, transformer: Any) -> Any:
-        return self.traces.step(lambda: super(_ZImage, self)._predict(transformer))
+        return self.compiled.get(lambda: super(_ZImage, self)._predict(transformer))
 
 
 class ZImageAdapter(Qwen3Adapter):
@@ -54,7 +53,7 @@ class ZImageAdapter(Qwen3Adapter):
     def build(self, weights: Any) -> Any:
         model: Any = _ZImage.__new__(_ZImage)
         nn.Module.__init__(model)
-        model.traces = Traces()
+        model.compiled = CompiledSteps()
         ZImageInitializer._init_config(model, self.config)
         ZImageInitializer._init_tokenizers(model, str(self._folder))
         ZImageInitializer._init_models(model)
@@ -74,17 +73,17 @@ class ZImageAdapter(Qwen3Adapter):
     def lora_mapping(self) -> Any:
         return ZImageLoRAMapping.get_mapping()
 
-    def encode_anew(self, prompt: str) -> Any:
+    def encode_prompt(self, prompt: str) -> Any:
         return PromptEncoder.encode_prompt(
             prompt=prompt,
             tokenizer=self.model.tokenizers[self.tokenizer],
             text_encoder=self.model.text_encoder,
         )
 
-    def draw(self, job: ImageJob, seed: int, strength: float | None) -> Image:
-        length = self.prompts[job.prompt].shape[0]  # of this family's prompts, which are not padded
-        self.model.traces.shapes = (job.width, job.height, length)
-        drawn = self.model.generate_image(
+    def generate(self, job: ImageJob, seed: int, strength: float | None) -> Image:
+        length = self.prompts[job.prompt].shape[0]  # this family does not pad prompts
+        self.model.compiled.shapes = (job.width, job.height, length)
+        generated = self.model.generate_image(
             seed=seed,
             prompt=job.prompt,
             num_inference_steps=job.steps,
@@ -93,14 +92,14 @@ class ZImageAdapter(Qwen3Adapter):
             image_path=None if strength is None else job.source,
             image_strength=strength,
         )
-        image: Image = drawn.image
+        image: Image = generated.image
         return image
 
     def pack(self, spatial: Latents, width: int, height: int) -> Latents:
         return ZImageLatentCreator.pack_latents(spatial, height, width)
 
     def clean(self, source: Image) -> Latents:
-        return self.pack(self.encode_picture(source), source.width, source.height)
+        return self.pack(self.encode_image(source), source.width, source.height)
 
     def spatial(self, packed: Latents, width: int, height: int) -> Latents:
         return ZImageLatentCreator.unpack_latents(packed, height, width)

@@ -1,1 +1,1 @@
-"""One module per way of preprocessing: models with a chat template, and Moondream2."""
+"""One module per kind of preprocessing: models with a chat template, and Moondream2."""

@@ -1,10 +1,9 @@
-"""Moondream2: how it is asked, and how it sees.
+"""Moondream2: its prompts and its image attention.
 
-Rules: real checkpoints were trained with the picture before the question seen as a whole (each of its
-places sees all others) and know skills by control tokens; smaller ones, trained on what mlx-vlm does,
-have neither. Which of both it is, the tokenizer tells; a setting has the last word on the mask.
-mlx-vlm 0.7.10 makes the mask, then loses it (``LanguageModel.__call__``), and can't prefill it in
-batches: ``Looking`` applies it where the picture is read.
+Rules: real checkpoints were trained with bidirectional attention among the image's positions, and have
+skills behind control tokens. Small checkpoints that were trained on mlx-vlm's behavior have neither.
+The tokenizer shows which kind a checkpoint is; a setting overrides the attention. mlx-vlm 0.7.10 builds
+the mask but drops it (``LanguageModel.__call__``), so ``workers.vlm.batch.Language`` applies it.
 """
 
 from __future__ import annotations
@@ -17,46 +16,47 @@ import mlx.core as mx  # noqa: TID251 - a part of the VLM engine
 from workers.engine import ChatJob
 from workers.vlm.chat_template import moondream_question
 from workers.vlm.checkpoint import control_tokens
-from workers.vlm.prompt import Picture, Reading, named, number_of, stages
+from workers.vlm.prompt import Prompt, PromptImage, cache_key, encoder_stages, image_key
 
-ANSWER_ID = 3  # of its tokenizer: what follows is the answer
-PLACES = 729  # of a picture, after the token that begins the text
-# Of the full tokenizer, as the checkpoints of 2025 were trained: begin, skill, its text, answer.
+ANSWER_ID = 3  # the token before the completion
+IMAGE_TOKENS = 729  # positions of an image, after the BOS token
+# Ids of the full tokenizer in the 2025 checkpoints: begin, skill, the skill's text, answer.
 _QUERY = ([1, 15381, 2], [ANSWER_ID])
 _CAPTION = [1, 32708, 2, 6382, ANSWER_ID]  # "normal" in length
-_VOCABULARY = 51200  # tokens of the real model, of which the first are control tokens
-_CONTROL = 21
-PREFIX = "vision_prefix"  # keyword: so many first tokens see each other
+_VOCABULARY = 51200  # tokens of the real model
+_CONTROL = 21  # control tokens at its beginning
+PREFIX = "vision_prefix"  # keyword: the number of first tokens that attend to each other
 
 
 class Moondream:
-    def __init__(self, model: Any, processor: Any, *, sees_whole: bool | None) -> None:
-        """*sees_whole*: does each place of a picture see all others? None: as the tokenizer tells."""
+    def __init__(self, model: Any, processor: Any, *, bidirectional: bool | None) -> None:
+        """*bidirectional*: whether an image's positions attend to each other. None: by the
+        tokenizer."""
         self._model = model
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self._control = control_tokens(self._tokenizer)
         self.skilled = is_skilled(self._tokenizer, model.config.text_config.vocab_size)
-        self.sees_whole = self.skilled if sees_whole is None else sees_whole
-        self.first_chunk = 1 + PLACES if self.sees_whole else 1
+        self.bidirectional = self.skilled if bidirectional is None else bidirectional
+        self.first_chunk = 1 + IMAGE_TOKENS if self.bidirectional else 1
         vision = model.vision
         grid = vision.config.crop_size // vision.config.patch_size
         margin = vision.config.overlap_margin
-        # 729 means one by one take longer than the tower; two products do the same.
+        # 729 separate means take longer than the tower; two matrix products do the same.
         vision._reconstruct_local_features = lambda crops, layout: joined(crops, layout, grid, margin)
 
-    def read(self, job: ChatJob) -> Reading:
+    def make_prompt(self, job: ChatJob) -> Prompt:
         begin = self._tokenizer.bos_token_id or 0
+        question = self._question(job)  # refuses a second image
         if not job.images:
-            return Reading(job, [begin, *self._question(job)])
+            return Prompt([begin, *question])
         image = job.images[0]
-        question = self._question(job)  # also counts the images
-        # No text: the processor would frame it; it is framed here.
+        # Without the text: the processor would add its own frame, and ``_question`` has added one.
         made = self._processor(images=[image])
-        ids = [begin, *[0] * PLACES, *question]
+        ids = [begin, *[0] * IMAGE_TOKENS, *question]
         shape = (made["num_crops"], made["crop_layouts"])
-        pictures = (Picture(number_of(image), 1, PLACES, made["pixel_values"], shape),)
-        return Reading(job, ids, pictures, named(ids, pictures, before=1))
+        images = (PromptImage(image_key(image), 1, IMAGE_TOKENS, made["pixel_values"], shape),)
+        return Prompt(ids, images, cache_key(ids, images, before=1))
 
     def _question(self, job: ChatJob) -> list[int]:
         text = moondream_question(job, self._control)
@@ -68,34 +68,35 @@ class Moondream:
         framed = f"\n\nQuestion: {text}\n\nAnswer: "
         return [*self._tokenizer.encode(framed, add_special_tokens=False), ANSWER_ID]
 
-    def look(self, picture: Picture) -> list[Any]:
+    def encode_image(self, image: PromptImage) -> list[Any]:
         vision = self._model.vision
-        crops, layouts = picture.shape
-        pixels = mx.array(picture.pixels).astype(vision.encoder.pos_emb.dtype)
-        return stages(vision.encoder, lambda: vision(pixels, num_crops=crops, crop_layouts=layouts)[0])
+        crops, layouts = image.shape
+        pixels = mx.array(image.pixels).astype(vision.encoder.pos_emb.dtype)
+        return encoder_stages(
+            vision.encoder, lambda: vision(pixels, num_crops=crops, crop_layouts=layouts)[0]
+        )
 
-    def inputs(self, reading: Reading, start: int, features: Sequence[Any]) -> dict[str, Any]:
+    def inputs(self, prompt: Prompt, start: int, features: Sequence[Any]) -> dict[str, Any]:
         embed = self._model.language_model.model.embed_tokens
-        embeds = embed(mx.array([reading.ids[start:]]))
+        embeds = embed(mx.array([prompt.ids[start:]]))
         if not features:
             return {"inputs_embeds": embeds}
         if start > 1:
-            raise RuntimeError("a picture is read whole or not at all")
-        seen = features[0][None].astype(embeds.dtype)
+            raise RuntimeError("a prompt can only begin before or after its image")
+        image = features[0][None].astype(embeds.dtype)
         at = 1 - start
-        made: dict[str, Any] = {
-            "inputs_embeds": mx.concatenate([embeds[:, :at], seen, embeds[:, at + PLACES :]], axis=1)
-        }
-        if self.sees_whole:
-            made[PREFIX] = 1 + PLACES
-        return made
+        parts = [embeds[:, :at], image, embeds[:, at + IMAGE_TOKENS :]]
+        inputs: dict[str, Any] = {"inputs_embeds": mx.concatenate(parts, axis=1)}
+        if self.bidirectional:
+            inputs[PREFIX] = 1 + IMAGE_TOKENS
+        return inputs
 
 
 def is_skilled(tokenizer: Any, vocabulary: int) -> bool:
-    """Are *tokenizer* and a model of so many tokens those of the real Moondream2?
+    """Whether *tokenizer*, and a model with that *vocabulary* size, are those of the real Moondream2.
 
-    Asked of what is sure: the size, and that the first tokens are control tokens. The words behind the
-    ids of the skills are known by hearsay only.
+    Checks what is certain: the size, and that the first tokens are control tokens. The texts of the
+    skill ids are not documented.
     """
     if vocabulary != _VOCABULARY or len(tokenizer) <= max(*_QUERY[0], *_CAPTION):
         return False
@@ -105,15 +106,16 @@ def is_skilled(tokenizer: Any, vocabulary: int) -> bool:
 
 
 def prefix_mask(tokens: int, prefix: int) -> mx.array:
-    """Who sees whom, (1, 1, tokens, tokens): all that is before; the first *prefix* see each other."""
+    """The attention mask (1, 1, tokens, tokens): causal, and bidirectional within the first
+    *prefix*."""
     at = mx.arange(tokens)
-    sees = (at[:, None] >= at[None]) | ((at[:, None] < prefix) & (at[None] < prefix))
-    return sees[None, None]
+    attends = (at[:, None] >= at[None]) | ((at[:, None] < prefix) & (at[None] < prefix))
+    return attends[None, None]
 
 
 def joined(crops: Sequence[mx.array], layout: tuple[int, int], grid: int, margin: int) -> mx.array:
-    """The features of all *crops* (rows x columns of *layout*), overlaps cut off, averaged down to
-    *grid* x *grid*: what mlx-vlm's ``_reconstruct_local_features`` gives."""
+    """The features of all *crops* (rows x columns of *layout*) without their overlaps, averaged down to
+    *grid* x *grid*. Same result as mlx-vlm's ``_reconstruct_local_features``."""
     rows, columns = layout
     lines = []
     for row in range(rows):
@@ -130,7 +132,7 @@ def joined(crops: Sequence[mx.array], layout: tuple[int, int], grid: int, margin
         down = means(height, grid).astype(whole.dtype)
         across = means(width, grid).astype(whole.dtype)
         whole = (down @ whole.reshape(height, -1)).reshape(grid, width, depth)
-        whole = across @ whole  # for each line
+        whole = across @ whole  # per line
     return whole.reshape(-1, depth)
 
 
@@ -139,7 +141,7 @@ def _kept(at: int, of: int, grid: int, margin: int) -> tuple[int, int]:
 
 
 def means(size: int, bins: int) -> mx.array:
-    """(bins, size): row *i* takes the mean of the values of bin *i*; bins as mlx-vlm rounds them."""
+    """(bins, size): row *i* averages bin *i*, with bins rounded as in mlx-vlm."""
     lines = []
     for at in range(bins):
         start = round(at * size / bins)

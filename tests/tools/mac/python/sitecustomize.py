@@ -1,7 +1,7 @@
-"""With this folder in PYTHONPATH every Python takes the machine for a Mac, as far as hostctl asks.
+"""With this folder in PYTHONPATH every Python process looks like one on a Mac to hostctl.
 
-``MAC``: a JSON file {"arch", "release", "ram_bytes", "uid", "library"}. ``sys.platform`` stays as it
-is: the standard library would take branches that need a real Mac.
+``MAC``: a JSON file {"arch", "release", "ram_bytes", "uid", "library"}. ``sys.platform`` is unchanged,
+or the standard library would use code that needs a real Mac.
 """
 
 import importlib.abc
@@ -28,7 +28,7 @@ class _Uname(NamedTuple):
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """hostctl.launchd with its folder of daemons inside the test's."""
+    """Loads hostctl.launchd with its folder of daemons inside the test's folder."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name != "hostctl.launchd":

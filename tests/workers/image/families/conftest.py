@@ -1,7 +1,7 @@
-"""Small checkpoints of the families, each written once, and the painters that draw from them.
+"""Small checkpoints of the families, each written once, and models loaded from them.
 
-Rules: what changes nothing in a painter takes the one that all tests share (``painter``); whoever
-counts what it holds, or changes it, loads its own (``load``).
+Rules: a test that changes nothing in a model uses the shared one (``shared``); a test that changes it,
+or counts its memory, loads its own (``load``).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import pytest
 
 from contracts.families import FAMILIES
 from testkit import random_models
-from tests.workers.conftest import Painter, image_settings
-from tests.workers.image.families.jobs import jobs_of, pictures
+from tests.workers.conftest import ImageModel, image_settings
+from tests.workers.image.families.jobs import images, jobs_of
 
 Make = Callable[..., Path]
-Load = Callable[..., Painter]
-Pictures = Callable[[str], dict[str, bytes]]
+Load = Callable[..., ImageModel]
+Images = Callable[[str], dict[str, bytes]]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(family: str, bits: int | None = None) -> Path:
         folder = random_models.kept(family, bits)
         if not folder.exists():
-            # A process beside this one may make it, too: the first to finish gives it its name.
+            # Another process may make it at the same time: the first to finish gives it its name.
             draft = tmp_path_factory.mktemp("tiny") / family
             thread = threading.Thread(
                 target=lambda: random_models.write(draft, family, tiny=True, bits=bits)
@@ -46,9 +46,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture
 def uncompiled() -> Iterator[None]:
-    """mflux compiles the steps of two families, which takes a CPU longest of all.
+    """Without MLX's compiler: mflux compiles the steps of two families, which is slow on a CPU.
 
-    That they draw so is what test_listed proves; the others have no use for it.
+    test_listed proves that compiled steps work; other tests do not need them.
     """
     import mlx.core as mx  # noqa: TID251 - the switch is MLX's
 
@@ -57,53 +57,53 @@ def uncompiled() -> Iterator[None]:
     mx.enable_compile()
 
 
-def _loaded(
+def _load(
     tiny: Make, family: str, *, bits: int | None = None, folder: Path | None = None, **fields: Any
-) -> Painter:
+) -> ImageModel:
     from workers.image.engine import MfluxEngine
 
     settings = image_settings(folder or tiny(family, bits), family=family, **fields)
-    return Painter(MfluxEngine(family, settings))
+    return ImageModel(MfluxEngine(family, settings))
 
 
 @pytest.fixture
 def load(tiny: Make) -> Iterator[Load]:
-    """Loads a painter for one test."""
-    loaded: list[Painter] = []
+    """Loads a model for one test."""
+    models: list[ImageModel] = []
 
-    def load_one(family: str, **fields: Any) -> Painter:
-        loaded.append(_loaded(tiny, family, **fields))
-        return loaded[-1]
+    def load_one(family: str, **fields: Any) -> ImageModel:
+        models.append(_load(tiny, family, **fields))
+        return models[-1]
 
     yield load_one
-    for painter in loaded:
-        painter.close()
+    for model in models:
+        model.close()
 
 
 @pytest.fixture(scope="session")
-def painter(tiny: Make) -> Iterator[Load]:
-    """The painter of a family, and of saved *bits*, that all tests share."""
-    kept: dict[tuple[str, int | None], Painter] = {}
+def shared(tiny: Make) -> Iterator[Load]:
+    """The model of a family, and of saved *bits*, that all tests share."""
+    kept: dict[tuple[str, int | None], ImageModel] = {}
 
-    def shared(family: str, bits: int | None = None) -> Painter:
+    def get(family: str, bits: int | None = None) -> ImageModel:
         if (family, bits) not in kept:
-            kept[family, bits] = _loaded(tiny, family, bits=bits)
+            kept[family, bits] = _load(tiny, family, bits=bits)
         return kept[family, bits]
 
-    yield shared
+    yield get
     for one in kept.values():
         one.close()
 
 
 @pytest.fixture(scope="session")
-def drawn(painter: Load) -> Pictures:
-    """What the shared painter of a family draws in each way: what others are compared with."""
+def expected(shared: Load) -> Images:
+    """The image that the shared model of a family generates in each way, for comparison."""
     seen: dict[str, dict[str, bytes]] = {}
 
-    def draw(family: str) -> dict[str, bytes]:
+    def generate(family: str) -> dict[str, bytes]:
         if family not in seen:
             ways = jobs_of(FAMILIES[family])
-            seen[family] = {way: pictures(painter(family).events(job))[0] for way, job in ways.items()}
+            seen[family] = {way: images(shared(family).events(job))[0] for way, job in ways.items()}
         return seen[family]
 
-    return draw
+    return generate

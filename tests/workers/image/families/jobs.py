@@ -1,4 +1,4 @@
-"""A small job for each way in which a family says it draws."""
+"""A small job for each way in which a family generates."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from PIL import Image
 
 from contracts.families import FAMILIES, Family
-from tests.workers.conftest import paint
-from workers.engine import Drawn, ImageEvent, ImageJob
+from tests.workers.conftest import image_job
+from workers.engine import ImageEvent, ImageFinished, ImageJob
 
 LISTED = [name for name, family in FAMILIES.items() if not family.experimental]
 # Those that differ in more than their numbers: 4B and 9B are the same classes, schnell and dev too.
@@ -22,7 +22,7 @@ LEFT.paste(255, (0, 0, 16, 48))
 def jobs_of(family: Family, **fields: Any) -> dict[str, ImageJob]:
     def job(**more: Any) -> ImageJob:
         base = {"width": SIZE[0], "height": SIZE[1], "steps": 3, "guidance": family.default_guidance}
-        return paint("a red cat", **{**base, **more, **fields})
+        return image_job("a red cat", **{**base, **more, **fields})
 
     ways = {}
     if family.generates:
@@ -44,5 +44,5 @@ def first_job(name: str) -> ImageJob:
     return next(iter(jobs_of(FAMILIES[name]).values()))
 
 
-def pictures(events: list[ImageEvent]) -> list[bytes]:
-    return [event.rgb for event in events if isinstance(event, Drawn)]
+def images(events: list[ImageEvent]) -> list[bytes]:
+    return [event.rgb for event in events if isinstance(event, ImageFinished)]

@@ -1,4 +1,4 @@
-"""A family's checkpoint is read whole, in mflux's layout and its authors', or refused by name."""
+"""A family's checkpoint loads completely, in mflux's layout or its authors', or is refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from contracts.families import FAMILIES
-from tests.workers.image.families.conftest import Load, Make, Pictures
-from tests.workers.image.families.jobs import jobs_of, pictures
-from tests.workers.vlm.test_checkpoints import image_refusal, rewritten, without
+from tests.workers.damaged_checkpoints import image_refusal, rewritten, without
+from tests.workers.image.families.conftest import Images, Load, Make
+from tests.workers.image.families.jobs import images, jobs_of
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
@@ -42,21 +42,21 @@ def test_another_familys_checkpoint_is_refused(tiny: Make, name: str) -> None:
     assert image_refusal(tiny(other), family=name).startswith("models.image.path: ")
 
 
-def test_the_layout_of_the_authors_is_read_as_well(
-    tiny: Make, load: Load, drawn: Pictures, tmp_path: Path
+def test_the_authors_layout_is_read_too(
+    tiny: Make, load: Load, expected: Images, tmp_path: Path
 ) -> None:
     name = "flux2-klein-4b"
     folder = as_published(tiny(name), tmp_path / "published")
     assert not list(folder.rglob("0.safetensors"))
     theirs = load(name, folder=folder)
     for way, job in jobs_of(FAMILIES[name]).items():
-        assert pictures(theirs.events(job)) == [drawn(name)[way]], way
+        assert images(theirs.events(job)) == [expected(name)[way]], way
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     rewritten(file, without("context_embedder.weight"))
     assert "context_embedder.weight" in image_refusal(folder, family=name)
 
 
-def test_a_folder_of_another_layout_is_refused_by_the_folders_it_lacks(tmp_path: Path) -> None:
+def test_a_folder_of_another_layout_is_refused_naming_missing_folders(tmp_path: Path) -> None:
     (tmp_path / "flux1-schnell.safetensors").write_bytes(b"")
     message = image_refusal(tmp_path, family="flux2-klein-4b")
     assert "no weights in vae/" in message
@@ -64,7 +64,7 @@ def test_a_folder_of_another_layout_is_refused_by_the_folders_it_lacks(tmp_path:
 
 
 def as_published(folder: Path, target: Path) -> Path:
-    """*folder*, a klein saved by mflux, with the names and shapes of its authors' files."""
+    """*folder*, a klein saved by mflux, in the names and shapes of its authors' files."""
     import mlx.core as mx  # noqa: TID251 - writes the files that the engine reads
     from mflux.models.common.weights.mapping.weight_mapper import WeightMapper  # noqa: TID251
     from mflux.models.flux2.weights.flux2_weight_definition import (  # noqa: TID251
@@ -79,8 +79,8 @@ def as_published(folder: Path, target: Path) -> Path:
             for ours, transform in targets:
                 if ours in held:
                     value = held[ours]
-                    turned = transform is not None and value.ndim == 4
-                    renamed[theirs] = value.transpose(0, 3, 1, 2) if turned else value
+                    transposed = transform is not None and value.ndim == 4
+                    renamed[theirs] = value.transpose(0, 3, 1, 2) if transposed else value
         (target / component.hf_subdir).mkdir(parents=True)
         file = target / component.hf_subdir / "diffusion_pytorch_model.safetensors"
         mx.save_safetensors(str(file), renamed)

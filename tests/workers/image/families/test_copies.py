@@ -1,4 +1,4 @@
-"""A download that is quantized at load is saved quantized, once, and loaded so from then on."""
+"""A download that is quantized at load is saved quantized once, and later loads use the copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from contracts.settings.models import ImageSettings
 from tests.workers.conftest import image_settings
 from tests.workers.image.families.conftest import Load, Make
-from tests.workers.image.families.jobs import DISTINCT, first_job, pictures
+from tests.workers.image.families.jobs import DISTINCT, first_job, images
 from workers.engine import LoadError
 from workers.image.families import copies
 from workers.image.families.copies import Copy, copy_of
@@ -34,7 +34,7 @@ Download = Callable[..., Path]
 
 @pytest.fixture
 def download(tiny: Make, tmp_path: Path) -> Download:
-    """A tiny checkpoint as Hugging Face's cache holds it; the folder of its snapshot."""
+    """Puts a tiny checkpoint into a Hugging Face cache; returns its snapshot's folder."""
 
     def make(family: str, bits: int | None = None) -> Path:
         snapshot = tmp_path / "hub" / f"models--x--{family}" / "snapshots" / COMMIT
@@ -45,7 +45,7 @@ def download(tiny: Make, tmp_path: Path) -> Download:
 
 
 def without_weights(snapshot: Path) -> None:
-    """What is drawn from *snapshot* now is drawn from its copy."""
+    """Leave only the copy of *snapshot* to load from."""
     for file in snapshot.rglob("*.safetensors"):
         file.unlink()
 
@@ -70,30 +70,28 @@ def settings(snapshot: Path, **fields: Any) -> ImageSettings:
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_a_copy_draws_bit_by_bit_what_its_sources_draw(
-    load: Load, download: Download, name: str
-) -> None:
+def test_a_copy_generates_bit_by_bit_the_same(load: Load, download: Download, name: str) -> None:
     job, snapshot = first_job(name), download(name)
-    expected = pictures(load(name, quantize=4).events(job))
+    expected = images(load(name, quantize=4).events(job))
     first = load(name, folder=snapshot, quantize=4, residency="lean")
     assert SAVING in first.phases
     assert copies_in(snapshot) == [the_copy(snapshot).folder.name]
-    assert pictures(first.events(job)) == expected
+    assert images(first.events(job)) == expected
     without_weights(snapshot)
     for residency in ("lean", "fast"):
         later = load(name, folder=snapshot, quantize=4, residency=residency)
         assert SAVING not in later.phases
-        assert pictures(later.events(job)) == expected
+        assert images(later.events(job)) == expected
         assert later.engine._adapter.model.bits == 4
 
 
-def test_a_fast_model_saves_a_copy_and_tells_so(
+def test_a_fast_model_saves_a_copy_and_reports_it(
     load: Load, download: Download, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     snapshot = download(KLEIN)
-    painter = load(KLEIN, folder=snapshot, quantize=8)
-    assert [*dict.fromkeys(painter.phases)] == ["importing", "loading", SAVING, "warming up"]
+    loaded = load(KLEIN, folder=snapshot, quantize=8)
+    assert [*dict.fromkeys(loaded.phases)] == ["importing", "loading", SAVING, "warming up"]
     assert the_copy(snapshot, quantize=8).is_whole()
     assert f"saving a copy at 8 bits to {the_copy(snapshot, quantize=8).folder}" in caplog.text
     assert "saved the 8-bit copy" in caplog.text
@@ -101,14 +99,14 @@ def test_a_fast_model_saves_a_copy_and_tells_so(
 
 def test_a_lean_model_reads_the_copy_for_each_new_prompt(load: Load, download: Download) -> None:
     snapshot = download(KLEIN)
-    painter = load(KLEIN, folder=snapshot, quantize=4, residency="lean")
+    loaded = load(KLEIN, folder=snapshot, quantize=4, residency="lean")
     without_weights(snapshot)
     for prompt in ("a cat", "a dog"):
-        painter.draw(prompt, width=16, height=16, steps=1)
-    # It goes on with the sources if the copy is removed under it.
+        loaded.generate(prompt, width=16, height=16, steps=1)
+    # If the copy is removed, it continues with the original weights.
     again = load(KLEIN, folder=download_again(snapshot), quantize=4, residency="lean")
     shutil.rmtree(home_of(snapshot))
-    assert again.draw("a bird", width=16, height=16, steps=1).size == (16, 16)
+    assert again.generate("a bird", width=16, height=16, steps=1).size == (16, 16)
 
 
 def download_again(snapshot: Path) -> Path:
@@ -121,25 +119,27 @@ def download_again(snapshot: Path) -> Path:
     return snapshot
 
 
-def test_a_lean_models_text_encoder_is_gone_before_the_rest_is_computed(
+def test_a_lean_text_encoder_is_unloaded_before_the_rest_is_computed(
     load: Load, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workers.image.families.adapter import Adapter
 
-    settled: list[tuple[str, bool]] = []
-    settle = Adapter._settle
+    computed: list[tuple[str, bool]] = []
+    compute = Adapter._compute
 
-    def settling(self: Any, network: Any) -> None:
-        settle(self, network)
-        settled.append((type(network).__name__, self.model.text_encoder is None))
+    def computing(self: Any, network: Any) -> None:
+        compute(self, network)
+        computed.append((type(network).__name__, self.model.text_encoder is None))
 
-    monkeypatch.setattr(Adapter, "_settle", settling)
+    monkeypatch.setattr(Adapter, "_compute", computing)
     load(KLEIN, folder=download(KLEIN), quantize=4, residency="lean")
-    assert settled[0] == ("Qwen3TextEncoder", False)
-    assert [gone for _, gone in settled[1:3]] == [True, True]
+    assert computed[0] == ("Qwen3TextEncoder", False)
+    assert [gone for _, gone in computed[1:3]] == [True, True]
 
 
-def test_nothing_is_saved_where_nothing_is_to_be(load: Load, download: Download, tiny: Make) -> None:
+def test_a_copy_is_saved_only_if_the_settings_and_the_download_call_for_it(
+    load: Load, download: Download, tiny: Make
+) -> None:
     snapshot = download(KLEIN)
     lora = [{"path": "x.safetensors"}]
     changes: tuple[dict[str, Any], ...] = (
@@ -149,7 +149,7 @@ def test_nothing_is_saved_where_nothing_is_to_be(load: Load, download: Download,
     )
     for change in changes:
         assert copy_of(snapshot, settings(snapshot, **change)) is None
-    own = tiny(KLEIN)  # a folder of somebody's
+    own = tiny(KLEIN)  # the user's own folder
     assert copy_of(own, settings(own)) is None
     quantized = download("z-image-turbo", 4)
     for folder, fields in (
@@ -161,20 +161,20 @@ def test_nothing_is_saved_where_nothing_is_to_be(load: Load, download: Download,
         assert copies_in(folder) == []
 
 
-def test_a_disk_without_room_keeps_its_room_and_the_model_loads(
+def test_without_disk_space_no_copy_is_saved_and_the_model_loads(
     load: Load, download: Download, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     snapshot = download(KLEIN)
     monkeypatch.setattr(copies, "free_bytes", lambda folder: copies.KEPT_FREE_BYTES + 1000)
     caplog.set_level(logging.INFO)
-    painter = load(KLEIN, folder=snapshot, quantize=4, residency="lean")
-    assert pictures(painter.events(first_job(KLEIN)))
+    loaded = load(KLEIN, folder=snapshot, quantize=4, residency="lean")
+    assert images(loaded.events(first_job(KLEIN)))
     assert copies_in(snapshot) == []
     assert "no 4-bit copy is saved" in caplog.text
     assert "save_quantized" in caplog.text
 
 
-def test_a_copy_that_can_not_be_written_is_a_warning_and_leaves_nothing(
+def test_a_failed_save_is_a_warning_and_leaves_nothing(
     load: Load, download: Download, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     snapshot = download(KLEIN)
@@ -187,18 +187,18 @@ def test_a_copy_that_can_not_be_written_is_a_warning_and_leaves_nothing(
         sync(path)
 
     monkeypatch.setattr(copies, "_sync", full)
-    painter = load(KLEIN, folder=snapshot, quantize=4)
-    assert pictures(painter.events(first_job(KLEIN)))
+    loaded = load(KLEIN, folder=snapshot, quantize=4)
+    assert images(loaded.events(first_job(KLEIN)))
     assert copies_in(snapshot) == []
     assert "No space left on device" in caplog.text
-    # A cache that belongs to somebody else is no reason to fail, either.
+    # A cache that cannot be written does not fail the load, either.
     monkeypatch.setattr(copies, "_sync", sync)
     shutil.rmtree(home_of(snapshot))
     home_of(snapshot).write_text("in the way")
-    assert pictures(load(KLEIN, folder=snapshot, quantize=4).events(first_job(KLEIN)))
+    assert images(load(KLEIN, folder=snapshot, quantize=4).events(first_job(KLEIN)))
 
 
-def test_a_load_that_is_stopped_while_it_saves_leaves_nothing(download: Download) -> None:
+def test_a_load_stopped_while_it_saves_leaves_nothing(download: Download) -> None:
     from workers.image import families
 
     snapshot = download(KLEIN)
@@ -232,60 +232,58 @@ copies.Saver._write = killed
 folder = Path(sys.argv[1])
 settings = ImageSettings(kind="image", family="flux2-klein-4b", path=str(folder), port=1, memory_gb=1,
                          quantize=4)
-families.load(folder, settings, lambda *told: None)
+families.load(folder, settings, lambda *report: None)
 """
 
 
 @pytest.mark.process
-def test_a_save_that_was_killed_is_not_taken_for_whole_and_is_done_again(
-    load: Load, download: Download
-) -> None:
+def test_an_interrupted_save_is_not_used_and_is_repeated(load: Load, download: Download) -> None:
     snapshot = download(KLEIN)
     done = subprocess.run([sys.executable, "-c", KILLED, str(snapshot)], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert [name.endswith(".partial") for name in copies_in(snapshot)] == [True]
     assert not the_copy(snapshot).is_whole()
-    painter = load(KLEIN, folder=snapshot, quantize=4)
-    assert SAVING in painter.phases
+    loaded = load(KLEIN, folder=snapshot, quantize=4)
+    assert SAVING in loaded.phases
     assert copies_in(snapshot) == [the_copy(snapshot).folder.name]
     assert the_copy(snapshot).is_whole()
 
 
-def test_a_damaged_copy_is_ignored_and_written_anew(load: Load, download: Download) -> None:
+def test_a_damaged_copy_is_ignored_and_written_again(load: Load, download: Download) -> None:
     snapshot = download(KLEIN)
-    expected = pictures(load(KLEIN, folder=snapshot, quantize=4).events(first_job(KLEIN)))
+    expected = images(load(KLEIN, folder=snapshot, quantize=4).events(first_job(KLEIN)))
     copy = the_copy(snapshot)
     weights = copy.folder / "transformer" / "0.safetensors"
 
-    def cut() -> None:
+    def truncated() -> None:
         weights.write_bytes(weights.read_bytes()[:-100])
 
-    def nonsense() -> None:
+    def zeros() -> None:
         weights.write_bytes(b"\0" * weights.stat().st_size)
 
-    def lost() -> None:
+    def missing() -> None:
         weights.unlink()
 
-    def untold() -> None:
+    def no_manifest() -> None:
         (copy.folder / "copy.json").write_text("[]")
 
-    def other() -> None:  # right in its sizes by the manifest, but of no klein
+    def another_network() -> None:  # consistent with the manifest, but not klein's
         shutil.copy(copy.folder / "vae" / "0.safetensors", weights)
         manifest = json.loads((copy.folder / "copy.json").read_text())
         manifest["files"]["transformer/0.safetensors"] = weights.stat().st_size
         (copy.folder / "copy.json").write_text(json.dumps(manifest))
 
-    for damage in (cut, nonsense, lost, untold, other):
+    for damage in (truncated, zeros, missing, no_manifest, another_network):
         assert copy.is_whole()
         damage()
-        assert copy.is_whole() == (damage in (nonsense, other)), damage.__name__
-        painter = load(KLEIN, folder=snapshot, quantize=4)
-        assert SAVING in painter.phases, damage.__name__
+        assert copy.is_whole() == (damage in (zeros, another_network)), damage.__name__
+        loaded = load(KLEIN, folder=snapshot, quantize=4)
+        assert SAVING in loaded.phases, damage.__name__
         assert copies_in(snapshot) == [copy.folder.name]
-    assert pictures(load(KLEIN, folder=snapshot, quantize=4).events(first_job(KLEIN))) == expected
+    assert images(load(KLEIN, folder=snapshot, quantize=4).events(first_job(KLEIN))) == expected
 
 
-def test_a_copy_of_another_version_is_replaced_and_one_of_other_bits_stays(
+def test_a_copy_of_another_version_is_replaced_and_one_of_other_bits_is_kept(
     load: Load, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = download(KLEIN)
@@ -301,7 +299,7 @@ def test_a_copy_of_another_version_is_replaced_and_one_of_other_bits_stays(
     )
 
 
-def test_only_one_process_writes_at_a_time(load: Load, download: Download) -> None:
+def test_only_one_process_writes_a_copy(load: Load, download: Download) -> None:
     snapshot = download(KLEIN)
     home_of(snapshot).mkdir()
     lock = copies._locked(home_of(snapshot))
@@ -312,7 +310,7 @@ def test_only_one_process_writes_at_a_time(load: Load, download: Download) -> No
     assert SAVING in load(KLEIN, folder=snapshot, quantize=4).phases
 
 
-def test_a_copy_goes_with_its_download_and_disturbs_no_other_tool(
+def test_a_copy_is_removed_with_its_download_and_does_not_affect_other_tools(
     load: Load, download: Download
 ) -> None:
     from huggingface_hub import scan_cache_dir
@@ -326,6 +324,6 @@ def test_a_copy_goes_with_its_download_and_disturbs_no_other_tool(
     assert not scanned.warnings
     assert [repo.repo_id for repo in scanned.repos] == [f"x/{KLEIN}"]
     model = settings(Path(f"x/{KLEIN}"))
-    told: Any = type("Settings", (), {"models": {"image": model}})()
-    (step,) = purge_steps(told, hub)
+    config: Any = type("Settings", (), {"models": {"image": model}})()
+    (step,) = purge_steps(config, hub)
     assert the_copy(snapshot).folder.is_relative_to(step.path)

@@ -1,4 +1,4 @@
-"""A painter gives back what it took, and takes no more than the settings say."""
+"""A model releases the memory of its jobs, and takes no more than the settings allow."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 
 from contracts.families import FAMILIES
-from tests.workers.conftest import Painter
-from tests.workers.image.families.conftest import Load, Pictures
-from tests.workers.image.families.jobs import DISTINCT, jobs_of, pictures
-from workers.engine import Cancelled, ImageEvent, ImageJob, Stepped
+from tests.workers.conftest import ImageModel
+from tests.workers.image.families.conftest import Images, Load
+from tests.workers.image.families.jobs import DISTINCT, images, jobs_of
+from workers.engine import Cancelled, ImageEvent, ImageJob, StepFinished
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_a_cancelled_job_gives_back_what_it_took_and_the_next_is_unharmed(
-    painter: Load, drawn: Pictures, name: str
+def test_a_cancelled_job_releases_its_memory_and_the_next_job_is_unaffected(
+    shared: Load, expected: Images, name: str
 ) -> None:
     import mlx.core as mx  # noqa: TID251 - measures
 
-    before, one = drawn(name), painter(name)
+    before, one = expected(name), shared(name)
     jobs = jobs_of(FAMILIES[name], previews=3)
     one.do(mx.clear_cache)
     held = one.do(mx.get_active_memory)
@@ -34,23 +34,23 @@ def test_a_cancelled_job_gives_back_what_it_took_and_the_next_is_unharmed(
     while one.do(one.engine.rest):  # as the model thread does between jobs
         pass
     assert one.do(mx.get_cache_memory) == 0
-    assert {way: pictures(one.events(job))[0] for way, job in jobs.items()} == before
+    assert {way: images(one.events(job))[0] for way, job in jobs.items()} == before
 
 
 @pytest.mark.parametrize("residency", ["fast", "lean"])
 @pytest.mark.parametrize("name", DISTINCT)
-def test_no_sources_are_held_while_they_are_quantized(
+def test_unquantized_weights_are_released_as_they_are_quantized(
     load: Load, monkeypatch: pytest.MonkeyPatch, name: str, residency: str
 ) -> None:
-    """At full size they are 8 GB beside the 2 that they become (FLUX.2 klein's text encoder)."""
-    from mlx.utils import tree_flatten  # noqa: TID251 - walks what the engine read
+    """FLUX.2 klein's text encoder: 8 GB, which become 2."""
+    from mlx.utils import tree_flatten  # noqa: TID251 - walks the weights
 
     from workers.image.families import checkpoint
     from workers.image.families.adapter import Adapter
 
     sources: list[Any] = []
     held: list[int] = []
-    settle = Adapter._settle
+    compute = Adapter._compute
 
     def watched(read: Any) -> Any:
         def reading(*args: Any) -> Any:
@@ -61,42 +61,42 @@ def test_no_sources_are_held_while_they_are_quantized(
 
         return reading
 
-    def settling(self: Any, network: Any) -> None:
-        # What is not quantized is the network's own.
+    def computing(self: Any, network: Any) -> None:
+        # Weights that are not quantized belong to the network.
         own = {id(value) for _, value in tree_flatten(network.parameters())}
         others = [getattr(self.model, part.attribute) for part in self.parts]
         own |= {id(value) for one in others if one for _, value in tree_flatten(one.parameters())}
         alive = [one for source in sources if (one := source()) is not None]
         held.append(sum(id(one) not in own for one in alive))
         del alive
-        settle(self, network)
+        compute(self, network)
 
     monkeypatch.setattr(checkpoint, "read", watched(checkpoint.read))
     monkeypatch.setattr(checkpoint, "read_part", watched(checkpoint.read_part))
-    monkeypatch.setattr(Adapter, "_settle", settling)
-    painter = load(name, quantize=4, residency=residency)
-    assert len(held) >= len(painter.engine._adapter.parts)
+    monkeypatch.setattr(Adapter, "_compute", computing)
+    loaded = load(name, quantize=4, residency=residency)
+    assert len(held) >= len(loaded.engine._adapter.parts)
     assert set(held) == {0}
 
 
-def test_the_cache_of_mlx_is_bounded_as_the_settings_say(load: Load) -> None:
-    import mlx.core as mx  # noqa: TID251 - asks what is set
+def test_the_settings_bound_mlx_s_cache(load: Load) -> None:
+    import mlx.core as mx  # noqa: TID251 - reads the limit
 
-    painter = load("flux1-schnell", cache_limit_mb=3)
-    limit = painter.do(mx.set_cache_limit, 1 << 30)
+    loaded = load("flux1-schnell", cache_limit_mb=3)
+    limit = loaded.do(mx.set_cache_limit, 1 << 30)
     assert limit == 3 << 20
 
 
 @pytest.mark.parametrize("name", ["flux2-klein-4b", "z-image-turbo"])
-def test_the_vae_works_in_strips_unless_the_settings_say_no(load: Load, name: str) -> None:
+def test_the_vae_decodes_in_strips_unless_the_settings_forbid_it(load: Load, name: str) -> None:
     modes = []
     for tiling in (None, True, False):
-        painter = load(name, vae_tiling=tiling)
-        modes.append(painter.engine._adapter.model.vae.decode_mode)
+        loaded = load(name, vae_tiling=tiling)
+        modes.append(loaded.engine._adapter.model.vae.decode_mode)
     assert modes == ["low_memory", "low_memory", "legacy"]
 
 
-def test_flux1_works_in_tiles_where_memory_is_short_or_as_the_settings_say(load: Load) -> None:
+def test_flux1_decodes_in_tiles_if_memory_is_short_or_as_configured(load: Load) -> None:
     tiled = {}
     for tiling, memory_gb in ((None, 0.05), (None, 8), (True, 8), (False, 0.05)):
         adapter = load("flux1-schnell", vae_tiling=tiling, memory_gb=memory_gb).engine._adapter
@@ -113,7 +113,7 @@ def test_flux1_works_in_tiles_where_memory_is_short_or_as_the_settings_say(load:
 
 
 @pytest.mark.parametrize("name", ["flux1-schnell", "flux2-klein-4b", "z-image-turbo"])
-def test_what_the_vae_needs_is_asked_of_its_own_layers(load: Load, name: str) -> None:
+def test_the_vae_s_memory_is_estimated_from_its_own_layers(load: Load, name: str) -> None:
     from testkit.random_models import networks
     from workers.image.families.adapter import _full_size_channels
 
@@ -121,26 +121,26 @@ def test_what_the_vae_needs_is_asked_of_its_own_layers(load: Load, name: str) ->
     assert 0 < _full_size_channels(load(name).engine._adapter.model.vae) < 256
 
 
-def test_weights_that_leave_memory_are_no_part_of_what_is_resident(load: Load) -> None:
+def test_unloaded_weights_are_not_counted_as_resident(load: Load) -> None:
     fast, lean = (
         load("flux2-klein-4b", residency=residency).engine._adapter for residency in ("fast", "lean")
     )
     assert 0 < lean.resident < fast.resident
 
 
-def interrupt(painter: Painter, job: ImageJob, step: int) -> None:
+def interrupt(loaded: ImageModel, job: ImageJob, step: int) -> None:
     def emit(event: ImageEvent | None) -> None:
-        if isinstance(event, Stepped) and event.step == step:
+        if isinstance(event, StepFinished) and event.step == step:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        painter.do(painter.engine.run, job, emit)
+        loaded.do(loaded.engine.run, job, emit)
 
 
 def test_weights_are_quantized_in_portions(tmp_path: Path) -> None:
-    """The peak is the result and a few layers' sources, not the sources of all layers."""
+    """The peak is the result and the sources of a few layers, not of all."""
     import mlx.core as mx  # noqa: TID251 - measures
-    import mlx.nn as nn  # noqa: TID251 - a network of its own
+    import mlx.nn as nn  # noqa: TID251 - builds a network
     from mlx.utils import tree_unflatten  # noqa: TID251
 
     from workers.image.families import checkpoint

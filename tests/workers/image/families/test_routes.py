@@ -1,5 +1,4 @@
-"""Requests over HTTP to each family's true engine, on a small checkpoint: what the routes make of them
-is what mflux's classes draw from."""
+"""HTTP requests to each family's real engine, on a small checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from workers.image.files import recipe_of
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
-ASK = {"prompt": "a red cat", "seed": 3, "steps": 3}
+FIELDS = {"prompt": "a red cat", "seed": 3, "steps": 3}
 
 
 @contextmanager
@@ -36,8 +35,8 @@ def serving(tiny: Make, family: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def half(width: int, height: int) -> str:
-    """A mask whose left half is to be redrawn."""
+def left_half(width: int, height: int) -> str:
+    """A mask that marks the left half."""
     mask = Image.new("L", (width, height), 0)
     mask.paste(255, (0, 0, width // 2, height))
     buffer = io.BytesIO()
@@ -45,14 +44,14 @@ def half(width: int, height: int) -> str:
     return b64(buffer.getvalue())
 
 
-def drawn(client: httpx.Client, path: str, **fields: Any) -> bytes:
-    answer = client.post(f"/v1/images/{path}", json={**ASK, **fields})
-    assert answer.status_code == 200, answer.text
-    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+def generated(client: httpx.Client, path: str, **fields: Any) -> bytes:
+    response = client.post(f"/v1/images/{path}", json={**FIELDS, **fields})
+    assert response.status_code == 200, response.text
+    return base64.b64decode(response.json()["data"][0]["b64_json"])
 
 
 def kept(data: bytes, colour: str) -> bool:
-    """Is the right half as it was?"""
+    """Is the right half unchanged?"""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         right = image.crop((width // 2, 0, width, height))
@@ -60,24 +59,24 @@ def kept(data: bytes, colour: str) -> bool:
 
 
 @pytest.mark.parametrize("family", ["flux2-klein-4b", "flux1-kontext"])
-def test_a_family_that_edits_by_words_edits_what_is_sent(tiny: Make, family: str) -> None:
+def test_a_family_with_instruction_edits_edits_every_image_it_gets(tiny: Make, family: str) -> None:
     with serving(tiny, family) as client:
         red, blue = b64(png(48, 32)), b64(png(40, 80, "blue"))
-        plain = drawn(client, "edits", image=red)
-        assert plain == drawn(client, "edits", image=red)
-        assert plain != drawn(client, "edits", image=b64(png(48, 32, "green")))
+        plain = generated(client, "edits", image=red)
+        assert plain == generated(client, "edits", image=red)
+        assert plain != generated(client, "edits", image=b64(png(48, 32, "green")))
         recipe = recipe_of(plain)
         assert recipe is not None
-        assert drawn(client, "edits", **{**recipe, "image": red}) == plain
-        masked = drawn(client, "edits", image=red, mask=half(48, 32))
+        assert generated(client, "edits", **{**recipe, "image": red}) == plain
+        masked = generated(client, "edits", image=red, mask=left_half(48, 32))
         assert kept(masked, "red")
         assert not kept(plain, "red")
         if family == "flux2-klein-4b":
-            assert drawn(client, "edits", image=[red, blue]) != plain
-            assert drawn(client, "edits", image=red, strength=0.5) != plain
-            drawn(client, "generations")
+            assert generated(client, "edits", image=[red, blue]) != plain
+            assert generated(client, "edits", image=red, strength=0.5) != plain
+            generated(client, "generations")
         streamed = client.post(
-            "/v1/images/edits", json={**ASK, "image": red, "stream": True, "partial_images": 2}
+            "/v1/images/edits", json={**FIELDS, "image": red, "stream": True, "partial_images": 2}
         ).text
         events = [json.loads(part.split("\n")[0]) for part in streamed.split("\ndata: ")[1:]]
         assert [event["type"] for event in events] == [
@@ -88,17 +87,17 @@ def test_a_family_that_edits_by_words_edits_what_is_sent(tiny: Make, family: str
         assert base64.b64decode(events[-1]["b64_json"]) == plain
 
 
-def test_a_family_that_fills_masks_fills_what_is_marked(tiny: Make) -> None:
+def test_a_family_that_fills_masks_requires_one_and_fills_it(tiny: Make) -> None:
     with serving(tiny, "flux1-fill") as client:
-        filled = drawn(client, "edits", image=b64(png(48, 32)), mask=half(48, 32))
+        filled = generated(client, "edits", image=b64(png(48, 32)), mask=left_half(48, 32))
         assert kept(filled, "red")
-        refused = client.post("/v1/images/edits", json={**ASK, "image": b64(png(48, 32))})
+        refused = client.post("/v1/images/edits", json={**FIELDS, "image": b64(png(48, 32))})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "mask")
-        refused = client.post("/v1/images/generations", json=ASK)
+        refused = client.post("/v1/images/generations", json=FIELDS)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 
 
-def test_z_image_draws_and_redraws(tiny: Make) -> None:
+def test_z_image_generates_and_edits(tiny: Make) -> None:
     with serving(tiny, "z-image-turbo") as client:
-        assert recipe_of(drawn(client, "generations")) is not None
-        assert kept(drawn(client, "edits", image=b64(png(48, 32)), mask=half(48, 32)), "red")
+        assert recipe_of(generated(client, "generations")) is not None
+        assert kept(generated(client, "edits", image=b64(png(48, 32)), mask=left_half(48, 32)), "red")

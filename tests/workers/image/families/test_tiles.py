@@ -1,4 +1,4 @@
-"""The VAE works in tiles where the picture would not fit beside the weights, whatever its shape."""
+"""The VAE decodes in tiles if the image would not fit beside the weights, whatever its shape."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ def tiled(width: int, height: int, memory_gb: float, weights: int = MADROID) -> 
     return in_tiles(width, height, CHANNELS, int(memory_gb * GIB) - weights)
 
 
-def test_a_picture_of_config_yaml_that_does_not_fit_is_tiled_tall_or_wide() -> None:
+def test_an_image_that_does_not_fit_is_tiled_tall_or_wide() -> None:
     for size in ((768, 1344), (1344, 768), (1024, 1024), (768, 768), (2048, 512)):
         assert tiled(*size, memory_gb=11), size
     assert not tiled(512, 512, memory_gb=11)
 
 
-def test_with_memory_enough_none_is_tiled() -> None:
+def test_with_enough_memory_no_image_is_tiled() -> None:
     for size in ((768, 1344), (1344, 768), (1024, 1024)):
         assert not tiled(*size, memory_gb=16), size
 
 
-def test_a_picture_that_fits_into_one_tile_is_not_cut_however_little_there_is() -> None:
+def test_an_image_of_one_tile_is_never_tiled() -> None:
     assert not in_tiles(TILE, TILE, CHANNELS, -(10**9))
     assert in_tiles(TILE + 16, TILE, CHANNELS, -(10**9))
 
 
-def test_the_estimate_is_near_what_others_measured() -> None:
+def test_the_estimate_is_near_others_measurements() -> None:
     # mflux on an M5 Pro: 14.6 GB at 768 x 1344, 9.85 of them weights.
     assert 0.95 < vae_bytes(768, 1344, CHANNELS) / (14.6e9 - MADROID) < 1.25
 
 
 @given(SIDES, SIDES, st.integers(0, 40 * 10**9))
-def test_the_shape_makes_no_difference_and_more_memory_or_a_smaller_picture_no_tiles(
+def test_orientation_does_not_matter_and_more_memory_or_less_image_never_adds_tiles(
     width: int, height: int, spare: int
 ) -> None:
     cut = in_tiles(width, height, CHANNELS, spare)

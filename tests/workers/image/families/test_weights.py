@@ -1,4 +1,4 @@
-"""Quantized weights and LoRAs: what is saved so and what becomes so at load draw as they should."""
+"""Quantized weights, saved or quantized at load, and LoRAs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.image.families.conftest import Load, Make, Pictures
-from tests.workers.image.families.jobs import first_job, pictures
-from tests.workers.vlm.test_checkpoints import image_refusal
+from tests.workers.damaged_checkpoints import image_refusal
+from tests.workers.image.families.conftest import Images, Load, Make
+from tests.workers.image.families.jobs import first_job, images
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
 
@@ -17,18 +17,20 @@ pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("uncompiled")]
     ("name", "bits"),
     [("flux1-schnell", 4), ("flux1-schnell", 8), ("flux2-klein-4b", 4), ("z-image-turbo", 8)],
 )
-def test_saved_and_loaded_quantization_draw(load: Load, painter: Load, name: str, bits: int) -> None:
-    saved, at_load = painter(name, bits), load(name, quantize=bits)
+def test_weights_quantized_before_or_at_load_generate_the_same(
+    load: Load, shared: Load, name: str, bits: int
+) -> None:
+    saved, at_load = shared(name, bits), load(name, quantize=bits)
     for one in (saved, at_load):
         layers = [type(m).__name__ for _, m in one.engine._adapter.model.transformer.named_modules()]
         assert layers.count("QuantizedLinear") > 10
         assert one.engine._adapter.model.bits == bits
     job = first_job(name)
-    assert pictures(saved.events(job)) == pictures(at_load.events(job))
+    assert images(saved.events(job)) == images(at_load.events(job))
 
 
 class TestLoras:
-    """A LoRA in the layout that trainers write: two small matrices for one layer."""
+    """LoRAs in the layout that trainers write: two small matrices for one layer."""
 
     KEYS = {  # noqa: RUF012
         "flux1-schnell": ("transformer.transformer_blocks.0.attn.to_q", 192),
@@ -37,7 +39,7 @@ class TestLoras:
     }
 
     def lora(self, path: Path, layer: str, width: int) -> Path:
-        import mlx.core as mx  # noqa: TID251 - writes the file that the engine reads
+        import mlx.core as mx  # noqa: TID251 - writes the file
 
         key = mx.random.key(1)
         matrices = {
@@ -48,32 +50,30 @@ class TestLoras:
         return path
 
     @pytest.mark.parametrize("name", KEYS)
-    def test_it_changes_the_picture_as_much_as_its_scale_says(
-        self, load: Load, drawn: Pictures, tmp_path: Path, name: str
+    def test_its_scale_determines_its_effect(
+        self, load: Load, expected: Images, tmp_path: Path, name: str
     ) -> None:
         path = str(self.lora(tmp_path / "style.safetensors", *self.KEYS[name]))
-        plain = next(iter(drawn(name).values()))
+        plain = next(iter(expected(name).values()))
         none, half, full = (
-            pictures(load(name, loras=[{"path": path, "scale": scale}]).events(first_job(name)))[0]
+            images(load(name, loras=[{"path": path, "scale": scale}]).events(first_job(name)))[0]
             for scale in (0.0, 0.5, 1.0)
         )
         assert none == plain
         assert len({plain, half, full}) == 3
 
-    def test_beside_quantized_weights_it_works_as_well(
-        self, load: Load, painter: Load, tmp_path: Path
-    ) -> None:
+    def test_it_works_beside_quantized_weights(self, load: Load, shared: Load, tmp_path: Path) -> None:
         name = "flux2-klein-4b"
         path = str(self.lora(tmp_path / "style.safetensors", *self.KEYS[name]))
         job = first_job(name)
-        plain = pictures(painter(name, 4).events(job))
-        assert pictures(load(name, bits=4, loras=[{"path": path}]).events(job)) != plain
+        plain = images(shared(name, 4).events(job))
+        assert images(load(name, bits=4, loras=[{"path": path}]).events(job)) != plain
 
-    def test_a_file_that_is_not_there_or_of_another_model_is_refused(
+    def test_a_missing_file_and_one_of_another_model_are_refused(
         self, tiny: Make, tmp_path: Path
     ) -> None:
         folder = tiny("flux1-schnell")
         gone = str(tmp_path / "gone.safetensors")
-        assert f"loras: {gone}: there is no such file" in image_refusal(folder, loras=[{"path": gone}])
+        assert f"loras: {gone}: file not found" in image_refusal(folder, loras=[{"path": gone}])
         other = str(self.lora(tmp_path / "other.safetensors", "some.other.layer", 16))
         assert "loras: " in image_refusal(folder, loras=[{"path": other}])

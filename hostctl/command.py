@@ -1,4 +1,4 @@
-"""Runs a command that only looks, and says what it answered. Standard library only."""
+"""Run a command that changes nothing, and return its output. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TIMEOUT_S = 20
 
 
 def output(argv: Sequence[str], environ: Mapping[str, str], cwd: Path | None = None) -> tuple[int, str]:
-    """The status and the standard output of *argv*; 127 when it can't be run or doesn't end."""
+    """Exit status and standard output of *argv*; 127 and "" if it can't run or times out."""
     try:
         done = subprocess.run(
             argv, cwd=cwd, env=dict(environ), capture_output=True, text=True, timeout=_TIMEOUT_S

@@ -1,6 +1,6 @@
-"""What the files of drawn pictures are called. Pure, but for asking what is there already.
+"""File names and formats of generated images. Pure, except for checking which files exist.
 
-Rules: a name that was given is written over, one that was made up never is.
+Rules: a file that the user names is overwritten; a generated name never overwrites a file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.failures import Usage
+from cli.errors import UsageError
 from contracts.wire.images import OutputFormat
 
 FORMATS: dict[str, OutputFormat] = {
@@ -19,34 +19,34 @@ FORMATS: dict[str, OutputFormat] = {
     ".jpeg": "jpeg",
     ".webp": "webp",
 }
-_WORDS = 40  # characters of a prompt in a file's name
+_SLUG = 40  # characters of a prompt in a file name
 
 
 def format_of(out: Path | None) -> OutputFormat:
-    """The format that the end of *out* asks for; PNG when it is a folder, stdout or none."""
+    """The format by the suffix of *out*; PNG for a folder, stdout or None."""
     if out is None or str(out) == "-" or out.is_dir():
         return "png"
     found = FORMATS.get(out.suffix.lower())
     if found is None:
-        raise Usage(f"{out}: a picture's name ends with one of {', '.join(FORMATS)}")
+        raise UsageError(f"{out}: the name of an image ends with one of {', '.join(FORMATS)}")
     return found
 
 
 def check_writable(out: Path | None, n: int) -> None:
-    """Raise ``Usage`` before minutes of drawing for a place that doesn't exist."""
+    """Raise ``UsageError`` before the image is generated if it could not be written."""
     if out is None or out.is_dir():
         return
     if str(out) == "-":
         if n > 1:
-            raise Usage("'-o -' takes one picture; leave out -n, or name a file")
+            raise UsageError("'-o -' writes one image; omit -n, or name a file")
     elif not out.parent.is_dir():
-        raise Usage(f"{out.parent}: there is no such folder")
+        raise UsageError(f"{out.parent}: no such folder")
 
 
 def file_for(
     out: Path | None, prompt: str, seed: int, index: int, n: int, exists: Callable[[Path], bool]
 ) -> Path:
-    """Where picture *index* of *n* goes: ``out-2.png``; ``a-red-circle-7.png`` without an *out*."""
+    """The file of image *index* of *n*: ``out-2.png``, or ``a-red-circle-7.png`` without *out*."""
     if out is not None and not out.is_dir():
         return out if n == 1 else out.with_name(f"{out.stem}-{index + 1}{out.suffix}")
     folder = out or Path()
@@ -57,9 +57,9 @@ def file_for(
 
 
 def slug(prompt: str) -> str:
-    """The first words of *prompt* as part of a file's name, letters of all scripts."""
+    """The first words of *prompt* as part of a file name; keeps letters of all scripts."""
     words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
-    if len(words) > _WORDS:
-        head, dash, _ = words[: _WORDS + 1].rpartition("-")
-        words = head if dash else words[:_WORDS]
-    return words or "picture"
+    if len(words) > _SLUG:
+        head, dash, _ = words[: _SLUG + 1].rpartition("-")
+        words = head if dash else words[:_SLUG]
+    return words or "image"

@@ -1,6 +1,6 @@
-"""Encoded prompts that are kept, bounded in bytes.
+"""A cache of encoded prompts, bounded in bytes.
 
-Takes the place of mflux's dict, which grows by 2 to 13 MB with each new prompt for ever. Belongs to the
+Replaces mflux's dict, which grows without bound, by 2 to 13 MB with each new prompt. Belongs to the
 model thread.
 """
 
@@ -14,10 +14,10 @@ from mlx.utils import tree_flatten
 
 
 class PromptCache(OrderedDict[str, Any]):
-    """What each prompt became, the one used longest ago first.
+    """Encoded prompts, least recently used first, at most *limit* bytes.
 
-    At most *limit* bytes; beyond that one prompt alone is kept as long as it is the last (its job needs
-    it for each of its pictures) and goes with ``trim``.
+    The latest prompt stays even if it alone is larger, because its job needs it for each image;
+    ``trim`` removes it after the job.
     """
 
     def __init__(self, limit: int) -> None:
@@ -30,21 +30,21 @@ class PromptCache(OrderedDict[str, Any]):
 
     @property
     def nbytes(self) -> int:
-        return sum(list(self._sizes.values()))  # a copy: /health asks from another thread
+        return sum(list(self._sizes.values()))  # a copy: /health reads it from another thread
 
     def __getitem__(self, prompt: str) -> Any:
         self.move_to_end(prompt)
         return super().__getitem__(prompt)
 
     def __setitem__(self, prompt: str, encoded: Any) -> None:
-        mx.eval(encoded)  # a lazy entry would be computed again by each job that is cancelled early
+        mx.eval(encoded)  # a lazy entry would be computed again by every job that is cancelled early
         self._sizes[prompt] = sum(value.nbytes for _, value in tree_flatten(encoded))
         super().__setitem__(prompt, encoded)
         self.move_to_end(prompt)
         self._shrink(keep=1)
 
     def trim(self) -> None:
-        """The job is done: let go of what is over the limit."""
+        """Shrink to the limit; called when a job is done."""
         self._shrink(keep=0)
 
     def _shrink(self, keep: int) -> None:

@@ -1,33 +1,23 @@
-"""Which copy of a repository is loaded: the Hub away or silent, main moved on, a revision asked for."""
+"""Which snapshot of a repository is loaded: Hub unavailable, main moved, a revision requested."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testkit.hub_server import hub
-from tests.workers.hub.test_downloads import FAST, NOBODY, Hub, Pull, same
-from workers.hub.copies import lacking
+from tests.workers.hub.pulls import FAST, NOBODY, Hub, Pull, same
 from workers.hub.model_files import VLM_FILES
+from workers.hub.snapshots import missing_file
 
 pytestmark = pytest.mark.process
 
 TAG = "2025-06-21"
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    with hub({}) as served:
-        asked = Hub(served, tmp_path_factory.mktemp("home"))
-        yield asked
-        asked.close()
 
 
 @pytest.fixture
@@ -41,29 +31,29 @@ def later(tmp_path: Path) -> Path:
 
 
 def offline(shared: Hub, name: str, **fields: Any) -> str:
-    """What a pull without a connection says at its end."""
+    """The last line of a pull's standard error without a connection."""
     ended = Pull(NOBODY, shared.home, name, **fields).ended()
-    return ended.said[-1] if ended.said else ""
+    return ended.errors[-1] if ended.errors else ""
 
 
-class TestANetworkThatSwallowsPackets:
-    """It takes connections, and no answer ever comes."""
+class TestASilentHub:
+    """It accepts connections and never responds."""
 
-    def test_a_whole_copy_is_loaded_within_seconds_and_the_log_says_so(self, shared: Hub) -> None:
+    def test_a_complete_snapshot_is_loaded_within_seconds_with_a_warning(self, shared: Hub) -> None:
         name = shared.new()
-        whole = shared.located(name)
+        complete = shared.located(name)
         shared.served.silent = True
-        began = time.monotonic()
-        assert shared.located(name, answer_s=0.3) == whole
-        assert time.monotonic() - began < 5
-        assert "the Hub is of no help (it does not answer); the copy on the disk is used" in shared.said
+        started = time.monotonic()
+        assert shared.located(name, answer_s=0.3) == complete
+        assert time.monotonic() - started < 5
+        assert "the Hub is unavailable (no answer); using the snapshot on the disk" in shared.log
 
-    def test_a_commit_whose_files_are_there_needs_no_question(self, shared: Hub) -> None:
+    def test_a_downloaded_commit_needs_no_query(self, shared: Hub) -> None:
         name = shared.new()
         commit = shared.served.commit(name)
-        whole = shared.located(name, revision=(commit, True))
+        complete = shared.located(name, revision=(commit, True))
         shared.served.seen.clear()
-        assert shared.located(name, revision=(commit, True)) == whole
+        assert shared.located(name, revision=(commit, True)) == complete
         assert [seen.path for seen in shared.served.seen if name in seen.path] == []
 
     def test_the_limits_are_seconds(self) -> None:
@@ -73,72 +63,75 @@ class TestANetworkThatSwallowsPackets:
         assert remote.PATIENT_S <= 15
 
 
-class TestAHubThatStumbles:
-    def test_a_fault_that_passes_is_asked_past(self, shared: Hub) -> None:
+class TestAFailingHub:
+    def test_a_temporary_failure_is_retried(self, shared: Hub) -> None:
         for status in (429, 500, 503):
             name = shared.new()
             shared.served.stumbles[name] = [status]
             assert shared.located(name) == str(shared.snapshot(name))
-            assert f"answers with status {status}; asking again" in shared.said
+            assert f"the Hub returned status {status}; retrying" in shared.log
 
-    def test_one_that_lasts_is_told_in_our_words(self, shared: Hub) -> None:
+    def test_a_lasting_failure_is_explained(self, shared: Hub) -> None:
         name = shared.new()
-        for status, words in ((429, "limits how often this address may ask"), (503, "it has a fault")):
+        for status, words in ((429, "too many requests"), (503, "a fault of the Hub's")):
             shared.served.refusals[name] = (status, "")
             line = shared.located(name)
             assert f"status {status}: " in line
             assert words in line
 
-    def test_a_whole_copy_waits_for_no_second_answer(self, shared: Hub) -> None:
+    def test_with_a_complete_snapshot_there_is_no_retry(self, shared: Hub) -> None:
         name = shared.new()
-        whole = shared.located(name)
+        complete = shared.located(name)
         shared.served.refusals[name] = (503, "")
         shared.served.seen.clear()
-        assert shared.located(name) == whole
+        assert shared.located(name) == complete
         assert len([seen for seen in shared.served.seen if name in seen.path]) == 1
 
 
-class TestMainHasMovedOn:
-    def test_the_old_copy_serves_until_the_new_one_is_whole(self, shared: Hub, later: Path) -> None:
+class TestMainHasMoved:
+    def test_the_old_snapshot_is_used_until_the_new_one_is_complete(
+        self, shared: Hub, later: Path
+    ) -> None:
         name = shared.new()
         old = shared.located(name)
         moved = shared.served.move(name, later)
         shared.served.seen.clear()
         assert shared.located(name) == old
-        assert moved in shared.said
+        assert moved in shared.log
         assert shared.served.downloads() == []
-        # A pull fetches it, beside the old one.
+        # A pull downloads it and keeps the old one.
         shared.served.seen.clear()
         shared.pull(name).succeeded()
-        assert len(shared.served.downloads()) == 1  # only what has changed
+        assert len(shared.served.downloads()) == 1  # only the changed file
         assert shared.located(name) == str(shared.snapshot(name, moved))
         assert same(later, shared.snapshot(name, moved))
         assert same(FAST, Path(old))
 
-    def test_a_download_that_was_cut_takes_nothing_away(self, shared: Hub, later: Path) -> None:
+    def test_an_interrupted_download_keeps_the_old_snapshot(self, shared: Hub, later: Path) -> None:
         name = shared.new()
         shared.pull(name).succeeded()
         shared.served.move(name, later)
         shared.served.bytes_per_second = 2e6
         assert shared.located(name, stop_at=1, newest=True) == "stopped while loading"
-        said = offline(shared, name)
-        assert "the copy on the disk is used" in said
+        assert "using the snapshot on the disk" in offline(shared, name)
 
-    def test_a_cache_whose_main_was_moved_by_others_still_has_its_old_copy(
+    def test_the_old_snapshot_is_used_if_another_tool_has_moved_main(
         self, shared: Hub, later: Path
     ) -> None:
-        """``hf download`` moves ``refs/main`` before it fetches."""
+        """``hf download`` moves ``refs/main`` before it downloads."""
         name = shared.new()
         old = shared.located(name)
         moved = shared.served.move(name, later)
-        (shared.folder(name) / "refs" / "main").write_text(moved)  # and nothing was fetched yet
-        assert "the copy on the disk is used" in offline(shared, name)
+        (shared.folder(name) / "refs" / "main").write_text(moved)  # and nothing is downloaded yet
+        assert "using the snapshot on the disk" in offline(shared, name)
         shared.served.silent = False
         assert shared.located(name) == old
 
 
 class TestARevision:
-    def test_a_commit_a_tag_and_a_branch_are_loaded_as_asked(self, shared: Hub, later: Path) -> None:
+    def test_a_commit_a_tag_and_a_branch_are_loaded_as_requested(
+        self, shared: Hub, later: Path
+    ) -> None:
         name = shared.new()
         first = shared.served.commit(name)
         moved = shared.served.move(name, later)
@@ -155,32 +148,29 @@ class TestARevision:
         shared.pull(name, revision=first).succeeded()
         assert same(FAST, shared.snapshot(name, first))
 
-    def test_nothing_else_is_loaded_in_its_place(self, shared: Hub) -> None:
+    def test_a_missing_revision_is_never_replaced(self, shared: Hub) -> None:
         name = shared.new()
         shared.pull(name).succeeded()
-        assert (
-            shared.pull(name, revision="v2")
-            .failed()
-            .endswith(f"{name} has no such revision on the Hugging Face Hub")
-        )
+        reason = shared.pull(name, revision="v2").failed()
+        assert reason.endswith(f"{name} does not have this revision on the Hugging Face Hub")
         assert "is not downloaded yet" in offline(shared, name, revision="v2")
 
-    def test_a_preference_that_is_not_there_is_main(self, shared: Hub) -> None:
+    def test_a_missing_preferred_revision_becomes_main(self, shared: Hub) -> None:
         name = shared.new()
         assert shared.located(name, revision=(TAG, False)) == str(shared.snapshot(name))
-        assert f"has no revision {TAG}; main is used" in shared.said
+        assert f"has no revision {TAG}; using main" in shared.log
 
-    def test_a_cache_that_was_fetched_by_commit_loads_offline(self, shared: Hub) -> None:
+    def test_a_snapshot_downloaded_by_commit_loads_offline(self, shared: Hub) -> None:
         """``hf download --revision SHA`` writes no ref."""
         name = shared.new()
         shared.located(name)
         shutil.rmtree(shared.folder(name) / "refs")
-        assert "the copy on the disk is used" in offline(shared, name)
+        assert "using the snapshot on the disk" in offline(shared, name)
         assert offline(shared, name, revision=shared.served.commit(name)) == ""
 
 
-class TestWhatIsFetched:
-    def test_weights_that_are_there_twice_are_fetched_once(self, shared: Hub, tmp_path: Path) -> None:
+class TestSelection:
+    def test_second_copies_of_the_weights_are_not_downloaded(self, shared: Hub, tmp_path: Path) -> None:
         folder = tmp_path / "twice"
         shutil.copytree(FAST, folder)
         for name in ("consolidated.safetensors", "original/model.safetensors", "sub/other.json"):
@@ -195,7 +185,7 @@ class TestWhatIsFetched:
         }
         assert found == {file.name for file in FAST.iterdir()} | {"sub/other.json"}
 
-    def test_a_repository_without_weights_is_told_so_before_anything_is_fetched(
+    def test_a_repository_without_weights_is_refused_before_the_download(
         self, shared: Hub, tmp_path: Path
     ) -> None:
         for others, words in (
@@ -212,7 +202,7 @@ class TestWhatIsFetched:
             assert words in reason
             assert shared.served.downloads() == []
 
-    def test_the_first_report_says_how_much_where_to_and_what_is_free(self, shared: Hub) -> None:
+    def test_the_first_report_has_size_target_and_free_space(self, shared: Hub) -> None:
         name = shared.new()
         first, *_ = shared.pull(name).succeeded()
         cache = shared.home / "hub"
@@ -221,7 +211,7 @@ class TestWhatIsFetched:
         assert first["download"]["done_bytes"] == 0
         assert first["download"]["total_bytes"] > 7_000_000
 
-    def test_hashes_are_compared_in_a_phase_of_its_own(self, shared: Hub) -> None:
+    def test_hashes_are_checked_in_their_own_phase(self, shared: Hub) -> None:
         *_, last, ready = shared.pull(shared.new()).succeeded()
         assert ready["phase"] == "ready"
         assert last["phase"] == "verifying"
@@ -229,8 +219,8 @@ class TestWhatIsFetched:
         assert last["download"]["verified_bytes"] == last["download"]["total_bytes"]
 
 
-class TestACopyOfAnOldLibrary:
-    """One whose list of files was not kept (``trees/``)."""
+class TestASnapshotOfAnOldLibrary:
+    """Without a saved list of its files (``trees/``)."""
 
     @pytest.fixture
     def name(self, shared: Hub, tmp_path: Path) -> str:
@@ -245,18 +235,20 @@ class TestACopyOfAnOldLibrary:
         shared.located(name)
         return name
 
-    def test_one_that_lacks_a_file_is_not_taken_for_whole(self, shared: Hub, name: str) -> None:
+    def test_a_snapshot_without_a_shard_is_incomplete(self, shared: Hub, name: str) -> None:
         shutil.rmtree(shared.folder(name) / "trees")
-        assert "the copy on the disk is used" in offline(shared, name)
+        assert "using the snapshot on the disk" in offline(shared, name)
         (shared.snapshot(name) / "model-00002-of-00002.safetensors").unlink()
         reason = offline(shared, name)
         assert (
-            f"{name} is downloaded in part only (model-00002-of-00002.safetensors is missing), and the"
-            " Hugging Face Hub is of no help"
+            f"{name} is only partly downloaded (model-00002-of-00002.safetensors is missing), and the"
+            " Hugging Face Hub is unavailable"
         ) in reason
 
-    def test_online_the_hub_is_asked_for_the_list(self, shared: Hub, name: str, later: Path) -> None:
-        """What looks whole by itself, and is not by the Hub's list, does not stand in for main."""
+    def test_the_hub_s_list_decides_if_it_is_available(
+        self, shared: Hub, name: str, later: Path
+    ) -> None:
+        """A snapshot that looks complete, but is not by the Hub's list, is not used instead of main."""
         shutil.rmtree(shared.folder(name) / "trees")
         (shared.snapshot(name) / "tokenizer.json").unlink()
         moved = shared.served.move(name, later)
@@ -265,17 +257,17 @@ class TestACopyOfAnOldLibrary:
         assert shared.located(name) == str(shared.snapshot(name, moved))
 
 
-def test_what_a_checkpoint_lacks_is_seen_by_its_files(tmp_path: Path) -> None:
-    assert lacking(FAST, VLM_FILES) == ""
-    assert lacking(tmp_path, VLM_FILES) == "config.json"
+def test_missing_files_are_found_without_a_list(tmp_path: Path) -> None:
+    assert missing_file(FAST, VLM_FILES) == ""
+    assert missing_file(tmp_path, VLM_FILES) == "config.json"
     (tmp_path / "config.json").write_text("{}")
-    assert lacking(tmp_path, VLM_FILES) == "*.safetensors"
+    assert missing_file(tmp_path, VLM_FILES) == "*.safetensors"
     (tmp_path / "consolidated.safetensors").touch()
-    assert lacking(tmp_path, VLM_FILES) == "*.safetensors"
+    assert missing_file(tmp_path, VLM_FILES) == "*.safetensors"
     (tmp_path / WEIGHTS).symlink_to("nowhere")
-    assert lacking(tmp_path, VLM_FILES) == WEIGHTS
+    assert missing_file(tmp_path, VLM_FILES) == WEIGHTS
     (tmp_path / WEIGHTS).unlink()
     (tmp_path / WEIGHTS).touch()
-    # An index that a conversion left behind names none of the files.
+    # An index that a conversion left behind, which names none of the files.
     (tmp_path / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "1.safetensors"}}')
-    assert lacking(tmp_path, VLM_FILES) == ""
+    assert missing_file(tmp_path, VLM_FILES) == ""

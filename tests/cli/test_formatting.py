@@ -1,4 +1,4 @@
-"""What is shown says what is the case."""
+"""Tables and progress as text."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.phrases import (
+from cli.formatting import (
     MODELS_HEAD,
     PS_HEAD,
-    Told,
+    ProgressNote,
     comment,
     downloading,
     loading,
     model_row,
+    printable,
     ps_notes,
     ps_rows,
-    shown,
     size_to_fetch,
     to_fetch,
     waiting,
@@ -28,16 +27,16 @@ from cli.phrases import (
 from contracts.control import (
     ConfigStatus,
     Download,
-    Drawing,
+    ImageProgress,
     ManagerStatus,
     MemoryStatus,
     ModelStatus,
     RunningWorker,
     WorkerState,
 )
-from contracts.wire.openai import ModelObject
+from contracts.wire.models import ModelObject
 from gateway.heartbeat import progress_of
-from workers.image.progress import told as told_by_worker
+from workers.image.progress import step_text
 
 S = WorkerState
 
@@ -80,115 +79,122 @@ def row(found: ManagerStatus) -> dict[str, str]:
 
 
 class TestPs:
-    @pytest.mark.parametrize(("state", "queued"), list(product(S, (0, 1))))
-    def test_whatever_is_not_at_rest_is_listed(self, state: WorkerState, queued: int) -> None:
-        rows = ps_rows(status({"a": model(state, queued=queued)}))
-        assert bool(rows) == (state is not S.STOPPED or queued > 0)
+    def test_every_model_is_listed_unless_it_is_stopped_with_an_empty_queue(self) -> None:
+        for state, queued in product(S, (0, 1)):
+            rows = ps_rows(status({"a": model(state, queued=queued)}))
+            assert bool(rows) == (state is not S.STOPPED or queued > 0)
 
-    def test_a_ready_one_tells_how_long_it_has_been_idle_and_up(self) -> None:
+    def test_a_ready_model_has_its_idle_time_and_uptime(self) -> None:
         cells = row(status({"a": model(measured_gb=1.54)}, {"a": worker()}))
         assert cells == {
             "NAME": "a", "STATE": "ready", "SIZE": "1.5 GB", "CHARGED": "2.0 GB", "OPEN": "0",
             "QUEUE": "0", "SERVED": "7", "IDLE": "5s", "UP": "1m 30s",
         }  # fmt: skip
 
-    def test_one_at_work_is_not_idle(self) -> None:
+    def test_a_model_with_open_requests_is_not_idle(self) -> None:
         cells = row(status({"a": model()}, {"a": worker(active_requests=2)}))
         assert (cells["OPEN"], cells["IDLE"]) == ("2", "-")
 
-    def test_a_pinned_one_says_so(self) -> None:
+    def test_a_pinned_model_is_marked(self) -> None:
         assert row(status({"a": model(pinned=True)}, {"a": worker()}))["IDLE"] == "pinned"
 
-    def test_a_loading_one_tells_its_phase(self) -> None:
+    def test_a_loading_model_shows_its_phase(self) -> None:
         assert row(status({"a": model(S.STARTING, phase="warming up")}))["STATE"] == "warming up"
         assert row(status({"a": model(S.STARTING)}))["STATE"] == "starting"
 
-    def test_why_one_has_failed_stands_below_in_one_line(self) -> None:
+    def test_the_error_of_a_failed_model_is_one_line_below_the_table(self) -> None:
         found = status({"a": model(S.FAILED, last_error="no\n weights"), "b": model(last_error="old")})
         assert ps_notes(found)[:-1] == ["a: no weights"]
 
-    def test_pressure_is_told_when_there_is_some(self) -> None:
+    def test_memory_pressure_is_shown_unless_it_is_normal(self) -> None:
         assert "pressure" not in ps_notes(status({}))[-1]
         assert "memory pressure: critical" in ps_notes(status({}, pressure="critical"))[-1]
 
+    def test_the_reason_of_the_budget_is_shown_in_one_line(self) -> None:
+        notes = ps_notes(status({}, budget_reason="GPU limit: reported by Metal"))
+        assert notes[-1] == "budget: GPU limit: reported by Metal"
+        assert len(notes) == 2
+        assert len(ps_notes(status({}))) == 1  # an older manager has no reason
 
-def test_a_model_tells_what_it_can_and_its_other_names() -> None:
-    drawn = ModelObject(
+
+def test_a_model_row_has_capabilities_and_other_names() -> None:
+    flux = ModelObject(
         id="image-gen", created=1, kind="image", path="./m", names=["schnell", "flux"],
         capabilities=["generate", "edit"], memory_gb=9.55, state="ready", family="flux1-schnell",
     )  # fmt: skip
-    cells = dict(zip(MODELS_HEAD, model_row(drawn), strict=True))
+    cells = dict(zip(MODELS_HEAD, model_row(flux), strict=True))
     assert cells == {
         "NAME": "image-gen", "KIND": "flux1-schnell", "STATE": "ready", "SIZE": "9.6 GB",
         "CAN": "generate, edit", "ALSO": "schnell, flux", "PATH": "./m",
     }  # fmt: skip
-    plain = drawn.model_copy(update={"family": None, "names": []})
+    plain = flux.model_copy(update={"family": None, "names": []})
     assert (model_row(plain)[1], model_row(plain)[5]) == ("image", "-")
 
 
 class TestProgress:
     @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 50), st.integers(0, 50))
-    def test_steps_that_a_worker_tells_are_understood(
-        self, picture: int, pictures: int, steps: int, step: int
+    def test_the_steps_in_a_worker_s_comment_are_parsed(
+        self, image: int, images: int, steps: int, step: int
     ) -> None:
-        picture, step = min(picture, pictures), min(step, steps)
-        drawing = Drawing(step=step, steps=steps, picture=picture, pictures=pictures, eta_seconds=3)
-        found = comment(told_by_worker(drawing))
-        assert (found.done, found.total) == ((picture - 1) * steps + step, pictures * steps)
+        image, step = min(image, images), min(step, steps)
+        progress = ImageProgress(step=step, steps=steps, picture=image, pictures=images, eta_seconds=3)
+        found = comment(step_text(progress))
+        assert (found.done, found.total) == ((image - 1) * steps + step, images * steps)
 
-    def test_a_download_that_the_gateway_tells_is_understood(self) -> None:
+    def test_the_download_in_a_gateway_s_comment_is_parsed(self) -> None:
         download = Download(done_bytes=50, total_bytes=200, eta_seconds=9)
         text = progress_of(model(S.STARTING, phase="downloading", download=download))
-        assert comment(text) == Told("downloading 25 %, about 9 s", 25, 100)
+        assert comment(text) == ProgressNote("downloading 25 %, about 9 s", 25, 100)
 
-    @pytest.mark.parametrize("state", S)
-    def test_all_else_that_the_gateway_tells_is_shown_as_it_is(self, state: WorkerState) -> None:
-        text = progress_of(model(state, phase="loading"))
-        assert comment(text) == Told(text)
+    def test_other_comments_of_the_gateway_are_shown_unchanged(self) -> None:
+        for state in S:
+            text = progress_of(model(state, phase="loading"))
+            assert comment(text) == ProgressNote(text)
 
-    def test_a_load_is_told_by_the_name_of_its_model(self) -> None:
+    def test_a_load_is_shown_with_its_model(self) -> None:
         found = status({"a": model(S.STARTING, phase="loading"), "b": model()})
-        assert waiting(found, "a") == Told("a: loading")
+        assert waiting(found, "a") == ProgressNote("a: loading")
 
-    def test_without_a_name_the_only_load_is_it(self) -> None:
+    def test_without_a_name_the_only_loading_model_is_shown(self) -> None:
         found = status({"a": model(S.STARTING, phase="loading"), "b": model(S.STOPPED)})
-        assert waiting(found, None) == waiting(found, "another-name") == Told("a: loading")
+        assert waiting(found, None) == waiting(found, "another-name") == ProgressNote("a: loading")
         two = status({"a": model(S.STARTING), "b": model(S.STARTING)})
         assert waiting(two, None) is None
 
-    def test_a_drawing_is_told_by_its_steps(self) -> None:
-        drawing = Drawing(kind="edit", step=2, steps=4, picture=2, pictures=3)
-        assert waiting(status({"a": model(drawing=drawing)}), "a") == Told("a: drawing", 6, 12)
+    def test_the_progress_of_images_is_shown_in_steps(self) -> None:
+        progress = ImageProgress(kind="edit", step=2, steps=4, picture=2, pictures=3)
+        found = waiting(status({"a": model(drawing=progress)}), "a")
+        assert found == ProgressNote("a: generating", 6, 12)
 
-    @pytest.mark.parametrize("state", [s for s in S if s not in (S.READY, S.STARTING)])
-    def test_one_that_is_not_there_yet_waits_for_memory(self, state: WorkerState) -> None:
-        assert waiting(status({"a": model(state)}), "a") == Told("a: waiting for memory")
+    def test_a_model_that_is_not_loaded_waits_for_memory(self) -> None:
+        for state in set(S) - {S.READY, S.STARTING}:
+            assert waiting(status({"a": model(state)}), "a") == ProgressNote("a: waiting for memory")
 
-    def test_a_download_tells_how_much_and_how_long(self) -> None:
+    def test_a_download_is_shown_with_its_size_and_remaining_time(self) -> None:
         download = Download(done_bytes=1_500_000_000, total_bytes=3_000_000_000, eta_seconds=125)
         text = "downloading 1.50 of 3.00 GB, about 2m 5s"
-        assert downloading(download) == Told(text, 1_500_000_000, 3_000_000_000)
+        assert downloading(download) == ProgressNote(text, 1_500_000_000, 3_000_000_000)
         assert loading(model(S.STARTING, phase="downloading", download=download)).text == text
         assert downloading(download, "a").text == f"a: {text}"
-        assert downloading(Download()) == Told("downloading")
+        assert downloading(Download()) == ProgressNote("downloading")
 
-    def test_what_is_to_be_fetched_is_told_with_what_is_there(self) -> None:
+    def test_the_size_of_a_download_is_announced(self) -> None:
         whole = Download(total_bytes=3_100_000_000)
-        assert size_to_fetch(whole, "a") == "a: 3.10 GB to fetch"
+        assert size_to_fetch(whole, "a") == "a: 3.10 GB to download"
         half = whole.model_copy(update={"done_bytes": 1_000_000_000})
-        assert size_to_fetch(half, "a") == "a: 2.10 GB to fetch, 1.00 GB are there"
+        assert size_to_fetch(half, "a") == "a: 2.10 GB to download, 1.00 GB already done"
         text = to_fetch({"a": "x/y", "b": "x/z"}, 120_000_000_000, Path("/hub"))
-        assert text == "to fetch: a (x/y), b (x/z); 120 GB are free in /hub"
+        assert text == "to download: a (x/y), b (x/z); 120 GB free in /hub"
 
 
 @given(st.text())
-def test_nothing_that_is_shown_steers_a_terminal(text: str) -> None:
-    found = shown(text)
+def test_printable_text_can_not_control_a_terminal(text: str) -> None:
+    found = printable(text)
     assert not {"\x1b", "\x9b", "\r", "\a", "\b", "\u202e"} & set(found)
     assert found.count("\n") == text.count("\n")
 
 
-def test_words_of_all_scripts_stay_as_they_are() -> None:
+def test_text_of_all_scripts_is_unchanged() -> None:
     text = "빨간 원\tعربى 👩\u200d🎨\n"
-    assert shown(text) == text
-    assert shown("\x1b[31mred\x1b[0m") == "[31mred[0m"
+    assert printable(text) == text
+    assert printable("\x1b[31mred\x1b[0m") == "[31mred[0m"

@@ -1,4 +1,4 @@
-"""What people read: rows of tables, and how far something is, in words. Pure."""
+"""Format tables and progress as text. Pure."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.control import Download, ManagerStatus, ModelStatus, WorkerState
-from contracts.wire.openai import ModelObject
+from contracts.wire.models import ModelObject
 from hostctl.status import span
 
-# Control characters, and what turns the direction of writing: a model's words steer no terminal.
-_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_STEPS = re.compile(r"step (\d+) of (\d+)(?:, picture (\d+) of (\d+))?")
+# Control and bidirectional characters: output of a model must not control the terminal.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_STEPS = re.compile(r"step (\d+) of (\d+)(?:, [a-z]+ (\d+) of (\d+))?")
 _PERCENT = re.compile(r"downloading (\d+) %")
-_ERROR_ROOM = 200  # characters
+_ERROR_LENGTH = 200  # characters
 
 
-def shown(text: str) -> str:
-    """*text* from outside as a terminal may have it: line feeds and tabs stay."""
-    return _UNSHOWN.sub("", text)
+def printable(text: str) -> str:
+    """*text* without control characters, except line feeds and tabs."""
+    return _UNSAFE.sub("", text)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ MODELS_HEAD = ("NAME", "KIND", "STATE", "SIZE", "CAN", "ALSO", "PATH")
 
 
 def ps_rows(status: ManagerStatus) -> list[tuple[str, ...]]:
-    """A row for each model that is in memory, on its way there or out, or has failed."""
+    """One row per model that is loaded, loading, unloading, queued or failed."""
     rows: list[tuple[str, ...]] = []
     for alias, model in status.models.items():
         if model.status is WorkerState.STOPPED and not model.queued:
@@ -53,17 +53,20 @@ def ps_rows(status: ManagerStatus) -> list[tuple[str, ...]]:
 
 
 def ps_notes(status: ManagerStatus) -> list[str]:
-    """What stands below the table: why models failed, and the memory."""
+    """The lines below the table: errors of failed models, memory, and the reason of the budget."""
     notes = [
-        f"{alias}: {' '.join(model.last_error.split())[:_ERROR_ROOM]}"
+        f"{alias}: {' '.join(model.last_error.split())[:_ERROR_LENGTH]}"
         for alias, model in status.models.items()
         if model.status is WorkerState.FAILED and model.last_error
     ]
     memory = status.memory
     pressure = "" if memory.pressure == "normal" else f"; memory pressure: {memory.pressure}"
-    charged = f"{memory.models_loaded_gb:.1f} of {memory.budget_gb:.1f} GB are charged"
-    machine = f"{memory.used_gb:.1f} of {memory.total_gb:.1f} GB of the machine in use"
-    return [*notes, f"{charged}; {machine}{pressure}"]
+    charged = f"{memory.models_loaded_gb:.1f} of {memory.budget_gb:.1f} GB budget charged"
+    machine = f"{memory.used_gb:.1f} of {memory.total_gb:.1f} GB machine memory in use"
+    notes.append(f"{charged}; {machine}{pressure}")
+    if memory.budget_reason:
+        notes.append(f"budget: {memory.budget_reason}")
+    return notes
 
 
 def _state(model: ModelStatus) -> str:
@@ -87,33 +90,33 @@ def model_row(model: ModelObject) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-# --- how far something is ------------------------------------------------------------------------
+# --- progress ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What is going on; ``total`` 0: nobody knows how much it is."""
+class ProgressNote:
+    """A line of progress; ``total`` 0: unknown."""
 
     text: str
     done: float = 0
     total: float = 0
 
 
-def comment(text: str) -> Told:
-    """A comment of a stream: ``step 2 of 4, picture 1 of 3, about 12 s left``, ``loading``."""
+def comment(text: str) -> ProgressNote:
+    """Parse a comment of a stream: ``step 2 of 4, image 1 of 3, about 12 s left``, ``loading``."""
     if found := _STEPS.match(text):
-        step, steps, picture, pictures = (int(group or 1) for group in found.groups())
-        return Told(text, (picture - 1) * steps + step, pictures * steps)
+        step, steps, image, images = (int(group or 1) for group in found.groups())
+        return ProgressNote(text, (image - 1) * steps + step, images * steps)
     if found := _PERCENT.match(text):
-        return Told(text, int(found[1]), 100)
-    return Told(text)
+        return ProgressNote(text, int(found[1]), 100)
+    return ProgressNote(text)
 
 
-def waiting(status: ManagerStatus, name: str | None) -> Told | None:
-    """What a request for *name* (None: for a model that the gateway chooses) waits for."""
+def waiting(status: ManagerStatus, name: str | None) -> ProgressNote | None:
+    """What a request for model *name* (None: the default model) waits for; None: unknown."""
     models = status.models
     if name not in models:
-        # By another of its names, or a default: the one that is being loaded will be it.
+        # Another name of a model, or the default: if only one model is loading, it is that one.
         starting = [a for a, m in models.items() if m.status is WorkerState.STARTING]
         if len(starting) != 1:
             return None
@@ -121,44 +124,44 @@ def waiting(status: ManagerStatus, name: str | None) -> Told | None:
     assert name is not None
     model = models[name]
     if model.status is WorkerState.STARTING:
-        told = loading(model)
-        return Told(f"{name}: {told.text}", told.done, told.total)
+        progress = loading(model)
+        return ProgressNote(f"{name}: {progress.text}", progress.done, progress.total)
     if model.status is WorkerState.READY:
-        drawing = model.drawing
-        if drawing.steps:
-            done = (drawing.picture - 1) * drawing.steps + drawing.step
-            return Told(f"{name}: drawing", done, drawing.pictures * drawing.steps)
-        return Told(f"{name}: at work")
-    return Told(f"{name}: waiting for memory")
+        image = model.drawing
+        if image.steps:
+            done = (image.picture - 1) * image.steps + image.step
+            return ProgressNote(f"{name}: generating", done, image.pictures * image.steps)
+        return ProgressNote(f"{name}: working")
+    return ProgressNote(f"{name}: waiting for memory")
 
 
-def loading(model: ModelStatus) -> Told:
-    """How far the load of *model* is."""
+def loading(model: ModelStatus) -> ProgressNote:
+    """The progress of loading *model*."""
     if model.phase.startswith("downloading") and model.download.total_bytes:
         return downloading(model.download)
-    return Told(model.phase or "starting")
+    return ProgressNote(model.phase or "starting")
 
 
-def downloading(download: Download, alias: str = "") -> Told:
-    """``downloading 1.2 of 3.4 GB, about 2m 5s``, after *alias* if there is one."""
+def downloading(download: Download, alias: str = "") -> ProgressNote:
+    """``downloading 1.2 of 3.4 GB, about 2m 5s``, with *alias* in front if given."""
     before = f"{alias}: " if alias else ""
     if not download.total_bytes:
-        return Told(f"{before}downloading")
+        return ProgressNote(f"{before}downloading")
     left = f", about {span(download.eta_seconds)}" if download.eta_seconds >= 1 else ""
     done, total = (f"{part / 1e9:.2f}" for part in (download.done_bytes, download.total_bytes))
-    return Told(
+    return ProgressNote(
         f"{before}downloading {done} of {total} GB{left}", download.done_bytes, download.total_bytes
     )
 
 
 def to_fetch(missing: Mapping[str, str], free_bytes: int, folder: Path) -> str:
-    """What `pull` says before it fetches anything; *missing*: alias -> repository."""
+    """The first line of `pull`; *missing*: alias -> repository."""
     names = ", ".join(f"{alias} ({repository})" for alias, repository in missing.items())
-    return f"to fetch: {names}; {free_bytes / 1e9:.0f} GB are free in {folder}"
+    return f"to download: {names}; {free_bytes / 1e9:.0f} GB free in {folder}"
 
 
 def size_to_fetch(download: Download, alias: str) -> str:
-    """How much of *alias* there is to fetch, once the hub has said it."""
+    """The size of the download of *alias*, when it is known."""
     left = (download.total_bytes - download.done_bytes) / 1e9
-    there = f", {download.done_bytes / 1e9:.2f} GB are there" if download.done_bytes else ""
-    return f"{alias}: {left:.2f} GB to fetch{there}"
+    done = f", {download.done_bytes / 1e9:.2f} GB already done" if download.done_bytes else ""
+    return f"{alias}: {left:.2f} GB to download{done}"

@@ -1,4 +1,4 @@
-"""``pull``, ``rm``, ``doctor``, ``config check``: what can be done on the machine of the stack only."""
+"""``pull``, ``rm``, ``doctor``, ``config check``: the commands for the stack's own machine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import httpx
 import typer
 
 from cli import options, screen
-from cli.failures import Failure, Usage
-from cli.phrases import downloading, size_to_fetch, to_fetch
+from cli.errors import CommandError, UsageError
+from cli.formatting import downloading, size_to_fetch, to_fetch
 from contracts.control import Download, ManagerStatus, WorkerState
 from contracts.settings import Settings
 from contracts.settings.file import SettingsError, environment, load
 from hostctl import health, weights
 from hostctl.steps import Remove, StepFailed, perform
 
-_NOTE_S = 10.0  # between two lines about a download where there is no bar
+_NOTE_S = 10.0  # between two progress lines, if there is no progress bar
 
-config = typer.Typer(help="The settings of this machine.", no_args_is_help=True)
+config = typer.Typer(help="Check the settings of this machine.", no_args_is_help=True)
 
 
 def pull(
     aliases: options.Aliases = None, host: options.Host = None, as_json: options.AsJson = False
 ) -> None:
-    """Download models' weights now, not when they are first asked for."""
+    """Download weights of models now instead of on the first request."""
     settings = options.settings_here("pull", host)
     aliases = _known(settings, aliases)
     hub = weights.hub_folder(environment(None, options.environ()))
@@ -46,40 +46,40 @@ def pull(
             if pulled.problem:
                 screen.note(f"{pulled.alias}: {pulled.problem}")
             else:
-                screen.say(f"{pulled.alias}: is there ({gb:.2f} GB fetched in {seconds:.0f} s)")
+                screen.say(f"{pulled.alias}: ready ({gb:.2f} GB downloaded in {seconds:.0f} s)")
     if any(pulled.problem for pulled in found):
         raise typer.Exit(1)
 
 
 def _pulled(settings: Settings, alias: str) -> weights.Pulled:
-    with weights.manager_client(settings) as manager, screen.bar(f"{alias}: asking the hub") as bar:
+    with weights.manager_client(settings) as manager, screen.bar(f"{alias}: connecting") as bar:
         noted = time.monotonic()
         sized = False
 
-        def tell(download: Download) -> None:
+        def report(download: Download) -> None:
             nonlocal noted, sized
             if not sized:
                 sized = True
-                with bar.aside():
+                with bar.paused():
                     screen.note(size_to_fetch(download, alias))
-            told = downloading(download, alias)
-            bar.tell(told)
+            progress = downloading(download, alias)
+            bar.update(progress)
             if not sys.stderr.isatty() and time.monotonic() - noted >= _NOTE_S:
                 noted = time.monotonic()
-                screen.note(told.text)
+                screen.note(progress.text)
 
-        return weights.pull(manager, alias, tell)
+        return weights.pull(manager, alias, report)
 
 
 def rm(
     aliases: Annotated[
         list[str], typer.Argument(help="Models.", autocompletion=options.complete_alias)
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, delete nothing.")] = False,
     host: options.Host = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove models' downloaded weights from this disk; what another model needs stays."""
+    """Delete downloaded weights of models; files that another model needs are kept."""
     settings = options.settings_here("rm", host)
     aliases = _known(settings, aliases)
     hub = weights.hub_folder(environment(None, options.environ()))
@@ -95,46 +95,46 @@ def rm(
         screen.say_json({"removed": removed, "freed_bytes": freed, "dry_run": dry_run})
         return
     for folder in folders:
-        screen.say(f"{'would remove' if dry_run else 'removed'} {folder}")
+        screen.say(f"{'would delete' if dry_run else 'deleted'} {folder}")
     for alias in aliases:
         if not weights.repositories(settings)[alias]:
             screen.say(
-                f"{alias}: its weights are a folder of yours, which stays: {_path(settings, alias)}"
+                f"{alias}: its weights are in your own folder, which is kept: {_path(settings, alias)}"
             )
-    screen.say(f"{freed / 1e9:.2f} GB {'would be' if dry_run else 'are'} free again")
+    screen.say(f"{freed / 1e9:.2f} GB {'would be freed' if dry_run else 'freed'}")
 
 
 def _remove(steps: Sequence[Remove]) -> None:
     try:
         perform(steps, cwd=Path(), environ=os.environ, say=lambda text: None)
     except StepFailed as exc:
-        raise Failure(str(exc)) from exc
+        raise CommandError(str(exc)) from exc
 
 
 def _unload(settings: Settings, alias: str) -> None:
-    """Out of memory first: a loaded model keeps its files' room on the disk. Raises ``Failure``."""
+    """Unload *alias*, because its open files would keep their disk space. Raises ``CommandError``."""
     with weights.manager_client(settings) as manager:
         try:
             status = ManagerStatus.model_validate_json(manager.get("/status", timeout=10).content)
             model = status.models[alias]
             if model.download.total_bytes:
-                raise Failure(f"{alias} is being downloaded: wait until it is there")
+                raise CommandError(f"{alias} is being downloaded: wait until it is complete")
             if model.status is WorkerState.STOPPED:
                 return
             answer = manager.post(f"/stop/{alias}", timeout=None)
         except httpx.ConnectError:
             return  # no manager, so nothing is loaded
         except (httpx.HTTPError, ValueError, KeyError) as exc:
-            raise Failure(f"the manager does not answer as it should ({exc}): make status") from exc
+            raise CommandError(f"unexpected response of the manager ({exc}): make status") from exc
     if answer.status_code != 200:
-        raise Failure(f"{alias} could not be taken out of memory: {answer.json()['error']['message']}")
+        raise CommandError(f"could not unload {alias}: {answer.json()['error']['message']}")
 
 
 def _known(settings: Settings, names: Sequence[str] | None) -> list[str]:
-    """*names*, each an alias or another name of a model, as aliases; none: all."""
+    """The aliases of *names*, which can be other names of models too; None: all aliases."""
     aliases = {name: a for a, model in settings.models.items() for name in (a, *model.names)}
     if unknown := [name for name in names or () if name not in aliases]:
-        raise Failure(f"there is no model {unknown[0]!r}; there are {', '.join(settings.models)}")
+        raise CommandError(f"unknown model {unknown[0]!r}; known: {', '.join(settings.models)}")
     return list(dict.fromkeys(aliases[name] for name in names)) if names else list(settings.models)
 
 
@@ -143,35 +143,35 @@ def _path(settings: Settings, alias: str) -> str:
 
 
 def _size(folder: Path) -> int:
-    """Bytes in *folder*; the hub's cache links to files that it has once."""
+    """Bytes in *folder*, without links: the Hub's cache links to its blobs."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
 
 
 def doctor(
     online: Annotated[
-        bool, typer.Option("--online", help="Ask the hub about every model, too.")
+        bool, typer.Option("--online", help="Also check every model on the Hub.")
     ] = False,
     host: options.Host = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Find out what is wrong here, each with its cure; 1 when something is broken."""
+    """Find problems on this machine, and print their fixes; status 1 if something is broken."""
     options.require_here("doctor", host)
     try:
         from hostctl import doctor as doctoring
-        from hostctl.__main__ import Host
-    except ModuleNotFoundError as exc:  # psutil: only the command line is installed here
-        raise Usage(f"doctor needs {exc.name}, which `make setup` installs") from exc
+        from hostctl.host import Host
+    except ModuleNotFoundError as exc:  # psutil, if only the command line is installed
+        raise UsageError(f"doctor needs {exc.name}; `make setup` installs it") from exc
     raise typer.Exit(doctoring.main(Host(os.environ), online=online, as_json=as_json))
 
 
 @config.command("check")
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="Settings; else VISION_CONFIG, else config.yaml.")
+        Path | None, typer.Argument(help="Settings file; default: VISION_CONFIG, else config.yaml.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Whether settings can be used; else what is wrong, by file and line."""
+    """Check a settings file; errors have file and line."""
     if file is None:
         options.require_here("config check", None)
     try:
@@ -182,8 +182,8 @@ def check(
         problems = str(exc).splitlines()
         if as_json:
             screen.say_json({"valid": False, "problems": problems})
-            raise typer.Exit(Usage.status) from exc
-        raise Usage(str(exc)) from exc
+            raise typer.Exit(UsageError.status) from exc
+        raise UsageError(str(exc)) from exc
     if as_json:
         screen.say_json({"valid": True, "file": name, "models": list(settings.models)})
     else:
