@@ -271,7 +271,7 @@ class Adapter(ABC):
         """Compute the weights now: the load's time is honest, and so is its failure."""
         if self.tiny is not None:
             checkpoint.to_float32(network)
-        mx.eval([value for _, value in tree_flatten(network.parameters())])
+        checkpoint.compute(network)
 
     def _settled(self, network: nn.Module) -> nn.Module:
         self._settle(network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,3 +135,29 @@ def interrupt(painter: Painter, job: ImageJob, step: int) -> None:
 
     with pytest.raises(Cancelled):
         painter.do(painter.engine.run, job, emit)
+
+
+def test_weights_are_quantized_in_portions(tmp_path: Path) -> None:
+    """The peak is the result and a few layers' sources, not the sources of all layers."""
+    import mlx.core as mx  # noqa: TID251 - measures
+    import mlx.nn as nn  # noqa: TID251 - a network of its own
+    from mlx.utils import tree_unflatten  # noqa: TID251
+
+    from workers.image.families import checkpoint
+
+    layers, source = 24, 1024 * 1024 * 2  # bytes of one layer at 16 bits
+    names = [f"layers.{index}.weight" for index in range(layers)]
+    file = str(tmp_path / "weights.safetensors")
+    mx.save_safetensors(file, {name: mx.ones((1024, 1024), mx.bfloat16) for name in names})
+    network = nn.Module()
+    network.layers = [nn.Linear(1024, 1024, bias=False) for _ in range(layers)]
+    loaded: Any = mx.load(file)
+    network.update(tree_unflatten(list(loaded.items())))
+    del loaded
+    nn.quantize(network, bits=4)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    checkpoint.compute(network, portion=source // 4)
+    assert mx.get_active_memory() - before > layers * source / 4
+    assert mx.get_peak_memory() - before < layers * source / 3.5 + 4 * source
