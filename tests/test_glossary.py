@@ -64,6 +64,7 @@ CLEAN = (
     "tests/rehearsal",
     "tests/test_audit.py",
     "tests/test_core.py",
+    "tests/test_docs.py",
     "tests/test_docs_shell.py",
     "tests/test_every_setting.py",
     "tests/test_flows.py",
