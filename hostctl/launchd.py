@@ -27,7 +27,7 @@ from hostctl.steps import Await, Remove, Run, Step
 DAEMONS = Path("/Library/LaunchDaemons")
 SYSTEM = "system"
 # The default of ExitTimeOut, and the time that launchd needs to forget a job.
-STOP_S, LET_GO_S = 60.0, 10.0
+STOP_S, FORGET_S = 60.0, 10.0
 _LABEL = "com.vision-insight.{}"
 _DRAFTS = (
     "state/launchd"  # below the root: a daemon's definition is written here, then copied with sudo
@@ -178,7 +178,7 @@ class Launchd:
         return [unload, self._wait(name, domain)]
 
     def _wait(self, name: str, domain: str, busy: tuple[str, ...] = ()) -> Await:
-        timeout_s = self._stop_s.get(name, STOP_S) + LET_GO_S
+        timeout_s = self._stop_s.get(name, STOP_S) + FORGET_S
         target = f"{domain}/{name}"
         kill = " ".join(_as_root(("launchctl", "kill", "SIGKILL", target), domain))
         return Await(

@@ -25,7 +25,7 @@ passed=0
 failed=0
 installed=no
 load_pids=""
-stranger=""
+other=""
 
 say() { printf '%s\n' "$*"; }
 pass() { passed=$((passed + 1)); say "PASS  $1"; }
@@ -216,7 +216,7 @@ captions() {
 
 leave() { # clean up in any case
   trap - EXIT INT TERM
-  [ -z "$stranger" ] || kill "$stranger" 2>/dev/null
+  [ -z "$other" ] || kill "$other" 2>/dev/null
   [ -z "$load_pids" ] || stop_load
   mkdir -p "$report/logs"
   cp logs/*.log "$report/logs/" 2>/dev/null
@@ -245,12 +245,12 @@ came_back() { _now=$(listeners "$manager_port" | head -n 1) && [ -n "$_now" ] &&
 serves_again() { within 60 serves && captions; }
 taken() { not closed "$gateway_port"; }
 refuses() {
-  bounded 60 "$python" -m gateway >"$report/beside-a-stranger.txt" 2>&1
-  [ $? = 1 ] && grep -q "another program has 127.0.0.1:$gateway_port" "$report/beside-a-stranger.txt"
+  bounded 60 "$python" -m gateway >"$report/port-in-use.txt" 2>&1
+  [ $? = 1 ] && grep -q "another program has 127.0.0.1:$gateway_port" "$report/port-in-use.txt"
 }
-names_the_stranger() {
-  make doctor >"$report/doctor-stranger.txt" 2>&1
-  grep -q "port $gateway_port of gateway is in use by" "$report/doctor-stranger.txt"
+names_the_other_program() {
+  make doctor >"$report/doctor-port-in-use.txt" 2>&1
+  grep -q "port $gateway_port of gateway is in use by" "$report/doctor-port-in-use.txt"
 }
 all_closed() { for _port in $ports; do closed "$_port" || return 1; done; }
 nobody() { not ours; }
@@ -345,16 +345,16 @@ for turn in 1 2; do
 done
 
 # Another program on 127.0.0.1 gets the local requests of a server on 0.0.0.0; only macOS lets both start.
-check "stop before another program takes the port" "stop-stranger.txt" stops stop-stranger
+check "stop before another program takes the port" "stop-port-in-use.txt" stops stop-port-in-use
 python3 -m http.server --bind 127.0.0.1 "$gateway_port" >/dev/null 2>&1 &
-stranger=$!
+other=$!
 within 10 taken
-check "the gateway refuses to start if another program has its port" "beside-a-stranger.txt (B13)" refuses
-check "the doctor names the other program" "doctor-stranger.txt (B13)" names_the_stranger
-kill "$stranger"
-wait "$stranger" 2>/dev/null
-stranger=""
-check "the gateway starts when the other program is gone" "start-stranger.txt" starts start-stranger
+check "the gateway refuses to start if another program has its port" "port-in-use.txt (B13)" refuses
+check "the doctor names the other program" "doctor-port-in-use.txt (B13)" names_the_other_program
+kill "$other"
+wait "$other" 2>/dev/null
+other=""
+check "the gateway starts when the other program is gone" "start-port-free.txt" starts start-port-free
 
 mkdir -p "$report/logs"
 cp logs/*.log "$report/logs/"

@@ -127,7 +127,7 @@ def _refuse_repeated_keys(file: Path, node: yaml.Node | None, visited: set[int])
             name = str(key.value)
             if name in seen:
                 line = key.start_mark.line + 1
-                raise SettingsError(f"{file}:{line}: {name}: is there twice")
+                raise SettingsError(f"{file}:{line}: {name}: duplicate key")
             seen.add(name)
             _refuse_repeated_keys(file, value, visited)
 

@@ -23,8 +23,8 @@ RETRY_AFTERS = [(0, "1"), (0.2, "1"), (7.4, "7"), (61, "59"), (1e9, "59")]
 
 
 def test_retry_after_is_a_whole_number_of_1_to_59_seconds() -> None:
-    for asked, sent in RETRY_AFTERS:
-        assert errors.QueueFull("x", retry_after=asked).headers()["retry-after"] == sent
+    for seconds, sent in RETRY_AFTERS:
+        assert errors.QueueFull("x", retry_after=seconds).headers()["retry-after"] == sent
 
 
 def test_retry_after_is_absent_if_waiting_does_not_help() -> None:

@@ -189,7 +189,7 @@ def test_a_syntax_error_is_reported_in_one_line_with_its_place(tmp_path: Path) -
 
 def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, MINIMAL + "models: {}\n")
-    with pytest.raises(SettingsError, match=r"yaml:\d+: models: is there twice"):
+    with pytest.raises(SettingsError, match=r"yaml:\d+: models: duplicate key"):
         load(file, {})
 
 
