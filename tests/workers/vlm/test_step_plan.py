@@ -183,3 +183,8 @@ class TestSimulation:
         done = Simulation([Load(0.0, 8, 400), *[Load(1.0, 8, 5)] * 5]).run()
         first = next(at for at, plan in enumerate(done.plans) if plan.work == Start(1))
         assert not any(plan.decode for plan in done.plans[first : first + 10])
+
+    def test_prefill_work_while_nothing_decodes_does_not_count_as_stall(self) -> None:
+        done = Simulation([Load(0.0, 2000, 50), Load(0.0, 8, 5)]).run()
+        first_decode = next(at for at, plan in enumerate(done.plans) if plan.decode)
+        assert Start(1) in [plan.work for plan in done.plans[:first_decode]]
