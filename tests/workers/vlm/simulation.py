@@ -113,13 +113,13 @@ class Simulation:
             if not self.scheduler.busy:
                 self.now = max(self.now, pending[0].at)
             while pending and pending[0].at <= self.now:
-                self._admit(pending.popleft())
+                self.admit(pending.popleft())
             self._step()
             assert len(self.plans) < STEP_LIMIT, "a sequence starves"
         assert all(client.ended for client in self.clients)
         return self
 
-    def _admit(self, load: Load) -> None:
+    def admit(self, load: Load) -> None:
         client = Client(load, self)
         self.clients.append(client)
         sampler: Any = SimpleNamespace(fault=None, finished=False, pop_logprobs=lambda: None)

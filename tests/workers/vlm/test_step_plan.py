@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.vlm.simulation import PREFILL_TOKENS, Costs, Load, Simulation
+from workers.vlm.sequence import Status
 from workers.vlm.step_plan import (
     ALL_STAGES,
     Encode,
@@ -183,3 +184,40 @@ class TestSimulation:
         done = Simulation([Load(0.0, 8, 400), *[Load(1.0, 8, 5)] * 5]).run()
         first = next(at for at, plan in enumerate(done.plans) if plan.work == Start(1))
         assert not any(plan.decode for plan in done.plans[first : first + 10])
+
+    def test_prefill_work_while_nothing_decodes_does_not_count_as_stall(self) -> None:
+        done = Simulation([Load(0.0, 2000, 50), Load(0.0, 8, 5)]).run()
+        first_decode = next(at for at, plan in enumerate(done.plans) if plan.decode)
+        assert Start(1) in [plan.work for plan in done.plans[:first_decode]]
+
+    def test_only_the_first_chunk_has_a_minimum_size(self) -> None:
+        loads = [Load(0.0, 8, 400), Load(1.0, 2000, 1, min_chunk=200)]
+        done = Simulation(loads, costs=Costs(token=0.001)).run()
+        chunks = [p.work.tokens for p in done.plans if isinstance(p.work, Prefill) and p.work.id == 1]
+        assert chunks[0] == 200
+        assert max(chunks[1:]) < 200
+
+
+class TestScheduler:
+    def full(self, decoding: int, waiting: int, leaves_at: float | None = None) -> Simulation:
+        """A full batch. The first sequence is cancelled at time *leaves_at*."""
+        simulation = Simulation([], max_concurrency=decoding)
+        simulation.admit(Load(0.0, 8, 9, leaves_at=leaves_at))
+        for _ in range(decoding + waiting - 1):
+            simulation.admit(Load(0.0, 8, 9))
+        for sequence in list(simulation.scheduler.sequences.values())[:decoding]:
+            sequence.status = Status.DECODING
+        return simulation
+
+    def test_decode_steps_are_measured_only_while_no_sequence_waits(self) -> None:
+        for waiting, measured in ((0, True), (1, False)):
+            scheduler = self.full(2, waiting).scheduler
+            before = scheduler.budget.stall_s
+            scheduler.decoded(5.0)
+            assert (scheduler.budget.stall_s != before) is measured
+
+    def test_a_cancelled_sequence_in_a_full_batch_does_not_end_the_stall_limit(self) -> None:
+        scheduler = self.full(2, 1, leaves_at=0.0).scheduler
+        assert scheduler.schedule() == StepPlan((0,), work=Start(2))
+        scheduler.worked(10.0)
+        assert scheduler.schedule() == StepPlan((0,), decode=(1,))
