@@ -51,9 +51,9 @@ def _each(why: str, *names: str) -> dict[str, str]:
 _RESPONSES = ("responses", "responses_stream")
 _MODELS = ("list_models", "retrieve_model")
 _PICTURES = (*_names("generate", "edit"), "bad_size", "too_large_form", "too_many")
-_STREAMED = "does not stream images"
-_FORMS = "sends edits only as forms"
-_PLAIN = "uses `/v1/chat/completions` only"
+_STREAMED = "streams no pictures"
+_FORMS = "edits by forms only"
+_PLAIN = "speaks `/v1/chat/completions`"
 
 CLIENTS = (
     Client("openai-python", "openai-python", "openai_sync", packages=("openai",)),
@@ -67,7 +67,7 @@ CLIENTS = (
         ("ai", "@ai-sdk/openai-compatible"),
         ("compatible",),
         cannot={
-            **_each("the client has no call for it", *_MODELS),
+            **_each("has no call for it", *_MODELS),
             **_each(_PLAIN, *_RESPONSES),
             "generate_stream": _STREAMED,
             "edit_json": _FORMS,
@@ -81,7 +81,7 @@ CLIENTS = (
         ("ai", "@ai-sdk/openai"),
         ("openai",),
         cannot={
-            **_each("the client has no call for it", *_MODELS),
+            **_each("has no call for it", *_MODELS),
             "generate_stream": _STREAMED,
             "edit_json": _FORMS,
         },
@@ -94,8 +94,8 @@ CLIENTS = (
         "pydantic-ai",
         ("pydantic-ai-slim", "openai"),
         cannot={
-            **_each("the client has no call for it", *_MODELS),
-            **_each("the client has no call for it", *_PICTURES),
+            **_each("has no call for it", *_MODELS),
+            **_each("has no call for it", *_PICTURES),
         },
     ),
     Client(
@@ -105,8 +105,8 @@ CLIENTS = (
         "langchain",
         ("langchain-openai", "openai"),
         cannot={
-            **_each("the client has no call for it", *_MODELS),
-            **_each("the client has no call for it", *_PICTURES),
+            **_each("has no call for it", *_MODELS),
+            **_each("has no call for it", *_PICTURES),
         },
     ),
     Client(
@@ -116,7 +116,7 @@ CLIENTS = (
         "litellm",
         ("litellm", "openai"),
         cannot={
-            **_each("the client has no call for it", *_MODELS),
+            **_each("has no call for it", *_MODELS),
             "generate_stream": _STREAMED,
             "edit_json": _FORMS,
         },
@@ -127,11 +127,11 @@ CLIENTS = (
         "open_webui",
         unseeded=frozenset(_names("edit")),
         cannot={
-            "retrieve_model": "requests only the list",
-            "json_schema": "does not request it",
+            "retrieve_model": "asks for the list only",
+            "json_schema": "never asks for it",
             **_each(_PLAIN, *_RESPONSES),
             "generate_stream": _STREAMED,
-            "edit_mask": "does not send a mask",
+            "edit_mask": "sends none",
             "edit_json": _FORMS,
         },
     ),
@@ -140,10 +140,10 @@ CLIENTS = (
         "LiteLLM's proxy in front",
         "openai_sync",
         cannot={
-            **_each("the proxy knows only the names in its own config", *_MODELS),
-            "wrong_key": "the proxy has its own keys",
+            **_each("knows the names of its own config", *_MODELS),
+            "wrong_key": "has keys of its own",
             "generate_stream": _STREAMED,
-            "time_out": "the proxy continues its request when its client disconnects",
+            "time_out": "asks on when its client has left",
             "edit_json": _FORMS,
         },
         through="litellm",
