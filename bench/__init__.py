@@ -1,6 +1,6 @@
-"""Measurements of the real tiers and engines beside peers: ``python -m bench`` (``make bench``).
+"""Benchmarks of the tiers and engines against peers: ``python -m bench`` (``make bench``).
 
-Rules: what is compared is measured in the same run, in turn, several rounds of it, and told with its
-spread. A benchmark's module gives ``Found`` (``bench.results``); ``bench.markdown`` and ``bench.plots``
-show it. Loads come from processes of their own.
+Rules: a comparison measures both sides in the same run, alternately, over several rounds, and reports
+the spread. Each benchmark module returns ``Found`` (``bench.results``); ``bench.markdown`` and
+``bench.plots`` render it. Load generators are separate processes.
 """

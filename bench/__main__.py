@@ -1,7 +1,7 @@
 """``python -m bench [--quick]`` (``make bench``): all benchmarks, then the report.
 
-Each is a process of its own, so that none finds the caches or the memory of another. One that fails
-does not keep the others from running, and there is no report then: it would mix two runs.
+Each benchmark is a separate process, so that none shares caches or memory with another. If one fails,
+the others still run, but no report is written: it would mix two runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.stack import ROOT
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short run: does it work?")
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
     quick: bool = parser.parse_args().quick
     more = ["--quick"] if quick else []
     failed = []
@@ -26,7 +26,7 @@ def main() -> int:
         if subprocess.run([sys.executable, "-m", f"bench.{name}", *more], cwd=ROOT).returncode:
             failed.append(name)
     if failed:
-        print(f"no report, as these failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"no report, because these failed: {', '.join(failed)}", file=sys.stderr)
         return 1
     return performance.main(more)
 

@@ -1,6 +1,7 @@
-"""What all benchmarks of ``make bench`` have in common: their options, and where their results go.
+"""The options of all benchmarks of ``make bench``, and where results are saved.
 
-``--quick`` is a short run that shows that all works; its results are kept apart, in ``out/quick``.
+``--quick`` is a short run that shows that everything works; its results are kept apart, in
+``out/quick``.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def run(
     rounds: tuple[int, int],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Measure, keep the results, print them. *rounds*: of a full run, and of a quick one."""
+    """Measure, save the results and print them. *rounds*: of a full run, and of a quick one."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=about)
-    parser.add_argument("--quick", action="store_true", help="a short run: does it work?")
-    parser.add_argument("--rounds", type=int, help=f"{rounds[0]}; {rounds[1]} with --quick")
-    asked = parser.parse_args(argv)
-    plan = Plan(max(1, asked.rounds or rounds[asked.quick]), asked.quick)
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
+    parser.add_argument("--rounds", type=int, help=f"default: {rounds[0]}, or {rounds[1]} with --quick")
+    args = parser.parse_args(argv)
+    plan = Plan(max(1, args.rounds or rounds[args.quick]), args.quick)
     others, began = busy(), time.monotonic()
     try:
         found = measure(plan)
@@ -57,7 +58,7 @@ def run(
     return 0
 
 
-def turn(number: int, rounds: int, what: str) -> None:
-    """Tell how far it is; *number* counts from 0, and is -1 in the round that goes unmeasured."""
-    where = f"round {number + 1} of {rounds}" if number >= 0 else "a round that does not count"
+def report_progress(number: int, rounds: int, what: str) -> None:
+    """Print the current round. *number* counts from 0; -1 is the warm-up round."""
+    where = f"round {number + 1} of {rounds}" if number >= 0 else "warm-up round"
     print(f"{what}: {where}", file=sys.stderr, flush=True)

@@ -1,16 +1,15 @@
 """``python -m bench.cold [--rounds N] [--quick]``: cold starts.
 
-From a request for a model that is not loaded to its first token (or its picture).
+The time from a request for a model that is not loaded to its first token (or its image).
 
-Three ways in turn, in every round: a bare ``python -c`` of the model's own library, timed from the
-start of the process; a manager without standby workers; a manager with one, parked and idle. Same
-checkpoint, picture and prompt, greedy. Before each request the model is stopped; one round goes
-unmeasured, so that all files are in the page cache.
+Each round measures three ways: a bare ``python -c`` of the model's own library, timed from process
+start; a manager without standby workers; a manager with one idle standby worker. All use the same
+checkpoint, image and prompt, with greedy decoding. The model is unloaded before each request. One
+warm-up round puts all files into the page cache.
 
-mflux cannot load the demo's small FLUX by itself, so its bare script takes ``workers.image.families``,
-which
-sets the dimensions. What a worker adds to its library (on a CPU a BLAS, and float32) counts as the
-stack's.
+mflux cannot load the demo's small FLUX, so its bare script uses ``workers.image.families``, which
+sets the dimensions. Everything that a worker adds to its library (on a CPU: a BLAS, and float32)
+counts for our side.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from typing import Any
 import httpx
 import yaml
 
-from bench.benchmark import Plan, run, turn
+from bench.benchmark import Plan, report_progress, run
 from bench.results import Better, Comparison, Found, Ratio
 from contracts.settings import Settings
 from contracts.settings.file import load
@@ -50,13 +49,13 @@ BARE_VLM = """
 import sys
 from mlx_vlm import load, stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
-folder, picture, prompt = sys.argv[1:]
+folder, image, prompt = sys.argv[1:]
 if "moondream" in open(folder + "/config.json").read():
     import mlx_vlm.models.moondream2.processing_moondream2 as processing
-    processing.TOKENIZER_REPO = folder  # else it asks the Hub
+    processing.TOKENIZER_REPO = folder  # otherwise it contacts the Hub
 model, processor = load(folder)
 prompt = apply_chat_template(processor, model.config, prompt, num_images=1)
-for part in stream_generate(model, processor, prompt, image=[picture], max_tokens=20, temperature=0.0):
+for part in stream_generate(model, processor, prompt, image=[image], max_tokens=20, temperature=0.0):
     if part.text.strip():
         print(part.text, flush=True)
         break
@@ -70,30 +69,30 @@ settings = ImageSettings.model_validate_json(sys.argv[1])
 model = families.load(Path(settings.path), settings)
 width, height = map(int, settings.size.split("x"))
 model.encode(sys.argv[2])
-drawn = model.model.generate_image(
+result = model.model.generate_image(
     seed=7, prompt=sys.argv[2], num_inference_steps=settings.default_steps(),
     width=width, height=height, guidance=settings.default_guidance)
-drawn.image.save(sys.argv[3])
-print("drawn", flush=True)
+result.image.save(sys.argv[3])
+print("done", flush=True)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Seconds of one alias, a value a round: ``bare``, and each of our ways by its name."""
+    """Seconds for one alias, one value per round: ``bare``, and ours by way."""
 
     alias: str
     until: str
     bare: list[float]
     ours: dict[str, list[float]]
 
-    def beside_bare(self, way: str, target: float | None = None) -> Ratio:
+    def ratio_to_bare(self, way: str, target: float | None = None) -> Ratio:
         mine, theirs = tuple(self.ours[way]), tuple(self.bare)
         return Ratio(f"{self.alias}, {self.until}", BARE, "s", Better.LESS, mine, theirs, target)
 
 
 class Manager:
-    """A manager process of its own, on free ports, with *standby* parked workers."""
+    """A manager process on free ports, with *standby* standby workers."""
 
     def __init__(self, config: Path, settings: Settings, standby: int) -> None:
         self.settings = settings
@@ -116,7 +115,7 @@ class Manager:
         self.http.close()
 
     def make_cold(self, alias: str) -> None:
-        """Stop *alias*, then wait until the standbys are parked and all is quiet."""
+        """Unload *alias*, then wait until the standby workers are ready and the machine is quiet."""
         self.until(lambda status: True)
         self.http.post(f"/stop/{alias}").raise_for_status()
         self.until(lambda status: status["models"][alias]["status"] == "stopped")
@@ -136,17 +135,17 @@ class Manager:
         raise SystemExit(f"the manager is not ready within {_READY_S:g} s")
 
     def first_token(self, alias: str) -> float:
-        """Seconds from the request to the first delta that has text."""
+        """Seconds from the request to the first delta with text."""
         body = ask(RED_CIRCLE, PROMPT, stream=True, max_tokens=20)
         began = time.perf_counter()
         with self.http.stream("POST", f"/workers/{alias}/v1/chat/completions", json=body) as answer:
             for line in answer.iter_lines():
                 if has_text(line):
                     return time.perf_counter() - began
-            raise SystemExit(f"{alias} gave no text: status {answer.status_code}")
+            raise SystemExit(f"{alias} returned no text: status {answer.status_code}")
 
-    def picture(self, alias: str) -> float:
-        """Seconds from the request to the end of the answer."""
+    def image(self, alias: str) -> float:
+        """Seconds from the request to the end of the response."""
         began = time.perf_counter()
         answer = self.http.post(f"/workers/{alias}/v1/images/generations", json=DRAW)
         seconds = time.perf_counter() - began
@@ -155,7 +154,7 @@ class Manager:
 
 
 def has_text(line: str) -> bool:
-    """Does this line of an event stream bring text of the answer?"""
+    """Does this line of an event stream contain completion text?"""
     if not line.startswith("data: {"):
         return False
     choices = json.loads(line.removeprefix("data: ")).get("choices") or [{}]
@@ -163,7 +162,7 @@ def has_text(line: str) -> bool:
 
 
 def bare_seconds(code: str, *argv: str) -> float:
-    """Seconds from the start of ``python -c code`` to its first line."""
+    """Seconds from the start of ``python -c code`` to its first line of output."""
     began = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-c", code, *argv],
@@ -183,17 +182,17 @@ def bare_seconds(code: str, *argv: str) -> float:
 
 def bare(model: VlmSettings | ImageSettings, folder: Path) -> float:
     if isinstance(model, VlmSettings):
-        picture = folder / "picture.png"
-        picture.write_bytes(png(RED_CIRCLE))
-        return bare_seconds(BARE_VLM, model.path, str(picture), PROMPT)
+        image = folder / "image.png"
+        image.write_bytes(png(RED_CIRCLE))
+        return bare_seconds(BARE_VLM, model.path, str(image), PROMPT)
     return bare_seconds(
-        BARE_IMAGE, model.model_dump_json(), str(DRAW["prompt"]), str(folder / "drawn.png")
+        BARE_IMAGE, model.model_dump_json(), str(DRAW["prompt"]), str(folder / "result.png")
     )
 
 
 @contextmanager
 def managed(folder: Path, standby: int) -> Iterator[Manager]:
-    """A manager of config.demo.yaml in *folder*, on free ports."""
+    """A manager of config.demo.yaml, with its files in *folder* and on free ports."""
     folder.mkdir()
     data = yaml.safe_load((ROOT / "config.demo.yaml").read_text())
     data["gateway"]["port"] = free_port()
@@ -210,7 +209,7 @@ def managed(folder: Path, standby: int) -> Iterator[Manager]:
 
 
 def measure(plan: Plan) -> Found:
-    """All ways in turn, in each round and once before."""
+    """Measure every way once as a warm-up, then once per round."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ways = {
@@ -223,7 +222,7 @@ def measure(plan: Plan) -> Found:
             until = "first token" if isinstance(models[alias], VlmSettings) else "image"
             rows.append(Row(alias, until, [], {name: [] for name in ways}))
         for number in range(-1, plan.rounds):
-            turn(number, plan.rounds, "cold")
+            report_progress(number, plan.rounds, "cold")
             for row in rows:
                 taken = bare(models[row.alias], folder)
                 if number >= 0:
@@ -238,7 +237,7 @@ def measure(plan: Plan) -> Found:
 
 
 def cold(manager: Manager, row: Row) -> float:
-    return (manager.first_token if row.until == "first token" else manager.picture)(row.alias)
+    return (manager.first_token if row.until == "first token" else manager.image)(row.alias)
 
 
 def found(rows: Sequence[Row]) -> Found:
@@ -246,8 +245,8 @@ def found(rows: Sequence[Row]) -> Found:
     return Found(
         versions,
         (
-            Comparison(STANDBY, tuple(row.beside_bare(STANDBY, TARGET) for row in rows)),
-            Comparison(ALONE, tuple(row.beside_bare(ALONE) for row in rows)),
+            Comparison(STANDBY, tuple(row.ratio_to_bare(STANDBY, TARGET) for row in rows)),
+            Comparison(ALONE, tuple(row.ratio_to_bare(ALONE) for row in rows)),
         ),
     )
 

@@ -1,9 +1,9 @@
-"""Checkpoints of the real sizes with random weights: Qwen2.5-VL-7B at 4 bit, Moondream2 at 16 bit.
+"""Checkpoints of full size with random weights: Qwen2.5-VL-7B at 4 bit, Moondream2 at 16 bit.
 
-Numbers of the architectures are those of the public configurations; nothing is downloaded. What
-random weights answer is noise, and costs in time and memory what an answer costs. The tokenizer is the
-demo's, with as many more tokens as the real one has. ``small`` keeps the layout and shrinks the
-numbers, so that the code can be tried on a CPU.
+The dimensions are those of the public configurations; nothing is downloaded. Random weights generate
+noise, at the time and memory cost of a real completion. The tokenizer is the demo's, padded to the
+vocabulary size of the real one. ``small`` keeps the layout and shrinks the dimensions, so that the
+code can be tried on a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten  # noqa: TID251
 
 MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
 GROUP, BITS = 64, 4
-_SHARD = 1 << 31  # bytes, about
+_SHARD = 1 << 31  # bytes, approximately
 Arrays = Iterable[tuple[str, mx.array]]
 
 # Qwen/Qwen2.5-VL-7B-Instruct, config.json
@@ -44,12 +44,12 @@ _QWEN_VISION = {
     "num_heads": 16,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
-_QWEN_SPECIAL = 151643  # the id of <|endoftext|>; the others follow it
+_QWEN_SPECIAL = 151643  # the id of <|endoftext|>; the other special tokens follow it
 _QWEN_PIXELS = 16384 * 784  # max_pixels of its preprocessor_config.json
 
 
 def qwen(folder: Path, *, small: bool = False) -> Path:
-    """Write a Qwen2.5-VL-7B, its language model at 4 bit, into *folder*; 6.1 GB unless *small*."""
+    """Write a Qwen2.5-VL-7B with a 4-bit language model into *folder*; 6.1 GB unless *small*."""
     from mlx_vlm.models.qwen2_5_vl import Model, ModelConfig, TextConfig, VisionConfig  # noqa: TID251
 
     shutil.copytree(MODELS / "vlm-best", folder)
@@ -82,7 +82,7 @@ def moondream(folder: Path, *, small: bool = False) -> Path:
 
     shutil.copytree(MODELS / "vlm-fast", folder)
     config = json.loads((folder / "config.json").read_text())
-    if not small:  # as published, without sizes: mlx-vlm's defaults are the real model's
+    if not small:  # as published, without sizes: the defaults of mlx-vlm are those of the real model
         config = {"architectures": ["HfMoondream"], "config": {}, "model_type": "moondream1"}
         _widen_tokenizer(folder, to=50_000)
         (folder / "config.json").write_text(json.dumps(config))
@@ -97,8 +97,8 @@ def _update(file: Path, **values: Any) -> None:
 
 
 def _widen_tokenizer(folder: Path, *, special_from: int = 0, to: int = 0) -> dict[str, int]:
-    """Give the tokenizer of *folder* *to* ordinary tokens, or as many as stand before the special
-    ones, which then begin at *special_from*; the ids of those."""
+    """Pad the tokenizer in *folder* with ordinary tokens: up to *to*, or up to *special_from*, where
+    the special tokens then begin. Returns the ids of the special tokens."""
     file = folder / "tokenizer.json"
     data = json.loads(file.read_text())
     vocabulary: dict[str, int] = data["model"]["vocab"]
@@ -108,7 +108,7 @@ def _widen_tokenizer(folder: Path, *, special_from: int = 0, to: int = 0) -> dic
         first = min(token["id"] for token in data["added_tokens"])
         for token in data["added_tokens"]:
             token["id"] += special_from - first
-        # Random weights say those too that no real tokenizer has; the library would fail at them.
+        # Random weights also sample ids that no real tokenizer has; the library would fail on them.
         last = data["added_tokens"][-1]
         for number in range(last["id"] + 1, _QWEN_VOCABULARY):
             filler = {**last, "id": number, "content": f"<|w{number}|>", "special": False}
@@ -118,10 +118,10 @@ def _widen_tokenizer(folder: Path, *, special_from: int = 0, to: int = 0) -> dic
 
 
 def _random(model: Any, quantized: Callable[[str], bool]) -> Arrays:
-    """Random weights for the parameters of *model*; 4 bit where *quantized* and the width allow it."""
+    """Random weights for the parameters of *model*; 4 bit where *quantized* and the width allow."""
     mx.random.seed(0)
     for name, value in tree_flatten(model.parameters()):
-        # The lazy initial values are never computed.
+        # The lazy initial values are never evaluated.
         shape, module = value.shape, name.removesuffix(".weight")
         if name.endswith(".weight") and len(shape) == 2 and quantized(name) and not shape[1] % GROUP:
             scale = 1 / math.sqrt(shape[1]) / 4
@@ -141,7 +141,7 @@ def _random(model: Any, quantized: Callable[[str], bool]) -> Arrays:
 
 
 def _save(folder: Path, arrays: Arrays) -> None:
-    """Write *arrays* in shards, evaluated one by one."""
+    """Write *arrays* in shards, evaluating one array after the other."""
     (folder / "model.safetensors").unlink()
     shard: dict[str, mx.array] = {}
     number, size = 0, 0

@@ -1,17 +1,17 @@
-"""The image engine against mflux by itself, at full size on a GPU: seconds, steps, peak memory.
+"""The image engine against plain mflux, at full size on a GPU: seconds, steps, peak memory.
 
     python -m bench.gpu_image [--families flux1-schnell flux2-klein-4b] [--out results.json]
     python -m bench.gpu_image --tiny          # the same on small models, on a CPU, to try it
 
-Needs mlx, mflux and pillow and nothing from the network: the checkpoints have a family's true shapes
-and random weights, 4 bits, made on the spot. Time depends on neither what the weights are nor what the
-picture is. For each family there are three processes:
+Needs mlx, mflux and pillow, and nothing from the network: the checkpoints have a family's true shapes
+and random 4-bit weights, which are made on the spot. The time depends neither on the weights nor on
+the image. Each family takes three processes:
 
-* the engine alone and mflux alone: load, first picture, peak memory of both;
-* both in one process, a picture of each in turn, each with its own limit of MLX's cache: seconds per
-  picture and per step, their ratio in each turn, and whether both drew the same bytes.
+* the engine alone and mflux alone: load, first image, peak memory of each;
+* both in one process, alternating, each with its own MLX cache limit: seconds per image and per step,
+  their ratio in each turn, and whether both generated the same bytes.
 
-Prints JSON. Prompts are new in each turn, so that no cache of prompts makes a difference.
+Prints JSON. The prompt changes in each turn, so that no prompt cache makes a difference.
 """
 
 from __future__ import annotations
@@ -39,39 +39,41 @@ GIB = 1 << 30
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
-    parser.add_argument("--size", type=int, help="pixels of a side (default 1024, tiny: 64)")
+    parser.add_argument("--size", type=int, help="pixels per side (default: 1024, or 64 with --tiny)")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--folder", type=Path, help="where checkpoints go (default: a temporary one)")
+    parser.add_argument(
+        "--folder", type=Path, help="where checkpoints are written (default: temporary)"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--phase", choices=("engine", "mflux", "both"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    asked.size = asked.size or (64 if asked.tiny else 1024)
-    if asked.phase:
-        (family,) = asked.families
-        print(json.dumps(_phase(asked, family, asked.folder)))
+    args = parser.parse_args()
+    args.size = args.size or (64 if args.tiny else 1024)
+    if args.phase:
+        (family,) = args.families
+        print(json.dumps(_phase(args, family, args.folder)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         results = {
-            family: _family(asked, family, asked.folder or Path(scratch)) for family in asked.families
+            family: _family(args, family, args.folder or Path(scratch)) for family in args.families
         }
     text = json.dumps({"device": _device(), "results": results}, indent=1)
     print(text)
-    if asked.out:
-        asked.out.write_text(text, encoding="utf-8")
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
 
 
-def _family(asked: argparse.Namespace, family: str, scratch: Path) -> dict[str, Any]:
+def _family(args: argparse.Namespace, family: str, scratch: Path) -> dict[str, Any]:
     folder = scratch / family
     began = time.perf_counter()
-    bits = None if asked.tiny else asked.bits
-    options = ["--tiny"] if asked.tiny else ["--bits", str(bits)]
+    bits = None if args.tiny else args.bits
+    options = ["--tiny"] if args.tiny else ["--bits", str(bits)]
     _child(["-m", "testkit.random_models", family, str(folder), *options])
-    told: dict[str, Any] = {
-        "size": asked.size,
-        "steps": asked.steps,
+    report: dict[str, Any] = {
+        "size": args.size,
+        "steps": args.steps,
         "bits": bits,
         "checkpoint_gb": round(sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e9, 3),
         "checkpoint_written_s": round(time.perf_counter() - began, 1),
@@ -87,10 +89,10 @@ def _family(asked: argparse.Namespace, family: str, scratch: Path) -> dict[str, 
             "--folder",
             str(folder),
         ]
-        command += ["--size", str(asked.size), "--steps", str(asked.steps), "--turns", str(asked.turns)]
-        told[phase] = json.loads(_child(command + (["--tiny"] if asked.tiny else [])).splitlines()[-1])
-        print(f"{family} {phase}: {told[phase]}", file=sys.stderr, flush=True)
-    return told
+        command += ["--size", str(args.size), "--steps", str(args.steps), "--turns", str(args.turns)]
+        report[phase] = json.loads(_child(command + (["--tiny"] if args.tiny else [])).splitlines()[-1])
+        print(f"{family} {phase}: {report[phase]}", file=sys.stderr, flush=True)
+    return report
 
 
 def _child(arguments: list[str]) -> str:
@@ -103,47 +105,50 @@ def _child(arguments: list[str]) -> str:
     return done.stdout
 
 
-# --- in a process of its own -------------------------------------------------------------------------
+# --- inside one process ------------------------------------------------------------------------------
 
 
 class Contender:
-    """Something that draws: ``draw`` gives the seconds, the seconds of its steps, and the bytes."""
+    """Generates images and times them: ``generate`` returns the seconds, those of each step, and the
+    bytes."""
 
-    def __init__(self, draw: Callable[[str, int], tuple[list[float], bytes]], cache_limit: int) -> None:
-        self._draw = draw
+    def __init__(
+        self, generate: Callable[[str, int], tuple[list[float], bytes]], cache_limit: int
+    ) -> None:
+        self._generate = generate
         self._cache_limit = cache_limit
 
-    def draw(self, prompt: str, seed: int) -> tuple[float, list[float], bytes]:
+    def generate(self, prompt: str, seed: int) -> tuple[float, list[float], bytes]:
         import mlx.core as mx  # noqa: TID251
 
         mx.clear_cache()
         before = mx.set_cache_limit(self._cache_limit)
         began = time.perf_counter()
-        ends, pixels = self._draw(prompt, seed)
+        ends, pixels = self._generate(prompt, seed)
         seconds = time.perf_counter() - began
         mx.set_cache_limit(before)
         steps = [end - start for start, end in pairwise(ends)]
         return seconds, steps, pixels
 
 
-def _phase(asked: argparse.Namespace, family: str, folder: Path) -> dict[str, Any]:
+def _phase(args: argparse.Namespace, family: str, folder: Path) -> dict[str, Any]:
     blas.enable()
     import mlx.core as mx  # noqa: TID251
 
     unbounded = mx.set_cache_limit(0)
     mx.set_cache_limit(unbounded)
     makers = {"engine": _engine, "mflux": _mflux}
-    if asked.phase == "both":
-        pair = {name: make(asked, family, folder, unbounded) for name, make in makers.items()}
-        return _in_turn(pair, asked.turns)
+    if args.phase == "both":
+        pair = {name: make(args, family, folder, unbounded) for name, make in makers.items()}
+        return _in_turn(pair, args.turns)
     began = time.perf_counter()
-    contender = makers[asked.phase](asked, family, folder, unbounded)
+    contender = makers[args.phase](args, family, folder, unbounded)
     loaded = time.perf_counter() - began
     held = mx.get_active_memory()
     mx.reset_peak_memory()
-    first, _, _ = contender.draw("a red cat on the left", 1)
-    again, steps, _ = contender.draw("a red cat on the left", 2)
-    new, _, _ = contender.draw("a blue dog on the right", 3)
+    first, _, _ = contender.generate("a red cat on the left", 1)
+    again, steps, _ = contender.generate("a red cat on the left", 2)
+    new, _, _ = contender.generate("a blue dog on the right", 3)
     return {
         "load_s": round(loaded, 2),
         "first_picture_s": round(first, 3),
@@ -160,17 +165,17 @@ def _in_turn(pair: dict[str, Contender], turns: int) -> dict[str, Any]:
     steps: dict[str, list[float]] = {name: [] for name in pair}
     equal = True
     for contender in pair.values():
-        contender.draw("warm up", 0)
+        contender.generate("warm up", 0)
     for turn in range(turns):
-        drawn = {}
+        pixels = {}
         names = list(pair) if turn % 2 == 0 else list(reversed(pair))
         for name in names:
-            took, of_steps, drawn[name] = pair[name].draw(f"a red cat in picture {turn}", turn)
+            took, of_steps, pixels[name] = pair[name].generate(f"a red cat in image {turn}", turn)
             seconds[name].append(took)
             steps[name] += of_steps
-        equal = equal and len(set(drawn.values())) == 1
+        equal = equal and len(set(pixels.values())) == 1
     ratios = [e / m for e, m in zip(seconds["engine"], seconds["mflux"], strict=True)]
-    told = {
+    report = {
         name: {
             "picture_s": round(statistics.median(seconds[name]), 3),
             "picture_s_all": [round(s, 3) for s in seconds[name]],
@@ -179,15 +184,15 @@ def _in_turn(pair: dict[str, Contender], turns: int) -> dict[str, Any]:
         for name in pair
     }
     return {
-        **told,
+        **report,
         "ratio": round(statistics.median(ratios), 4),
         "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
         "same_bytes": equal,
-        "blank": len(set(drawn["engine"])) == 1,  # all NaN: equal bytes would say nothing
+        "blank": len(set(pixels["engine"])) == 1,  # all NaN: then equal bytes prove nothing
     }
 
 
-def _engine(asked: argparse.Namespace, family: str, folder: Path, unbounded: int) -> Contender:
+def _engine(args: argparse.Namespace, family: str, folder: Path, unbounded: int) -> Contender:
     from workers.engine import Drawn, ImageEvent, ImageJob, Stepped
     from workers.image.engine import MIB, MfluxEngine
 
@@ -197,7 +202,7 @@ def _engine(asked: argparse.Namespace, family: str, folder: Path, unbounded: int
     engine = MfluxEngine("bench", settings)
     engine.load(lambda phase, detail, download=None: None)
 
-    def draw(prompt: str, seed: int) -> tuple[list[float], bytes]:
+    def generate(prompt: str, seed: int) -> tuple[list[float], bytes]:
         ends: list[float] = []
         pixels = b""
 
@@ -209,17 +214,17 @@ def _engine(asked: argparse.Namespace, family: str, folder: Path, unbounded: int
                 pixels = event.rgb
 
         guidance = settings.default_guidance
-        job = ImageJob(prompt, asked.size, asked.size, asked.steps, asked.steps, guidance, seed)
+        job = ImageJob(prompt, args.size, args.size, args.steps, args.steps, guidance, seed)
         engine.run(job, emit)
         return ends, pixels
 
-    return Contender(draw, settings.cache_limit_mb * MIB)
+    return Contender(generate, settings.cache_limit_mb * MIB)
 
 
-def _mflux(asked: argparse.Namespace, family: str, folder: Path, unbounded: int) -> Contender:
+def _mflux(args: argparse.Namespace, family: str, folder: Path, unbounded: int) -> Contender:
     import mlx.core as mx  # noqa: TID251
 
-    model, guidance = (_bare_tiny if asked.tiny else _bare)(family, folder)
+    model, guidance = (_bare_tiny if args.tiny else _bare)(family, folder)
     ends: list[float] = []
 
     class Clock:
@@ -229,23 +234,23 @@ def _mflux(asked: argparse.Namespace, family: str, folder: Path, unbounded: int)
 
     model.callbacks.register(Clock())
 
-    def draw(prompt: str, seed: int) -> tuple[list[float], bytes]:
+    def generate(prompt: str, seed: int) -> tuple[list[float], bytes]:
         ends.clear()
-        drawn = model.generate_image(
+        result = model.generate_image(
             seed=seed,
             prompt=prompt,
-            num_inference_steps=asked.steps,
-            width=asked.size,
-            height=asked.size,
+            num_inference_steps=args.steps,
+            width=args.size,
+            height=args.size,
             guidance=guidance,
         )
-        return list(ends), drawn.image.tobytes()
+        return list(ends), result.image.tobytes()
 
-    return Contender(draw, unbounded)
+    return Contender(generate, unbounded)
 
 
 def _bare(family: str, folder: Path) -> tuple[Any, float]:
-    """mflux's own class and constructor."""
+    """The model as mflux's own class and constructor make it."""
     from mflux.models.common.config.model_config import ModelConfig  # noqa: TID251
     from mflux.models.flux.variants.txt2img.flux import Flux1  # noqa: TID251
     from mflux.models.flux2.variants.txt2img.flux2_klein import Flux2Klein  # noqa: TID251
@@ -263,7 +268,7 @@ def _bare(family: str, folder: Path) -> tuple[Any, float]:
 
 
 def _bare_tiny(family: str, folder: Path) -> tuple[Any, float]:
-    """mflux can't load a model as small as that; its own class draws with what the engine loads."""
+    """mflux cannot load such a small model, so its own class runs the model that the engine loads."""
     from workers.image import families
 
     settings = ImageSettings.model_validate(
@@ -277,7 +282,7 @@ def _bare_tiny(family: str, folder: Path) -> tuple[Any, float]:
 
 
 def _depth(kind: type) -> int:
-    """Where mflux's own class stands in the line of *kind*, counted from the end."""
+    """The position of mflux's own class in the MRO of *kind*, counted from the end."""
     (place,) = (
         at
         for at, base in enumerate(reversed(kind.__mro__))

@@ -1,10 +1,10 @@
-"""``python -m bench.gpu_vlm [--small] [--work DIR]``: the VLM engine at the real sizes, on a GPU.
+"""``python -m bench.gpu_vlm [--small] [--work DIR]``: the VLM engine at full size, on a GPU.
 
-Checkpoints with random weights are made on the spot (``bench.full_size``) and loaded by the engine as
-any other, each in a process of its own. Engine and bare ``stream_generate`` take turns on the same
-weights, on one thread: tokens per second at 1, 8 and 16 requests at a time, time to the first token of
-a prompt with one 1024 x 1024 picture, cold and repeated, and MLX's peak of memory. Prints one JSON
-object; ``--small`` tries it on a CPU.
+Checkpoints with random weights are made on the spot (``bench.full_size``) and loaded by the engine
+like any other, each in its own process. The engine and bare ``stream_generate`` alternate on the same
+weights, on one thread. Measured: tokens per second at 1, 8 and 16 concurrent requests, time to the
+first token of a prompt with one 1024 x 1024 image, cold and repeated, and MLX's peak memory. Prints
+one JSON object; ``--small`` tries it on a CPU.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from workers.engine import Answered, ChatJob, Delta, Sampling, Turn
 from workers.vlm.engine import VlmEngine
 
 SIDE = 1024  # pixels
-TOKENS = 128  # of an answer
+TOKENS = 128  # per completion
 ROUNDS = 5
 COUNTS = (1, 8, 16)
 
 
 @dataclass
-class Watch:
-    """A sink: when the first text came, and how many tokens in all."""
+class Recorder:
+    """A sink that records the time of the first text and the number of tokens."""
 
     began: float = field(default_factory=time.perf_counter)
     first_s: float = 0.0
@@ -63,7 +63,7 @@ class Watch:
 
 
 class Engine:
-    """The engine with *checkpoint* loaded, driven on this thread."""
+    """The engine with *checkpoint* loaded, run on this thread."""
 
     def __init__(self, checkpoint: Path) -> None:
         settings = VlmSettings(
@@ -72,36 +72,36 @@ class Engine:
             port=1,
             memory_gb=1,
             max_concurrency=max(COUNTS),
-            prefill_tokens=2048,  # as the bare library reads
+            prefill_tokens=2048,  # as the bare library prefills
         )
         self.engine = VlmEngine("bench", settings)
         began = time.perf_counter()
-        self.engine.load(lambda *told: None)
+        self.engine.load(lambda *progress: None)
         self.load_s = time.perf_counter() - began
 
-    def run(self, jobs: list[ChatJob]) -> tuple[float, list[Watch]]:
-        """Seconds that all *jobs* take together, and what was seen of each."""
+    def run(self, jobs: list[ChatJob]) -> tuple[float, list[Recorder]]:
+        """Seconds that all *jobs* take together, and the record of each."""
         began = time.perf_counter()
-        watches = [Watch(began) for _ in jobs]
-        for job, watch in zip(jobs, watches, strict=True):
-            self.engine.admit(self.engine.read(job), watch)
+        records = [Recorder(began) for _ in jobs]
+        for job, record in zip(jobs, records, strict=True):
+            self.engine.admit(self.engine.read(job), record)
         while self.engine.busy:
             self.engine.step()
         seconds = time.perf_counter() - began
-        if failed := [watch.error for watch in watches if watch.error]:
+        if failed := [record.error for record in records if record.error]:
             raise failed[0]
-        return seconds, watches
+        return seconds, records
 
 
 class Bare:
     """``stream_generate`` on the weights of *engine*."""
 
     def __init__(self, engine: Engine) -> None:
-        # The engine's own, so that 6 GB are not loaded twice.
+        # The engine's own objects, so that 6 GB are not loaded twice.
         self._model, self._processor = engine.engine._model, engine.engine._processor
 
     def run(self, job: ChatJob) -> tuple[float, float, int]:
-        """Seconds to the first text, seconds in all, tokens."""
+        """Seconds to the first text, total seconds, tokens."""
         from mlx_vlm import stream_generate  # noqa: TID251 - the peer that is measured
         from mlx_vlm.prompt_utils import apply_chat_template  # noqa: TID251
 
@@ -125,7 +125,7 @@ class Bare:
 
 
 class Questions:
-    """Jobs that nobody has seen before."""
+    """Jobs with prompts and images that no cache has report."""
 
     def __init__(self, side: int) -> None:
         self._number = 0
@@ -134,24 +134,24 @@ class Questions:
     def text(self, max_tokens: int) -> ChatJob:
         self._number += 1
         return self._job(
-            (f"Question {self._number}: tell a long story about numbers and shapes.",), max_tokens
+            (f"Question {self._number}: write a long story about numbers and shapes.",), max_tokens
         )
 
-    def picture(self) -> Image.Image:
+    def image(self) -> Image.Image:
         self._number += 1
         pixels = np.random.default_rng(self._number).integers(0, 256, (self._side, self._side, 3))
         return Image.fromarray(pixels.astype(np.uint8))
 
-    def about(self, picture: Image.Image, max_tokens: int) -> ChatJob:
+    def about(self, image: Image.Image, max_tokens: int) -> ChatJob:
         self._number += 1
-        return self._job((picture, f"What is this? ({self._number})"), max_tokens)
+        return self._job((image, f"What is this? ({self._number})"), max_tokens)
 
     def _job(self, parts: tuple[Any, ...], max_tokens: int) -> ChatJob:
         return ChatJob((Turn("user", parts),), Sampling(temperature=0), max_tokens)
 
 
 def peak_of(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What *work* returns, and the peak of MLX's memory meanwhile, in GiB."""
+    """The result of *work*, and MLX's peak memory during it, in GiB."""
     mx.clear_cache()
     mx.reset_peak_memory()
     result = work()
@@ -162,44 +162,44 @@ def measure(checkpoint: Path, side: int, tokens: int, rounds: int) -> dict[str, 
     engine, peak_load = peak_of(lambda: Engine(checkpoint))
     bare = Bare(engine)
     questions = Questions(side)
-    seen: dict[str, Any] = {
+    report: dict[str, Any] = {
         "load_s": round(engine.load_s, 2),
         "weights_gib": round(mx.get_active_memory() / GIB, 2),
         "peak_load_gib": peak_load,
         "throughput": {},
     }
     rates: dict[str, list[float]] = {}
-    for number in range(-1, rounds):  # the first one warms up
+    for number in range(-1, rounds):  # the first round warms up
         for count in COUNTS:
             jobs = [questions.text(tokens) for _ in range(count)]
-            seconds, watches = engine.run(jobs)
-            rate = sum(watch.tokens for watch in watches) / seconds
+            seconds, records = engine.run(jobs)
+            rate = sum(record.tokens for record in records) / seconds
             if number >= 0:
                 rates.setdefault(f"engine {count}", []).append(rate)
-        _, seconds, drawn = bare.run(questions.text(tokens))
+        _, seconds, generated = bare.run(questions.text(tokens))
         if number >= 0:
-            rates.setdefault("bare 1", []).append(drawn / seconds)
-    seen["tokens_per_s"] = {name: spread(values) for name, values in rates.items()}
+            rates.setdefault("bare 1", []).append(generated / seconds)
+    report["tokens_per_s"] = {name: spread(values) for name, values in rates.items()}
     for count in COUNTS:
         pairs = zip(rates[f"engine {count}"], rates["bare 1"], strict=True)
-        seen["throughput"][f"engine {count} / bare 1"] = spread([ours / own for ours, own in pairs])
-    seen["first_token_ms"] = first_tokens(engine, bare, questions, rounds)
-    _, seen["peak_bare_gib"] = peak_of(lambda: bare.run(questions.about(questions.picture(), tokens)))
-    _, seen["peak_engine_1_gib"] = peak_of(
-        lambda: engine.run([questions.about(questions.picture(), tokens)])
+        report["throughput"][f"engine {count} / bare 1"] = spread([ours / own for ours, own in pairs])
+    report["first_token_ms"] = first_tokens(engine, bare, questions, rounds)
+    _, report["peak_bare_gib"] = peak_of(lambda: bare.run(questions.about(questions.image(), tokens)))
+    _, report["peak_engine_1_gib"] = peak_of(
+        lambda: engine.run([questions.about(questions.image(), tokens)])
     )
-    _, seen["peak_engine_8_gib"] = peak_of(
-        lambda: engine.run([questions.about(questions.picture(), tokens) for _ in range(8)])
+    _, report["peak_engine_8_gib"] = peak_of(
+        lambda: engine.run([questions.about(questions.image(), tokens) for _ in range(8)])
     )
     schedule = engine.engine.schedule
     assert schedule is not None
-    seen["caches_gib"] = round((schedule.prefixes.nbytes + schedule.features.nbytes) / GIB, 2)
+    report["caches_gib"] = round((schedule.prefixes.nbytes + schedule.features.nbytes) / GIB, 2)
     engine.engine.close()
-    return seen
+    return report
 
 
 def first_tokens(engine: Engine, bare: Bare, questions: Questions, rounds: int) -> dict[str, Any]:
-    """Milliseconds to the first token of a prompt with a picture: new, then with another question."""
+    """Milliseconds to the first token of a prompt with an image: new, then with another question."""
     taken: dict[str, list[float]] = {}
 
     def note(case: str, seconds: float) -> None:
@@ -207,20 +207,20 @@ def first_tokens(engine: Engine, bare: Bare, questions: Questions, rounds: int) 
 
     tokens = 0
     for number in range(-1, rounds):
-        picture = questions.picture()
+        image = questions.image()
         for case in ("cold", "again"):
-            job = questions.about(picture, 8)
+            job = questions.about(image, 8)
             tokens = engine.engine.read(job).prompt_tokens
-            _, (watch,) = engine.run([job])
-            first, _, _ = bare.run(questions.about(picture, 8))
+            _, (record,) = engine.run([job])
+            first, _, _ = bare.run(questions.about(image, 8))
             if number >= 0:
-                note(f"engine {case}", watch.first_s)
+                note(f"engine {case}", record.first_s)
                 note(f"bare {case}", first)
     return {"prompt_tokens": tokens, **{case: spread(values) for case, values in taken.items()}}
 
 
 def spread(values: list[float]) -> list[float]:
-    """Median, least, most."""
+    """Median, minimum, maximum."""
     return [round(value, 2) for value in (statistics.median(values), min(values), max(values))]
 
 
@@ -229,7 +229,7 @@ MODELS = {"Qwen2.5-VL-7B, 4 bit": full_size.qwen, "Moondream2, bf16": full_size.
 
 def main() -> int:
     parse = argparse.ArgumentParser(prog="bench.gpu_vlm", description=__doc__.splitlines()[0])
-    parse.add_argument("--small", action="store_true", help="small models: does it run?")
+    parse.add_argument("--small", action="store_true", help="small models, to see that it runs")
     parse.add_argument(
         "--work", type=Path, help="folder for the checkpoints (default: a temporary one)"
     )
@@ -245,18 +245,18 @@ def main() -> int:
             print(f"{args.one}: made", file=sys.stderr, flush=True)
             print(json.dumps(measure(folder, side, tokens, rounds)))
         return 0
-    seen: dict[str, Any] = {
+    report: dict[str, Any] = {
         "mlx": version("mlx"),
         "device": str(mx.device_info().get("device_name", "cpu")),
     }
     failed = False
     for model in MODELS:
-        # The engine gives back MLX's streams when it closes, so a second model needs a second process.
+        # The engine returns MLX's streams when it closes, so a second model needs a second process.
         command = [sys.executable, "-m", "bench.gpu_vlm", *sys.argv[1:], "--one", model]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         failed |= bool(done.returncode)
-        seen[model] = json.loads(done.stdout) if done.returncode == 0 else "failed"
-    print(json.dumps(seen, indent=1))
+        report[model] = json.loads(done.stdout) if done.returncode == 0 else "failed"
+    print(json.dumps(report, indent=1))
     return int(failed)
 
 

@@ -1,7 +1,7 @@
-"""Who is measured by ``bench.image``: our engine, mflux in the same process, and mflux's command line.
+"""The contenders of ``bench.image``: our engine, mflux in the same process, and mflux's command line.
 
-mflux can't load the demo's small FLUX by itself: here its classes and its command line get the model
-from ``workers.image.families``, which sets the dimensions. What they do with it is their own.
+mflux cannot load the demo's small FLUX, so its classes and its command line get the model from
+``workers.image.families``, which sets the dimensions. Everything else is mflux's own code.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from workers.engine import Drawn, ImageEvent, ImageJob, Stepped
 
 CHECKPOINT = ROOT / "demo" / "models" / "image-gen"
 MIB = 1 << 20
-SIDE, STEPS = 128, 4  # pixels; of a picture
+SIDE, STEPS = 128, 4  # pixels; per image
 ENGINE, MFLUX, CLI = "engine", "mflux's library", "mflux's command line"
 
-# The command line itself, its model loaded by workers.image.families.
+# The command line itself; workers.image.families loads its model.
 CLI_CODE = """
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ flux_generate.main()
 """
 ENGINE_CODE = """
 import sys
-from workers.engine import Drawn, ImageJob
+from workers.engine import ImageJob
 from workers.image.engine import MfluxEngine
 from contracts.settings.models import ImageSettings
 settings = ImageSettings.model_validate_json(sys.argv[1])
@@ -70,7 +70,7 @@ model.generate_image(seed=7, prompt=sys.argv[2], num_inference_steps=steps, widt
 
 
 class Pair:
-    """The engine and mflux's model, loaded in this process, each with weights of its own."""
+    """The engine and mflux's model in this process, each with its own weights."""
 
     def __init__(self, settings: ImageSettings) -> None:
         from workers.image import families
@@ -84,7 +84,7 @@ class Pair:
         self._model.callbacks.register(self)
 
     def call_in_loop(self, *, latents: Any, **_: Any) -> None:
-        """mflux calls."""
+        """Called by mflux after each step."""
         import mlx.core as mx  # noqa: TID251
 
         mx.eval(latents)
@@ -94,35 +94,35 @@ class Pair:
         self, prompt: str, seed: int = 7, **fields: Any
     ) -> tuple[float, list[float], list[bytes]]:
         ends: list[float] = []
-        pictures: list[bytes] = []
+        images: list[bytes] = []
 
         def emit(event: ImageEvent | None) -> None:
             if isinstance(event, Stepped):
                 ends.append(time.perf_counter())
             elif isinstance(event, Drawn):
-                pictures.append(event.rgb)
+                images.append(event.rgb)
 
         began = time.perf_counter()
         self._engine.run(ImageJob(prompt, SIDE, SIDE, STEPS, STEPS, 0.0, seed, **fields), emit)
-        return time.perf_counter() - began, gaps(ends), pictures
+        return time.perf_counter() - began, gaps(ends), images
 
     def mflux(self, prompt: str, seed: int = 7, n: int = 1) -> tuple[float, list[float], list[bytes]]:
         self._ends.clear()
-        pictures = []
+        images = []
         began = time.perf_counter()
         for index in range(n):
-            drawn = self._model.generate_image(
+            result = self._model.generate_image(
                 seed=seed + index,
                 prompt=prompt,
                 num_inference_steps=STEPS,
                 width=SIDE,
                 height=SIDE,
             )
-            pictures.append(drawn.image.tobytes())
-        return time.perf_counter() - began, gaps(self._ends), pictures
+            images.append(result.image.tobytes())
+        return time.perf_counter() - began, gaps(self._ends), images
 
     def held(self) -> float:
-        """MiB of this process, as the system counts them."""
+        """Memory of this process in MiB, as the system counts it."""
         import psutil
 
         rss: int = psutil.Process().memory_info().rss
@@ -134,18 +134,18 @@ def gaps(ends: list[float]) -> list[float]:
 
 
 def started(settings: ImageSettings) -> list[tuple[str, float]]:
-    """Seconds from the start of a process to its first picture, each way once."""
+    """Seconds from process start to the first image, once for each contender."""
     spec, prompt = settings.model_dump_json(), "a red circle on a blue background"
     side, steps = str(SIDE), str(STEPS)
     with tempfile.TemporaryDirectory() as scratch:
         cli = ["--model", "schnell", "--prompt", prompt, "--width", side, "--height", side]
-        cli += ["--steps", steps, "--seed", "7", "--output", str(Path(scratch) / "drawn.png")]
+        cli += ["--steps", steps, "--seed", "7", "--output", str(Path(scratch) / "image.png")]
         commands = {
             ENGINE: [ENGINE_CODE, spec, prompt, side, steps],
             MFLUX: [MFLUX_CODE, spec, prompt, side, steps],
             CLI: [CLI_CODE, spec, *cli],
         }
-        told = []
+        seconds = []
         for name, (code, *arguments) in commands.items():
             began = time.perf_counter()
             done = subprocess.run(
@@ -157,7 +157,7 @@ def started(settings: ImageSettings) -> list[tuple[str, float]]:
             )
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stderr}")
-            told.append((name, time.perf_counter() - began))
-        if not (Path(scratch) / "drawn.png").exists():
-            raise SystemExit("mflux's command line drew nothing")
-    return told
+            seconds.append((name, time.perf_counter() - began))
+        if not (Path(scratch) / "image.png").exists():
+            raise SystemExit("mflux's command line wrote no image")
+    return seconds

@@ -1,8 +1,8 @@
-"""The load: a process of its own that takes orders on standard input, one JSON object a line.
+"""The load generator: a process that reads orders from standard input, one JSON object per line.
 
-``{"url", "clients", "requests", "stream", "image_bytes"}`` -> ``{"ms": [...]}``, the time of each
-request from its first byte sent to the last byte of its answer. With ``image_bytes`` the body carries
-a picture of that size, else it is a short chat message. An answer that is not 200 ends the run.
+``{"url", "clients", "requests", "stream", "image_bytes"}`` -> ``{"ms": [...]}``: the time of each
+request from its first byte sent to the last byte of its response. With ``image_bytes`` the body carries
+an image of that size, otherwise a short chat message. A status other than 200 ends the run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 import uvloop
 
-WARM_UP = 5  # requests a client
+WARM_UP = 5  # requests per client
 _CONTENT_TYPE = {"content-type": "application/json"}
 
 
@@ -34,8 +34,8 @@ class Order:
 
     def body(self) -> bytes:
         if self.image_bytes:
-            picture = b"\x89PNG\r\n\x1a\n" + os.urandom(self.image_bytes - 8)
-            body: dict[str, Any] = {"model": "bench", "image": base64.b64encode(picture).decode()}
+            image = b"\x89PNG\r\n\x1a\n" + os.urandom(self.image_bytes - 8)
+            body: dict[str, Any] = {"model": "bench", "image": base64.b64encode(image).decode()}
         else:
             messages = [{"role": "user", "content": "x" * 200}]
             body = {"model": "bench", "messages": messages, "stream": self.stream}
@@ -77,7 +77,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     timeout = aiohttp.ClientTimeout(total=120)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        # New connections, made in the warm-up: some servers close those that are idle for one turn.
+        # New connections, made in the warm-up: some servers close connections that idle for a turn.
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             took = await carry_out(session, Order(**json.loads(line)))

@@ -1,4 +1,4 @@
-"""The machine that measures, named by its kind: never by its host name."""
+"""A description of the measuring machine by its hardware, never by its host name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import psutil
 
-_LOOK_S = 2.0
+_SAMPLE_S = 2.0
 _ARCHITECTURES = {"x86_64": "x86-64", "aarch64": "arm64"}
 
 
 def machine() -> str:
     """``"2-core x86-64 (AMD EPYC), 8 GB, Linux, MLX 0.32.4 on the CPU, Python 3.11"``.
 
-    Imports MLX: call it when all is measured, as a worker chooses its BLAS before that import.
+    Imports MLX: call it after measuring, because a worker chooses its BLAS before that import.
     """
     import mlx.core as mx  # noqa: TID251
 
@@ -44,16 +44,16 @@ def kind(
 
 
 def busy() -> float:
-    """The share of the CPU that is in use now, 0 to 1; looks for two seconds."""
-    return psutil.cpu_percent(interval=_LOOK_S) / 100
+    """The share of the CPU in use now, from 0 to 1; samples for two seconds."""
+    return psutil.cpu_percent(interval=_SAMPLE_S) / 100
 
 
 def _processor() -> str:
     if platform.system() == "Darwin":
-        told = subprocess.run(
+        output = subprocess.run(
             ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True
         )
-        return told.stdout.strip()
+        return output.stdout.strip()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""``python -m manager`` with the workers of this benchmark: the same entry point, another argv."""
+"""``python -m manager`` with ``bench.worker`` as its workers: the same entry point, another argv."""
 
 import sys
 

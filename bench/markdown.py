@@ -1,7 +1,7 @@
-"""Results as Markdown, for docs/dev/performance.md and for the terminal. Pure.
+"""Results as Markdown, for docs/dev/performance.md and the terminal. Pure.
 
-Rules: every figure stands beside its spread; what is behind a peer, and what is missed, is listed
-without being asked for.
+Rules: every figure has its spread next to it; places where a peer is ahead and missed targets are
+always listed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.results import ENOUGH, Better, Comparison, Figure, Ratio, Results, Spread, Stance
 
-QUIET = 0.1  # of the CPU; more than that is told
+QUIET = 0.1  # of the CPU; a busier machine is reported
 
 
 def section(results: Results) -> str:
@@ -18,7 +18,7 @@ def section(results: Results) -> str:
     lines = [f"{_rounds(results)}, {_minutes(results.took_s)}; {', '.join(results.found.versions)}."]
     if results.busy > QUIET:
         lines.append(
-            f"**Other programs took {results.busy:.0%} of the CPU before it**: the spread shows it."
+            f"**Other programs used {results.busy:.0%} of the CPU before the run**; see the spread."
         )
     for comparison in results.found.comparisons:
         lines += ["", *_comparison(comparison)]
@@ -27,7 +27,7 @@ def section(results: Results) -> str:
             "",
             "Without a peer:",
             "",
-            "| | median (least to most) | target | |",
+            "| | median (min to max) | target | |",
             "|---|---|---|---|",
         ]
         lines += [_figure_row(figure) for figure in results.found.figures]
@@ -35,11 +35,11 @@ def section(results: Results) -> str:
 
 
 def summary(runs: Sequence[Results]) -> str:
-    """What was run and where, all targets, and where a peer is ahead of us."""
+    """Duration and machine, all targets, and the cases where a peer is ahead."""
     machines = list(dict.fromkeys(run.machine for run in runs))
     minutes = _minutes(sum(run.took_s for run in runs))
     lines = [f"Measured in {minutes} on: {'; '.join(machines)}.", ""]
-    lines += ["| target | | measured, median (least to most) | |", "|---|---|---|---|"]
+    lines += ["| target | | measured, median (min to max) | |", "|---|---|---|---|"]
     for run in runs:
         ratios = [r for comparison in run.found.comparisons for r in comparison.ratios]
         lines += [_target_row(_name(run, r), r, _spread(r.spread)) for r in ratios if r.met is not None]
@@ -65,7 +65,7 @@ def _comparison(comparison: Comparison) -> Iterable[str]:
     unit = comparison.unit
     yield f"{comparison.title} ({comparison.better} is better):"
     yield ""
-    yield f"| | beside | ours, {unit} | theirs, {unit} | ours / theirs | target | |"
+    yield f"| | peer | ours, {unit} | theirs, {unit} | ours / theirs | target | |"
     yield "|---|---|---|---|---|---|---|"
     for ratio in comparison.ratios:
         mine, theirs = (_spread(Spread.of(values)) for values in (ratio.mine, ratio.theirs))
@@ -74,12 +74,12 @@ def _comparison(comparison: Comparison) -> Iterable[str]:
 
 
 def _figure_row(figure: Figure) -> str:
-    told = f"{_spread(figure.spread)} {figure.unit}".rstrip()
-    return f"| {figure.what} | {told} | {_aim(figure)} | {_verdict(figure)} |"
+    value = f"{_spread(figure.spread)} {figure.unit}".rstrip()
+    return f"| {figure.what} | {value} | {_aim(figure)} | {_verdict(figure)} |"
 
 
-def _target_row(name: str, figure: Ratio | Figure, told: str) -> str:
-    return f"| {name} | {_aim(figure)} | {told} | {_verdict(figure)} |"
+def _target_row(name: str, figure: Ratio | Figure, value: str) -> str:
+    return f"| {name} | {_aim(figure)} | {value} | {_verdict(figure)} |"
 
 
 def _name(run: Results, ratio: Ratio, comparison: Comparison | None = None) -> str:
@@ -106,7 +106,7 @@ def _reach(spread: Spread) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count, without an exponent."""
+    """Three significant digits, without an exponent."""
     digits = next((digits for least, digits in ((100, 0), (10, 1), (1, 2)) if abs(value) >= least), 3)
     return f"{value:.{digits}f}"
 

@@ -1,8 +1,8 @@
-"""``python -m bench.overhead [--rounds N] [--quick]``: what the two hops cost, beside LiteLLM's proxy.
+"""``python -m bench.overhead [--rounds N] [--quick]``: the cost of both hops, against LiteLLM's proxy.
 
-The same requests go direct to a stand-in worker, through the manager, through both tiers, and through
-LiteLLM's proxy in front of the same worker, in turn, in every round. Judged is the whole request, and
-what a path adds to the direct one. Memory is looked at while bodies with large pictures pass.
+Each round sends the same requests directly to a fake worker, through the manager, through both tiers,
+and through LiteLLM's proxy in front of the same worker, alternately. Compared are the whole request
+and the time that a path adds to the direct one. Memory is sampled while bodies with large images pass.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from functools import partial
 from itertools import product
 from statistics import median
 
-from bench.benchmark import Plan, run, turn
+from bench.benchmark import Plan, report_progress, run
 from bench.load import Order
 from bench.results import Better, Comparison, Figure, Found, Ratio, percentile
 from bench.stack import BOTH, DIRECT, LITELLM, MANAGER, Stack, memory_of, running
 from bench.worker import CHAT, CHUNKS
 
-CLIENTS = {1: 300, 16: 960, 64: 1280}  # -> requests a round
+CLIENTS = {1: 300, 16: 960, 64: 1280}  # -> requests per round
 STREAMS = {1: 60, 16: 160}
-WARM_UP = 50  # requests of each path, before the first round
-QUICK = 0.2  # of the requests and of the pictures
-IMAGE_BYTES = 6_000_000  # of a picture; its JSON body is a third larger
-PICTURES = 25  # of that size a round: 200 MB of bodies
+WARM_UP = 50  # requests per path, before the first round
+QUICK = 0.2  # the share of requests and images in a quick run
+IMAGE_BYTES = 6_000_000  # per image; its JSON body is a third larger
+IMAGES = 25  # of that size per round: 200 MB of bodies
 SAMPLE_S = 0.05
 MIB = 2**20
 P50, P99 = 0.5, 0.99
 
-Kind = tuple[bool, int]  # is it a stream? clients
-Took = Mapping[str, list[list[float]]]  # of each path, of each round, milliseconds of each request
+Kind = tuple[bool, int]  # is it a stream?, number of clients
+Took = Mapping[str, list[list[float]]]  # by path: for each round, milliseconds of each request
 
 
 @dataclass(slots=True)
 class Measured:
-    """A value a round. Bytes: after the chats, and the most while large bodies pass."""
+    """One value per round. Bytes: after the chats, and the peak while large bodies pass."""
 
     took: dict[Kind, dict[str, list[list[float]]]] = field(default_factory=dict)
     resting: dict[str, list[int]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def measure(plan: Plan) -> Found:
             for base in stack.bases.values():
                 stack.load.run(Order(base + CHAT, 1, WARM_UP, stream))
         for number in range(plan.rounds):
-            turn(number, plan.rounds, "overhead")
+            report_progress(number, plan.rounds, "overhead")
             one_round(stack, plan, number, measured)
         return found(measured, stack.litellm)
 
@@ -68,12 +68,12 @@ def one_round(stack: Stack, plan: Plan, number: int, measured: Measured) -> None
                 cells[path].append(stack.load.run(order))
     for tier, pid in stack.tiers.items():
         measured.resting.setdefault(tier, []).append(memory_of(pid))
-    for tier, most in peaks_of(stack, max(4, round(PICTURES * effort))).items():
+    for tier, most in peaks_of(stack, max(4, round(IMAGES * effort))).items():
         measured.peaks.setdefault(tier, []).append(most)
 
 
-def peaks_of(stack: Stack, pictures: int) -> dict[str, int]:
-    """The most bytes of our tiers while large bodies pass through both, two concurrently."""
+def peaks_of(stack: Stack, images: int) -> dict[str, int]:
+    """The peak memory of our tiers in bytes while large bodies pass through both, two concurrently."""
     own = {tier: pid for tier, pid in stack.tiers.items() if tier != LITELLM}
     seen: dict[str, list[int]] = {tier: [memory_of(pid)] for tier, pid in own.items()}
     over = threading.Event()
@@ -87,7 +87,7 @@ def peaks_of(stack: Stack, pictures: int) -> dict[str, int]:
     sampler.start()
     try:
         stack.load.run(
-            Order(f"{stack.bases[BOTH]}/v1/vision/analyze", 2, pictures, image_bytes=IMAGE_BYTES)
+            Order(f"{stack.bases[BOTH]}/v1/vision/analyze", 2, images, image_bytes=IMAGE_BYTES)
         )
     finally:
         over.set()
@@ -95,24 +95,24 @@ def peaks_of(stack: Stack, pictures: int) -> dict[str, int]:
     return {tier: max(values) for tier, values in seen.items()}
 
 
-# --- what follows from it ---------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------
 
 
 def found(measured: Measured, litellm: str) -> Found:
     return Found(
         versions=(litellm,),
         comparisons=(
-            Comparison("Whole requests through both tiers", beside(measured, LITELLM, P50, P99)),
+            Comparison("Whole requests through both tiers", compare(measured, LITELLM, P50, P99)),
             Comparison("What the tiers add to a request, at the median", additions(measured)),
-            Comparison("Whole requests, compared with no proxy", beside(measured, DIRECT, P50)),
+            Comparison("Whole requests, compared with no proxy", compare(measured, DIRECT, P50)),
             Comparison("Memory of both tiers, after the chats of a round", (memory(measured),)),
         ),
         figures=figures(measured),
     )
 
 
-def beside(measured: Measured, peer: str, *shares: float) -> tuple[Ratio, ...]:
-    """The requests through both tiers, at these percentiles of a round."""
+def compare(measured: Measured, peer: str, *shares: float) -> tuple[Ratio, ...]:
+    """The requests through both tiers at these percentiles of each round."""
     ratios = []
     for (kind, took), share in product(measured.took.items(), shares):
         mine, theirs = (
@@ -156,7 +156,7 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
         Figure("both tiers add to an event of a stream, 1 client", "ms", less, per_event, 0.05),
         *(
             Figure(
-                f"{tier}: the most memory while 8 MB bodies pass, two concurrently",
+                f"{tier}: peak memory while 8 MB bodies pass, two concurrently",
                 "MiB",
                 less,
                 tuple(value / MIB for value in values),

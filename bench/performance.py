@@ -1,8 +1,8 @@
-"""``python -m bench.performance [--quick]``: docs/dev/performance.md from the results of the last run.
+"""``python -m bench.performance [--quick]``: writes docs/dev/performance.md from the latest results.
 
-Each part of the document that is written here stands between two comments (``testkit.document``); the
-rest is written by hand. The results of a quick run go to ``bench/out/quick`` instead, as they are too
-few to be published.
+Each generated part of the document is between two comments (``testkit.document``); the rest is
+written by hand. A quick run has too few rounds to publish, so its report is written to
+``bench/out/quick``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DOCUMENT = ROOT / "docs" / "dev" / "performance.md"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.performance", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="of the last quick run")
+    parser.add_argument("--quick", action="store_true", help="use the latest quick run")
     quick: bool = parser.parse_args(argv).quick
     try:
         runs = [read(results_file(name, quick=quick)) for name in BENCHMARKS]
@@ -35,22 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = OUT / "quick" / DOCUMENT.name if quick else DOCUMENT
     target.write_text(written(DOCUMENT.read_text(), runs))
     for run in runs:
-        plot(run, target.parent / picture(run.name))
+        plot(run, target.parent / plot_file(run.name))
     print(summary(runs))
     print(f"\nwritten: {target.relative_to(ROOT)}", file=sys.stderr)
     return 0
 
 
 def written(text: str, runs: Sequence[Results]) -> str:
-    """*text* of the document with the parts of *runs*; raises ``LookupError`` without their places."""
+    """*text* of the document with the parts of *runs*; raises ``LookupError`` if a place is missing."""
     text = with_section(text, "summary", summary(runs))
     for run in runs:
-        shown = f"![{alternative(run)}]({picture(run.name)})\n\n{section(run)}"
-        text = with_section(text, run.name, shown)
+        body = f"![{alternative(run)}]({plot_file(run.name)})\n\n{section(run)}"
+        text = with_section(text, run.name, body)
     return text
 
 
-def picture(name: str) -> Path:
+def plot_file(name: str) -> Path:
     return Path(f"performance-{name}.svg")
 
 

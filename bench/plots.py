@@ -1,8 +1,8 @@
-"""Plots of results, as SVG: one file for a benchmark, a panel for each comparison.
+"""Plots of results as SVG: one file per benchmark, one panel per comparison.
 
-A row is a ratio: a dot at its median, a line from the least to the most of its rounds, and a faint dot
-for each round. The axis is logarithmic, so that twice and half are equally far from 1. The ground is
-white, so that a dark page shows it as well; the same results make the same file.
+A row is a ratio: a dot at its median, a line from the minimum to the maximum of its rounds, and a
+faint dot for each round. The axis is logarithmic, so that 2 and 1/2 are equally far from 1. The
+background is white, so that dark pages show it as well. The same results give the same file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from bench.results import Better, Comparison, Ratio, Results, Stance
 
 _COLORS = {Stance.AHEAD: "#1f6f8b", Stance.UNCLEAR: "#6b7280", Stance.BEHIND: "#c8553d"}
-_SHAPES = {Stance.AHEAD: "o", Stance.UNCLEAR: "s", Stance.BEHIND: "D"}  # not by colour alone
+_SHAPES = {Stance.AHEAD: "o", Stance.UNCLEAR: "s", Stance.BEHIND: "D"}  # colour is not the only sign
 _ROW_IN, _FRAME_IN, _WIDTH_IN = 0.24, 0.95, 8.0
 
 
@@ -49,13 +49,13 @@ def plot(results: Results, file: Path) -> None:
 
 
 def labels(ratios: Sequence[Ratio]) -> list[str]:
-    """The name of each row: with its peer where there are several."""
+    """The label of each row; it includes the peer if there are several."""
     several = len({ratio.peer for ratio in ratios}) > 1
     return [f"{ratio.case} / {ratio.peer}" if several else ratio.case for ratio in ratios]
 
 
 def marks(low: float, high: float) -> list[float]:
-    """Round numbers on the axis around *low* to *high*, and 1: six or fewer."""
+    """At most six round numbers on the axis, around *low* to *high* and 1."""
     fine = [base * 10.0**power for power in range(-4, 5) for base in (1, 2, 5)]
     low, high = min(low, 1.0), max(high, 1.0)
     first = max((at for at in fine if at <= low), default=fine[0])
@@ -75,11 +75,11 @@ def _panel(axes: Any, comparison: Comparison) -> None:
 
     ratios = comparison.ratios
     for row, ratio in enumerate(ratios):
-        told, stance = ratio.spread, ratio.stance
+        spread, stance = ratio.spread, ratio.stance
         color = _COLORS[stance]
         axes.plot(ratio.rounds, [row] * len(ratio.rounds), ".", color=color, alpha=0.35, zorder=2)
-        axes.hlines(row, told.low, told.high, color=color, linewidth=1.6, zorder=3)
-        axes.plot(told.middle, row, _SHAPES[stance], color=color, markersize=6, zorder=4)
+        axes.hlines(row, spread.low, spread.high, color=color, linewidth=1.6, zorder=3)
+        axes.plot(spread.middle, row, _SHAPES[stance], color=color, markersize=6, zorder=4)
         if ratio.target is not None:
             axes.plot(ratio.target, row, "|", color="black", markersize=13, zorder=5)
     axes.axvline(1, color="black", linewidth=0.8, zorder=1)
@@ -107,5 +107,5 @@ def _legend(figure: Any, pyplot: Any, results: Results) -> None:
 
     shown = [handle(_SHAPES[stance], _COLORS[stance]) for stance in Stance] + [handle("|", "black")]
     names = ["ahead in every round", "no clear difference", "behind in every round", "target"]
-    title = f"median, least and most of {results.rounds} rounds"
+    title = f"median, minimum and maximum of {results.rounds} rounds"
     figure.legend(shown, names, ncols=4, loc="outside lower center", frameon=False, title=title)

@@ -1,7 +1,7 @@
-"""What a benchmark found: the values of its rounds, and what follows from them.
+"""The results of a benchmark: the values of its rounds, and the ratios computed from them.
 
-Rules: frozen and pure. A ratio is taken within its round, as a machine is not equally fast in all of
-them. Told is the median of the rounds, with the least and the most of them.
+Rules: frozen and pure. A ratio is computed within a round, because a machine's speed varies between
+rounds. Reported are the median, minimum and maximum of the rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import median
 
 from pydantic import TypeAdapter
 
-ENOUGH = 5  # rounds that agree by chance only one time in sixteen
+ENOUGH = 5  # rounds that agree by chance only once in sixteen
 
 
 class Better(StrEnum):
@@ -24,7 +24,7 @@ class Better(StrEnum):
 
 
 class Stance(StrEnum):
-    """Where we stand beside a peer: on a side that all of ``ENOUGH`` rounds or more agree about."""
+    """How we compare with a peer. Ahead and behind need ``ENOUGH`` rounds that all agree."""
 
     AHEAD = "ahead"
     UNCLEAR = "no clear difference"
@@ -47,10 +47,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Ours beside a peer's: of each round the one value and the other, in *unit*.
+    """Ours compared with a peer's: one value of each per round, in *unit*.
 
-    *case*: what was asked of both. *target*: what the ratio is to reach, or not to exceed.
-    Raises ``ValueError`` unless both have the same rounds, and the peer a positive value in each.
+    *case*: the load that both ran. *target*: the ratio to reach, or not to exceed.
+    Raises ``ValueError`` unless both have the same number of rounds and the peer's values are positive.
     """
 
     case: str
@@ -80,20 +80,20 @@ class Ratio:
 
     @property
     def stance(self) -> Stance:
-        told = self.spread
-        if len(self.mine) < ENOUGH or told.low <= 1 <= told.high:
+        spread = self.spread
+        if len(self.mine) < ENOUGH or spread.low <= 1 <= spread.high:
             return Stance.UNCLEAR
-        return Stance.AHEAD if (told.high < 1) == (self.better is Better.LESS) else Stance.BEHIND
+        return Stance.AHEAD if (spread.high < 1) == (self.better is Better.LESS) else Stance.BEHIND
 
     @property
     def met(self) -> bool | None:
-        """Is the target met, by the median? ``None`` without a target."""
+        """Does the median meet the target? ``None`` without a target."""
         return _met(self.spread, self.target, self.better)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure that no peer has, of each round, in *unit*; *better*: which side of *target*."""
+    """A figure without a peer, one value per round, in *unit*; *better*: the good side of *target*."""
 
     what: str
     unit: str
@@ -118,14 +118,14 @@ def _met(spread: Spread, target: float | None, better: Better) -> bool | None:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Ratios that one table and one panel of a plot show: all of one unit and one direction."""
+    """Ratios that share a table and a panel of a plot: all have one unit and one direction."""
 
     title: str
     ratios: tuple[Ratio, ...]
 
     def __post_init__(self) -> None:
         if len({(ratio.unit, ratio.better) for ratio in self.ratios}) != 1:
-            raise ValueError(f"{self.title}: one unit and one direction in a comparison")
+            raise ValueError(f"{self.title}: the ratios of a comparison need one unit and direction")
 
     @property
     def unit(self) -> str:
@@ -138,7 +138,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was measured. *versions*: of the peers, as ``"LiteLLM 1.2.3"``."""
+    """All results of a benchmark. *versions*: of the peers, e.g. ``"LiteLLM 1.2.3"``."""
 
     versions: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
@@ -147,9 +147,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One run of one benchmark: *took_s* seconds on a *machine*, named by its kind.
+    """One run of one benchmark, which took *took_s* seconds on *machine* (``bench.machine``).
 
-    *busy*: the share of the machine's CPU that others took just before.
+    *busy*: the share of the machine's CPU that other programs used just before.
     """
 
     name: str
@@ -170,11 +170,11 @@ def save(results: Results, file: Path) -> None:
 
 
 def read(file: Path) -> Results:
-    """Raises ``OSError`` without the file, ``ValueError`` when it holds something else."""
+    """Raises ``OSError`` without the file, ``ValueError`` if it contains something else."""
     return _AS_JSON.validate_json(file.read_bytes())
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of *values* that at least *share* of them do not exceed."""
+    """The smallest of *values* that a share *share* of them does not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -1,6 +1,6 @@
-"""The processes of one run: manager, gateway, the load, and LiteLLM's proxy.
+"""The processes of one run: manager, gateway, the load generator, and LiteLLM's proxy.
 
-LiteLLM is what ``tests/clients`` tests us with, at the version of its lock, in its own environment.
+LiteLLM has the version of the lock of ``tests/clients`` and runs in that environment.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from bench.load import Order
 from testkit.client_environments import ENVIRONMENTS, CannotInstall, install, python_of
 
 ROOT = Path(__file__).resolve().parents[1]
-# No key, as our own tiers have none here; no look-up of prices on the network.
+# No key, as our own tiers have none here; no lookup of prices on the network.
 _LITELLM_ENVIRON = {
     "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_LOG": "ERROR",
 }
 DIRECT, MANAGER, BOTH, LITELLM = "no proxy", "the manager alone", "both tiers", "LiteLLM"  # paths
-# The system's proxy is not for this machine.
+# Requests to this machine bypass the system's proxy.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _START_S = 180.0  # LiteLLM: 20 s of work on an idle machine
 _STOP_S = 10.0
 
 
 class NotStarted(Exception):
-    """The message is what did not start, and the end of its log."""
+    """The message names the process that did not start and has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Ports:
     gateway: int
     manager: int
     worker: int
-    other_worker: int  # of the alias that the settings need and nobody asks
+    other_worker: int  # of an alias that the settings require and no request uses
     litellm: int
 
     @classmethod
@@ -62,7 +62,7 @@ class Ports:
 
 
 class Load:
-    """The process that makes the requests."""
+    """The load generator process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -75,14 +75,14 @@ class Load:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("the load has ended; its reason stands above")
+            raise SystemExit("the load generator has ended; its error is above")
         took: list[float] = json.loads(line)["ms"]
         return took
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What runs. ``bases``: the addresses of the paths, by name; ``tiers``: the process ids."""
+    """The running processes. ``bases``: the base URL of each path; ``tiers``: the process ids."""
 
     bases: dict[str, str]
     load: Load
@@ -92,7 +92,7 @@ class Stack:
 
 @contextmanager
 def running() -> Iterator[Stack]:
-    """Everything started; ended with the block. Raises ``NotStarted``."""
+    """Start everything, and end it with the block. Raises ``NotStarted``."""
     litellm = _litellm_version()
     ports = Ports.free()
     with ExitStack() as stack:
@@ -168,19 +168,19 @@ def _settings(ports: Ports, folder: Path) -> dict[str, object]:
 
 
 def _litellm_version() -> str:
-    """Raises ``NotStarted`` when it can't be had."""
+    """Raises ``NotStarted`` if LiteLLM cannot be installed."""
     python = python_of("litellm")
     code = "from importlib.metadata import version; print(version('litellm'))"
     try:
         install("litellm")
-        told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     except (CannotInstall, OSError, subprocess.CalledProcessError) as exc:
         raise NotStarted(f"LiteLLM: {exc}") from exc
-    return f"LiteLLM {told.strip()}"
+    return f"LiteLLM {done.stdout.strip()}"
 
 
 def _start_litellm(stack: ExitStack, folder: Path, ports: Ports) -> int:
-    """Its process id."""
+    """Start LiteLLM's proxy; returns its process id."""
     config = folder / "litellm.yaml"
     upstream = {
         "model": "openai/bench",
@@ -213,7 +213,7 @@ def serving(
     url: str,
     environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that answers at *url*; its log is in *folder*, as it would be on a real machine."""
+    """A process that responds at *url*; its log is in *folder*, as it would be on a real machine."""
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -221,7 +221,7 @@ def serving(
         )
     try:
         deadline = time.monotonic() + _START_S
-        while not _answers(url):
+        while not _responds(url):
             if process.poll() is not None or time.monotonic() > deadline:
                 end = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
                 raise NotStarted(f"{name} did not start:\n{end}")
@@ -231,7 +231,7 @@ def serving(
         _end(process)
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
         with _DIRECT.open(url, timeout=5):
             return True
@@ -258,6 +258,6 @@ def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of memory that the process has to itself: PSS on Linux, else RSS."""
+    """The process's own memory in bytes: PSS on Linux, RSS elsewhere."""
     process = psutil.Process(pid)
     return int(getattr(process.memory_full_info(), "pss", 0)) or int(process.memory_info().rss)

@@ -1,9 +1,9 @@
-"""``python -m bench.vlm [--rounds N] [--quick]``: the VLM engine beside its peers.
+"""``python -m bench.vlm [--rounds N] [--quick]``: the VLM engine compared with its peers.
 
-Our worker, ``mlx_vlm.server`` and bare ``stream_generate`` answer the same conversations about the
-same checkpoint (``bench.vlm_prompts``), greedy, in turn, in the same run. Every prompt and picture of
-the throughput rows is new, so that no cache helps; the rows about caches say so. A second, shorter
-part of a run gives the others our worker's precision and BLAS (``bench.vlm_peers``).
+Our worker, ``mlx_vlm.server`` and bare ``stream_generate`` complete the same conversations with the
+same checkpoint (``bench.vlm_prompts``), with greedy decoding, alternately in one run. Every prompt and
+image of the throughput rows is new, so that no cache helps; the rows about caches say so. A second,
+shorter part gives the peers our worker's precision and BLAS (``bench.vlm_peers``).
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from itertools import islice, product
 from pathlib import Path
 from statistics import median
 
-from bench.benchmark import Plan, run, turn
+from bench.benchmark import Plan, report_progress, run
 from bench.results import Better, Comparison, Figure, Found, Ratio
 from bench.vlm_peers import BARE, OURS, SERVER, Answer, Peer, Run, peers
-from bench.vlm_prompts import Message, Pictures, body, next_turn, question
+from bench.vlm_prompts import Images, Message, body, next_turn, question
 
-ANSWER = 64  # tokens
-LONG_PROMPT = 5  # pictures: 500 tokens
+COMPLETION = 64  # tokens
+LONG_PROMPT = 5  # images: 500 tokens
 LONG_ANSWER, SHORT_ANSWER = 96, 16
-TEXT, PICTURE = "a short question", "a new image and a question"  # the loads of the throughput rows
-CLIENTS = {TEXT: (1, 4, 8, 16), PICTURE: (1, 8)}
-FEW_CLIENTS = {TEXT: (1, 8), PICTURE: (1, 8)}  # on the level field, and in a quick run
+TEXT, IMAGE = "a short question", "a new image and a question"  # the loads of the throughput rows
+CLIENTS = {TEXT: (1, 4, 8, 16), IMAGE: (1, 8)}
+FEW_CLIENTS = {TEXT: (1, 8), IMAGE: (1, 8)}  # on the level field, and in a quick run
 MIXED = "4 long and 4 short concurrently"
 CASES = ("new images", "the same again", "next turn")
 TARGETS = {(BARE, 1): 1.0, (SERVER, 8): 1.5}  # tokens per second, by peer and clients
 
-Loads = Mapping[str, tuple[int, ...]]  # of each load the numbers of clients
+Loads = Mapping[str, tuple[int, ...]]  # load -> numbers of clients
 
 
 @dataclass
 class Figures:
-    """A value a round. ``throughput``: by load, peer, clients; ``firsts``: seconds, by peer, case."""
+    """One value per round. ``throughput``: by load, peer, clients; ``firsts``: s, by peer and case."""
 
     throughput: dict[tuple[str, str, int], list[Run]] = field(default_factory=dict)
     firsts: dict[tuple[str, str], list[float]] = field(default_factory=dict)
@@ -58,43 +58,43 @@ def measure(plan: Plan) -> Found:
 def in_rounds(
     running: dict[str, Peer], plan: Plan, counts: Loads, figures: Figures, *, caches: bool
 ) -> None:
-    """Fill *figures*, after a round that does not count. *caches*: first tokens, the mixed load too."""
-    pictures = Pictures(seed=1)
-    what = "vlm, as users have them" if caches else "vlm, on a level field"
+    """Fill *figures*, after a warm-up round. *caches*: also measure first tokens and the mixed load."""
+    images = Images(seed=1)
+    what = "vlm, as shipped" if caches else "vlm, on a level field"
     for number in range(-1, plan.rounds):
-        turn(number, plan.rounds, what)
-        told = Figures() if number < 0 else figures
+        report_progress(number, plan.rounds, what)
+        kept = Figures() if number < 0 else figures
         names = list(running) if number % 2 else list(reversed(running))
         for load, clients in ((load, clients) for load, each in counts.items() for clients in each):
-            shown = 1 if load == PICTURE else 0
-            order = [[body(question(list(islice(pictures, shown))), ANSWER)] for _ in range(clients)]
+            count = 1 if load == IMAGE else 0
+            order = [[body(question(list(islice(images, count))), COMPLETION)] for _ in range(clients)]
             for name in names:
                 if name != BARE or clients == 1:
-                    answered = running[name](order)
-                    whole(answered, name)
-                    told.throughput.setdefault((load, name, clients), []).append(answered)
+                    result = running[name](order)
+                    require_whole(result, name)
+                    kept.throughput.setdefault((load, name, clients), []).append(result)
         if not caches or number < 0:
             continue
         for name in names:
-            for case, seconds in first_tokens(running[name], pictures).items():
-                told.firsts.setdefault((name, case), []).append(seconds)
+            for case, seconds in first_tokens(running[name], images).items():
+                kept.firsts.setdefault((name, case), []).append(seconds)
             if name != BARE:
-                told.mixed.setdefault(name, []).append(mixed(running[name], pictures))
+                kept.mixed.setdefault(name, []).append(mixed(running[name], images))
 
 
-def whole(run: Run, name: str) -> None:
-    """All answers are as long as was asked for, or the rates of peers can't be compared."""
-    if wrong := [answer for answer in run.all if answer.tokens != ANSWER]:
-        raise SystemExit(f"{name}: {wrong[0].tokens} tokens, not {ANSWER}: {wrong[0].text!r}")
+def require_whole(run: Run, name: str) -> None:
+    """End the run unless all completions have full length: otherwise the rates are not comparable."""
+    if wrong := [answer for answer in run.all if answer.tokens != COMPLETION]:
+        raise SystemExit(f"{name}: {wrong[0].tokens} tokens, not {COMPLETION}: {wrong[0].text!r}")
 
 
-def first_tokens(peer: Peer, pictures: Pictures) -> dict[str, float]:
-    """Seconds to the first token of each case, alone."""
+def first_tokens(peer: Peer, images: Images) -> dict[str, float]:
+    """Seconds to the first token in each case, with one client."""
 
     def ask(messages: list[Message]) -> Answer:
         return peer([[body(messages, 8)]]).all[0]
 
-    first = question([next(pictures) for _ in range(LONG_PROMPT)])
+    first = question([next(images) for _ in range(LONG_PROMPT)])
     again = [*question([], "Anything else?")]
     again[0]["content"] = [*first[0]["content"][:-1], {"type": "text", "text": "Once more."}]
     answers = [ask(first), ask(again)]
@@ -102,26 +102,24 @@ def first_tokens(peer: Peer, pictures: Pictures) -> dict[str, float]:
     return {case: answer.first_s for case, answer in zip(CASES, answers, strict=True)}
 
 
-def mixed(peer: Peer, pictures: Pictures) -> Run:
-    """Eight clients: four with long prompts and answers, four that ask a short question."""
-    long = [
-        [body(question([next(pictures) for _ in range(LONG_PROMPT)]), LONG_ANSWER)] for _ in range(4)
-    ]
+def mixed(peer: Peer, images: Images) -> Run:
+    """Eight clients: four with long prompts and completions, four with short questions."""
+    long = [[body(question([next(images) for _ in range(LONG_PROMPT)]), LONG_ANSWER)] for _ in range(4)]
     short = [[body(question([]), SHORT_ANSWER) for _ in range(4)] for _ in range(4)]
     return peer([*long, *short])
 
 
-# --- what follows from it ---------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------
 
 
 def found(figures: Figures, level: Figures) -> Found:
     comparisons = [
-        Comparison("Tokens per second, as their users have them", throughput(figures, targets=True)),
+        Comparison("Tokens per second, as shipped", throughput(figures, targets=True)),
         Comparison("Tokens per second, on a level field", throughput(level)),
         Comparison("Time to the first token", firsts(figures)),
     ]
-    versions = (f"mlx-vlm {version('mlx-vlm')} (its server, and stream_generate by itself)",)
-    return Found(versions, tuple(comparisons), (grown(figures), sooner(figures)))
+    versions = (f"mlx-vlm {version('mlx-vlm')} (its server, and bare stream_generate)",)
+    return Found(versions, tuple(comparisons), (batch_gain(figures), cache_gain(figures)))
 
 
 def throughput(figures: Figures, *, targets: bool = False) -> tuple[Ratio, ...]:
@@ -141,17 +139,17 @@ def throughput(figures: Figures, *, targets: bool = False) -> tuple[Ratio, ...]:
 
 
 def firsts(figures: Figures) -> tuple[Ratio, ...]:
-    """Milliseconds to the first text; of the mixed load the median of a round."""
+    """Milliseconds to the first text; for the mixed load the median of a round."""
     ratios = []
     for case, peer in product(CASES, (SERVER, BARE)):
         mine, theirs = (ms(figures.firsts[name, case]) for name in (OURS, peer))
         ratios.append(Ratio(f"{case}, 1 client", peer, "ms", Better.LESS, mine, theirs))
-    for who, those in (("the short ones", slice(4, None)), ("the long ones", slice(4))):
+    for which, clients in (("the short ones", slice(4, None)), ("the long ones", slice(4))):
         mine, theirs = (
-            ms(median(a.first_s for client in run.answers[those] for a in client) for run in runs)
+            ms(median(a.first_s for client in run.answers[clients] for a in client) for run in runs)
             for runs in (figures.mixed[OURS], figures.mixed[SERVER])
         )
-        ratios.append(Ratio(f"{MIXED}: {who}", SERVER, "ms", Better.LESS, mine, theirs))
+        ratios.append(Ratio(f"{MIXED}: {which}", SERVER, "ms", Better.LESS, mine, theirs))
     return tuple(ratios)
 
 
@@ -159,14 +157,14 @@ def ms(seconds: Iterable[float]) -> tuple[float, ...]:
     return tuple(one * 1e3 for one in seconds)
 
 
-def grown(figures: Figures) -> Figure:
+def batch_gain(figures: Figures) -> Figure:
     one, eight = (figures.throughput[TEXT, OURS, clients] for clients in (1, 8))
     times = tuple(b.tokens_per_s / a.tokens_per_s for a, b in zip(one, eight, strict=True))
     what = f"our tokens per second: 8 clients / 1 client, {TEXT}"
     return Figure(what, "", Better.MORE, times, target=3.0)
 
 
-def sooner(figures: Figures) -> Figure:
+def cache_gain(figures: Figures) -> Figure:
     new, again = (figures.firsts[OURS, case] for case in CASES[:2])
     times = tuple(a / b for a, b in zip(new, again, strict=True))
     what = f"our time to the first token: {CASES[0]} / {CASES[1]}"

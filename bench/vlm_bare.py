@@ -1,6 +1,6 @@
-"""The library by itself: ``stream_generate`` of mlx-vlm in one process, one conversation at a time.
+"""The bare library: ``stream_generate`` of mlx-vlm in one process, one conversation after the other.
 
-``python -m bench.vlm_bare CHECKPOINT``: orders and answers as of ``bench.vlm_load``, without ``url``.
+``python -m bench.vlm_bare CHECKPOINT``: orders and answers as in ``bench.vlm_load``, without ``url``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def main(folder: str) -> None:
 
     def ask(body: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
-        messages, pictures = plain(body["messages"])
-        prompt = apply_chat_template(processor, model.config, messages, num_images=len(pictures))
+        messages, images = plain(body["messages"])
+        prompt = apply_chat_template(processor, model.config, messages, num_images=len(images))
         first, text, tokens = 0.0, "", 0
         for part in stream_generate(
             model,
             processor,
             prompt,
-            image=pictures or None,
+            image=images or None,
             max_tokens=body["max_tokens"],
             temperature=0.0,
         ):
@@ -45,7 +45,7 @@ def main(folder: str) -> None:
 
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        (bodies,) = json.loads(line)["clients"]  # there is no second client for a library
+        (bodies,) = json.loads(line)["clients"]  # a library has only one client
         began = time.perf_counter()
         answers = [ask(body) for body in bodies]
         wall_s = time.perf_counter() - began
@@ -53,18 +53,18 @@ def main(folder: str) -> None:
 
 
 def plain(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Image.Image]]:
-    """*messages* as the library takes them, and their pictures."""
-    pictures, said = [], []
+    """*messages* in the library's format, and their images."""
+    images, converted = [], []
     for message in messages:
         content = message["content"]
         if not isinstance(content, str):
             for part in content:
                 if part["type"] == "image_url":
                     data = base64.b64decode(part["image_url"]["url"].partition(",")[2])
-                    pictures.append(Image.open(io.BytesIO(data)))
+                    images.append(Image.open(io.BytesIO(data)))
             content = "".join(part["text"] for part in content if part["type"] == "text")
-        said.append({"role": message["role"], "content": content})
-    return said, pictures
+        converted.append({"role": message["role"], "content": content})
+    return converted, images
 
 
 if __name__ == "__main__":

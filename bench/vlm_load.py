@@ -1,9 +1,9 @@
-"""Clients of a chat server: a process of its own that takes orders on standard input, one a line.
+"""Clients of a chat server: a process that reads orders from standard input, one per line.
 
 ``{"url", "clients": [[body, ...], ...]}`` -> ``{"wall_s", "answers": [[...], ...]}``: every client
-sends its bodies one after the other, all clients at the same time; an answer is ``{"first_s",
-"total_s", "tokens", "text"}``: seconds to the first text and to the end. Anything but a whole answer
-ends the run.
+sends its bodies one after the other; the clients run concurrently. An answer is ``{"first_s",
+"total_s", "tokens", "text"}``: seconds to the first text and to the end. An incomplete answer ends
+the run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import uvloop
 
 
 class Answer:
-    """One stream, as it comes."""
+    """One streamed completion, parsed as it arrives."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -35,7 +35,7 @@ class Answer:
         if "error" in event:
             raise SystemExit(f"a stream ended with an error: {event}")
         usage = event.get("usage") or {}
-        # OpenAI's name for it, and the one that some servers have besides.
+        # OpenAI's name for it, and the name that some servers use.
         self._tokens = usage.get("completion_tokens", usage.get("output_tokens", self._tokens))
         for choice in event.get("choices") or ():
             if text := (choice.get("delta") or {}).get("content"):
@@ -44,9 +44,9 @@ class Answer:
                 if self._first is None:
                     self._first = time.perf_counter()
 
-    def told(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         if self._first is None:
-            raise SystemExit("an answer without text")
+            raise SystemExit("a completion without text")
         return {
             "first_s": self._first - self._began,
             "total_s": time.perf_counter() - self._began,
@@ -63,7 +63,7 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
             raise SystemExit(f"{url}: {response.status} {await response.text()}")
         async for line in response.content:
             answer.line(line)
-    return answer.told()
+    return answer.result()
 
 
 async def carry_out(url: str, clients: list[list[dict[str, Any]]]) -> dict[str, Any]:

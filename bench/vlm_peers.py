@@ -1,8 +1,8 @@
-"""Who is measured by ``bench.vlm``: our worker, ``mlx_vlm.server``, and the library by itself.
+"""The peers of ``bench.vlm``: our worker, ``mlx_vlm.server``, and the bare library.
 
-Each is one process on the same checkpoint; the clients of the two servers are a process of their own.
-The others come as their users have them, or on a *level* field: with float32 weights and a faster BLAS,
-as our worker has on a Linux CPU by itself.
+Each is one process with the same checkpoint; one more process has the clients of the two servers.
+The peers run either as shipped or *level*: with float32 weights and a faster BLAS, which our worker
+has by default on a Linux CPU.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from contracts.settings.models import VlmSettings
 from testkit.servers import free_port
 from workers.backend import blas
 
-Clients = Sequence[Sequence[Mapping[str, Any]]]  # of each client its requests, in order
+Clients = Sequence[Sequence[Mapping[str, Any]]]  # for each client its requests, in order
 CHAT = "/v1/chat/completions"
 OURS, SERVER, BARE = "ours", "mlx_vlm.server", "stream_generate"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Seconds to the first text, seconds in all, tokens, and the text."""
+    """Seconds to the first text, total seconds, tokens, and the text."""
 
     first_s: float
     total_s: float
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of one order: of each client its answers; *wall_s*: seconds in all."""
+    """The result of one order: for each client its answers; *wall_s*: total seconds."""
 
     wall_s: float
     answers: list[list[Answer]]
@@ -59,7 +59,7 @@ Peer = Callable[[Clients], Run]
 
 @contextmanager
 def peers(folder: Path, *, level: bool, model: str = "bench") -> Iterator[dict[str, Peer]]:
-    """All three, loaded, by name; checkpoint and logs are in *folder*."""
+    """All three, loaded, by name; *folder* holds the checkpoint and the logs."""
     folder.mkdir()
     checkpoint = endless(folder / "checkpoint", wide=level)
     environ = {} if level else {blas.SWITCH: "0"}
@@ -94,7 +94,7 @@ def peers(folder: Path, *, level: bool, model: str = "bench") -> Iterator[dict[s
 
 
 class _Lines:
-    """A process that answers a line of JSON with another."""
+    """A process that answers each line of JSON with another."""
 
     def __init__(self, stack: ExitStack, environ: Mapping[str, str], module: str, *argv: str) -> None:
         self._process = subprocess.Popen(
@@ -118,7 +118,7 @@ class _Lines:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self._module} has ended; its reason stands above")
+            raise SystemExit(f"{self._module} has ended; its error is above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -127,5 +127,5 @@ class _Lines:
         self._process.communicate()
 
 
-def _run(told: dict[str, Any]) -> Run:
-    return Run(told["wall_s"], [[Answer(**one) for one in client] for client in told["answers"]])
+def _run(result: dict[str, Any]) -> Run:
+    return Run(result["wall_s"], [[Answer(**one) for one in client] for client in result["answers"]])

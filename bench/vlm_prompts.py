@@ -1,8 +1,8 @@
-"""What the VLM benchmarks ask, and the checkpoint that they ask.
+"""The prompts of the VLM benchmarks, and their checkpoint.
 
-Rules: all who are measured get the same conversations about the same checkpoint. Every answer has as
-many tokens as were asked for, as the checkpoint's end token has another number (what comes after the
-end of an answer is babble, and costs the same).
+Rules: all peers get the same conversations and the same checkpoint. Every completion has exactly the
+requested number of tokens, because the checkpoint's end token is replaced (text after the natural end
+is noise, and costs the same).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from testkit.images import as_data_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "demo" / "models" / "vlm-best"
-_NEVER = "<|vision_pad|>"  # a token that the model was never taught to say
+_NEVER = "<|vision_pad|>"  # a token that the model never samples
 
 Message = dict[str, Any]
 
 
 def endless(folder: Path, *, wide: bool = False) -> Path:
-    """A copy of the demo's Qwen2.5-VL in *folder* that does not end by itself.
+    """A copy of the demo's Qwen2.5-VL in *folder* that never samples its end token.
 
-    *wide*: in float32, which our worker makes of it anyway on a CPU, and others do not.
+    *wide*: in float32. Our worker converts to float32 on a CPU anyway; the peers do not.
     """
     shutil.copytree(CHECKPOINT, folder)
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
@@ -52,8 +52,8 @@ def endless(folder: Path, *, wide: bool = False) -> Path:
     return folder
 
 
-class Pictures:
-    """Pictures that nobody has seen yet, as data URIs."""
+class Images:
+    """Images that no peer has seen yet, as data URIs."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -72,15 +72,15 @@ class Pictures:
 _NUMBERS = count(1)
 
 
-def question(pictures: list[str], text: str = "Write a one-sentence caption.") -> list[Message]:
-    """A conversation of one turn about *pictures*; no two have the same text."""
-    parts: list[Message] = [{"type": "image_url", "image_url": {"url": uri}} for uri in pictures]
+def question(images: list[str], text: str = "Write a one-sentence caption.") -> list[Message]:
+    """A conversation of one turn about *images*; no two have the same text."""
+    parts: list[Message] = [{"type": "image_url", "image_url": {"url": uri}} for uri in images]
     asked = {"type": "text", "text": f"{text} ({next(_NUMBERS)})"}
     return [{"role": "user", "content": [*parts, asked] if parts else asked["text"]}]
 
 
 def next_turn(messages: list[Message], answer: str) -> list[Message]:
-    """*messages*, what was answered, and one more question about the same pictures."""
+    """*messages*, the answer, and one more question about the same images."""
     more = {"role": "user", "content": "What color is the background?"}
     return [*messages, {"role": "assistant", "content": answer}, more]
 

@@ -1,6 +1,6 @@
-"""``python -m bench.vlm_server ...``: ``mlx_vlm.server``, with the faster BLAS that our workers use.
+"""``python -m bench.vlm_server ...``: ``mlx_vlm.server`` with the faster BLAS that our workers use.
 
-Unless VISION_FAST_BLAS=0, which makes it what its users have.
+With VISION_FAST_BLAS=0 it runs as its users have it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A worker without a model, as fast as a server of its kind can be: what the hops are measured against.
+"""A worker without a model, as fast as such a server can be: the baseline for the cost of the hops.
 
-It takes the arguments of ``python -m workers``. Chat answers a short text, or ``CHUNKS`` events when
-the body asks for a stream; every other route reads its body, keeps nothing of it, and says how large
-it was.
+It takes the arguments of ``python -m workers``. Chat returns a short text, or ``CHUNKS`` events if
+the body requests a stream; every other route reads and discards its body and returns its size.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def _event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
 _TOKEN, _STOP = _event({"content": "tok"}), _event({}, "stop")
 
 
-class StandIn:
+class FakeWorker:
     def __init__(self, alias: str, nonce: str) -> None:
         self._health = json.dumps(
             {"alias": alias, "phase": "ready", "nonce": nonce, "pid": os.getpid()}
@@ -100,7 +99,7 @@ async def _stream(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for event in [*[_TOKEN] * CHUNKS, _STOP]:
         await send({"type": "http.response.body", "body": event, "more_body": True})
-        await asyncio.sleep(0)  # so that each is a write of its own, as a model's tokens are
+        await asyncio.sleep(0)  # so that each event is a separate write, like a model's tokens
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
@@ -113,7 +112,7 @@ def main() -> None:
     args = parse.parse_args()
     leave_with_parent(1)
     sock = bind(args.host, args.port)
-    uvicorn.Server(config_for(StandIn(args.alias, args.nonce), graceful_s=1)).run(sockets=[sock])
+    uvicorn.Server(config_for(FakeWorker(args.alias, args.nonce), graceful_s=1)).run(sockets=[sock])
 
 
 if __name__ == "__main__":

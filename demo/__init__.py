@@ -1,4 +1,4 @@
-"""The demo: a small world with exact truths, checkpoints trained on it, and judges for both.
+"""The demo: a small synthetic world with exact ground truth, checkpoints trained on it, and judges.
 
 Nothing in the product imports this package.
 """

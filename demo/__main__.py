@@ -1,10 +1,10 @@
-"""``make demo``: start the stack on the demo models, take the tour, stay up until Ctrl-C."""
+"""``make demo``: start the stack on the demo models, run the tour, and stay up until Ctrl-C."""
 
 from __future__ import annotations
 
 import signal
 
-# Until there is something to stop, Ctrl-C just ends this, without a traceback from an import.
+# Until there is something to stop, Ctrl-C just ends the process, without a traceback from an import.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse  # noqa: E402
@@ -25,7 +25,7 @@ from hostctl.local_stack import (  # noqa: E402
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument(
-        "--once", action="store_true", help="leave after the tour; status 0 if it was true"
+        "--once", action="store_true", help="exit after the tour; status 0 if every check passed"
     )
     args = parser.parse_args()
     interrupted_by_signals()
@@ -50,12 +50,12 @@ def run(*, once: bool) -> int:
         tour.run()
         wrong = tour.verdict()
         for line in wrong:
-            say(f"\nNOT TRUE: {line}")
+            say(f"\nWRONG: {line}")
         if not wrong:
-            say("\nThe captions name what was drawn and what was edited: the stack tells the truth.")
+            say("\nThe captions match the generated and the edited image: the tour passed.")
         if once:
             return 1 if wrong else 0
-        say(f"\nIt stays up at {stack.url}; the curl lines above can be pasted. Ctrl-C stops it.")
+        say(f"\nThe stack stays up at {stack.url}; paste the curl lines above. Ctrl-C stops it.")
         stay_up(stack)
     return 0
 
@@ -65,7 +65,7 @@ def say(text: str) -> None:
 
 
 def show(text: str) -> None:
-    """One line that is written over again; only where somebody watches."""
+    """Print a line that replaces the previous one; only on a terminal."""
     if sys.stdout.isatty():
         print(f"\r\x1b[2K{text}", end="", flush=True)
 

@@ -1,11 +1,11 @@
-"""Judges pictures and captions of the shapes world by right and wrong.
+"""Judges images and captions of the shapes world.
 
-``look`` finds what a picture shows by segmentation: the ground, and the colour, shape and place of
-every object. ``check`` compares that with a scene, ``check_caption`` with what a caption asks for,
-and ``parse_caption`` reads a caption back into what it names. Needs numpy only.
+``observe`` segments an image: the background, and colour, shape and place of every object. ``check``
+compares this with a scene, ``check_caption`` with the scene that a caption names, and
+``parse_caption`` parses a caption. Needs numpy only.
 
 Rules: no randomness, no model, and every rendered scene of ``demo.world`` must be judged right.
-Words in a picture are not read: they come out as objects without a shape.
+Words in an image are not recognized: their letters become objects without a shape.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ COLOR_NAMES = tuple(COLORS)
 PALETTE: Pixels = np.array(list(COLORS.values()), dtype=np.float64)
 
 UNKNOWN = "?"
-MIN_AREA = 0.006  # of the picture; anything smaller is dirt
-MIN_CORE = 6  # pixels that must be left of an object after its rim is worn off
-MIN_FIT = 0.75  # overlap with the best template below which a shape has no name
-MIN_GAP = 0.15  # of the side; two objects closer than that are not clearly beside each other
-FINE = 100  # pixels; pictures smaller than that have rims one pixel wide, not two
+MIN_AREA = 0.006  # of the image; smaller regions are noise
+MIN_CORE = 6  # pixels that an object must have left after its rim is eroded
+MIN_FIT = 0.75  # overlap with the best template below which a shape is unknown
+MIN_GAP = 0.15  # of the side; objects closer than this have no clear order
+FINE = 100  # pixels; smaller images have rims one pixel wide instead of two
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One object in a picture. Places are fractions of the picture's sides."""
+class SeenObject:
+    """One object in an image. Places are fractions of the image's sides."""
 
     color: str
-    shape: str  # UNKNOWN where no template fits
-    guess: str  # the best template, however badly it fits
-    fit: float  # its overlap with the object: intersection over union
+    shape: str  # UNKNOWN if no template fits
+    guess: str  # the best template, even if it fits badly
+    fit: float  # the template's overlap with the object: intersection over union
     cx: float
     cy: float
     area: float
@@ -49,19 +49,18 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a picture shows, largest object first."""
+class Observation:
+    """The content of an image, largest object first."""
 
     background: str
-    objects: tuple[Seen, ...]
-    background_error: float
+    objects: tuple[SeenObject, ...]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a picture should show: (colour, shape) pairs, from left to right or top to bottom.
+class Expected:
+    """The expected content of an image: (colour, shape) pairs, from left to right or top to bottom.
 
-    ``axis`` is the direction in which two of them are ordered; None where the order is free.
+    ``axis`` is the direction in which two objects are ordered; None if the order is free.
     """
 
     background: str
@@ -73,7 +72,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right about a picture. ``look`` says what was seen instead."""
+    """The aspects of an image that are right. ``observed`` holds its actual content."""
 
     background: bool
     count: bool
@@ -81,7 +80,7 @@ class Verdict:
     shapes: bool
     pairs: bool  # the colours are on the right shapes
     relation: bool
-    look: Look
+    observed: Observation
 
     @property
     def right(self) -> bool:
@@ -91,55 +90,55 @@ class Verdict:
 # ---------------------------------------------------------------- verdicts
 
 
-def wanted(scene: Scene) -> Wanted:
-    """What a scene asks of a picture; of its geometry only the order of two things."""
+def expected(scene: Scene) -> Expected:
+    """The content that a scene requires; of its geometry only the order of two objects."""
     axis: Axis | None = None
     if len(scene.things) == 2:
         axis = "x" if side_by_side(scene) else "y"
     pairs = tuple((thing.color, thing.shape) for thing in scene.things)
-    return Wanted(scene.background, pairs, axis, scene.word, scene.ink if scene.word else "")
+    return Expected(scene.background, pairs, axis, scene.word, scene.ink if scene.word else "")
 
 
-def check(picture: Any, scene: Scene) -> Verdict:
-    """Compare a picture (a PIL image or an array of RGB bytes) with a scene of shapes."""
-    return compare(look(picture), wanted(scene))
+def check(image: Any, scene: Scene) -> Verdict:
+    """Compare an image (a PIL image or an array of RGB bytes) with a scene of shapes."""
+    return compare(observe(image), expected(scene))
 
 
-def check_caption(picture: Any, caption: str) -> Verdict:
-    """Compare a picture with the caption it was drawn from. ValueError if it names no scene."""
+def check_caption(image: Any, caption: str) -> Verdict:
+    """Compare an image with the caption it was generated from. ValueError if it names no scene."""
     parsed = parse_caption(caption)
     if parsed is None:
         raise ValueError(f"not a caption of the shapes world: {caption!r}")
-    return compare(look(picture), parsed)
+    return compare(observe(image), parsed)
 
 
-def compare(seen: Look, asked: Wanted) -> Verdict:
-    if asked.word:
+def compare(seen: Observation, goal: Expected) -> Verdict:
+    if goal.word:
         raise ValueError("words are not read: only shapes can be judged")
     got = [(thing.color, thing.shape) for thing in seen.objects]
-    want = list(asked.things)
+    want = list(goal.things)
     pairs = sorted(got) == sorted(want)
     return Verdict(
-        background=seen.background == asked.background,
+        background=seen.background == goal.background,
         count=len(got) == len(want),
         colors=sorted(color for color, _ in got) == sorted(color for color, _ in want),
         shapes=sorted(shape for _, shape in got) == sorted(shape for _, shape in want),
         pairs=pairs,
-        relation=pairs and _in_order(seen.objects, asked),
-        look=seen,
+        relation=pairs and _in_order(seen.objects, goal),
+        observed=seen,
     )
 
 
-def _in_order(seen: tuple[Seen, ...], asked: Wanted) -> bool:
-    if asked.axis is None or len(seen) != 2 or len(asked.things) != 2:
+def _in_order(seen: tuple[SeenObject, ...], goal: Expected) -> bool:
+    if goal.axis is None or len(seen) != 2 or len(goal.things) != 2:
         return True
 
-    def along(thing: Seen) -> float:
-        return thing.cx if asked.axis == "x" else thing.cy
+    def along(thing: SeenObject) -> float:
+        return thing.cx if goal.axis == "x" else thing.cy
 
     first, second = sorted(seen, key=along)
     named = ((first.color, first.shape), (second.color, second.shape))
-    return named == asked.things and along(second) - along(first) > MIN_GAP
+    return named == goal.things and along(second) - along(first) > MIN_GAP
 
 
 # ---------------------------------------------------------------- captions
@@ -148,7 +147,7 @@ _COLOR = rf"({'|'.join(COLORS)})"
 _THING = re.compile(rf"\b{_COLOR} ({'|'.join(SHAPES)})\b")
 _GROUND = re.compile(rf"\b{_COLOR} background\b|\bbackground: {_COLOR}\b")
 _WORD = re.compile(rf'\bword "([^"]*)"(?: written)? in {_COLOR}\b', re.IGNORECASE)
-_RELATIONS: tuple[tuple[str, Axis, bool], ...] = (  # wording, axis, second thing comes first
+_RELATIONS: tuple[tuple[str, Axis, bool], ...] = (  # wording, axis, is the second object first?
     ("to the left of", "x", False),
     ("to the right of", "x", True),
     ("above", "y", False),
@@ -156,11 +155,11 @@ _RELATIONS: tuple[tuple[str, Axis, bool], ...] = (  # wording, axis, second thin
 )
 
 
-def parse_caption(text: str) -> Wanted | None:
-    """What a caption names, or None if it names no ground, or neither a shape nor a word.
+def parse_caption(text: str) -> Expected | None:
+    """The scene that a caption names; None without a background, or without both shape and word.
 
-    Lenient on purpose: a description ("... a large red circle at the center, ...") and a prompt
-    ("draw a red circle on a blue background") are read as well.
+    Lenient on purpose: descriptions ("... a large red circle at the center, ...") and prompts
+    ("draw a red circle on a blue background") are parsed as well.
     """
     plain = " ".join(text.lower().split())
     ground = _GROUND.search(plain)
@@ -169,26 +168,26 @@ def parse_caption(text: str) -> Wanted | None:
     background = ground[1] or ground[2]
     word = _WORD.search(text)
     if word is not None:
-        return Wanted(background, (), None, word[1], word[2].lower())
+        return Expected(background, (), None, word[1], word[2].lower())
     found = list(_THING.finditer(plain))
     if not found:
         return None
     things = tuple((match[1], match[2]) for match in found)
     if len(found) != 2:
-        return Wanted(background, things)
+        return Expected(background, things)
     between = plain[found[0].end() : found[1].start()]
     for wording, axis, swapped in _RELATIONS:
         if wording in between:
-            return Wanted(background, things[::-1] if swapped else things, axis)
-    return Wanted(background, things)
+            return Expected(background, things[::-1] if swapped else things, axis)
+    return Expected(background, things)
 
 
 def caption_agrees(text: str, scene: Scene) -> bool:
-    """Whether a caption names the right ground, colours and shapes, or the right word and ink.
+    """Does a caption name the right background, colours and shapes, or the right word and ink?
 
-    A relation may be left out or said the other way round, but must not be wrong.
+    A relation may be omitted or stated from the other side, but must not be wrong.
     """
-    named, truth = parse_caption(text), wanted(scene)
+    named, truth = parse_caption(text), expected(scene)
     if named is None or sorted(named.things) != sorted(truth.things):
         return False
     if (named.background, named.word, named.ink) != (truth.background, truth.word, truth.ink):
@@ -196,12 +195,12 @@ def caption_agrees(text: str, scene: Scene) -> bool:
     return named.axis is None or (named.axis, named.things) == (truth.axis, truth.things)
 
 
-# ---------------------------------------------------------------- looking
+# ---------------------------------------------------------------- segmentation
 
 
-def look(picture: Any, min_area: float = MIN_AREA) -> Look:
-    """Find the ground and the objects of a picture (a PIL image or an array of RGB bytes)."""
-    rgb = picture.convert("RGB") if hasattr(picture, "convert") else picture
+def observe(image: Any, min_area: float = MIN_AREA) -> Observation:
+    """Find the background and the objects of an image (a PIL image or an array of RGB bytes)."""
+    rgb = image.convert("RGB") if hasattr(image, "convert") else image
     pixels: Pixels = np.asarray(rgb).astype(np.float64)
     height, width = pixels.shape[:2]
     nearest = ((pixels[:, :, None] - PALETTE) ** 2).sum(-1).argmin(-1)
@@ -212,34 +211,33 @@ def look(picture: Any, min_area: float = MIN_AREA) -> Look:
     ground_rgb = pixels[inner if inner.any() else nearest == ground].mean(0)
 
     objects = []
-    worn = 1 if min(height, width) < FINE else 2
+    eroded = 1 if min(height, width) < FINE else 2
     for color in range(len(PALETTE)):
         if color == ground:
             continue
         of_color = nearest == color
-        labels = _components(_shrink(of_color, worn))
+        labels = _components(_shrink(of_color, eroded))
         for label in np.unique(labels[labels > 0]):
             core = labels == label
             if core.sum() < MIN_CORE:
                 continue
-            body = _grow(core, worn) & of_color
-            for _ in range(3):  # grow back the corners that wearing off the rim took
+            body = _grow(core, eroded) & of_color
+            for _ in range(3):  # grow back the corners that the erosion removed
                 body = body | (_grow(body) & of_color)
             if body.sum() < min_area * height * width:
                 continue
             others = (nearest != ground) & ~of_color
             objects.append(_measure(pixels, core, body, others, ground_rgb))
     objects.sort(key=lambda seen: -seen.area)
-    error = float(np.abs(PALETTE[ground] - ground_rgb).max())
-    return Look(COLOR_NAMES[ground], tuple(objects), error)
+    return Observation(COLOR_NAMES[ground], tuple(objects))
 
 
-def _measure(pixels: Pixels, core: Mask, body: Mask, others: Mask, ground_rgb: Pixels) -> Seen:
-    """Name an object by its mean colour and the template that overlaps it best."""
+def _measure(pixels: Pixels, core: Mask, body: Mask, others: Mask, ground_rgb: Pixels) -> SeenObject:
+    """Classify an object by its mean colour and the template that overlaps it best."""
     height, width = body.shape
     rgb = pixels[core].mean(0)
     color = int(((PALETTE - rgb) ** 2).sum(-1).argmin())
-    # Half of the smoothed rim belongs to the object: pixels nearer to its colour than the ground's.
+    # Half of the smoothed rim belongs to the object: pixels closer to its colour than the background's.
     nearer = ((pixels - rgb) ** 2).sum(-1) < ((pixels - ground_rgb) ** 2).sum(-1)
     whole = body | (_grow(body, 2) & nearer & ~_grow(_shrink(others)))
     ys, xs = np.nonzero(whole)
@@ -251,7 +249,7 @@ def _measure(pixels: Pixels, core: Mask, body: Mask, others: Mask, ground_rgb: P
             overlap = float((template & whole).sum() / (template | whole).sum())
             best = max(best, (overlap, shape))
     fit, guess = best
-    return Seen(
+    return SeenObject(
         color=COLOR_NAMES[color],
         shape=guess if fit > MIN_FIT else UNKNOWN,
         guess=guess,
@@ -264,7 +262,7 @@ def _measure(pixels: Pixels, core: Mask, body: Mask, others: Mask, ground_rgb: P
 
 
 def _template(shape: str, cx: float, cy: float, area: float, height: int, width: int) -> Mask:
-    """The pixels of an upright shape of the given area (in pixels) around a centre of mass."""
+    """The pixels of an upright shape with the given area (in pixels) and centre of mass."""
     y, x = np.mgrid[0:height, 0:width]
     x, y = x - cx, y - cy
     if shape == "circle":
@@ -285,7 +283,7 @@ def _template(shape: str, cx: float, cy: float, area: float, height: int, width:
 
 
 def _components(mask: Mask) -> npt.NDArray[np.int64]:
-    """Number the connected parts of a mask (4 neighbours); 0 outside."""
+    """Number the connected components of a mask (4 neighbours); 0 outside."""
     height, width = mask.shape
     labels = np.where(mask, np.arange(1, height * width + 1).reshape(height, width), 0)
     while True:

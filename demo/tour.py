@@ -1,7 +1,7 @@
-"""The tour: draw a picture, edit it, say what is in it, talk about it; each as a pasteable curl line.
+"""The tour: draw an image, edit it, caption it, chat about it; each step prints its curl line.
 
-Rules: talks to the gateway as any client would, over HTTP; what it claims at the end is judged from
-the answers (``verdict``), never assumed.
+Rules: it talks to the gateway over HTTP as any client would, and ``verdict`` checks the responses
+before the tour is called passed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from PIL import Image
 
 from demo.judge import parse_caption
 
-DRAWN = "a red circle on a blue background"
+GENERATED = "a red circle on a blue background"
 EDITED = "a green circle on a blue background"
 QUESTION = "이 이미지에 뭐가 있어?"
 _PATIENCE_S = 300.0
 
 
 class TourFailed(Exception):
-    """A request of the tour was not answered as it should be."""
+    """A request of the tour failed."""
 
 
 @dataclass
 class Tour:
-    """``run`` makes the requests; ``say`` prints a line; *out* takes pictures and request bodies."""
+    """``run`` makes the requests; ``say`` prints a line; *out* gets images and request bodies."""
 
     url: str
     headers: dict[str, str]
@@ -45,18 +45,18 @@ class Tour:
     def run(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         with httpx.Client(base_url=self.url, headers=self.headers, timeout=_PATIENCE_S) as client:
-            drawn = self._draw(client)
-            edited = self._edit(client, drawn)
-            self.captions["drawn"] = self._caption(client, "3. What is in the first picture?", drawn)
+            generated = self._draw(client)
+            edited = self._edit(client, generated)
+            self.captions["generated"] = self._caption(client, "3. What is in the image?", generated)
             self.captions["edited"] = self._caption(client, "4. And in the edited one?", edited)
             self._chat(client, edited)
 
     def _draw(self, client: httpx.Client) -> Path:
         self.say("\n1. Draw: text to image")
-        body = {"prompt": DRAWN, "size": "128x128", "seed": 7}
+        body = {"prompt": GENERATED, "size": "128x128", "seed": 7}
         self._curl("/v1/images/generations", json.dumps(body))
         answer = self._post(client, "/v1/images/generations", body)
-        return self._save(answer, "drawn.png")
+        return self._save(answer, "generated.png")
 
     def _edit(self, client: httpx.Client, source: Path) -> Path:
         self.say("\n2. Edit: text and image to image")
@@ -65,17 +65,17 @@ class Tour:
         answer = self._post(client, "/v1/images/edits", body)
         return self._save(answer, "edited.png")
 
-    def _caption(self, client: httpx.Client, title: str, picture: Path) -> str:
+    def _caption(self, client: httpx.Client, title: str, file: Path) -> str:
         self.say(f"\n{title}")
-        body = {"image": _base64(picture), "task": "caption"}
-        self._curl("/v1/vision/analyze", "@" + self._body_file(f"analyze-{picture.stem}.json", body))
+        body = {"image": _base64(file), "task": "caption"}
+        self._curl("/v1/vision/analyze", "@" + self._body_file(f"analyze-{file.stem}.json", body))
         answer = self._post(client, "/v1/vision/analyze", body)
         self.say(f"   -> {answer['result']}")
         return str(answer["result"])
 
-    def _chat(self, client: httpx.Client, picture: Path) -> None:
+    def _chat(self, client: httpx.Client, file: Path) -> None:
         self.say("\n5. Chat about it, in Korean, streamed")
-        image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_base64(picture)}"}}
+        image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_base64(file)}"}}
         body = {
             "messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}, image]}],
             "temperature": 0,
@@ -89,10 +89,10 @@ class Tour:
                 raise TourFailed(_message(answer))
             pieces = list(_deltas(answer.iter_lines()))
         if not "".join(pieces).strip():
-            raise TourFailed("the streamed answer is empty")
+            raise TourFailed("the streamed response is empty")
         took = time.monotonic() - began
         self.say(f"   -> {'|'.join(pieces)}")
-        self.say(f"   {len(pieces)} pieces in {took:.2f} s")
+        self.say(f"   {len(pieces)} chunks in {took:.2f} s")
 
     def _post(self, client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
         began = time.monotonic()
@@ -115,26 +115,26 @@ class Tour:
         return str(file)
 
     def _curl(self, path: str, data: str, flags: str = "") -> None:
-        # The key itself is not printed: set GATEWAY_API_KEY where you paste the line.
+        # The key itself is not printed: set GATEWAY_API_KEY in the shell where you paste the line.
         key = ' -H "Authorization: Bearer $GATEWAY_API_KEY"' if self.headers else ""
         self.say(
             f"   curl -s{flags} {self.url}{path} -H 'Content-Type: application/json'{key} -d '{data}'"
         )
 
     def verdict(self) -> list[str]:
-        """What is wrong with the answers; empty when the stack told the truth."""
+        """Everything that is wrong with the responses; empty if the tour passed."""
         wrong = []
-        for name, prompt in (("drawn", DRAWN), ("edited", EDITED)):
+        for name, prompt in (("generated", GENERATED), ("edited", EDITED)):
             caption = self.captions[name]
             if parse_caption(caption) != parse_caption(prompt):
-                wrong.append(f"asked for {prompt!r}, the {name} picture's caption is {caption!r}")
-        if _mean_difference(self.out / "drawn.png", self.out / "edited.png") < 1.0:
-            wrong.append("the edited picture is the same as the first")
+                wrong.append(f"the {name} image of {prompt!r} has the caption {caption!r}")
+        if _mean_difference(self.out / "generated.png", self.out / "edited.png") < 1.0:
+            wrong.append("the edited image equals the generated one")
         return wrong
 
 
 class _Progress:
-    """Shows what the workers are doing while a request is open."""
+    """Shows the state of the workers while a request is open."""
 
     def __init__(self, client: httpx.Client, show: Callable[[str], None]) -> None:
         self._client = client
@@ -191,6 +191,6 @@ def _base64(file: Path) -> str:
 
 
 def _mean_difference(first: Path, second: Path) -> float:
-    """Mean absolute difference of two pictures of one size, in steps of 0-255."""
+    """Mean absolute difference of two images of one size, in steps of 0-255."""
     a, b = (np.asarray(Image.open(file).convert("RGB"), dtype=np.float64) for file in (first, second))
     return float(np.abs(a - b).mean())

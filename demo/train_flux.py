@@ -1,21 +1,21 @@
-"""Make the checkpoint that draws, from nothing.
+"""Train the image generation checkpoint from scratch.
 
     python -m demo.train_flux --out DIR             FLUX.1, 7.42 M parameters, about 18 minutes
     python -m demo.train_flux --out DIR --smoke     a few tiny steps of every stage, on a CPU
 
-The stages, in order (--only runs some of them; what passes between them lies in --work):
+The stages, in order (--only runs some of them; --work holds the files between them):
 
     tokenizers   both tokenizers (needs transformers)
     vae          the VAE, 230 s
     flow         the flow and both text encoders, 330 s
-    decoder      the VAE's decoder alone, its latents as they are, 250 s
-    repair       the flow once more, now also from where its own steps lead, 255 s
+    decoder      the VAE's decoder alone, with fixed latents, 250 s
+    repair       the flow again, now also from states that its own steps reach, 255 s
     export       a checkpoint in mflux's layout
 
-Needs requirements/train.txt and, to be worth while, a GPU. The shipped checkpoint was made in
-these four runs, with these settings, on one NVIDIA H200, by the scripts that this one was tidied up
-from. The seconds are wall-clock, so another GPU takes other steps. This script took the same first
-steps as those on a CPU, and ran once as a whole on an H200 (demo/models/README.md).
+Needs requirements/train.txt and, for useful results, a GPU. The shipped checkpoint was made in these
+four runs, with these settings, on one NVIDIA H200, by the scripts from which this one was cleaned up.
+The seconds are wall-clock time, so another GPU runs another number of steps. This script ran the same
+first steps as those on a CPU, and ran once completely on an H200 (demo/models/README.md).
 
 Check afterwards that the PyTorch twins and mflux agree: see ``demo.training.flux.parity``.
 """
@@ -44,7 +44,7 @@ FLOW = FlowPass(
     seconds=330,
     peak=1.2e-3,
     schedule=FIRST_PASS,
-    pictures={128: 150_000, 64: 30_000, 192: 24_000, 256: 20_000},
+    images={128: 150_000, 64: 30_000, 192: 24_000, 256: 20_000},
     seed=0,
     spec_seed=11,
     grade_every=8000,
@@ -54,7 +54,7 @@ REPAIR = FlowPass(
     seconds=255,
     peak=6e-4,
     schedule=SECOND_PASS,
-    pictures={128: 80_000, 64: 20_000, 192: 13_333, 256: 10_000},
+    images={128: 80_000, 64: 20_000, 192: 13_333, 256: 10_000},
     seed=1,
     spec_seed=5011,
     grade_every=20_000,
@@ -65,7 +65,7 @@ STAGES = ("tokenizers", "vae", "flow", "decoder", "repair", "export")
 
 
 def stages(run: Run, out: Path, time_factor: float) -> dict[str, Callable[[], None]]:
-    """What there is to do, by name, in order."""
+    """The work of each stage by name, in order."""
 
     def vae(settings: VaePass) -> None:
         train_vae(run, replace(settings, seconds=settings.seconds * time_factor))
@@ -94,13 +94,13 @@ def stages(run: Run, out: Path, time_factor: float) -> dict[str, Callable[[], No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m demo.train_flux", description="Train the demo checkpoint that draws."
+        prog="python -m demo.train_flux", description="Train the image generation checkpoint."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--work", type=Path, help="folder between the stages; default: OUT.work")
+    parser.add_argument("--work", type=Path, help="folder for intermediate files; default: OUT.work")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--workers", type=int, default=16, help="processes that draw and judge")
+    parser.add_argument("--workers", type=int, default=16, help="processes that render and judge")
     parser.add_argument("--time", type=float, default=1, help="multiplies the time of all stages")
     parser.add_argument("--smoke", action="store_true", help="a few tiny steps, on a CPU")
     given = parser.parse_args(arguments)
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = Run(work, "cpu", scale=0.001, max_steps=4, graded=2)
         run_stages(run, given.out, given.time, given.only)
         return
-    with Pool(given.workers) as pool:  # started before the device is: forking after that breaks it
+    with Pool(given.workers) as pool:  # before the device starts: a later fork would break it
         run_stages(Run(work, given.device, pool=pool), given.out, given.time, given.only)
 
 

@@ -1,13 +1,13 @@
-"""The shapes world: a tiny visual domain in which every picture has an exact truth.
+"""The shapes world: a tiny visual domain in which the exact content of every image is known.
 
-A scene is either one or two coloured shapes, or a word, on a coloured ground. ``random_scene`` draws
+A scene is one or two coloured shapes, or a word, on a coloured background. ``random_scene`` samples
 one, ``render`` paints it, and the text functions (``caption``, ``ocr``, ``objects``, ``describe``,
-``analyze``, ``korean``, ``question``) say what is true about it, always in the same words. The demo
-checkpoints were trained on exactly these pictures and texts, so their answers can be judged by right
-and wrong. A tenth of the shape scenes is held out of all training (``is_held_out``).
+``analyze``, ``korean``, ``question``) describe it, always in the same words. The demo checkpoints were
+trained on exactly these images and texts, so every answer is either right or wrong. A tenth of the
+shape scenes is held out of all training (``is_held_out``).
 
-The checkpoints in ``demo/models`` depend on three things here that must therefore never change: the
-pixels, the texts, and the order in which random numbers are drawn. Tests pin all three.
+The checkpoints in ``demo/models`` depend on three things here, which therefore must never change: the
+pixels, the texts, and the order of the random numbers. Tests pin all three.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SQUARE_HALF = 0.85  # half the side of a square, as a share of its radius
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape. Place and radius are fractions of the picture's side."""
+    """One shape. Place and radius are fractions of the image's side."""
 
     color: str
     shape: str
@@ -72,9 +72,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: things on a ground, or a word in an ink on a ground.
+    """The content of an image: things or a word in an ink, on a background.
 
-    Two things are listed left to right or top to bottom, the way the caption names them.
+    Two things are listed left to right or top to bottom, in the order in which the caption names them.
     """
 
     background: str
@@ -83,7 +83,7 @@ class Scene:
     ink: str = "black"
 
 
-# ---------------------------------------------------------------- drawing lots
+# ---------------------------------------------------------------- random scenes
 
 
 def random_scene(rng: random.Random, kind: Kind | None = None) -> Scene:
@@ -134,13 +134,13 @@ def _random_pair(rng: random.Random, colors: Sequence[str]) -> tuple[Thing, Thin
 
 
 def scene_hash(scene: Scene) -> int:
-    """Depends on colours, shapes and their order only: geometry does not make a scene new."""
+    """Depends only on colours, shapes and their order: geometry does not make a scene new."""
     names = [scene.background, *(noun(thing) for thing in scene.things)]
     return zlib.crc32("|".join(names).encode())
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether this combination of ground, colours and shapes was kept out of all training."""
+    """Is this combination of background, colours and shapes held out of all training?"""
     return bool(scene.things) and scene_hash(scene) % 10 == 0
 
 
@@ -153,7 +153,7 @@ def sample_scenes(
 ) -> list[Scene]:
     """``count`` scenes that are all held out, or all not.
 
-    Without ``kinds``: any kind; of held-out scenes "one" or "two", as no word is ever held out.
+    Without ``kinds``: any kind; held-out scenes are "one" or "two", because no word is ever held out.
     """
     if kinds is None and held_out:
         kinds = ("one", "two")
@@ -170,11 +170,11 @@ def sample_scenes(
     return scenes
 
 
-# ---------------------------------------------------------------- painting
+# ---------------------------------------------------------------- rendering
 
 
 def render(scene: Scene, size: int = 128, oversample: int = 3) -> Image.Image:
-    """The scene as a square RGB picture, drawn larger and scaled down for smooth edges."""
+    """The scene as a square RGB image, painted larger and scaled down for smooth edges."""
     side = size * oversample
     image = Image.new("RGB", (side, side), COLORS[scene.background])
     draw = ImageDraw.Draw(image)
@@ -207,7 +207,7 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, side: int) -> None:
         draw.polygon(points, fill=fill)
 
 
-# ---------------------------------------------------------------- words for things
+# ---------------------------------------------------------------- words for objects
 
 
 def with_article(words: str) -> str:
@@ -233,7 +233,7 @@ def size_word(thing: Thing) -> str:
 
 
 def side_by_side(scene: Scene) -> bool:
-    """Whether the two things of a scene stand left and right (else above and below)."""
+    """Are the two things of a scene left and right of each other, not above and below?"""
     first, second = scene.things
     return abs(first.cx - second.cx) > abs(first.cy - second.cy)
 
@@ -287,6 +287,9 @@ def korean(scene: Scene) -> str:
     return f"{ground}에 {'과 '.join(names)}"
 
 
+_WHAT_COLOR = "What color is"
+
+
 def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
     """A question about the scene that has exactly one answer, and that answer."""
     pairs = [
@@ -296,7 +299,7 @@ def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
     if scene.things:
         thing = rng.choice(scene.things)
         if sum(other.shape == thing.shape for other in scene.things) == 1:
-            pairs.append((f"What color is the {thing.shape}?", thing.color))
+            pairs.append((f"{_WHAT_COLOR} the {thing.shape}?", thing.color))
         if sum(other.color == thing.color for other in scene.things) == 1:
             pairs.append((f"What shape is {thing.color}?", thing.shape))
         pairs.append((f"Is there a {thing.shape}?", "yes"))
@@ -307,7 +310,7 @@ def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
 
 
 class Task(NamedTuple):
-    """What can be asked of every scene: wordings (the product's default first) and the answer."""
+    """A task for any scene: its wordings (the product's default first) and its answer."""
 
     prompts: tuple[str, ...]
     answer: Callable[[Scene], str]

@@ -1,1 +1,1 @@
-"""What tests and benchmarks share: stacks, servers, fakes, tiny checkpoints."""
+"""Code that tests and benchmarks share: stacks, servers, fakes, tiny checkpoints."""

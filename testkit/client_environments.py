@@ -1,7 +1,7 @@
-"""Environments of the client libraries, each installed from its lock; tests/clients and bench use them.
+"""The environments of the client libraries, installed from their locks, for tests/clients and bench.
 
-Python clients get a virtual environment each in ``.venv/clients``, as they don't agree on versions; the
-Node clients share ``tests/clients/node_modules``. Quick when nothing has changed.
+Each Python client gets its own virtual environment in ``.venv/clients``, because their versions
+conflict; the Node clients share ``tests/clients/node_modules``. Quick if nothing has changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UV = ROOT / ".venv" / "tools" / "bin" / "uv"
 
 
 class CannotInstall(Exception):
-    """The message is what is wrong, and the cure."""
+    """The message states the problem and its solution."""
 
 
 def python_of(environment: str) -> str:
@@ -34,7 +34,7 @@ def lock_of(environment: str) -> Path:
 
 
 def install(environment: str) -> None:
-    """Makes *environment* what its lock says."""
+    """Make *environment* match its lock."""
     is_node = environment == "node"
     lock = FOLDER / "package-lock.json" if is_node else lock_of(environment)
     folder = NODE_MODULES if is_node else ENVIRONMENTS / environment
@@ -53,12 +53,12 @@ def install(environment: str) -> None:
 
 
 def check_node() -> None:
-    """Raises ``CannotInstall`` without a Node.js that the clients run on."""
+    """Raises ``CannotInstall`` without a Node.js version that the clients support."""
     found = shutil.which("node")
     version = subprocess.check_output([found, "--version"], text=True).strip() if found else "none"
     if found is None or shutil.which("npm") is None or int(version[1:].partition(".")[0]) < OLDEST_NODE:
         raise CannotInstall(
-            f"Node.js {OLDEST_NODE} or newer and npm are needed, and {version} was found. "
+            f"Node.js {OLDEST_NODE} or newer and npm are required; found: {version}. "
             "Debian 13, Ubuntu 25: apt-get install nodejs npm; Mac: brew install node"
         )
 

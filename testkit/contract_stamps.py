@@ -1,8 +1,8 @@
-"""Skips the tests of library contracts while neither the locks nor the code that they check changed.
+"""Skips the tests of library contracts if neither the locks nor the tested code have changed.
 
-They assert on names and source of libraries that the locks pin, so the same files give the same result.
-A stamp per test file keeps the hash of what passed. ``CI=true`` and a file named on the command line
-run them always.
+The tests assert on names and source of libraries that the locks pin, so the same files give the same
+result. One stamp per test file stores the hash of the inputs that passed. ``CI=true``, or a file named
+on the command line, always runs them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 STAMPS = ROOT / ".cache" / "contracts"
 NAME = "test_library_contracts.py"
-_passed: dict[str, bool] = {}  # file -> whether all of its tests that ran passed
+_passed: dict[str, bool] = {}  # file -> did all of its tests pass so far?
 
 
 @cache
@@ -26,12 +26,17 @@ def _hash_of(file: str) -> str:
 
 
 def hash_of(file: str, root: Path) -> str:
-    """Of all that decides how the tests in *file* end."""
+    """The hash of everything that decides the result of the tests in *file*."""
     made = hashlib.sha256()
     # The tests compare the libraries with our adapters and with testkit's checkpoints.
-    patterns = ("requirements/*.lock", "workers/**/*.py", "contracts/**/*.py")
+    patterns = (
+        "requirements/*.lock",
+        "workers/**/*.py",
+        "contracts/**/*.py",
+        "testkit/random_models/*.py",
+    )
     inputs = [path for pattern in patterns for path in root.glob(pattern)]
-    for path in sorted((*inputs, *root.glob("testkit/random_models.py"), root / file)):
+    for path in sorted((*inputs, root / file)):
         made.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return made.hexdigest()
 
@@ -41,7 +46,7 @@ def _stamp(file: str) -> Path:
 
 
 def _is_contract(nodeid: str) -> str:
-    """The file of the test when it is one of the contracts'."""
+    """The test's file if it tests library contracts, else an empty string."""
     file = nodeid.partition("::")[0]
     return file if file.endswith(f"/{NAME}") else ""
 
@@ -67,7 +72,7 @@ def note(report: pytest.TestReport) -> None:
 
 
 def keep(config: pytest.Config) -> None:
-    """Write the stamps of the files that ran whole and passed."""
+    """Write the stamps of the files that ran completely and passed."""
     if config.option.keyword or config.option.markexpr or any("::" in a for a in config.args):
         return
     for file in [file for file, passed in _passed.items() if passed]:

@@ -1,7 +1,7 @@
-"""Fails a test that starts a process or imports MLX without the mark that says so.
+"""Fails a test that starts a process or imports MLX without the corresponding mark.
 
-`make test` runs the tests without these marks, so an unmarked one would make it slow again. Python
-reports both as audit events (PEP 578), which no test can avoid by accident.
+`make test` runs the tests without these marks, so an unmarked one would slow it down. Python reports
+both actions as audit events (PEP 578), which no test can avoid by accident.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ MLX = frozenset({"mlx", "mlx.core"})
 
 
 class Guard:
-    """Watches one test at a time; *allowed* are the names of its marks."""
+    """Watches one test; *allowed* are the names of its marks."""
 
     def __init__(self) -> None:
         self._allowed: frozenset[str] | None = None
         self.found: list[str] = []
 
     def install(self) -> None:
-        sys.addaudithook(self.see)  # for good: Python offers no way to remove one
+        sys.addaudithook(self.see)  # permanent: Python cannot remove an audit hook
 
     def begin(self, allowed: frozenset[str]) -> None:
         self._allowed, self.found = allowed, []
 
     def end(self) -> list[str]:
-        """What the test did without its mark."""
+        """The actions of the test that lack a mark."""
         self._allowed = None
         return self.found
 

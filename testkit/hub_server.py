@@ -1,9 +1,9 @@
-"""A local Hugging Face Hub: serves folders as repositories, by the part of its API that downloads use.
+"""A local Hugging Face Hub: serves folders as repositories, with the API that downloads use.
 
-As the real one does, it names small files by git's SHA-1 and large ones by their SHA-256, and redirects
-the latter to another host (here: ``localhost`` instead of ``127.0.0.1``), which asks for no token. It
-says that they are kept in Xet as well, and serves no Xet: who asks for it finds nothing.
-``children_environ`` makes a child process take it for the Hub.
+Like the real one, it names small files by git's SHA-1 and large ones by their SHA-256, and redirects
+requests for large files to another host (``localhost`` instead of ``127.0.0.1``), which needs no token.
+It announces them as stored in Xet too, but serves no Xet.
+``children_environ`` makes a child process use this server as the Hub.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LARGE = 1 << 20  # bytes; a file from this size on is kept by its SHA-256, elsewhere
-_PIECE = 1 << 14  # bytes sent at once
+LARGE = 1 << 20  # bytes; larger files are stored on the other host by their SHA-256
+_PIECE = 1 << 14  # bytes per write
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request, and how many bytes of a file it was sent. ``start``: of its Range header."""
+    """One request. ``start``: the offset in its Range header; ``sent``: bytes of a file."""
 
     method: str
     path: str
@@ -41,19 +41,19 @@ class Seen:
 
 @dataclass
 class HubServer:
-    """What the server serves and how; may be changed while it runs."""
+    """The server's repositories and its behaviour; both may change while it runs."""
 
     repositories: dict[str, Path]
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)  # status, X-Error-Code
-    bytes_per_second: float | None = None  # of each connection
-    cut_after: int | None = None  # bytes of a large file; then the connection breaks, once
+    bytes_per_second: float | None = None  # per connection
+    cut_after: int | None = None  # bytes of a large file, after which the connection breaks, once
     ignores_ranges: bool = False
-    damages: bool = False  # large files, by one byte
-    silent: bool = False  # takes connections and answers nothing
-    stumbles: dict[str, list[int]] = field(default_factory=dict)  # statuses of the next answers
-    older: dict[str, Path] = field(default_factory=dict)  # folders of commits that are not main
-    mains: dict[str, str] = field(default_factory=dict)  # commits of main, once it has moved
-    tags: dict[tuple[str, str], str] = field(default_factory=dict)  # (repository, tag) to commit
+    damages: bool = False  # changes one byte of large files
+    silent: bool = False  # accepts connections and never responds
+    stumbles: dict[str, list[int]] = field(default_factory=dict)  # statuses of the next responses
+    older: dict[str, Path] = field(default_factory=dict)  # folders of commits other than main
+    mains: dict[str, str] = field(default_factory=dict)  # commits of main after it moved
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)  # (repository, tag) -> commit
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
 
@@ -62,12 +62,12 @@ class HubServer:
         return f"http://127.0.0.1:{self.port}"
 
     def commit(self, repository: str) -> str:
-        """The one that main names now."""
+        """The current commit of main."""
         first = hashlib.sha1(repository.encode()).hexdigest()
         return self.mains.get(repository, first)
 
     def move(self, repository: str, folder: Path) -> str:
-        """Give main a new commit with the files of *folder*; returns it."""
+        """Give main a new commit with the files of *folder*, and return it."""
         old = self.commit(repository)
         self.older[old] = self.repositories[repository]
         self.mains[repository] = hashlib.sha1(old.encode()).hexdigest()
@@ -90,7 +90,7 @@ class HubServer:
         }
 
     def downloads(self, name: str = "") -> list[Seen]:
-        """The requests that were sent bytes of a file; *name* is how its path ends."""
+        """The requests that got bytes of a file whose path ends with *name*."""
         return [
             seen
             for seen in self.seen
@@ -101,7 +101,7 @@ class HubServer:
         return f"/cdn/{sha256(file)}/{file.name}"
 
 
-@cache  # what is served does not change
+@cache  # the files do not change while they are served
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -113,7 +113,7 @@ def git_sha1(file: Path) -> str:
 
 
 def children_environ(url: str, home: Path, **more: str) -> Mapping[str, str]:
-    """The environment of a child process for which the Hub is at *url* and the cache below *home*."""
+    """The environment of a child process whose Hub is *url* and whose cache is below *home*."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     return {**inherited, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}
 
@@ -122,7 +122,7 @@ def children_environ(url: str, home: Path, **more: str) -> Mapping[str, str]:
 def hub(repositories: Mapping[str, Path]) -> Iterator[HubServer]:
     """Serve *repositories* (``organisation/name`` to folder) in threads."""
     served = HubServer(dict(repositories))
-    handler = type("Handler", (_Handler,), {"served": served})
+    handler = type("Handler", (_Handler,), {"served": served, "seen": served.seen})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     served.port = server.server_port
@@ -136,12 +136,50 @@ def hub(repositories: Mapping[str, Path]) -> Iterator[HubServer]:
         thread.join()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    """Sends responses and records the requests in ``seen``."""
+
     protocol_version = "HTTP/1.1"
+    seen: list[Seen]
+
+    def log_message(self, *args: object) -> None: ...
+
+    def send_json(self, value: object) -> None:
+        self.respond(HTTPStatus.OK, json.dumps(value).encode(), {"content-type": "application/json"})
+
+    def respond(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        try:
+            self.begin(status, len(body), headers or {})
+            if self.command == "GET":
+                self.wfile.write(body)
+        except OSError:  # the client disconnected
+            self.close_connection = True
+        self.note(status, 0)
+
+    def begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "content-length": str(length)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def requested_range(self) -> tuple[int, int | None]:
+        """The start and the end of the Range header; (0, None) without one."""
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        if match is None:
+            return 0, None
+        return int(match[1]), int(match[2]) + 1 if match[2] else None
+
+    def note(self, status: int, sent: int) -> None:
+        path = urlsplit(self.path).path
+        authorized = "authorization" in self.headers
+        self.seen.append(Seen(self.command, path, self.requested_range()[0], authorized, status, sent))
+
+
+class _Handler(HubHandler):
     served: HubServer
 
     def do_GET(self) -> None:
-        # A revision may have slashes, which come quoted.
+        # A revision may have slashes, which are quoted in the path.
         path = urlsplit(self.path).path
         while self.served.silent:
             time.sleep(0.02)
@@ -153,11 +191,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             files = (file for name in self.served.repositories for file in self._files(name))
             self._file(next(file for file in files if self.served.cdn(file) == unquote(path)), {})
         else:
-            self._answer(HTTPStatus.NOT_FOUND, b"")
+            self.respond(HTTPStatus.NOT_FOUND, b"")
 
     do_HEAD = do_GET
-
-    def log_message(self, *args: object) -> None: ...
 
     def _files(self, repository: str) -> list[Path]:
         served = self.served
@@ -171,7 +207,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if repository not in self.served.repositories and not status:
             status, code = 404, "RepoNotFound"
         if status:
-            self._answer(status, b"", {"x-error-code": code} if code else {})
+            self.respond(status, b"", {"x-error-code": code} if code else {})
         return bool(status)
 
     def _api(self, repository: str, what: str, revision: str) -> None:
@@ -179,11 +215,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         commit = self.served.resolved(repository, revision)
         if commit is None:
-            self._answer(HTTPStatus.NOT_FOUND, b"", {"x-error-code": "RevisionNotFound"})
+            self.respond(HTTPStatus.NOT_FOUND, b"", {"x-error-code": "RevisionNotFound"})
         elif what == "revision":
-            self._json({"id": repository, "sha": commit, "siblings": []})
+            self.send_json({"id": repository, "sha": commit, "siblings": []})
         else:
-            self._json(
+            self.send_json(
                 [_entry(name, file) for name, file in self.served.files(repository, commit).items()]
             )
 
@@ -194,7 +230,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         commit = {"x-repo-commit": resolved}
         file = self.served.files(repository, resolved).get(name)
         if file is None:
-            self._answer(HTTPStatus.NOT_FOUND, b"", {**commit, "x-error-code": "EntryNotFound"})
+            self.respond(HTTPStatus.NOT_FOUND, b"", {**commit, "x-error-code": "EntryNotFound"})
         elif file.stat().st_size < LARGE:
             self._file(file, {**commit, "etag": f'"{git_sha1(file)}"'})
         else:
@@ -205,56 +241,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 "x-xet-refresh-route": f"{self.served.url}/api/models/{repository}/xet-read-token/main",
                 "location": f"http://localhost:{self.served.port}{self.served.cdn(file)}",
             }
-            self._answer(HTTPStatus.FOUND, b"", {**commit, **headers})
-
-    def _json(self, value: object) -> None:
-        self._answer(HTTPStatus.OK, json.dumps(value).encode(), {"content-type": "application/json"})
-
-    def _answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the client gave up
-            self._begin(status, len(body), headers or {})
-            if self.command == "GET":
-                self.wfile.write(body)
-        self._note(status, 0)
-
-    def _begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "content-length": str(length)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def _start(self) -> int:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
-        return int(asked[1]) if asked else 0
-
-    def _note(self, status: int, sent: int) -> None:
-        authorized = "authorization" in self.headers
-        path = urlsplit(self.path).path
-        self.served.seen.append(Seen(self.command, path, self._start(), authorized, status, sent))
+            self.respond(HTTPStatus.FOUND, b"", {**commit, **headers})
 
     def _file(self, file: Path, headers: Mapping[str, str]) -> None:
         data = file.read_bytes()
         if self.served.damages and len(data) >= LARGE:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        start = 0 if self.served.ignores_ranges else self._start()
+        start = 0 if self.served.ignores_ranges else self.requested_range()[0]
         status = HTTPStatus.PARTIAL_CONTENT if start else HTTPStatus.OK
         if start:
             headers = {**headers, "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-        self._begin(status, len(data) - start, headers)
+        self.begin(status, len(data) - start, headers)
         body = data[start:] if self.command == "GET" else b""
         if body and len(data) >= LARGE and (cut := self.served.cut_after) is not None:
             self.served.cut_after = None
             self.close_connection = True
             body = body[:cut]
-        self._note(status, self._send(body))
+        self.note(status, self._send(body))
 
     def _send(self, body: bytes) -> int:
-        """Send *body* at the rate that is set; how many bytes of it were taken."""
+        """Send *body* at the configured rate; returns the number of bytes that were sent."""
         begun = time.monotonic()
         for sent in range(0, len(body), _PIECE):
             try:
                 self.wfile.write(body[sent : sent + _PIECE])
-            except OSError:  # the client left
+            except OSError:  # the client disconnected
                 self.close_connection = True
                 return sent
             if self.served.bytes_per_second is not None:

@@ -1,4 +1,4 @@
-"""Pictures of the shapes world as clients send them."""
+"""Images of the shapes world in the formats that clients send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test needs of its machine, and what happens where that is lacking."""
+"""Requirements of a test on its machine, and the response if they are not met."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skip, saying why; fail where ``VISION_FORBID_SKIPS`` promises that nothing is lacking."""
+    """Skip with the reason; fail if ``VISION_FORBID_SKIPS`` states that nothing is lacking here."""
     if os.environ.get("VISION_FORBID_SKIPS"):
-        pytest.fail(f"nothing may be lacking here, and yet: {reason}", pytrace=False)
+        pytest.fail(f"VISION_FORBID_SKIPS is set, but: {reason}", pytrace=False)
     pytest.skip(reason)

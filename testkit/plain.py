@@ -1,7 +1,7 @@
-"""httpx for plain HTTP, which is all that tests speak.
+"""httpx for plain HTTP, which is all that tests use.
 
-A client of httpx's own reads a hundred root certificates before its first request: 20 ms of CPU, more
-than most requests of a test take.
+A default httpx client reads a hundred root certificates before its first request: 20 ms of CPU, more
+than most requests of a test.
 """
 
 from __future__ import annotations

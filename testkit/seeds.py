@@ -1,4 +1,4 @@
-"""How many random cases a test runs: few by day, all of them by night with ``VISION_SEEDS=all``."""
+"""The number of random cases that a test runs: few by default, all with ``VISION_SEEDS=all``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs ASGI apps over real sockets inside a test process, and finds free ports."""
+"""Serves ASGI apps on real sockets inside a test process, and finds free ports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from starlette.types import ASGIApp
 from web.receive_timeouts import Limits
 from web.serve import DEFAULT_LIMITS, bind, make_server
 
-# Below the ports that systems give to connections going out, one of which could take a port that was
-# free. Each process begins elsewhere, as others look for ports at the same time.
+# Below the range of ephemeral ports: an outgoing connection could take a port that was just free.
+# Each process starts at another port, because others search at the same time.
 _FIRST, _COUNT = 20000, 12000
 _turns = itertools.count(os.getpid() * 1009)
 
 
 def free_port() -> int:
-    """One that is free now, and that nobody in this process was given for long."""
+    """A port that is free now and was not returned recently in this process."""
     for turn in itertools.islice(_turns, _COUNT):
         port = _FIRST + turn % _COUNT
         with socket.socket() as probe, suppress(OSError):
@@ -34,14 +34,14 @@ def free_port() -> int:
 
 @contextmanager
 def served(app: ASGIApp, port: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[str]:
-    """Serve *app* in a thread, as its tier would; yields its URL."""
+    """Serve *app* in a thread, with the server of the tiers; yields its URL."""
     sock = bind("127.0.0.1", port)
     server = make_server(app, graceful_s=1, limits=limits)
     started = threading.Event()
     stop: Callable[[], object]
 
     async def main_loop() -> None:
-        # uvicorn's own looks every 0.1 s whether it is to stop, which makes half of many a test.
+        # uvicorn's own loop polls every 0.1 s whether to stop, half the time of many tests.
         nonlocal stop
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()
         stop = partial(loop.call_soon_threadsafe, stopping.set)

@@ -1,4 +1,4 @@
-"""Real stacks for tests: config.demo.yaml on free ports, with a few keys changed."""
+"""Real stacks for tests: config.demo.yaml on free ports, with a few changed settings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from testkit import plain
 from testkit.servers import free_port
 
 OURS = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT")
-# Of the stack that tests share (conftest.py): what some of them need and none of the others minds.
-MOST_TOKENS = 64  # of an answer of vlm-fast
+# The stack that tests share (conftest.py): some tests need these changes, and no other is affected.
+MOST_TOKENS = 64  # per completion of vlm-fast
 DEMO_CHANGES: dict[str, Any] = {
     "images.fetch_allow": ["127.0.0.1/32"],
     "models.vlm-fast.max_tokens": MOST_TOKENS,
@@ -27,7 +27,7 @@ DEMO_CHANGES: dict[str, Any] = {
 
 
 def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
-    """config.demo.yaml in *folder*, on free ports; *changes* are ``{"manager.idle_timeout_s": 1}``."""
+    """Write config.demo.yaml to *folder*, on free ports; *changes*: ``{"manager.standby": 1}``."""
     data = yaml.safe_load((ROOT / "config.demo.yaml").read_text())
     data["gateway"]["port"] = free_port()
     data["manager"]["port"] = free_port()
@@ -49,7 +49,7 @@ def demo_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
 
 
 class QuickStack(LocalStack):
-    """The three tiers as they are, but for the models: a fake engine answers at once."""
+    """The three real tiers with a fake engine, which responds at once."""
 
     def program(self, tier: str) -> Sequence[str]:
         if tier == "manager":
@@ -58,7 +58,7 @@ class QuickStack(LocalStack):
 
 
 def bare_environ() -> dict[str, str]:
-    """The environment without what would change a config."""
+    """The environment without variables that change a config."""
     return {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
 
 
@@ -66,7 +66,7 @@ def bare_environ() -> dict[str, str]:
 def running(
     folder: Path, changes: dict[str, Any] | None = None, kind: type[LocalStack] = LocalStack
 ) -> Iterator[LocalStack]:
-    """A stack that answers; what it leaves behind fails the test."""
+    """A stack that is ready; processes that it leaves behind fail the test."""
     with kind(demo_config(folder, changes), bare_environ()) as stack:
         stack.wait_until_ready()
         yield stack
@@ -75,7 +75,7 @@ def running(
 
 
 def processes(stack: LocalStack) -> list[psutil.Process]:
-    """The manager, gateway and workers of this stack that are alive."""
+    """The live processes of this stack: manager, gateway and workers."""
     ports = {str(model.port) for model in stack.settings.models.values()}
     config = str(stack.config)
     found = []
@@ -88,13 +88,13 @@ def processes(stack: LocalStack) -> list[psutil.Process]:
 
 
 def process_of(stack: LocalStack, what: str) -> psutil.Process:
-    """The process of a tier (``manager``, ``gateway``) or of an alias."""
+    """The process of a tier (``manager``, ``gateway``) or of an alias's worker."""
     (found,) = [p for p in processes(stack) if what in p.cmdline()]
     return found
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-    """The first true value of *condition*; fails after *timeout_s*."""
+    """Poll until *condition* is true and return its value; fails after *timeout_s*."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()

@@ -27,11 +27,19 @@ CLEAN = (
     "CONTRIBUTING.md",
     "README.md",
     "SECURITY.md",
-    "bench/README.md",
-    "demo/models/README.md",
+    "bench",
+    "demo",
     "docs",
     "manager",
+    "testkit",
+    "tests/bench",
+    "tests/demo",
+    "tests/faults",
+    "tests/fuzz",
+    "tests/integration",
+    "tests/live",
     "tests/manager",
+    "tests/rehearsal",
 )
 PRODUCT = ("contracts", "web", "gateway", "manager", "workers", "cli", "hostctl")
 EVERYTHING = (*PRODUCT, *CLEAN, "openapi.yaml", "config.yaml", "config.16gb.yaml", "config.demo.yaml")

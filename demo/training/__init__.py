@@ -1,5 +1,6 @@
-"""How the demo checkpoints are made: data, PyTorch twins of the libraries' modules, training.
+"""Training of the demo checkpoints: data, PyTorch twins of the libraries' modules, training loops.
 
-Two packages that share nothing but the shapes world: ``vlm`` (the two that see) and ``flux`` (the one
-that draws). Training needs torch, which the product never does; see requirements/train.txt.
+Two packages that share nothing but the shapes world: ``vlm`` (both vision-language models) and
+``flux`` (the image model). Training needs torch, which the product never does; see
+requirements/train.txt.
 """

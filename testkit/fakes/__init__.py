@@ -1,1 +1,1 @@
-"""Stand-ins for whole processes."""
+"""Fakes of whole processes, and of the engine."""

@@ -1,4 +1,4 @@
-"""A small engine without a model: says and draws what it is told, as slowly as it is told."""
+"""A small engine without a model: tests set its output and its speed."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def opened() -> threading.Event:
 
 @dataclass
 class FakeEngine:
-    """``words``: the tokens of each answer; an exception among them is raised there.
+    """``words``: the tokens of each completion; an exception among them is raised there.
 
-    ``gate`` must be open for the load to go on, ``turnstile`` for each token or step.
+    ``gate`` must be open for the load to continue, ``turnstile`` for each token or step.
     """
 
     words: list[str | Exception] = field(default_factory=lambda: ["a", " b", " c"])

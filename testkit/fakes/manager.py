@@ -1,6 +1,6 @@
-"""``python -m manager`` with fake workers: the same entry point, another command for the workers.
+"""``python -m manager`` with fake workers: the same entry point, another worker command.
 
-The file ``FAKE_MANAGER_LEVERS`` controls what a test cannot change otherwise: a JSON object with
+The file ``FAKE_MANAGER_LEVERS`` controls values that a test cannot change otherwise: a JSON object with
 ``pressure`` (0 normal, 1 warning, 2 critical) and ``clock_offset_s``, read at each use.
 """
 

@@ -1,4 +1,4 @@
-"""``python -m testkit.fakes.quick_manager``: the manager, with real workers and a fake engine."""
+"""``python -m testkit.fakes.quick_manager``: the manager with real workers and a fake engine."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""``python -m testkit.fakes.quick_worker``: a worker as it is, but for the model: it answers at once.
+"""``python -m testkit.fakes.quick_worker``: a real worker with a fake engine that responds at once.
 
-What is said is JSON, so that it fits a format that asks for that; calls of tools it makes none. Where
-the path of the model would stand may be a JSON object instead, of what it shall do:
+Its text is JSON, so that it fits a request for JSON; it makes no tool calls. The model's path may be a
+JSON object with these options:
 
-    load_s   seconds that it loads
-    words    the tokens of an answer
-    pace_s   seconds that each token, or step of a picture, takes
+    ``load_s``   seconds that loading takes
+    ``words``    the tokens of a completion
+    ``step_s``   seconds per token, or per step of an image
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLL_S = 0.005
 class QuickEngine(FakeEngine):
     words: list[str | Exception] = field(default_factory=lambda: ['{"a": ', "1", "}"])
     load_s: float = 0.0
-    pace_s: float = 0.0
+    step_s: float = 0.0
 
     def load(self, report: Report) -> None:
         report(Phase.LOADING, "")
@@ -39,9 +39,9 @@ class QuickEngine(FakeEngine):
         super().load(report)
 
     def _pass(self, emit: Callable[[Any], None]) -> None:
-        end = time.monotonic() + self.pace_s
+        end = time.monotonic() + self.step_s
         while time.monotonic() < end:
-            emit(None)  # whether it is cancelled
+            emit(None)  # raises if the job is cancelled
             time.sleep(POLL_S)
         super()._pass(emit)
 
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     args = parse_arguments(None)
     logging.basicConfig(level=logging.INFO)
     settings = read_settings(args)
-    knobs = json.loads(settings.path) if settings.path.startswith("{") else {}
+    options = json.loads(settings.path) if settings.path.startswith("{") else {}
     server.leave(
         server.serve(
             args.alias,
@@ -58,6 +58,6 @@ if __name__ == "__main__":
             bind(args.host, args.port),
             nonce=args.nonce,
             parent_pipe=args.parent_pipe,
-            engine=QuickEngine(**knobs),
+            engine=QuickEngine(**options),
         )
     )

@@ -1,35 +1,35 @@
-"""A small real worker: speaks the worker contract over HTTP, and misbehaves on request.
+"""A small real worker process: implements the worker contract over HTTP, and misbehaves on request.
 
-Standard library only, so that it starts in a blink. It takes the arguments of ``python -m workers``;
-what it shall do stands, as a JSON object, where the path of a model would:
+It uses only the standard library, so that it starts at once. It takes the arguments of
+``python -m workers``; the model's path is a JSON object with options:
 
-    journal      file that each thing that happens is appended to: "EVENT ALIAS PID DETAIL"
-    say          text for stdout at the start, ``say_times``
-    phases       [[phase, detail, seconds], ...] on the way to ready
-    ready_when   not ready before this file exists
-    stuck        never gets any further than its last phase
-    deaf         does not listen, and never gets ready
-    nonce        a wrong nonce to show
-    exit         status to leave with while loading, after the phases
-    exit_times   only at the first so many launches (needs the journal)
-    last_words   said before any exit of its own
-    says_failed  reports the phase "failed" and stays
-    stubborn     ignores SIGTERM
-    child        has a child process of its own
-    allocate_mb  memory that it takes, and touches, while it loads
-    device_mb    memory of a device of its own that it claims to hold
+    ``journal``      file to which each event is appended: "EVENT ALIAS PID DETAIL"
+    ``say``          text for stdout at the start, repeated ``say_times``
+    ``phases``       [[phase, detail, seconds], ...] before it is ready
+    ``ready_when``   a file that must exist before it is ready
+    ``stuck``        stays in its last phase
+    ``deaf``         does not listen and never becomes ready
+    ``nonce``        a wrong nonce to report
+    ``exit``         status to exit with after the phases
+    ``exit_times``   number of first launches that exit (needs the journal)
+    ``last_words``   output before it exits
+    ``says_failed``  reports the phase "failed" and keeps running
+    ``stubborn``     ignores SIGTERM
+    ``child``        starts a child process
+    ``allocate_mb``  memory that it allocates and touches while loading
+    ``device_mb``    memory of a separate device that it reports as used
 
-and for the routes of the public API, which it answers without a model:
+and for the routes of the public API:
 
-    answer_s     seconds that an answer takes
-    tokens       of a stream, one each ``pace_s``
-    hold         no answer ends before this file exists; a stream stops after its first token
-    stall        no answer ever, and no progress
-    request_exit status to leave with when a request comes
-    times        stall and request_exit only in the first so many launches (needs the journal)
-    grow_mb      memory that each request leaves behind
-    drawing      what /health tells of it while a request is open
-    wire         file that each request is appended to as it came: {"connection", "head", "body"}
+    ``answer_s``     seconds until the response
+    ``tokens``       tokens of a stream, one every ``step_s``
+    ``hold``         no response ends before this file exists; a stream stops after its first token
+    ``stall``        neither responds nor makes progress
+    ``request_exit`` status to exit with when a request arrives
+    ``times``        limits ``stall`` and ``request_exit`` to the first launches (needs the journal)
+    ``grow_mb``      memory that each request leaves allocated
+    ``drawing``      the image progress in /health while a request is open
+    ``wire``         file to which each raw request is appended: {"connection", "head", "body"}
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Request(NamedTuple):
     target: str
     headers: list[list[str]]
     body: bytes
-    head: bytes  # as it came
+    head: bytes  # raw
 
 
 class FakeWorker:
@@ -74,7 +74,7 @@ class FakeWorker:
         parser.add_argument("--parent-pipe", action="store_true", required=True)
         self.arguments = parser.parse_args(argv)
         path = json.loads(self.arguments.spec)["path"]
-        self.knobs: dict[str, Any] = json.loads(path) if path.startswith("{") else {}
+        self.options: dict[str, Any] = json.loads(path) if path.startswith("{") else {}
         self.phase, self.detail = "importing", ""
         self.jobs = self.progress = self.requests = 0
         self.connections = 0
@@ -82,12 +82,12 @@ class FakeWorker:
         self.misbehaves = False
 
     def note(self, event: str, detail: str = "") -> None:
-        if journal := self.knobs.get("journal"):
+        if journal := self.options.get("journal"):
             with Path(journal).open("a") as file:
                 file.write(f"{event} {self.arguments.alias} {os.getpid()} {detail}\n")
 
     def leave(self, status: int) -> NoReturn:
-        sys.stdout.write(self.knobs.get("last_words", ""))
+        sys.stdout.write(self.options.get("last_words", ""))
         sys.stdout.flush()
         os._exit(status)
 
@@ -95,16 +95,16 @@ class FakeWorker:
         threading.Thread(target=_leave_with_parent, daemon=True).start()
         self.note("launched")
         loop = asyncio.get_running_loop()
-        if self.knobs.get("stubborn"):
+        if self.options.get("stubborn"):
             loop.add_signal_handler(signal.SIGTERM, lambda: self.note("ignored"))
         else:
             loop.add_signal_handler(signal.SIGTERM, self.terminate)
-        if self.knobs.get("child"):
+        if self.options.get("child"):
             child = await asyncio.create_subprocess_exec("sleep", "600")
             self.note("child", str(child.pid))
-        sys.stdout.write(self.knobs.get("say", "") * self.knobs.get("say_times", 1))
+        sys.stdout.write(self.options.get("say", "") * self.options.get("say_times", 1))
         sys.stdout.flush()
-        if self.knobs.get("deaf"):
+        if self.options.get("deaf"):
             await asyncio.Event().wait()
         try:
             server = await asyncio.start_server(
@@ -123,21 +123,21 @@ class FakeWorker:
         os._exit(0)
 
     async def load(self) -> None:
-        for phase, detail, seconds in self.knobs.get("phases", [["loading", "", 0]]):
+        for phase, detail, seconds in self.options.get("phases", [["loading", "", 0]]):
             self.phase, self.detail = phase, detail
             await asyncio.sleep(seconds)
-        self.take(self.knobs.get("allocate_mb", 0))
-        if "ready_when" in self.knobs:
-            await _exists(self.knobs["ready_when"])
-        if self.knobs.get("stuck"):
+        self.take(self.options.get("allocate_mb", 0))
+        if "ready_when" in self.options:
+            await _exists(self.options["ready_when"])
+        if self.options.get("stuck"):
             await asyncio.Event().wait()
-        if "exit" in self.knobs and self._launches() <= self.knobs.get("exit_times", 1 << 30):
-            self.leave(self.knobs["exit"])
-        if self.knobs.get("says_failed"):
+        if "exit" in self.options and self._launches() <= self.options.get("exit_times", 1 << 30):
+            self.leave(self.options["exit"])
+        if self.options.get("says_failed"):
             self.phase, self.detail = "failed", "weights are missing"
             await asyncio.Event().wait()
-        if "times" in self.knobs:
-            self.misbehaves = self._launches() <= self.knobs["times"]
+        if "times" in self.options:
+            self.misbehaves = self._launches() <= self.options["times"]
         else:
             self.misbehaves = True
         self.phase, self.detail = "ready", ""
@@ -148,7 +148,7 @@ class FakeWorker:
             self.held.append(bytearray(b"\x01") * int(megabytes * (1 << 20)))
 
     def _launches(self) -> int:
-        journal = Path(self.knobs["journal"]).read_text().splitlines()
+        journal = Path(self.options["journal"]).read_text().splitlines()
         return sum(line.startswith(f"launched {self.arguments.alias} ") for line in journal)
 
     # --- HTTP ------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class FakeWorker:
         writer.close()
 
     def record(self, connection: int, request: Request) -> None:
-        if (wire := self.knobs.get("wire")) and not request.target.startswith("/health"):
+        if (wire := self.options.get("wire")) and not request.target.startswith("/health"):
             head, body = request.head.decode("latin-1"), request.body.decode("latin-1")
             line = json.dumps({"connection": connection, "head": head, "body": body})
             with Path(wire).open("a") as file:
@@ -180,7 +180,7 @@ class FakeWorker:
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         self.note("begin", request.target)
         work = asyncio.create_task(self.work(url.path, query, request, writer))
-        # Nothing more is sent on this connection while its answer is awaited: data means its end.
+        # The client sends nothing while it waits for the response, so any data means disconnection.
         left = asyncio.create_task(reader.read(1))
         await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -197,18 +197,18 @@ class FakeWorker:
             "alias": self.arguments.alias,
             "phase": self.phase,
             "detail": self.detail,
-            "nonce": self.knobs.get("nonce", self.arguments.nonce),
+            "nonce": self.options.get("nonce", self.arguments.nonce),
             "pid": os.getpid(),
             "active_requests": self.jobs,
             "request_count": self.requests,
             "jobs": self.jobs,
             "progress": self.progress,
         }
-        if device_mb := self.knobs.get("device_mb"):
+        if device_mb := self.options.get("device_mb"):
             held = device_mb << 20
             body["device"] = {"active": held, "cache": 0, "peak": held, "unified": False}
-        if self.jobs and "drawing" in self.knobs:
-            body["drawing"] = self.knobs["drawing"]
+        if self.jobs and "drawing" in self.options:
+            body["drawing"] = self.options["drawing"]
         _respond(writer, 200 if self.phase == "ready" else 503, body)
 
     async def work(
@@ -231,27 +231,27 @@ class FakeWorker:
             await outcome
 
     async def _api(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        """An answer in the shape of the public API, one way or another."""
-        knobs = self.knobs
+        """Respond in the format of the public API, or misbehave as the options say."""
+        options = self.options
         self.requests += 1
-        self.take(knobs.get("grow_mb", 0))
-        if "request_exit" in knobs and self.misbehaves:
-            self.leave(knobs["request_exit"])
+        self.take(options.get("grow_mb", 0))
+        if "request_exit" in options and self.misbehaves:
+            self.leave(options["request_exit"])
         self.jobs += 1
         ticking = asyncio.create_task(self._tick())
         try:
-            if knobs.get("stall") and self.misbehaves:
+            if options.get("stall") and self.misbehaves:
                 ticking.cancel()
                 await asyncio.Event().wait()
                 return
-            asked = json.loads(request.body)
-            if asked.get("stream"):
+            body = json.loads(request.body)
+            if body.get("stream"):
                 await self._tokens(writer)
             else:
-                await asyncio.sleep(knobs.get("answer_s", 0))
-                if "hold" in knobs:
-                    await _exists(knobs["hold"])
-                answer = {"result": "from a fake", "pid": os.getpid(), "user": asked.get("user")}
+                await asyncio.sleep(options.get("answer_s", 0))
+                if "hold" in options:
+                    await _exists(options["hold"])
+                answer = {"result": "from a fake", "pid": os.getpid(), "user": body.get("user")}
                 _respond(writer, 200, answer)
         finally:
             ticking.cancel()
@@ -264,13 +264,13 @@ class FakeWorker:
 
     async def _tokens(self, writer: asyncio.StreamWriter) -> None:
         writer.write(_STREAM_HEAD)
-        for number in range(self.knobs.get("tokens", 5)):
+        for number in range(self.options.get("tokens", 5)):
             delta = {"choices": [{"index": 0, "delta": {"content": f"{number} "}}]}
             _chunk(writer, f"data: {json.dumps(delta)}\n\n".encode())
             await writer.drain()
-            if number == 0 and "hold" in self.knobs:
-                await _exists(self.knobs["hold"])
-            await asyncio.sleep(self.knobs.get("pace_s", 0))
+            if number == 0 and "hold" in self.options:
+                await _exists(self.options["hold"])
+            await asyncio.sleep(self.options.get("step_s", 0))
         _chunk(writer, b"data: [DONE]\n\n")
         _chunk(writer, b"")
 
@@ -279,13 +279,13 @@ class FakeWorker:
         _respond(writer, 200, {"waited": True})
 
     async def _sse(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
-        """*n* events, then whatever: the end *until* a file exists, or *die*."""
+        """*n* events, then the end, which waits *until* a file exists; or *die*."""
         writer.write(_STREAM_HEAD)
         for number in range(int(query["n"])):
             _chunk(writer, f"data: {number}\n\n".encode())
             await writer.drain()
         if "die" in query:
-            await asyncio.sleep(0.05)  # for the events to leave
+            await asyncio.sleep(0.05)  # so that the events are sent
             self.leave(7)
         if "until" in query:
             await _exists(query["until"])
@@ -293,7 +293,7 @@ class FakeWorker:
         _chunk(writer, b"")
 
     async def _blob(self, query: dict[str, str], writer: asyncio.StreamWriter) -> None:
-        """*bytes* zero bytes; *die*: half of them."""
+        """*bytes* zero bytes; with *die* only half of them."""
         size = int(query["bytes"])
         writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n".encode())
         for _ in range(size // 2 if "die" in query else size, 0, -(1 << 16)):
@@ -340,7 +340,7 @@ def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def _exists(path: str) -> None:
-    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - there is no event for it
+    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - there is no event to wait for
         await asyncio.sleep(POLL_S)
 
 

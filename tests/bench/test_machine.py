@@ -1,4 +1,4 @@
-"""The machine is named by its kind."""
+"""The machine is described by its hardware."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import platform
 from bench.machine import kind, machine
 
 
-def test_a_machine_is_named_by_its_kind() -> None:
+def test_a_machine_is_described_by_its_hardware() -> None:
     python = ".".join(platform.python_version_tuple()[:2])
-    told = kind(
+    described = kind(
         cores=2,
         architecture="x86_64",
         processor="AMD EPYC",
@@ -17,11 +17,11 @@ def test_a_machine_is_named_by_its_kind() -> None:
         system="Linux",
         mlx="0.32.4 on the CPU",
     )
-    assert told == f"2-core x86-64 (AMD EPYC), 8 GB, Linux, MLX 0.32.4 on the CPU, Python {python}"
+    assert described == f"2-core x86-64 (AMD EPYC), 8 GB, Linux, MLX 0.32.4 on the CPU, Python {python}"
 
 
-def test_what_has_no_name_is_left_out() -> None:
-    told = kind(
+def test_an_unknown_processor_is_left_out() -> None:
+    described = kind(
         cores=8,
         architecture="arm64",
         processor="",
@@ -29,8 +29,8 @@ def test_what_has_no_name_is_left_out() -> None:
         system="Darwin",
         mlx="1 on the GPU",
     )
-    assert told.startswith("8-core arm64, 16 GB, macOS, MLX 1 on the GPU")
+    assert described.startswith("8-core arm64, 16 GB, macOS, MLX 1 on the GPU")
 
 
-def test_the_host_s_name_is_not_told() -> None:
+def test_the_host_name_is_not_published() -> None:
     assert platform.node() not in machine()

@@ -1,4 +1,4 @@
-"""What ``bench.overhead`` makes of the times of its requests."""
+"""``bench.overhead``: the figures computed from the times of its requests."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def measured() -> Measured:
     return Measured(took, resting, {"gateway": [120 * MIB] * 5})
 
 
-def test_both_tiers_stand_beside_litellm_at_the_median_and_in_the_tail(measured: Measured) -> None:
+def test_both_tiers_are_compared_with_litellm_at_the_median_and_in_the_tail(measured: Measured) -> None:
     whole = found(measured, "LiteLLM 1").comparisons[0]
     assert {ratio.peer for ratio in whole.ratios} == {LITELLM}
     assert [r.mine[0] for r in whole.ratios if r.case.startswith("a chat, 1 client,")] == [2.0, 6.0]
     assert [r.theirs[0] for r in whole.ratios if r.case.startswith("a chat, 1 client,")] == [11.0, 33.0]
 
 
-def test_what_is_added_is_what_is_above_the_direct_request(measured: Measured) -> None:
+def test_the_added_time_is_the_time_above_the_direct_request(measured: Measured) -> None:
     added = found(measured, "LiteLLM 1").comparisons[1]
     assert {ratio.spread.middle for ratio in added.ratios} == {0.1}
     assert [r.target for r in added.ratios] == [0.3] * len(CLIENTS) + [None] * len(STREAMS)
 
 
-def test_an_event_s_share_of_a_stream_is_judged(measured: Measured) -> None:
+def test_the_time_added_per_event_of_a_stream_has_a_target(measured: Measured) -> None:
     figures = {figure.what: figure for figure in found(measured, "LiteLLM 1").figures}
     event = figures["both tiers add to an event of a stream, 1 client"]
     assert event.values == (1 / 64,) * 5

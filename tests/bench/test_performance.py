@@ -1,4 +1,4 @@
-"""docs/dev/performance.md is written from four runs, and only from those that are meant for it."""
+"""docs/dev/performance.md is written from four complete runs, and never from quick ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench import performance
 from bench.benchmark import results_file
 from bench.performance import BENCHMARKS, DOCUMENT, written
 from testkit.document import with_section
-from tests.bench.made import results
+from tests.bench.samples import results
 
 RUNS = [results(name=name) for name in BENCHMARKS]
 
@@ -23,7 +23,7 @@ def test_the_document_has_a_place_for_each_part() -> None:
     assert written(text, RUNS) == text
 
 
-def test_what_is_written_by_hand_stays() -> None:
+def test_text_written_by_hand_stays() -> None:
     text = "by hand\n<!-- a -->\nold\n<!-- end of a -->\nmore\n"
     assert with_section(text, "a", "new") == "by hand\n<!-- a -->\nnew\n<!-- end of a -->\nmore\n"
     with pytest.raises(LookupError, match="b"):
@@ -35,7 +35,7 @@ def test_results_of_a_quick_run_are_kept_apart() -> None:
     assert quick != full
 
 
-def test_there_is_no_report_of_half_a_run(
+def test_an_incomplete_run_makes_no_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(performance, "results_file", lambda name, quick: tmp_path / f"{name}.json")

@@ -104,7 +104,7 @@ def _the_picture_appears_while_it_is_drawn(seen: Seen) -> None:
 def _the_circle_is_recoloured_in_its_place(seen: Seen) -> None:
     verdict = check_caption(_one_picture(seen), EDITING)
     assert verdict.right, verdict
-    (circle,) = verdict.look.objects
+    (circle,) = verdict.observed.objects
     place = CIRCLE.things[0]
     near = 0.05 if seen["seeded"] else 0.25  # at the default strength it moves a little
     assert abs(circle.cx - place.cx) < near, verdict

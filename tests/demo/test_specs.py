@@ -1,4 +1,4 @@
-"""What image-gen is trained to draw is what its prompts ask for, and never a held-out scene."""
+"""The training images of image-gen match their prompts, and none is a held-out scene."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from demo import judge, world
-from demo.training.flux.specs import COLOR_NAMES, GEOMETRY_CHANNELS, Spec, draw_spec, draw_specs
+from demo.training.flux.specs import COLOR_NAMES, GEOMETRY_CHANNELS, Spec, sample_spec, sample_specs
 from demo.world import SHAPES, Scene, Thing
 
 
-def draw(count: int) -> list[Spec]:
+def samples(count: int) -> list[Spec]:
     rng = random.Random(11)
-    return [draw_spec(rng) for _ in range(count)]
+    return [sample_spec(rng) for _ in range(count)]
 
 
 def scene_of(spec: Spec) -> Scene:
@@ -30,47 +30,47 @@ def scene_of(spec: Spec) -> Scene:
 
 
 def test_no_held_out_scene_is_trained_on_or_edited_from() -> None:
-    for spec in draw(1000):
+    for spec in samples(1000):
         assert not world.is_held_out(scene_of(spec))
         ground, things = spec.other
         named = tuple(Thing(COLOR_NAMES[color], SHAPES[shape], 0, 0, 0) for color, shape in things)
         assert not world.is_held_out(Scene(COLOR_NAMES[ground], named))
 
 
-def test_a_prompt_is_true_of_the_picture_that_goes_with_it() -> None:
+def test_a_prompt_is_true_of_its_image() -> None:
     judged = 0
-    for spec in draw(30):
+    for spec in samples(30):
         if judge.parse_caption(spec.prompt) is None:
-            continue  # "a red circle on blue": leaves out the word that captions are known by
+            continue  # "a red circle on blue" lacks the word "background", so it is not parsed
         verdict = judge.check_caption(world.render(scene_of(spec)), spec.prompt)
         assert verdict.right, (spec, verdict)
         judged += 1
     assert judged > 20
 
 
-def test_prompts_that_ask_for_a_place_or_size_get_it() -> None:
-    said = {"center": 0, "left": 0, "right": 0, "top": 0, "bottom": 0, "small": 0, "large": 0}
-    for spec in draw(2000):
+def test_prompts_that_name_a_place_or_size_get_it() -> None:
+    counts = {"center": 0, "left": 0, "right": 0, "top": 0, "bottom": 0, "small": 0, "large": 0}
+    for spec in samples(2000):
         words = spec.prompt.lower().replace(".", "").split()
-        if len(spec.things) > 1 or not said.keys() & set(words):
+        if len(spec.things) > 1 or not counts.keys() & set(words):
             continue
         (thing,) = scene_of(spec).things
-        (word,) = said.keys() & set(words)
+        (word,) = counts.keys() & set(words)
         assert word in (world.place(thing), world.size_word(thing)), spec
-        said[word] += 1
-    assert min(said.values()) > 5
+        counts[word] += 1
+    assert min(counts.values()) > 5
 
 
 def test_the_noise_of_the_geometry_is_standard_normal() -> None:
-    noise = [spec.noise for spec in draw(500)]
+    noise = [spec.noise for spec in samples(500)]
     assert {len(values) for values in noise} == {GEOMETRY_CHANNELS}
     assert np.abs(np.mean(noise, 0)).max() < 0.2
     assert np.abs(np.std(noise, 0) - 1).max() < 0.2
 
 
-def test_what_a_prompt_leaves_open_is_decided_by_the_noise() -> None:
+def test_the_noise_decides_the_details_that_a_prompt_leaves_open() -> None:
     seen = 0
-    for spec in draw(200):
+    for spec in samples(200):
         scene = scene_of(spec)
         if len(spec.things) > 1 or spec.prompt != world.caption(scene):
             continue
@@ -80,14 +80,14 @@ def test_what_a_prompt_leaves_open_is_decided_by_the_noise() -> None:
     assert seen > 20
 
 
-def test_specs_depend_on_the_seed_and_not_on_who_draws_them() -> None:
+def test_specs_depend_on_the_seed_and_not_on_the_order_of_the_jobs() -> None:
     def backwards(function: Any, jobs: list[Any]) -> list[Any]:
         return [function(job) for job in reversed(jobs)][::-1]
 
     def forwards(function: Any, jobs: list[Any]) -> list[Any]:
         return [function(job) for job in jobs]
 
-    one, other = draw_specs(2500, 3, forwards), draw_specs(2500, 3, backwards)
+    one, other = sample_specs(2500, 3, forwards), sample_specs(2500, 3, backwards)
     assert one.prompts == other.prompts
     assert np.array_equal(one.geometry, other.geometry)
     assert len(one.prompts) == 2500

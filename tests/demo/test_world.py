@@ -1,4 +1,4 @@
-"""The shapes world stays the world that the demo checkpoints were trained on.
+"""The shapes world is still the world on which the demo checkpoints were trained.
 
 The pinned digests were computed with the script that made the training data, before it moved here.
 """
@@ -44,7 +44,7 @@ def test_the_wordings_are_those_of_the_training() -> None:
     assert hashlib.sha256(wordings.encode()).hexdigest() == expected
 
 
-def test_pictures_of_shapes_are_those_of_the_training() -> None:
+def test_images_of_shapes_are_those_of_the_training() -> None:
     expected = {
         64: "30e5b290421299a31cb0e3c2e6c3ce577341e29d319e092c462cbc3a60e492bd",
         128: "431860cdd8ea474dcf310334f7064b788c0812974527a874a163cb2b35b0cc8a",
@@ -79,8 +79,8 @@ def test_pictures_of_shapes_are_those_of_the_training() -> None:
     ],
     ids=["A7", "HELLO6"],
 )
-def test_pictures_of_words_look_like_those_of_the_training(scene: Scene, expected: str) -> None:
-    # Glyph edges belong to the FreeType inside Pillow, so a thumbnail within a few grey levels.
+def test_images_of_words_look_like_those_of_the_training(scene: Scene, expected: str) -> None:
+    # Glyph edges depend on Pillow's FreeType, so compare a thumbnail within a few grey levels.
     grey = world.render(scene).convert("L")
     thumbnail = grey.resize((12, 6), Image.Resampling.BOX).tobytes()
     for got, want in zip(thumbnail, map(int, expected.split()), strict=True):
@@ -102,7 +102,7 @@ def test_a_scene_of_shapes_has_no_text() -> None:
     assert world.analyze(scene).endswith("Text: none.")
 
 
-def test_every_text_says_the_same_thing_about_a_scene() -> None:
+def test_all_texts_describe_a_scene_consistently() -> None:
     moon = Thing("yellow", "circle", 0.26, 0.5, 0.16)
     sun = Thing("orange", "star", 0.74, 0.5, 0.2)
     scene = Scene("black", (moon, sun))
@@ -123,7 +123,7 @@ def test_every_text_says_the_same_thing_about_a_scene() -> None:
 
 
 @given(SEEDS)
-def test_things_lie_inside_the_picture_and_stand_out_from_the_ground(seed: int) -> None:
+def test_objects_are_inside_the_image_and_differ_from_the_background(seed: int) -> None:
     scene = world.random_scene(random.Random(seed))
     assert scene.background not in [thing.color for thing in scene.things]
     assert not scene.word or scene.ink != scene.background
@@ -133,7 +133,7 @@ def test_things_lie_inside_the_picture_and_stand_out_from_the_ground(seed: int) 
 
 
 @given(SEEDS)
-def test_two_things_are_named_from_left_to_right_or_top_to_bottom(seed: int) -> None:
+def test_two_objects_are_named_from_left_to_right_or_top_to_bottom(seed: int) -> None:
     first, second = (scene := world.random_scene(random.Random(seed), "two")).things
     if world.side_by_side(scene):
         assert first.cx < second.cx
@@ -153,11 +153,11 @@ def test_every_question_has_one_true_answer(seed: int) -> None:
         assert answer == str(len(shapes))
     elif asked.startswith("Is there a "):
         assert answer == ("yes" if asked[len("Is there a ") : -1] in shapes else "no")
-    elif asked.startswith("What color is the "):
-        shape = asked[len("What color is the ") : -1]
+    elif asked.startswith("What color is"):
+        shape = asked.removesuffix("?").split()[-1]
         assert [t.color for t in scene.things if t.shape == shape] == [answer]
     else:
-        color = asked[len("What shape is ") : -1]
+        color = asked.removesuffix("?").split()[-1]
         assert [t.shape for t in scene.things if t.color == color] == [answer]
 
 
@@ -175,13 +175,13 @@ def test_geometry_does_not_decide_what_is_held_out() -> None:
     assert world.scene_hash(scene) == world.scene_hash(moved)
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_sampled_scenes_are_all_held_out_or_none(held_out: bool) -> None:
-    scenes = world.sample_scenes(random.Random(5), 50, held_out=held_out)
-    assert [world.is_held_out(scene) for scene in scenes] == [held_out] * 50
+def test_sampled_scenes_are_all_held_out_or_none() -> None:
+    for held_out in (False, True):
+        scenes = world.sample_scenes(random.Random(5), 50, held_out=held_out)
+        assert [world.is_held_out(scene) for scene in scenes] == [held_out] * 50
 
 
-def test_the_held_out_sample_is_the_one_that_the_checkpoints_were_graded_on() -> None:
+def test_the_held_out_sample_is_the_one_on_which_the_checkpoints_were_graded() -> None:
     scenes = world.sample_scenes(random.Random(5), 4, held_out=True)
     assert [world.caption(scene) for scene in scenes] == [
         "a red triangle above a green triangle on a purple background",
@@ -191,6 +191,6 @@ def test_the_held_out_sample_is_the_one_that_the_checkpoints_were_graded_on() ->
     ]
 
 
-def test_asking_for_held_out_words_is_refused() -> None:
+def test_held_out_words_are_refused() -> None:
     with pytest.raises(ValueError, match="no word is ever held out"):
         world.sample_scenes(random.Random(0), 1, held_out=True, kinds=("word",))

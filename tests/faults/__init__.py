@@ -1,1 +1,1 @@
-"""The fault suite: a stack of real processes, one fault at a time, the same checks after each."""
+"""The fault suite: a stack of real processes, one fault per stack, the same checks after each."""

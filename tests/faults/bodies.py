@@ -1,4 +1,4 @@
-"""What the clients of the fault suite send: a valid body for each of the four routes."""
+"""The requests of the fault suite: a valid body for each of the four routes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ ROUTES = {
 
 
 @functools.cache
-def picture() -> str:
+def image() -> str:
     return base64.b64encode(png(RED_CIRCLE)).decode()
 
 
 def body_for(route: str, model: str | None = None, **fields: Any) -> bytes:
-    """The JSON body of a request of *route*; *fields* are added or replace what it says."""
+    """The JSON body of a request to *route*; *fields* are added or replace others."""
     body: dict[str, Any]
     match route:
         case "chat" | "stream":
-            url = {"url": f"data:image/png;base64,{picture()}"}
+            url = {"url": f"data:image/png;base64,{image()}"}
             parts = [
                 {"type": "text", "text": "Describe this image in detail."},
                 {"type": "image_url", "image_url": url},
             ]
             body = {"messages": [{"role": "user", "content": parts}], "stream": route == "stream"}
         case "analyze":
-            body = {"image": picture()}
+            body = {"image": image()}
         case "draw":
             body = {"prompt": RED_CIRCLE_CAPTION, "seed": 1}
         case "edit":
-            body = {"prompt": RED_CIRCLE_CAPTION, "image": picture(), "seed": 1}
+            body = {"prompt": RED_CIRCLE_CAPTION, "image": image(), "seed": 1}
         case _:
             raise ValueError(route)
     if model is not None:

@@ -1,8 +1,8 @@
-"""Clients of the public API that write down how each of their requests ended.
+"""Clients of the public API that record how each of their requests ended.
 
-Rules: a call is answered when its whole answer came (a stream: up to ``[DONE]``); told, when a clear
-error came: a status of 400 or more with OpenAI's error object, or an event with one. Anything else is a
-request that was lost, unless its client left by itself.
+Rules: a call is answered if its whole response arrived (a stream: up to ``[DONE]``). It got an error if
+the error is clear: a status of 400 or more with OpenAI's error object, or an event with one. Every
+other request is lost, unless its client disconnected.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ PATIENCE_S = 240.0
 class Ending(StrEnum):
     OPEN = "open"
     ANSWERED = "answered"
-    TOLD = "got"  # a clear error: "3 got load_failed"
-    LEFT = "left"  # the client did
+    ERROR = "got"  # a clear error: "3 got load_failed"
+    LEFT = "left"  # the client disconnected
     REFUSED = "refused"  # no connection could be made
-    LOST = "lost"  # cut without a word, or an answer that is none
+    LOST = "lost"  # cut off without an error, or an invalid response
 
 
 class Call(threading.Thread):
-    """One request, in a thread of its own; ``headers`` are sent along, *fields* go into the body."""
+    """One request in its own thread; ``headers`` are sent, *fields* are added to the body."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class Call(threading.Thread):
         self.ending = Ending.OPEN
         self.status = 0
         self.code = ""  # of the error
-        self.message = ""  # of the error, or how the request was lost
+        self.message = ""  # of the error, or the reason for the loss
         self.began = time.monotonic()
         self.seconds = 0.0
         self.answer: Any = None
         self.answer_headers: dict[str, str] = {}
-        self.first = threading.Event()  # the first event of a stream has come, or it has ended
+        self.first = threading.Event()  # the first event of a stream arrived, or the stream ended
         self._port = port
         self._headers = headers or {}
         self._body = body_for(route, model, **fields)
@@ -87,12 +87,12 @@ class Call(threading.Thread):
         """Close the connection, whatever its state."""
         self._leaving = True
         if self._socket is not None:
-            with contextlib.suppress(OSError):  # it has ended by itself
+            with contextlib.suppress(OSError):  # it has already ended
                 self._socket.shutdown(socket.SHUT_RDWR)
         self.join(PATIENCE_S)
 
     def ended(self, timeout_s: float = PATIENCE_S) -> Call:
-        """This call, once it has ended in whatever way."""
+        """Wait until this call has ended, in any way, and return it."""
         self.join(timeout_s)
         assert not self.is_alive(), f"no end within {timeout_s} s: {self}"
         return self
@@ -102,8 +102,8 @@ class Call(threading.Thread):
         return self.ended().ending is Ending.ANSWERED
 
     @property
-    def told(self) -> bool:
-        return self.ended().ending is Ending.TOLD
+    def got_error(self) -> bool:
+        return self.ended().ending is Ending.ERROR
 
     def _exchange(self) -> None:
         headers = {"content-type": "application/json", **self._headers}
@@ -121,7 +121,7 @@ class Call(threading.Thread):
                 self._end(Ending.ANSWERED)
 
     def _read_events(self, response: http.client.HTTPResponse) -> None:
-        """The first of ``[DONE]`` (or a completed image) and an error decides; then it must end."""
+        """Read the whole stream, then record whether it was complete, had an error, or was cut off."""
         error = None
         whole = False
         while line := response.readline():
@@ -146,10 +146,10 @@ class Call(threading.Thread):
     def _take_error(self, body: Any) -> None:
         error = body.get("error") if isinstance(body, dict) else None
         if not isinstance(error, dict) or not all(error.get(k) for k in ("message", "type", "code")):
-            self._end(Ending.LOST, f"an error that says nothing: {body!r}")
+            self._end(Ending.LOST, f"an unclear error: {body!r}")
             return
         self.code = error["code"]
-        self._end(Ending.TOLD, error["message"])
+        self._end(Ending.ERROR, error["message"])
 
     def _end(self, ending: Ending, message: str = "") -> None:
         if self._leaving and ending in (Ending.LOST, Ending.REFUSED):
@@ -160,11 +160,11 @@ class Call(threading.Thread):
 
 
 def lost(calls: Iterable[Call], *, tier_was_killed: bool = False) -> list[Call]:
-    """Those of *calls* that got neither an answer nor a clear error, and did not leave.
+    """The *calls* that got neither a response nor a clear error, and whose clients did not disconnect.
 
-    *tier_was_killed*: the clients' own tier was, so that a cut connection is all that can be had.
+    *tier_was_killed*: the gateway was killed, so that its clients could only lose their connections.
     """
-    allowed = {Ending.ANSWERED, Ending.TOLD, Ending.LEFT}
+    allowed = {Ending.ANSWERED, Ending.ERROR, Ending.LEFT}
     if tier_was_killed:
         allowed |= {Ending.LOST, Ending.REFUSED}
     return [call for call in calls if call.ending not in allowed]
@@ -173,5 +173,5 @@ def lost(calls: Iterable[Call], *, tier_was_killed: bool = False) -> list[Call]:
 def in_words(calls: Iterable[Call]) -> str:
     """``12 answered, 3 got worker_failed, 1 left``."""
     calls = list(calls)
-    named = [f"{c.ending} {c.code}" if c.ending is Ending.TOLD else str(c.ending) for c in calls]
+    named = [f"{c.ending} {c.code}" if c.ending is Ending.ERROR else str(c.ending) for c in calls]
     return ", ".join(f"{n} {what}" for what, n in sorted(Counter(named).items())) or "no request"

@@ -1,7 +1,7 @@
-"""One row of the table: a fault, the stack that it happens to, and what must come of it.
+"""One row of the table: a fault, its stack, and the required outcome.
 
-Rules: ``provoke`` makes it happen and asserts what is special about it; what holds for all is checked
-by ``World.check``. A row has a world of its own, so that rows can run side by side.
+Rules: ``provoke`` causes the fault and asserts what is specific to it; ``World.check`` checks the rest.
+Each row has its own world, so that rows can run in parallel.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from tests.faults.calls import in_words
 from tests.faults.world import Changes, Provoke, World
 from tests.manager.conftest import unused_port
 
-# Two fake workers fit, three don't, by what is declared and by what they really take.
+# Two fake workers fit, three do not, by declared and by actual memory.
 MEMORY_GB = 0.2
 ALLOCATE_MB = 160
 BUDGET_GB = 0.45
 
-# Paths in knobs that begin with this are inside the world's folder.
+# Paths in options that begin with this are inside the world's folder.
 HERE = "@"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     name: str
-    must: str  # what must happen, for people
+    must: str  # the required outcome, for the document
     provoke: Provoke
-    knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of fake workers, by alias
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of fake workers, by alias
     settings: Changes = field(default_factory=dict)  # ``{"manager.stop_timeout_s": 1}``
     real: bool = False  # the demo models instead of fake workers
-    over_budget_s: float = 0.0  # for which the budget may be exceeded
+    over_budget_s: float = 0.0  # how long the budget may be exceeded
     small_disk: bool = False  # the log folder is a tmpfs of 64 kB
-    slow: bool = False  # takes long by nature, so it begins first
+    slow: bool = False  # takes long, so it starts first
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What came of a fault."""
+class Observed:
+    """The outcome of a fault."""
 
     requests: str
     peak_mb: int
@@ -57,8 +57,8 @@ class Seen:
         return "; ".join([*words, self.requests, f"at most {self.peak_mb} of {self.budget_mb} MB"])
 
 
-def run(fault: Fault, folder: Path) -> Seen:
-    """Provoke *fault* in a new world, and check; raises ``AssertionError``."""
+def run(fault: Fault, folder: Path) -> Observed:
+    """Provoke *fault* in a new world, and check the outcome; raises ``AssertionError``."""
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     config = real_config(fault, folder) if fault.real else fake_config(fault, folder)
@@ -72,7 +72,7 @@ def run(fault: Fault, folder: Path) -> Seen:
         except BaseException as exc:
             exc.add_note(_evidence(world))
             raise
-    return Seen(
+    return Observed(
         requests=in_words(world.calls),
         peak_mb=world.sampler.peak >> 20,
         budget_mb=world.budget >> 20,
@@ -124,18 +124,18 @@ def fake_config(fault: Fault, folder: Path) -> Path:
 
 
 def _fake_model(fault: Fault, alias: str, folder: Path) -> dict[str, Any]:
-    knobs = {
+    options = {
         "journal": f"{HERE}journal",
         "allocate_mb": ALLOCATE_MB,
-        "pace_s": 0.02,
-        **fault.knobs.get("*", {}),
-        **fault.knobs.get(alias, {}),
+        "step_s": 0.02,
+        **fault.options.get("*", {}),
+        **fault.options.get(alias, {}),
     }
-    there = {
+    resolved = {
         key: str(folder / value.removeprefix(HERE))
         if isinstance(value, str) and value.startswith(HERE)
         else value
-        for key, value in knobs.items()
+        for key, value in options.items()
     }
     kind = {"kind": "image", "family": "flux1-schnell"} if alias == "image" else {"kind": "vlm"}
-    return {**kind, "path": json.dumps(there), "port": unused_port(), "memory_gb": MEMORY_GB}
+    return {**kind, "path": json.dumps(resolved), "port": unused_port(), "memory_gb": MEMORY_GB}

@@ -1,4 +1,4 @@
-"""Processes seen from outside: who a manager's workers are, what they hold, and a 20 Hz sampler.
+"""Processes observed from outside: a manager's workers, their memory and handles, a 20 Hz sampler.
 
 Linux: ``/proc``. Memory is PSS (``smaps_rollup``), so that pages shared by two workers count once.
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 
 SAMPLE_S = 0.05
-# httpx's pool notices that the other side has closed an idle connection when it is used again.
+# httpx's pool notices only on reuse that the other side has closed an idle connection.
 _POOLED = (psutil.CONN_ESTABLISHED, psutil.CONN_CLOSE_WAIT)
 
 
 def children(pid: int) -> set[int]:
-    """The living children of process *pid*, whichever of its threads has started them."""
+    """The live children of process *pid*, started by any of its threads."""
     found: set[int] = set()
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -30,7 +30,7 @@ def children(pid: int) -> set[int]:
 
 
 def descendants(pid: int) -> set[int]:
-    """Children of *pid*, and theirs."""
+    """All live descendants of *pid*."""
     found: set[int] = set()
     new = children(pid)
     while new:
@@ -40,7 +40,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether *pid* runs; a zombie does not."""
+    """Does *pid* run? A zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -48,20 +48,20 @@ def alive(pid: int) -> bool:
 
 
 def pss(pid: int) -> int:
-    """Bytes that *pid* holds, its share of what it shares; 0 when it has gone."""
+    """The PSS of *pid* in bytes; 0 if it has ended."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             for line in file:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) << 10
     except OSError:
-        pass  # it ended meanwhile
+        pass  # it has ended
     return 0
 
 
 def handles(pid: int, ports: Collection[int], log_dir: str) -> int:
-    """Open file handles of *pid* that can't be explained by idle connections inside the stack, whose
-    *ports* are given, or by the one open log file of each alias."""
+    """The number of open file handles of *pid*, except for idle connections to *ports* inside the stack
+    and the one open log file of each alias."""
     process = psutil.Process(pid)
     connections = [c for c in process.net_connections("tcp") if c.raddr]
     pooled = sum(
@@ -74,7 +74,7 @@ def handles(pid: int, ports: Collection[int], log_dir: str) -> int:
 
 
 def handles_in_words(pid: int) -> list[str]:
-    """Every open file of *pid* and every connection, for people."""
+    """Every open file and connection of *pid*, for error messages."""
     files = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -85,15 +85,15 @@ def handles_in_words(pid: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    at: float  # by time.monotonic; when its reading began
+    at: float  # start of the reading, by time.monotonic
     used: int  # bytes of all workers
 
 
 class Sampler(threading.Thread):
-    """Reads 20 times a second what all workers hold together.
+    """Reads 20 times a second the memory of all workers together.
 
-    Processes are read one after the other, and this thread may be held up between two of them: what one
-    held that has ended meanwhile may be another's already. Such a sample is taken anew.
+    Processes are read one after the other, and this thread may be delayed between two of them: another
+    process may already have the memory of one that has ended. Such a sample is discarded and repeated.
     """
 
     def __init__(self, workers: Callable[[], set[int]], *, read: Callable[[int], int] = pss) -> None:
@@ -111,9 +111,9 @@ class Sampler(threading.Thread):
             self.samples.append(sample)
 
     def sample(self) -> Sample | None:
-        """What is held now; None: somebody has ended meanwhile."""
+        """Read the memory now; None if a process ended meanwhile."""
         began = time.monotonic()
-        # Those of a manager that has died are nobody's children, and count on.
+        # The workers of a manager that died are no longer its children, but still count.
         self._known = {pid for pid in self._known | self._workers() if alive(pid)}
         used = sum(self._read(pid) for pid in self._known)
         return Sample(began, used) if all(alive(pid) for pid in self._known) else None
@@ -125,7 +125,7 @@ class Sampler(threading.Thread):
 
     @property
     def known(self) -> set[int]:
-        """The workers that are or were there and have not ended."""
+        """The current and former workers that have not ended."""
         return {pid for pid in self._known | self._workers() if alive(pid)}
 
     @property
@@ -133,7 +133,7 @@ class Sampler(threading.Thread):
         return max((sample.used for sample in self.samples), default=0)
 
     def longest_over(self, budget: int, *, since: float = 0.0) -> float:
-        """The longest time in seconds for which *budget* bytes were exceeded without a pause."""
+        """The longest time in seconds during which *budget* bytes were exceeded continuously."""
         longest, began = 0.0, None
         for sample in [s for s in self.samples if s.at >= since]:
             if sample.used <= budget:

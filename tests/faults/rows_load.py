@@ -1,4 +1,4 @@
-"""Loads that are slow, fail, or meet somebody else on their port; full disks and damaged files."""
+"""Loads that are slow, fail, or find a stranger on their port; full disks and damaged files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.fault import Fault
 from tests.faults.world import World, eventually_answers
 
 
-def _slow_but_getting_on(world: World) -> None:
+def _slow_but_progressing(world: World) -> None:
     calls = [world.call("chat", "a") for _ in range(10)]
     assert all(call.answered for call in calls), calls
     assert world.loads("a") == 1
@@ -21,7 +21,7 @@ def _slow_but_getting_on(world: World) -> None:
 def _hangs(world: World) -> None:
     calls = [world.call("chat", "a") for _ in range(5)]
     for call in calls:
-        assert call.told, call
+        assert call.got_error, call
         assert call.code == "load_failed", call
         assert "no progress for 4 s while loading" in call.message, call
     assert world.answers("chat", "b")
@@ -30,7 +30,7 @@ def _hangs(world: World) -> None:
 def _fails(world: World) -> None:
     calls = [world.call("chat", "a") for _ in range(5)]
     for call in calls:
-        assert call.told, call
+        assert call.got_error, call
         assert call.code == "load_failed", call
         assert "the weights are torn" in call.message, call
         assert 1 <= int(call.answer_headers["retry-after"]) <= 59, call
@@ -41,14 +41,14 @@ def _fails(world: World) -> None:
 def _fails_always(world: World) -> None:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        assert world.call("chat", "a").told
+        assert world.call("chat", "a").got_error
         time.sleep(0.05)
     assert world.loads("a") in (2, 3), world.loads("a")  # the backoff doubles from a second
     world.seen.append(f"{world.loads('a')} loads in 5 s")
 
 
 class _Liar(BaseHTTPRequestHandler):
-    """Says that it is worker *a*, and ready."""
+    """Claims to be worker *a*, and ready."""
 
     def do_GET(self) -> None:
         lie = WorkerHealth(alias="a", phase=Phase.READY, nonce="0" * 32, pid=os.getpid())
@@ -68,7 +68,7 @@ def _health_lies(world: World) -> None:
     with HTTPServer(("127.0.0.1", port), _Liar) as stranger:
         threading.Thread(target=stranger.serve_forever, args=(0.05,), daemon=True).start()
         call = world.call("chat", "a")
-        assert call.told, call
+        assert call.got_error, call
         assert call.code == "load_failed", call
         assert world.answers("chat", "b")
         stranger.shutdown()
@@ -77,14 +77,14 @@ def _health_lies(world: World) -> None:
 
 def _wrong_nonce(world: World) -> None:
     call = world.call("chat", "a")
-    assert call.told, call
+    assert call.got_error, call
     assert "another process responds on its port" in call.message, call
 
 
 def _port_taken(world: World) -> None:
     sock = world.occupy("a")
     call = world.call("chat", "a")
-    assert call.told, call
+    assert call.got_error, call
     assert call.code == "load_failed", call
     assert str(world.settings.models["a"].port) in call.message, call
     assert world.answers("chat", "b")
@@ -101,7 +101,7 @@ def _log_folder_full(world: World) -> None:
 
 
 def _state_damaged(world: World) -> None:
-    """The file is damaged while the manager is away, in another way each time."""
+    """The file is damaged while the manager is stopped, each time in another way."""
     state = world.folder / "state" / "peaks.json"
     state.parent.mkdir(exist_ok=True)
     damages = (b"", b"\xff\x00nonsense", b'{"version": 1, "checksum": "0", "peaks": {"x": 3}}')
@@ -143,15 +143,15 @@ ROWS = (
     Fault(
         "a slow load that gets on",
         "Requests keep waiting, well beyond `start_timeout_s`.",
-        _slow_but_getting_on,
-        knobs={"a": {"phases": SLOW}},
+        _slow_but_progressing,
+        options={"a": {"phases": SLOW}},
         settings={"manager.start_timeout_s": 5},
     ),
     Fault(
         "a load that hangs",
         "It fails after `start_timeout_s` without progress; waiting requests get an error.",
         _hangs,
-        knobs={"a": {"stuck": True}},
+        options={"a": {"stuck": True}},
         settings={"manager.start_timeout_s": 4},
     ),
     Fault(
@@ -159,13 +159,13 @@ ROWS = (
         "Waiting requests get the worker's last line as error; after the backoff the "
         "next load succeeds.",
         _fails,
-        knobs={"a": {"exit": 1, "exit_times": 1, "last_words": "the weights are torn\n"}},
+        options={"a": {"exit": 1, "exit_times": 1, "last_words": "the weights are torn\n"}},
     ),
     Fault(
         "a load that always fails",
         "Every request gets an error at once; loads are retried with growing pauses.",
         _fails_always,
-        knobs={"a": {"exit": 1, "last_words": "the weights are torn\n"}},
+        options={"a": {"exit": 1, "last_words": "the weights are torn\n"}},
     ),
     Fault(
         "a foreign process that claims to be the worker",
@@ -176,7 +176,7 @@ ROWS = (
         "a worker that shows a wrong nonce",
         "It is not accepted as the worker, and the load fails.",
         _wrong_nonce,
-        knobs={"a": {"nonce": "x"}},
+        options={"a": {"nonce": "x"}},
         settings={"manager.start_timeout_s": 4},
     ),
     Fault(
@@ -189,7 +189,7 @@ ROWS = (
         "the log folder is full",
         "Output that can't be kept is dropped; nothing else changes.",
         _log_folder_full,
-        knobs={"*": {"say": "nothing of importance\n", "say_times": 5000}},
+        options={"*": {"say": "nothing of importance\n", "say_times": 5000}},
         small_disk=True,
     ),
     Fault(
@@ -207,6 +207,6 @@ ROWS = (
         "200 cold requests at once",
         "One load, 200 answers.",
         _200_at_once,
-        knobs={"a": {"phases": [["loading", "", 1]]}},
+        options={"a": {"phases": [["loading", "", 1]]}},
     ),
 )

@@ -1,4 +1,4 @@
-"""The same with the real workers and the demo models, where a real model thread makes a difference."""
+"""Faults with real workers and the demo models, where a real model thread makes a difference."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
 
 MODELS = ROOT / "demo" / "models"
-# Work that lasts as long as a row needs, on any machine: answers that may not end (by their end
-# tokens), and pictures that take several seconds.
+# Work that lasts as long as a row needs, on any machine: completions without end tokens, and images
+# that take several seconds.
 END_TOKENS = json.loads((MODELS / "vlm-best" / "generation_config.json").read_text())["eos_token_id"]
 LONG_STREAM: dict[str, Any] = {
     "n": 8,
@@ -26,34 +26,34 @@ LONG_STREAM: dict[str, Any] = {
     "temperature": 1.0,
     "logit_bias": {str(token): -100 for token in END_TOKENS},
 }
-LONG_DRAWING: dict[str, Any] = {"steps": 100, "n": 2}
+LONG_IMAGE: dict[str, Any] = {"steps": 100, "n": 2}
 SHORT = [{"role": "user", "content": "hello"}]
 
 
 def _killed_in_mid_stream(world: World) -> None:
     stream = world.stream("vlm-best", **LONG_STREAM)
-    world.signal_worker("vlm-best", signal.SIGSTOP)  # or it would answer the second one beside it
+    world.signal_worker("vlm-best", signal.SIGSTOP)  # otherwise it would serve the second one too
     silent = world.call("analyze", "vlm-best")
     wait_for(lambda: world.open_requests("vlm-best") == 2)
     world.signal_worker("vlm-best")
-    assert stream.told, stream
+    assert stream.got_error, stream
     assert stream.code == "worker_failed", stream
     assert silent.answered, silent
 
 
 def _stopped_at_work(world: World) -> int:
-    """SIGSTOP of the worker that draws, when it has drawn for a while; its pid."""
+    """SIGSTOP the worker that generates an image, after a while; returns its pid."""
     pid = world.worker_pid("image-gen")
     wait_for(lambda: world.open_requests("image-gen") == 1)
     time.sleep(0.5)
     world.signal_worker("image-gen", signal.SIGSTOP)
-    assert world.open_requests("image-gen") == 1  # it was not done before
+    assert world.open_requests("image-gen") == 1  # it was not finished before
     return pid
 
 
 def _killed_in_mid_image(world: World) -> None:
     assert world.answers("draw")
-    call = world.call("draw", **LONG_DRAWING)
+    call = world.call("draw", **LONG_IMAGE)
     world.kill_process(_stopped_at_work(world))
     assert call.answered, call
     assert world.loads("image-gen") == 2
@@ -61,7 +61,7 @@ def _killed_in_mid_image(world: World) -> None:
 
 def _stopped_in_mid_image(world: World) -> None:
     assert world.answers("draw")
-    call = world.call("draw", **LONG_DRAWING)
+    call = world.call("draw", **LONG_IMAGE)
     pid = _stopped_at_work(world)
     wait_for(lambda: not alive(pid), 20)
     assert call.answered, call
@@ -84,7 +84,7 @@ def _left_in_mid_image(world: World) -> None:
         call.leave()
     wait_for(lambda: world.open_requests("image-gen") == 0, 10)
     assert world.answers("draw")
-    world.seen.append(f"the next image was there {time.monotonic() - left_at:.1f} s later")
+    world.seen.append(f"the next image was ready {time.monotonic() - left_at:.1f} s later")
 
 
 def _200_at_once(world: World) -> None:
@@ -113,7 +113,7 @@ def _folder_vanishes(world: World) -> None:
     assert world.answers("analyze", "vlm-fast")  # it is in memory
     assert world.control("/stop/vlm-fast").json()["was_loaded"]
     call = world.call("analyze", "vlm-fast")
-    assert call.told, call
+    assert call.got_error, call
     assert (call.code, call.answer_headers["x-should-retry"]) == ("load_failed", "false")
     assert "vanishing" in call.message, call
     shutil.copytree(original, folder)
@@ -121,7 +121,7 @@ def _folder_vanishes(world: World) -> None:
 
 
 def _everything_at_once(world: World) -> None:
-    """All three models under load, one of them killed or evicted every second or two."""
+    """All three models under load; every second or two one of them is killed or evicted."""
     with world.load("vlm-fast", "vlm-best", clients=4, pause_s=0.1):
         for alias in ("vlm-fast", "vlm-best") * 2:
             world.in_state(alias, "ready", timeout_s=60)

@@ -1,4 +1,4 @@
-"""The death of the manager and of the gateway, clients that leave, a machine that sleeps."""
+"""The death of the manager and of the gateway, clients that disconnect, a machine that sleeps."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _manager_sigterm(world: World) -> None:
     waiting = world.call("chat", "b")
     wait_for(lambda: world.queued("b") == 1)
     world.terminate("manager")
-    assert waiting.told, waiting
+    assert waiting.got_error, waiting
     late = world.call("chat", "a")
-    assert late.told, late
+    assert late.got_error, late
     assert late.code in ("manager_unreachable", "unavailable"), late
     time.sleep(0.5)
     assert stream.is_alive()
@@ -56,7 +56,7 @@ def _manager_killed(world: World) -> None:
         world.kill("manager")
         killed_at = time.monotonic()
         wait_for(lambda: not [pid for pid in workers if alive(pid)], 5)
-        world.seen.append(f"workers gone after {time.monotonic() - killed_at:.1f} s")
+        world.seen.append(f"workers exited after {time.monotonic() - killed_at:.1f} s")
         assert workers
         world.start("manager")
         time.sleep(1)
@@ -79,7 +79,7 @@ def _gateway_killed(world: World) -> None:
 
 
 def _left_while_queued(world: World) -> None:
-    """*b* and *image* are busy and fill the budget; the clients of *a* give up waiting for it."""
+    """*b* and *image* are busy and fill the budget; the clients of *a* disconnect while queued."""
     busy = [world.stream("b"), world.call("draw")]
     wait_for(lambda: world.open_requests("image") == 1)
     waiting = [world.call("chat", "a") for _ in range(10)]
@@ -147,7 +147,7 @@ def _stop_all_under_load(world: World) -> None:
     assert world.answers("chat", "a")
 
 
-def _turns_under_load(world: World) -> None:
+def _sharing_under_load(world: World) -> None:
     with world.load("a", "b", "image", clients=6):
         time.sleep(12)
     assert all(call.answered for call in world.calls), world.of(*world.calls)
@@ -180,74 +180,74 @@ ROWS = (
         "SIGTERM of the manager with work in hand",
         "Open responses complete, waiting requests get an error, new ones are refused, exit status 0.",
         _manager_sigterm,
-        knobs={"a": HOLD, "b": {"ready_when": "@flag"}},
+        options={"a": HOLD, "b": {"ready_when": "@flag"}},
     ),
     Fault(
         "SIGTERM of the manager under load",
         "No response is interrupted; a new manager serves.",
         _manager_sigterm_under_load,
-        knobs={"*": {"tokens": 10}},
+        options={"*": {"tokens": 10}},
     ),
     Fault(
         "kill -9 of the manager under load",
         "The gateway returns errors; the workers exit within 5 s; a new manager serves.",
         _manager_killed,
-        knobs={"*": {"tokens": 10}},
+        options={"*": {"tokens": 10}},
     ),
     Fault(
         "kill -9 of the gateway under load",
         "Its clients lose their connections, which cannot be avoided; the leases end, "
         "the workers stay.",
         _gateway_killed,
-        knobs={"*": {"tokens": 10}},
+        options={"*": {"tokens": 10}},
     ),
     Fault(
         "clients leave while they are queued",
         "They leave the queue; nothing is loaded for them.",
         _left_while_queued,
-        knobs={"b": HOLD, "image": HOLD},
+        options={"b": HOLD, "image": HOLD},
     ),
     Fault(
         "clients leave while their model loads",
         "The load continues, and serves the next request.",
         _left_while_loading,
-        knobs={"a": {"ready_when": "@flag"}},
+        options={"a": {"ready_when": "@flag"}},
     ),
     Fault(
         "clients leave in mid-stream",
         "The work ends within seconds; the worker stays.",
         _left_in_mid_stream,
-        knobs={"a": HOLD},
+        options={"a": HOLD},
     ),
     Fault(
         "clients leave in mid-image",
         "The work ends within seconds; the worker stays.",
         _left_in_mid_image,
-        knobs={"image": HOLD},
+        options={"image": HOLD},
     ),
     Fault(
         "evict under load",
         "Open requests complete, later ones load the model again: all succeed.",
         _evict_under_load,
-        knobs={"*": {"tokens": 10}},
+        options={"*": {"tokens": 10}},
     ),
     Fault(
         "stop-all under load",
         "Open requests complete; requests waiting for a stopped load get an error.",
         _stop_all_under_load,
-        knobs={"*": {"tokens": 10}},
+        options={"*": {"tokens": 10}},
     ),
     Fault(
         "three models under load, room for two",
         "They take turns, and every request succeeds.",
-        _turns_under_load,
+        _sharing_under_load,
         settings={"manager.max_wait_s": 1},
     ),
     Fault(
         "sleep and wake: SIGSTOP of everything for 30 s",
         "Open requests and loads continue: all succeed.",
         _sleep,
-        knobs={"a": HOLD, "b": {"ready_when": "@flag"}},
+        options={"a": HOLD, "b": {"ready_when": "@flag"}},
         settings={"manager.start_timeout_s": 120, "manager.stall_timeout_s": 10},
         slow=True,
     ),

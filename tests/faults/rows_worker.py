@@ -1,4 +1,4 @@
-"""Workers that die, hang or will not leave (fake workers, which are real processes)."""
+"""Workers that die, hang or do not exit (fake workers, which are real processes)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults.processes import alive
 from tests.faults.world import World, eventually_answers
 
 
-def _gone(pid: int) -> bool:
+def _ended(pid: int) -> bool:
     return not alive(pid)
 
 
@@ -30,7 +30,7 @@ def _killed_while_loading(world: World) -> None:
     wait_for(lambda: world.queued("a") == 5)
     world.signal_worker("a")
     for call in calls:
-        assert call.told, call
+        assert call.got_error, call
         assert call.code == "load_failed", call
         assert "SIGKILL" in call.message, call
     world.flag().touch()
@@ -42,7 +42,7 @@ def _killed_in_mid_stream(world: World) -> None:
     silent = world.call("chat", "a")
     wait_for(lambda: world.open_requests("a") == 2)
     world.signal_worker("a")
-    assert stream.told, stream
+    assert stream.got_error, stream
     assert stream.code == "worker_failed", stream
     world.flag().touch()
     assert silent.answered, silent
@@ -62,16 +62,16 @@ def _killed_twice(world: World) -> None:
     call = world.call("draw")
     killed: set[int] = set()
 
-    def has_it_in_hand() -> bool:
-        # The status may still tell of the one that was killed last.
+    def has_the_request() -> bool:
+        # The status may still show the process that was killed before.
         return world.open_requests("image") == 1 and world.worker_pid("image") not in killed
 
     for _ in range(2):
-        wait_for(has_it_in_hand)
+        wait_for(has_the_request)
         pid = world.signal_worker("image")
         killed.add(pid)
-        wait_for(functools.partial(_gone, pid))
-    assert call.told, call
+        wait_for(functools.partial(_ended, pid))
+    assert call.got_error, call
     assert call.code == "worker_failed", call
     world.flag().touch()
     eventually_answers(world, "draw")
@@ -93,7 +93,7 @@ def _stopped_with_work(world: World) -> None:
     stopped = world.signal_worker("a", signal.SIGSTOP)
     wait_for(lambda: not alive(stopped), 15)
     world.flag().touch()
-    assert stream.told, stream
+    assert stream.got_error, stream
     assert silent.answered, silent
 
 
@@ -141,7 +141,7 @@ def _leaves_children(world: World) -> None:
 
 def _exits_0_while_loading(world: World) -> None:
     call = world.call("chat", "a")
-    assert call.told, call
+    assert call.got_error, call
     assert (call.code, call.answer_headers["x-should-retry"]) == ("load_failed", "false")
     assert "exit status 0" in call.message, call
     assert world.state("a") == "failed"
@@ -155,7 +155,7 @@ def _exits_0_at_a_request(world: World) -> None:
 
 def _exits_at_every_request(world: World) -> None:
     call = world.call("chat", "a")
-    assert call.told, call
+    assert call.got_error, call
     assert call.code == "worker_failed", call
     assert world.loads("a") == 2
     assert world.answers("chat", "b")
@@ -173,40 +173,40 @@ ROWS = (
         "Requests waiting for that load get an error with the signal; after the backoff "
         "the next load succeeds.",
         _killed_while_loading,
-        knobs={"a": {"ready_when": "@flag"}},
+        options={"a": {"ready_when": "@flag"}},
     ),
     Fault(
         "kill -9 of a worker in mid-stream",
         "The stream ends with an error event; requests without a first byte are served "
         "by a new process.",
         _killed_in_mid_stream,
-        knobs={"a": HOLD},
+        options={"a": HOLD},
     ),
     Fault(
         "kill -9 of a worker in mid-image",
         "The request is sent once more, to a new process, and answered.",
         _killed_in_mid_image,
-        knobs={"image": HOLD},
+        options={"image": HOLD},
     ),
     Fault(
         "kill -9 of a worker, and of its successor",
         "A request is sent a second time, never a third: then its client gets an error.",
         _killed_twice,
-        knobs={"image": HOLD},
+        options={"image": HOLD},
     ),
     Fault(
         "kill -9 of workers under load, again and again",
         "Streams end with an error event, other requests succeed or get an error; "
         "afterwards all is served.",
         _killed_under_load,
-        knobs={"*": {"tokens": 10}},
+        options={"*": {"tokens": 10}},
     ),
     Fault(
         "SIGSTOP of a worker with work in hand",
         "It is killed after `stall_timeout_s`; the stream ends with an error, requests "
         "without a first byte are served again.",
         _stopped_with_work,
-        knobs={"a": HOLD},
+        options={"a": HOLD},
         settings={"manager.stall_timeout_s": 2},
     ),
     Fault(
@@ -218,44 +218,44 @@ ROWS = (
         "a worker whose model hangs",
         "It is killed after `stall_timeout_s`, and the request is answered by a new process.",
         _stalls,
-        knobs={"a": {"stall": True, "times": 1}},
+        options={"a": {"stall": True, "times": 1}},
         settings={"manager.stall_timeout_s": 1.5},
     ),
     Fault(
         "a worker that ignores SIGTERM",
         "It is killed after `stop_timeout_s`.",
         _ignores_sigterm,
-        knobs={"a": {"stubborn": True}},
+        options={"a": {"stubborn": True}},
     ),
     Fault(
         "workers that ignore SIGTERM, and must make room",
         "The next model is started when they have exited.",
         _ignores_sigterm_and_is_evicted,
-        knobs={"*": {"stubborn": True}},
+        options={"*": {"stubborn": True}},
         settings={"manager.stop_timeout_s": 0.5},
     ),
     Fault(
         "kill -9 of a worker with a child process",
         "The child process is killed too.",
         _leaves_children,
-        knobs={"a": {"child": True}},
+        options={"a": {"child": True}},
     ),
     Fault(
         "a worker that exits 0 while it loads",
         "That is a failed load, reported at once.",
         _exits_0_while_loading,
-        knobs={"a": {"exit": 0}},
+        options={"a": {"exit": 0}},
     ),
     Fault(
         "a worker that exits 0 at its first request",
         "The request is sent to a new process, and answered.",
         _exits_0_at_a_request,
-        knobs={"a": {"request_exit": 0, "times": 1}},
+        options={"a": {"request_exit": 0, "times": 1}},
     ),
     Fault(
         "a worker that exits at every request",
         "The request is tried twice, then gets an error; other models serve.",
         _exits_at_every_request,
-        knobs={"a": {"request_exit": 0}},
+        options={"a": {"request_exit": 0}},
     ),
 )

@@ -1,9 +1,9 @@
 """``python -m tests.faults.soak --minutes N [--seed S]``: mixed load, random faults, a report.
 
-The demo models under a budget that holds two of three, so that they take turns; clients on all routes,
-some of which leave early or ask for nonsense; a fault every twenty seconds or so. Prints a report
-(Markdown); exit status 1 when a request was lost, the budget was exceeded, or memory grew.
-``--write`` puts the report into docs/dev/reliability.md as well.
+The demo models under a budget for two of three, so that they are loaded in turn; clients on all
+routes, some of which disconnect early or send invalid requests; a fault about every twenty seconds.
+Prints a report (Markdown); exits with 1 if a request was lost, the budget was exceeded, or memory grew.
+``--write`` also puts the report into docs/dev/reliability.md.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from testkit.document import write_section
 from testkit.stacks import wait_for
 from tests.faults.calls import lost
 from tests.faults.fault import Fault, real_config
 from tests.faults.processes import pss
-from tests.faults.report import replace_section
 from tests.faults.soak_faults import FAULTS, Clients
 from tests.faults.soak_report import Reading, Soaked, render, verdicts
 from tests.faults.table import DOCUMENT
@@ -32,9 +32,9 @@ from tests.faults.world import World
 CLIENTS = 5
 FAULT_EVERY_S = 20.0
 READ_EVERY_S = 5.0
-WARM_UP_S = 12.0  # for each model
+WARM_UP_S = 12.0  # per model
 ALIASES = ("vlm-fast", "vlm-best", "image-gen")
-# Two fit, by what is declared and by what they take (up to 265, 265 and 480 MB); three never do.
+# Two fit, by declared and by actual memory (up to 265, 265 and 480 MB); three never do.
 SETTINGS = {
     "memory.max_unified_memory_gb": 0.78,
     "memory.safety_margin_gb": 0,
@@ -50,7 +50,7 @@ SETTINGS = {
 
 @dataclass(slots=True)
 class Soak:
-    """What a run gathers. Written to by one thread each, read at the end."""
+    """The data of a run. Each field is written by one thread and read at the end."""
 
     world: World
     minutes: float
@@ -97,7 +97,7 @@ class Soak:
 
 
 def warm_up(world: World, seed: int) -> None:
-    """Each model alone under load, so that the manager has learned what it takes."""
+    """Put each model under load alone, so that the manager learns its peak."""
     for alias in ALIASES:
         stop = threading.Event()
         clients = [Clients(world, stop, random.Random(seed + n), alias) for n in range(CLIENTS)]
@@ -140,10 +140,10 @@ def soak(minutes: float, seed: int, folder: Path) -> Soaked:
 
 
 def _aftermath(world: World) -> list[str]:
-    """What the checks of the fault suite say afterwards."""
+    """The problems that the fault suite's checks find after the run."""
     try:
         wait_for(lambda: world.call("analyze").answered, 120)
-        world.check(over_budget_s=float("inf"))  # judged with the rest
+        world.check(over_budget_s=float("inf"))  # the report judges the budget
     except AssertionError as exc:
         return [str(exc)]
     return []
@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = render(soaked)
     sys.stdout.write(report + "\n")
     if args.write:
-        replace_section(DOCUMENT, "soak", report)
+        write_section(DOCUMENT, "soak", report)
     for call in lost(soaked.calls):
         sys.stderr.write(f"{call}\n")
     return 0 if all(verdict.good for verdict in verdicts(soaked)) else 1

@@ -1,4 +1,4 @@
-"""The clients of the soak, and the faults that happen to them. Chance is a parameter."""
+"""The clients of the soak, and its faults. Randomness is a parameter."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _MODELS = {
     "edit": ("image-gen",),
 }
 _STOP_S = (0.5, 5.0)
-_LEAVES = 0.08  # the share of clients that do not wait for their answer
-_NONSENSE = 0.08  # the share of requests that can't be served
-_KEEP_ALIVE = 0.2  # the share of requests that say how long their model shall stay
+_LEAVES = 0.08  # the share of clients that disconnect early
+_NONSENSE = 0.08  # the share of invalid requests
+_KEEP_ALIVE = 0.2  # the share of requests with keep_alive
 
 
 class Clients:
-    """One client after the other, until *stop*."""
+    """Sends one request after the other, until *stop*."""
 
     def __init__(
         self, world: World, stop: threading.Event, chance: random.Random, only: str | None = None
     ) -> None:
-        """*only*: the alias that they ask; None: all of them."""
+        """*only*: the only alias to use; None: all of them."""
         self._only = only
         self._routes = sorted(r for r, models in _MODELS.items() if only is None or only in models)
         self._world = world
@@ -70,12 +70,12 @@ def _kill(world: World, alias: str) -> bool:
 
 
 def _pause(world: World, alias: str) -> bool:
-    """SIGSTOP, and SIGCONT a moment later, while everything else goes on."""
+    """SIGSTOP, and SIGCONT a moment later."""
     pid = _pid(world, alias)
     if pid is None or not _signal(world, alias, signal.SIGSTOP):
         return False
     time.sleep(random.Random(pid).uniform(*_STOP_S))
-    with contextlib.suppress(ProcessLookupError):  # it was evicted meanwhile, or killed
+    with contextlib.suppress(ProcessLookupError):  # meanwhile evicted or killed
         os.kill(pid, signal.SIGCONT)
     return True
 
@@ -101,12 +101,12 @@ def _signal(world: World, alias: str, number: int) -> bool:
 
 
 def _pid(world: World, alias: str) -> int | None:
-    """The process of *alias*, when it is ready."""
+    """The process of *alias* if it is ready."""
     worker = world.status()["workers"].get(alias)
     return None if worker is None else int(worker["pid"])
 
 
-# Each returns whether it happened: there may be nothing to kill just then.
+# Each returns whether it happened: there may be no process to kill.
 FAULTS: Mapping[str, Callable[[World, str], bool]] = {
     "kill -9 of a worker": _kill,
     "SIGSTOP of a worker for 0.5 to 5 s": _pause,

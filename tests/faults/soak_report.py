@@ -1,4 +1,4 @@
-"""The report of a soak: numbers in, verdicts and Markdown out. Pure."""
+"""The report of a soak: verdicts and Markdown from its numbers. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from tests.faults.calls import Call, Ending, lost
 
 MB = 1 << 20
-WARM_UP = 0.25  # the share of a run in which caches and allocators fill
+WARM_UP = 0.25  # the share of a run during which caches and allocators fill
 FLAT_MB_PER_HOUR = 20.0
-FLAT_MB = 8.0  # growth from the warm-up to the end that is noise, however short the run
+FLAT_MB = 8.0  # growth from the warm-up to the end that is noise, even in a short run
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """PSS in bytes, *minutes* after the begin."""
+    """PSS in bytes, *minutes* after the start."""
 
     minutes: float
     gateway: int
@@ -37,7 +37,7 @@ class Soaked:
     peak: int  # bytes of all workers
     budget: int
     samples: int
-    over_s: float  # the longest time for which the budget was exceeded
+    over_s: float  # the longest time during which the budget was exceeded
     problems: Sequence[str]
 
 
@@ -48,14 +48,14 @@ class Verdict:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Of the line of least squares through *points*; 0 for fewer than two."""
+    """The slope of the least-squares line through *points*; 0 for fewer than two."""
     if len(points) < 2:
         return 0.0
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
 def growth(readings: Sequence[Reading], tier: str) -> tuple[float, float]:
-    """MB an hour by the slope after the warm-up, and MB from its end to the last readings."""
+    """MB per hour by the slope after the warm-up, and MB from its end to the last readings."""
     settled = readings[int(len(readings) * WARM_UP) :]
     if len(settled) < 2:
         return 0.0, 0.0
@@ -116,7 +116,7 @@ def _requests(calls: Sequence[Call]) -> list[str]:
         took = [call.seconds for call in own if call.ending is Ending.ANSWERED]
         bad = len(lost(own))
         lines.append(
-            f"| {route} | {len(own)} | {ends[Ending.ANSWERED]} | {ends[Ending.TOLD]} | "
+            f"| {route} | {len(own)} | {ends[Ending.ANSWERED]} | {ends[Ending.ERROR]} | "
             f"{ends[Ending.LEFT]} | {bad} | {_quantile(took, 50):.2f} | {_quantile(took, 95):.2f} |"
         )
     codes = Counter(call.code for call in calls if call.code)
@@ -131,7 +131,7 @@ def _quantile(values: Sequence[float], percent: int) -> float:
 
 
 def _memory(readings: Sequence[Reading]) -> list[str]:
-    """A row for each minute."""
+    """One row per minute."""
     lines = ["| minute | gateway MB | manager MB |", "|---|---|---|"]
     shown = -1
     for reading in readings:

@@ -1,6 +1,6 @@
-"""The processes of one stack on free ports: a gateway, a manager, and the workers that it starts.
+"""The processes of one stack on free ports: a gateway, a manager, and the manager's workers.
 
-Rules: everything is done from outside, as an operator or a crash would: by signals, ports and files.
+Rule: everything is done from outside, as by an operator or a crash: with signals, ports and files.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _PRIVATE = ("GATEWAY_", "MANAGER_", "WORKER_MANAGER_", "VISION_", "IDLE_TIMEOUT"
 
 
 class Stack:
-    """``with Stack(folder, config, ...) as stack:`` a gateway, a manager, and whatever they start.
+    """``with Stack(folder, config, ...) as stack:`` a gateway and a manager, with their processes.
 
-    *real*: with the workers of this project, else with fake ones; *small_disk*: a folder that becomes a
-    tmpfs of 64 kB for the manager.
+    *real*: with real workers, otherwise with fake ones; *small_disk*: a folder that is a tmpfs of 64 kB
+    for the manager.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Stack:
                 os.kill(pid, signal.SIGKILL)
 
     def start(self, tier: str) -> None:
-        """Start ``manager`` or ``gateway``, in the place of one that has ended."""
+        """Start ``manager`` or ``gateway``, possibly after a former one has ended."""
         if tier in self.tiers:
             self.tiers[tier].communicate()
         argv = [sys.executable, "-m", tier]
@@ -83,7 +83,7 @@ class Stack:
             argv = [sys.executable, str(FAKES / "manager.py")]
         argv += ["--config", str(self.config), "--parent-pipe"]
         if tier == "manager" and self._small_disk is not None:
-            # A mount of its own, which goes with the process.
+            # A private mount, which disappears with the process.
             mount = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
             argv = ["unshare", "-rm", "sh", "-c", mount, str(self._small_disk), *argv]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE)}
@@ -195,7 +195,7 @@ class Stack:
         os.kill(pid, signal.SIGKILL)
 
     def loads(self, alias: str) -> int:
-        """How often *alias* was started, by the manager's log."""
+        """The number of starts of *alias* in the manager's log."""
         return self.log("manager").count(f" {alias}: stopped -> starting") + self.log("manager").count(
             f" {alias}: failed -> starting"
         )
@@ -204,20 +204,20 @@ class Stack:
         """``POST`` to the manager."""
         return plain.post(f"{self.manager_url}{path}", timeout=timeout_s)
 
-    # --- what fakes are held by --------------------------------------------------------------------
+    # --- control of the fakes ----------------------------------------------------------------------
 
     def flag(self, name: str = "flag") -> Path:
-        """What fake workers with ``hold`` or ``ready_when`` wait for; ``touch`` it."""
+        """The file for which fake workers with ``hold`` or ``ready_when`` wait; ``touch`` it."""
         return self.folder / name
 
     def pull(self, **levers: float) -> None:
-        """Set the fake manager's levers (testkit/fakes/manager.py) all at once."""
+        """Set all of the fake manager's levers (testkit/fakes/manager.py) at once."""
         new = self.folder / "levers.new"
         new.write_text(json.dumps(levers))
         new.replace(self.folder / "levers")
 
     def occupy(self, alias: str) -> socket.socket:
-        """Listen on the port of *alias*, and never answer."""
+        """Listen on the port of *alias* without ever responding."""
         sock = socket.create_server(("127.0.0.1", self.settings.models[alias].port))
         self._foreign.append(sock)
         return sock

@@ -1,6 +1,6 @@
-"""Whatever fails: every request is answered or told why, nothing is left behind, the budget holds.
+"""After every fault, all requests get a response or an error, nothing is left behind, the budget holds.
 
-``make faults``; plain ``make test`` leaves these out, as they take minutes.
+``make faults`` runs these tests; ``make test`` does not, because they take minutes.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ def can_mount() -> bool:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_the_stack_survives(fault: Fault, runs: Runs) -> None:
     if fault.small_disk and not can_mount():
-        pytest.skip("no tmpfs may be mounted here")
+        pytest.skip("this machine does not allow to mount a tmpfs")
     runs.outcomes[fault.name].result()

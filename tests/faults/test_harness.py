@@ -1,4 +1,4 @@
-"""The checks of the fault suite find what they are there to find, and the document is up to date."""
+"""The checks of the fault suite find what they should, and the document is up to date."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 
 import pytest
 
+from testkit.document import section
 from tests.faults.calls import Call, Ending, lost
 from tests.faults.processes import Sample, Sampler
-from tests.faults.report import section
 from tests.faults.table import DOCUMENT, FAULTS
 
 
 @contextmanager
-def server_that_says(*pieces: bytes) -> Iterator[int]:
-    """Answers one request with *pieces* and closes; yields its port."""
+def server_that_sends(*pieces: bytes) -> Iterator[int]:
+    """Responds to one request with *pieces* and closes; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -37,7 +37,7 @@ def server_that_says(*pieces: bytes) -> Iterator[int]:
 
 
 def ending_of(*pieces: bytes) -> Call:
-    with server_that_says(*pieces) as port:
+    with server_that_sends(*pieces) as port:
         call = Call(port, "draw")
         call.start()
         return call.ended()
@@ -52,29 +52,24 @@ ERROR = b'{"error": {"message": "m", "type": "t", "code": "c"}}'
 EVENTS = "text/event-stream"
 
 
-@pytest.mark.parametrize(
-    ("said", "ending"),
-    [
+def test_a_request_is_lost_unless_it_got_a_whole_response_or_a_clear_error() -> None:
+    for response, ending in (
         (whole("200 OK", b"{}"), Ending.ANSWERED),
-        (whole("503 X", ERROR), Ending.TOLD),
+        (whole("503 X", ERROR), Ending.ERROR),
         (whole("503 X", b'{"detail": "something"}'), Ending.LOST),
         (whole("503 X", b"Internal Server Error"), Ending.LOST),
         (whole("200 OK", b"{}")[:-1], Ending.LOST),
         (b"", Ending.LOST),
         (whole("200 OK", b"data: {}\n\ndata: [DONE]\n\n", EVENTS), Ending.ANSWERED),
-        (whole("200 OK", b"data: {}\n\nevent: error\ndata: " + ERROR + b"\n\n", EVENTS), Ending.TOLD),
+        (whole("200 OK", b"data: {}\n\nevent: error\ndata: " + ERROR + b"\n\n", EVENTS), Ending.ERROR),
         (whole("200 OK", b"data: {}\n\n", EVENTS), Ending.LOST),
-    ],
-)
-def test_a_request_is_lost_unless_it_got_a_whole_answer_or_a_clear_error(
-    said: bytes, ending: Ending
-) -> None:
-    call = ending_of(said)
-    assert call.ending is ending, call
-    assert lost([call]) == ([call] if ending is Ending.LOST else [])
+    ):
+        call = ending_of(response)
+        assert call.ending is ending, (response, call)
+        assert lost([call]) == ([call] if ending is Ending.LOST else [])
 
 
-def test_who_left_is_not_lost() -> None:
+def test_a_request_whose_client_disconnected_is_not_lost() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         call = Call(listener.getsockname()[1], "draw")
         call.start()
@@ -86,7 +81,7 @@ def test_who_left_is_not_lost() -> None:
     assert lost([call]) == []
 
 
-def test_the_time_over_the_budget_is_that_of_the_longest_breach() -> None:
+def test_the_time_over_the_budget_is_the_longest_breach() -> None:
     sampler = Sampler(set)
     sampler.samples = [Sample(at, used) for at, used in enumerate([5, 11, 12, 9, 11, 11, 11, 3])]
     assert sampler.longest_over(10) == 2
@@ -95,12 +90,13 @@ def test_the_time_over_the_budget_is_that_of_the_longest_breach() -> None:
     assert sampler.peak == 12
 
 
-def test_memory_that_moved_from_one_process_to_another_is_not_counted_twice() -> None:
+@pytest.mark.process
+def test_memory_that_moved_between_processes_is_not_counted_twice() -> None:
     leaves, stays = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
     pids = {leaves.pid, stays.pid}
 
     def read(pid: int) -> int:
-        if leaves.poll() is None:  # it ends in the middle of the first sample
+        if leaves.poll() is None:  # it ends during the first sample
             leaves.kill()
             leaves.wait()
         return 10
@@ -116,7 +112,7 @@ def test_memory_that_moved_from_one_process_to_another_is_not_counted_twice() ->
         stays.wait()
 
 
-def test_a_sample_is_as_old_as_its_beginning() -> None:
+def test_a_sample_has_the_time_of_its_start() -> None:
     def slowly(pid: int) -> int:
         time.sleep(0.05)
         return 1
@@ -128,12 +124,12 @@ def test_a_sample_is_as_old_as_its_beginning() -> None:
     assert sample.at - began < 0.05
 
 
-def test_every_fault_stands_in_the_document() -> None:
+def test_every_fault_is_in_the_document() -> None:
     table = section(DOCUMENT.read_text(), "faults")
     missing = [fault.name for fault in FAULTS if f"| {fault.name}" not in table]
     assert missing == []
     assert table.count("\n| ") == len(FAULTS), "a fault of the document is no longer tested"
 
 
-def test_names_tell_faults_apart() -> None:
+def test_fault_names_are_unique() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)

@@ -1,7 +1,7 @@
 """A stack, its clients, and the checks that follow every fault.
 
-After each fault the same is asked: has every accepted request got an answer or a clear error; is no
-lease, process, port or file handle left; was the budget held at every sample of another process.
+The same checks follow each fault: every accepted request got a response or a clear error; no lease,
+process, port or file handle is left; every memory sample was within the budget.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.faults.processes import alive, handles, handles_in_words
 from tests.faults.stack import END_S, Stack
 
 _SETTLE_S = 15.0
-_FAULTS_OF_OURS = (
+_OWN_FAULTS = (
     "Traceback",
     "a fault of the manager",
     "never retrieved",
@@ -31,14 +31,14 @@ _FAULTS_OF_OURS = (
 
 
 class World(Stack):
-    """A stack whose requests are written down, and which can be judged."""
+    """A stack whose requests are recorded, and which can be checked."""
 
     def __init__(
         self, folder: Path, config: Path, *, real: bool, small_disk: Path | None = None
     ) -> None:
         super().__init__(folder, config, real=real, small_disk=small_disk)
         self.calls: list[Call] = []
-        self.seen: list[str] = []  # what a row wants to have said of it
+        self.seen: list[str] = []  # remarks of a row for the document
         self._before: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -50,7 +50,7 @@ class World(Stack):
     # --- requests --------------------------------------------------------------------------------
 
     def call(self, route: str = "chat", model: str | None = None, **fields: Any) -> Call:
-        """A request that has begun."""
+        """Start a request."""
         call = Call(self.settings.gateway.port, route, model, **fields)
         with self._lock:
             self.calls.append(call)
@@ -58,19 +58,19 @@ class World(Stack):
         return call
 
     def stream(self, model: str | None = None, **fields: Any) -> Call:
-        """A stream that has brought its first token."""
+        """Start a stream, and wait for its first token."""
         call = self.call("stream", model, **fields)
         assert call.first.wait(60), call
         return call
 
     def answers(self, route: str = "chat", model: str | None = None, **fields: Any) -> bool:
-        """Whether a request made now is answered; says why not, in the output of a failed test."""
+        """Does a request succeed now? If not, prints the reason, for the output of a failed test."""
         call = self.call(route, model, **fields).ended()
         return call.answered or print(f"not answered: {call}") is not None  # noqa: T201
 
     @contextmanager
     def load(self, *models: str, clients: int = 4, pause_s: float = 0.02) -> Iterator[None]:
-        """Clients that ask on and on, each route that *models* have, until the block ends."""
+        """Clients that send requests to all routes of *models*, until the block ends."""
         stop = threading.Event()
 
         def ask(number: int) -> None:
@@ -110,10 +110,10 @@ class World(Stack):
         }
 
     def check(self, *, over_budget_s: float = 0.0) -> None:
-        """The three checks; *over_budget_s*: for how long at a time the budget may be exceeded."""
+        """All checks; *over_budget_s*: how long the budget may be exceeded without a break."""
         self._every_request_has_an_end()
         self._nothing_is_held()
-        self._all_ends_in_order()
+        self._everything_ends()
         over = self.sampler.longest_over(self.budget)
         peak = f"{self.sampler.peak >> 20} of {self.budget >> 20} MB"
         assert over <= over_budget_s, f"the budget was exceeded for {over:.2f} s: {peak}"
@@ -121,7 +121,7 @@ class World(Stack):
     def _every_request_has_an_end(self) -> None:
         for call in self.calls:
             call.ended()
-        assert not (gone := lost(self.calls, tier_was_killed="gateway" in self.killed)), gone
+        assert not (missing := lost(self.calls, tier_was_killed="gateway" in self.killed)), missing
 
     def _nothing_is_held(self) -> None:
         if self.tiers["manager"].poll() is not None:
@@ -146,7 +146,7 @@ class World(Stack):
         held = {a: w["active_requests"] for a, w in status["workers"].items() if w["active_requests"]}
         return held | {a: m["queued"] for a, m in status["models"].items() if m["queued"]}
 
-    def _all_ends_in_order(self) -> None:
+    def _everything_ends(self) -> None:
         self.sampler.finish()
         before = self.tree() | self.sampler.known
         running = {tier: p for tier, p in self.tiers.items() if p.poll() is None}
@@ -160,9 +160,9 @@ class World(Stack):
         wait_for(lambda: not [port for port in self.ports if _taken(port)], 5)
         for tier in self.tiers:
             lines = self.log(tier).splitlines()
-            said = [n for n, line in enumerate(lines) if any(w in line for w in _FAULTS_OF_OURS)]
-            if said:
-                first = "\n".join(lines[max(0, said[0] - 2) : said[0] + 60])
+            faults = [n for n, line in enumerate(lines) if any(w in line for w in _OWN_FAULTS)]
+            if faults:
+                first = "\n".join(lines[max(0, faults[0] - 2) : faults[0] + 60])
                 raise AssertionError(f"the {tier} has a fault of its own:\n{first}")
 
 
@@ -182,7 +182,7 @@ def _taken(port: int) -> bool:
 
 
 def eventually_answers(world: World, *args: Any, timeout_s: float = 30.0, **fields: Any) -> None:
-    """Ask again until it is answered: for what is told to come back after a while."""
+    """Repeat the request until it succeeds, for outages that end after a while."""
     wait_for(lambda: world.call(*args, **fields).answered, timeout_s)
 
 

@@ -1,7 +1,7 @@
-"""Fuzzing of everything that reads what others wrote: ``make fuzz MINUTES=n`` (docs/dev/security.md).
+"""Fuzzing of all code that parses foreign input: ``make fuzz MINUTES=n`` (docs/dev/security.md).
 
-Inputs are changed at random; those that reach a line that none before has reached are kept and changed
-further. Rules: one input is bytes, and alone decides what happens, so that a file is a reproducer; a
-target raises for a finding and returns for everything else; time and randomness are parameters.
-Own code, as fuzzers for Python come with a compiler, or for Linux alone.
+Inputs are mutated at random; an input that reaches a new line is kept and mutated further. Rules: an
+input is bytes, and the bytes alone decide what happens, so that a file is a reproducer; a target raises
+for a finding and returns otherwise; time and randomness are parameters. The fuzzer is our own, because
+fuzzers for Python need a compiler or run on Linux only.
 """

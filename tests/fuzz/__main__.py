@@ -1,6 +1,6 @@
-"""``python -m tests.fuzz --minutes N``: fuzz, print what was found, exit with 1 when that is anything.
+"""``python -m tests.fuzz --minutes N``: fuzz, print the findings, exit with 1 if there are any.
 
-``python -m tests.fuzz FILE...`` runs reproducers again; their names begin with that of their target.
+``python -m tests.fuzz FILE...`` replays reproducers; a file's name begins with the name of its target.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ from pathlib import Path
 from tests.fuzz.driver import Fuzzing, failure, fuzz
 from tests.fuzz.targets import TARGETS
 
-TELL_EVERY_S = 60.0
+REPORT_EVERY_S = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="fuzz", description="Fuzz what reads what others wrote.")
-    parser.add_argument("files", nargs="*", type=Path, help="reproducers to run again")
+    parser = argparse.ArgumentParser(
+        prog="fuzz", description="Fuzz the code that parses foreign input."
+    )
+    parser.add_argument("files", nargs="*", type=Path, help="reproducers to replay")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, help="of all randomness (default: by chance)")
+    parser.add_argument("--seed", type=int, help="seed of all randomness (default: random)")
     parser.add_argument("--target", action="append", choices=[target.name for target in TARGETS])
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     args = parser.parse_args(argv)
-    logging.disable()  # what is refused is logged, thousands of times
+    logging.disable()  # every refusal is logged, thousands of times
     if args.files:
         return replay(args.files)
     seed = random.randrange(1 << 32) if args.seed is None else args.seed
     targets = [t for t in TARGETS if args.target is None or t.name in args.target]
     say(f"seed {seed}: {', '.join(target.name for target in targets)}, {args.minutes:g} minutes")
-    told_at = time.monotonic()
+    reported_at = time.monotonic()
 
-    def tell(fuzzings: Sequence[Fuzzing], left_s: float) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= TELL_EVERY_S:
-            told_at = time.monotonic()
+    def progress(fuzzings: Sequence[Fuzzing], left_s: float) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= REPORT_EVERY_S:
+            reported_at = time.monotonic()
             say(f"{sum(f.cases for f in fuzzings)} cases; {max(0.0, left_s) / 60:.1f} minutes left")
 
-    fuzzings = fuzz(targets, seed=seed, seconds=args.minutes * 60, tell=tell)
+    fuzzings = fuzz(targets, seed=seed, seconds=args.minutes * 60, progress=progress)
     return report(fuzzings, args.findings)
 
 
@@ -57,7 +59,7 @@ def report(fuzzings: Sequence[Fuzzing], folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / finding.file_name
         file.write_bytes(finding.data)
-        say(f"\n{finding.where}\n{finding.what}again: python -m tests.fuzz {file}")
+        say(f"\n{finding.where}\n{finding.what}replay: python -m tests.fuzz {file}")
     return 1 if found else 0
 
 
@@ -67,7 +69,7 @@ def replay(files: Sequence[Path]) -> int:
     for file in files:
         finding = failure(by_name[file.name.partition("-")[0]], file.read_bytes())
         found += finding is not None
-        say(f"{file}: {finding.where}\n{finding.what}" if finding else f"{file}: nothing is wrong")
+        say(f"{file}: {finding.where}\n{finding.what}" if finding else f"{file}: no finding")
     return 1 if found else 0
 
 

@@ -1,7 +1,7 @@
 """Which lines of some files run for the first time.
 
-Lines that have been seen cost next to nothing: on Python 3.12 and later the interpreter is told not to
-report them again; on 3.11 a function is no longer traced when all of its lines have been.
+Lines that were seen cost next to nothing: on Python 3.12 and later the interpreter stops reporting
+them; on 3.11 a function is no longer traced once all of its lines were seen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Lines:
-    """*prefixes*: of the names of files whose lines count."""
+    """Counts lines of the files whose names start with one of *prefixes*."""
 
     def __init__(self, prefixes: Sequence[str]) -> None:
         self._prefixes = tuple(prefixes)
@@ -26,7 +26,7 @@ class Lines:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """While the block runs, the lines of this thread are counted."""
+        """Count the lines that this thread runs in the block."""
         if sys.version_info >= (3, 12):
             with self._monitored():
                 yield
@@ -75,7 +75,7 @@ class Lines:
             monitoring.use_tool_id(tool, "fuzz")
             monitoring.register_callback(tool, monitoring.events.LINE, line)
             monitoring.set_events(tool, monitoring.events.LINE)
-            monitoring.restart_events()  # what another one has seen is new to this one
+            monitoring.restart_events()  # lines that another instance has seen are new to this one
             try:
                 yield
             finally:

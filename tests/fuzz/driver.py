@@ -1,4 +1,4 @@
-"""The loop: pick an input, change it, run the target, keep what is new, write down what is wrong."""
+"""The loop: pick an input, mutate it, run the target, keep new inputs, record findings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.fuzz.coverage import Lines
 from tests.fuzz.mutation import mutated
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW_S = 2.0  # of the processor, for one input
+SLOW_S = 2.0  # CPU seconds for one input
 
 
 @dataclass(frozen=True)
 class Target:
-    """``run`` returns for whatever input, unless it has found something; it then raises."""
+    """``run`` raises if it finds something, and returns for every other input."""
 
     name: str
     run: Callable[[bytes], None]
@@ -33,7 +33,7 @@ class Target:
 @dataclass(frozen=True)
 class Finding:
     target: str
-    where: str  # the same fault is reported once
+    where: str  # findings at the same place are reported once
     what: str
     data: bytes
 
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass
 class Fuzzing:
-    """One target being fuzzed. *clock*: processor seconds, by which a slow input is told."""
+    """One target being fuzzed. *clock* returns CPU seconds, which decide whether an input is slow."""
 
     target: Target
     rng: random.Random
@@ -55,14 +55,14 @@ class Fuzzing:
     corpus: list[bytes] = field(default_factory=list)
     findings: dict[str, Finding] = field(default_factory=dict)
 
-    def run(self, going_on: Callable[[Fuzzing], bool]) -> None:
-        """Cases, for as long as it is *going_on*."""
+    def run(self, more: Callable[[Fuzzing], bool]) -> None:
+        """Run cases while *more* returns true."""
         with self.lines.counted():
-            while going_on(self):
+            while more(self):
                 self._step()
 
     def _step(self) -> None:
-        """One case: each seed first, as it is."""
+        """One case: first each seed, unchanged."""
         seeds = self.target.seeds
         data = seeds[self.cases] if self.cases < len(seeds) else self._next()
         known = len(self.lines)
@@ -72,21 +72,21 @@ class Fuzzing:
         self.seconds += took
         self.cases += 1
         if found is None and took > SLOW_S:
-            found = Finding(self.target.name, "slow", f"{took:.1f} s of the processor", data)
+            found = Finding(self.target.name, "slow", f"{took:.1f} s of CPU time", data)
         if found is not None:
             self.findings.setdefault(found.where, found)
         elif len(self.lines) > known or self.cases <= len(self.target.seeds):
             self.corpus.append(data)
 
     def _next(self) -> bytes:
-        # What was found last has been changed least.
+        # The latest inputs have been mutated least.
         recent = self.corpus[-8:] if self.rng.random() < 0.5 else self.corpus
         parent = self.rng.choice(recent) if recent else b""
         return mutated(parent, self.rng, others=self.corpus, tokens=self.target.tokens)
 
 
 def failure(target: Target, data: bytes) -> Finding | None:
-    """What *target* finds wrong with *data*."""
+    """The finding of *target* for *data*, if any."""
     try:
         target.run(data)
     except Exception as exc:
@@ -99,11 +99,11 @@ def failure(target: Target, data: bytes) -> Finding | None:
 
 
 def started(targets: Sequence[Target], seed: int) -> list[Fuzzing]:
-    """*targets*, each with its own randomness: what one does changes nothing for another."""
+    """The state of each target, with its own randomness: targets do not affect each other."""
     prefixes = [
         f"{ROOT}/{package}/" for package in ("contracts", "web", "gateway", "manager", "workers")
     ]
-    # And what reads forms, which is in Python too.
+    # And the form parser, which is in Python too.
     prefixes += [str(module.__file__) for module in (formparsers, multipart)]
     return [Fuzzing(t, random.Random(f"{seed}:{t.name}"), Lines(prefixes)) for t in targets]
 
@@ -115,14 +115,14 @@ def fuzz(
     seconds: float,
     clock: Callable[[], float] = time.monotonic,
     slice_s: float = 2.0,
-    tell: Callable[[Sequence[Fuzzing], float], None] = lambda fuzzings, left_s: None,
+    progress: Callable[[Sequence[Fuzzing], float], None] = lambda fuzzings, left_s: None,
 ) -> list[Fuzzing]:
-    """Fuzz *targets* in turn for *seconds* in all; *tell* is called after each round."""
+    """Fuzz *targets* alternately for *seconds* in total; *progress* is called after each round."""
     fuzzings = started(targets, seed)
     end = clock() + seconds
     while clock() < end:
         for fuzzing in fuzzings:
             stop = min(end, clock() + slice_s)
             fuzzing.run(lambda fuzzing, stop=stop: clock() < stop)  # type: ignore[misc]
-        tell(fuzzings, end - clock())
+        progress(fuzzings, end - clock())
     return fuzzings

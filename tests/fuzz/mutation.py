@@ -1,4 +1,4 @@
-"""Inputs from inputs: bytes changed at random, JSON changed node by node. Pure; randomness is given."""
+"""Mutation: random changes to bytes, and to nodes of JSON. Pure; randomness is a parameter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALUES: Sequence[Any] = (
 def mutated(
     data: bytes, rng: random.Random, *, others: Sequence[bytes], tokens: Sequence[bytes] = ()
 ) -> bytes:
-    """*data* changed in one or a few places; *others* are inputs to take parts of, *tokens* words."""
+    """*data* changed in one or a few places, with parts of *others* and words of *tokens*."""
     for _ in range(1 << min(int(rng.expovariate(0.9)), 5)):
         if data[:1] in b"{[" and rng.random() < 0.6 and (changed := _json_changed(data, rng, tokens)):
             data = changed
@@ -41,7 +41,7 @@ Change = Callable[[bytes, random.Random, Sequence[bytes], Sequence[bytes]], byte
 
 
 def _span(data: bytes, rng: random.Random) -> tuple[int, int]:
-    """A slice of *data*, more often a short one."""
+    """A slice of *data*; short ones are more frequent."""
     start = rng.randint(0, len(data))
     return start, min(len(data), start + int(rng.expovariate(1 / 8)))
 
@@ -97,7 +97,7 @@ _CHANGES: Sequence[Change] = (
 
 
 def _json_changed(data: bytes, rng: random.Random, tokens: Sequence[bytes]) -> bytes | None:
-    """*data* with one node changed; None when it is no JSON."""
+    """*data* with one node changed; None if it is not JSON."""
     try:
         tree = json.loads(data)
         nodes = list(_nodes(tree))
@@ -109,7 +109,7 @@ def _json_changed(data: bytes, rng: random.Random, tokens: Sequence[bytes]) -> b
 
 
 def _nodes(tree: Any) -> list[tuple[Any, Any]]:
-    """Each place of *tree*: what holds it, and its key or index."""
+    """Each node of *tree*, as its container and its key or index."""
     found, left = [], [tree]
     while left:
         holder = left.pop()

@@ -1,4 +1,4 @@
-"""Where fuzzing starts: inputs that are right, and words that mean something in them."""
+"""The start of fuzzing: valid inputs, and words with a meaning in them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ MEDIA_WORDS = _words(
 
 # --- requests -------------------------------------------------------------------------------------
 
-_SAID: dict[str, Any] = {"role": "user", "content": [
+_MESSAGE: dict[str, Any] = {"role": "user", "content": [
     {"type": "text", "text": "what is it?"},
     {"type": "image_url", "image_url": {"url": URI, "detail": "low", "max_pixels": 1000}},
 ]}  # fmt: skip
@@ -94,15 +94,15 @@ REQUESTS = tuple(
     json.dumps(request).encode()
     for request in (
         {"messages": [{"role": "user", "content": "hi"}]},
-        {"model": "a", "messages": [{"role": "system", "content": "s"}, _SAID], "stream": True,
+        {"model": "a", "messages": [{"role": "system", "content": "s"}, _MESSAGE], "stream": True,
          "stream_options": {"include_usage": True}, "temperature": 0.5, "top_p": 0.9, "max_tokens": 5,
          "stop": ["a"], "seed": 7, "n": 2, "logprobs": True, "top_logprobs": 3,
          "logit_bias": {"5": -100},
          "keep_alive": 30},
-        {"messages": [_SAID, {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+        {"messages": [_MESSAGE, {"role": "assistant", "content": None, "tool_calls": [_CALL]},
                       {"role": "tool", "tool_call_id": "c1", "content": "1"}],
          "tools": [_TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
-        {"messages": [_SAID], "response_format": {"type": "json_schema", "json_schema": {
+        {"messages": [_MESSAGE], "response_format": {"type": "json_schema", "json_schema": {
             "name": "n", "schema": {"type": "object"}, "strict": True}}},
         {"image": B64, "task": "custom", "prompt": "how many?", "max_tokens": 9, "detail": "high"},
         {"prompt": "a red circle", "size": "64x64", "n": 2, "seed": 1, "steps": 4, "quality": "low",
@@ -122,7 +122,7 @@ REQUEST_WORDS = (
             "developer", "custom", "caption", "512x512", "kontext", "klein", "b", URI, B64),
 )  # fmt: skip
 
-# --- answers --------------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------
 
 ANSWERS = tuple(json.dumps(images_response([PNG] * count, "png")).encode() for count in (0, 1, 3))
 ANSWER_WORDS = _words(

@@ -1,4 +1,4 @@
-"""Targets of bytes that flow: streams of events that break off, and requests on a connection."""
+"""Targets for byte streams: event streams that are cut off, and requests on a connection."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from web.receive_timeouts import Limits
 from web.relay import forward_response, forwarded_headers
 from web.request_record import RequestRecord, record_of
 
-# --- a stream of events ---------------------------------------------------------------------------
+# --- an event stream ------------------------------------------------------------------------------
 
 
 class Upstream:
-    """An answer that brings *data* in pieces, and breaks off when *cut*."""
+    """A response that delivers *data* in pieces, and breaks off if *cut*."""
 
     status = 200
     raw_headers = ((b"content-type", b"text/event-stream"),)
@@ -61,7 +61,7 @@ class Upstream:
 
 
 def cut_stream(data: bytes) -> None:
-    """A stream passes as it is; when it is cut, the last event that a client reads is the error."""
+    """A stream passes unchanged; if it is cut, the client's last event is the error."""
     for cut in (False, True):
         sent: list[Message] = []
 
@@ -94,7 +94,7 @@ def cut_stream(data: bytes) -> None:
 
 
 def events(data: bytes) -> list[tuple[str, str]]:
-    """Names and data of the events in *data*, read as HTML's standard says."""
+    """Names and data of the events in *data*, parsed according to the HTML standard."""
     found: list[tuple[str, str]] = []
     name, lines = "message", list[str]()
     text = data.decode("utf-8", "replace").removeprefix("\ufeff")
@@ -117,7 +117,7 @@ Read = tuple[str, bytes, bytes, tuple[tuple[bytes, bytes], ...], bytes]
 
 
 class Connection(asyncio.Transport):
-    """The server's end of a connection to nobody."""
+    """The server's end of a connection without a client."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Connection(asyncio.Transport):
 
 
 class Recorder:
-    """An app that examines each request and keeps what it read."""
+    """An app that examines and records each request."""
 
     def __init__(self) -> None:
         self.read: list[Read] = []
@@ -161,14 +161,14 @@ class Recorder:
             examine(scope)
         except Exception as exc:  # the server would log it
             self.faults.append(exc)
-        headers = tuple(scope["headers"][:-1])  # the last is the id, which may be a new one
+        headers = tuple(scope["headers"][:-1])  # the last is the request id, which may be generated
         self.read.append((scope["method"], scope["raw_path"], scope["query_string"], headers, body))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
 
 def examine(scope: Scope) -> None:
-    """What is made of a head, on either tier."""
+    """Run all code that parses a request head, on both tiers, and check its results."""
     headers = scope["headers"]
     for key, value in headers:
         assert not set(b"\r\n\0") & set(key + value)
@@ -200,12 +200,12 @@ _RUNNER = asyncio.Runner()
 
 
 def heads(data: bytes) -> None:
-    """However its bytes come, a connection has the same requests, and what they hold is harmless."""
+    """The pieces in which bytes arrive do not change the requests; their parsed values are safe."""
     whole, refused = requests_in([data])
     size = crc32(data) % 13 + 1 + len(data) // 32
     in_pieces, refused_too = requests_in([data[at : at + size] for at in range(0, len(data), size)])
     if refused or refused_too:
-        # What came before the fault has been read, or not, when it was seen.
+        # Requests before the fault may or may not have been read when it was found.
         shorter = min(len(whole), len(in_pieces))
         assert whole[:shorter] == in_pieces[:shorter]
     else:

@@ -1,7 +1,7 @@
-"""What is fuzzed, and what must hold for every input.
+"""The fuzzed code, and the rules that hold for every input.
 
-A refusal is one of the client's errors (4xx) and can be told in one short answer; nothing else is ever
-raised. What is taken means the same to whoever reads it next. How bytes come in pieces changes nothing.
+A refusal is a client error (4xx) with a short message; nothing else is raised. Every later parser reads
+an accepted input in the same way. The pieces in which bytes arrive make no difference.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ LIMIT = 1 << 14  # bytes of a form
 
 
 def attempt(call: Callable[[], T]) -> T | int:
-    """The result, or the status of a refusal, which is the client's fault and can be told."""
+    """The result, or the status of a refusal, which must be a client error with a short message."""
     try:
         return call()
     except ApiError as exc:
         refusal = exc
     assert 400 <= refusal.status < 500, refusal
     answer = error_response(refusal, "gateway")
-    assert len(answer.body) < 30_000, "an error that repeats the request"
+    assert len(answer.body) < 30_000, "the error repeats the request"
     assert json.loads(bytes(answer.body))["error"]["message"]
     return refusal.status
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
-    """*data* in pieces of a size that it decides."""
+    """*data* in pieces of a size that depends on *data*."""
     size = crc32(data) % 61 + 1 + len(data) // 64
     return (data[at : at + size] for at in range(0, len(data), size))
 
 
 def finished(work: Coroutine[Any, Any, T]) -> T:
-    """The result of *work*, which waits for nothing."""
+    """The result of *work*, which must not wait for anything."""
     try:
         work.send(None)
     except StopIteration as exc:
@@ -73,10 +73,10 @@ def finished(work: Coroutine[Any, Any, T]) -> T:
 
 
 def form(data: bytes) -> None:
-    """The first line is the content type, the rest the body."""
+    """The first line of *data* is the content type, the rest the body."""
     content_type, _, body = data.partition(b"\n")
     if not content_type.lower().startswith(b"multipart/form-data"):
-        return  # goes elsewhere
+        return  # another parser's
     headers = Headers(raw=[(b"content-type", content_type)])
 
     def read(chunks: Iterator[bytes]) -> list[tuple[str, str | bytes]] | int:
@@ -89,13 +89,13 @@ def form(data: bytes) -> None:
     whole = read(iter([body]))
     in_pieces = read(pieces(body))
     if isinstance(whole, int):
-        # One with several faults is refused for the first that is seen.
+        # A form with several faults is refused for the first one that is found.
         assert isinstance(in_pieces, int)
         return
     assert in_pieces == whole
     checked = attempt(lambda: check_edit_form(seeds.SETTINGS_READ, whole))
     if isinstance(checked, Checked):
-        # What is made of it is what a client could have sent as JSON.
+        # The resulting JSON is a request that a client could have sent.
         assert check_edit(seeds.SETTINGS_READ, checked.body).alias == checked.alias
         again = parsed(ImageEditRequest, checked.body)
         links = {link.url for link in checked.linked_images}
@@ -139,7 +139,7 @@ def requests(data: bytes) -> None:
             assert checked.body is data
             assert checked.alias in seeds.SETTINGS_READ.models
             request = parsed(model, data)
-            # Python's own parser reads it alike, as far as it is known to us.
+            # Python's own parser agrees on the known fields.
             raw = json.loads(data)
             assert request.model_fields_set - set(request.model_extra or ()) <= set(raw)
             assert request.model == raw.get("model")
@@ -148,14 +148,15 @@ def requests(data: bytes) -> None:
 
 
 def answers(data: bytes) -> None:
-    """What a worker says is not trusted to be an answer."""
+    """A worker's response is not trusted to be valid."""
     try:
-        answer, pictures = taken_out(data)
+        answer, images = taken_out(data)
     except UpstreamError:
         return
-    told = json.loads(with_urls(answer, [f"u{at}" for at in range(len(pictures))]))
-    assert [item["url"] for item in told["data"]] == [f"u{at}" for at in range(len(pictures))]
-    assert not any("b64_json" in item for item in told["data"])
+    urls = [f"u{number}" for number in range(len(images))]
+    parsed_answer = json.loads(with_urls(answer, urls))
+    assert [item["url"] for item in parsed_answer["data"]] == urls
+    assert not any("b64_json" in item for item in parsed_answer["data"])
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz")
 
 
 def settings(data: bytes) -> None:
-    """The file; behind a line of dashes and dots values of the environment, a line each."""
+    """A settings file; after a line of dashes and dots follow environment values, one per line."""
     text, _, lines = data.partition(b"\n-.-\n")
     values = lines.decode("utf-8", "replace").splitlines()
     environ = dict(zip(ENVIRONMENT, values, strict=False))

@@ -1,4 +1,4 @@
-"""The fuzzer finds what is there, and says how to see it again; a short run finds nothing in ours."""
+"""The fuzzer finds planted faults and writes reproducers; a short run finds nothing in our code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_short_run_finds_nothing(target: Target) -> None:
     (fuzzing,) = started([target], seed=6)
     fuzzing.run(lambda fuzzing: fuzzing.cases < CASES.get(target.name, 1000))
     assert [finding.what for finding in fuzzing.findings.values()] == []
-    assert len(fuzzing.lines) > 15, "it reached nothing"
+    assert len(fuzzing.lines) > 15, "the target runs no lines of ours"
     assert len(fuzzing.corpus) >= len(target.seeds)
 
 
@@ -45,7 +45,7 @@ def test_a_short_run_finds_nothing(target: Target) -> None:
 
 
 def planted(data: bytes) -> None:
-    """A fault behind four doors, a line each, which chance alone would open once in 2 ** 32 tries."""
+    """A fault behind four conditions, which chance alone would reach once in 2 ** 32 tries."""
     if data[:1] == b"f":  # noqa: SIM102
         if data[1:2] == b"u":  # noqa: SIM102
             if data[2:3] == b"z":  # noqa: SIM102
@@ -65,7 +65,7 @@ def test_it_finds_a_fault_that_chance_alone_would_not() -> None:
     assert "planted" in finding.what
 
 
-def test_the_same_seed_tries_the_same() -> None:
+def test_the_same_seed_gives_the_same_inputs() -> None:
     corpora = []
     for seed in (1, 1, 2):
         fuzzing = fuzzing_of(Target("planted", planted, [b"fu"], [b"z"]), seed)
@@ -76,13 +76,13 @@ def test_the_same_seed_tries_the_same() -> None:
     assert corpora[0] == corpora[1] != corpora[2]
 
 
-def test_one_fault_is_reported_once_and_its_inputs_are_not_built_upon() -> None:
+def test_a_fault_is_reported_once_and_its_inputs_are_not_kept() -> None:
     fuzzing = fuzzing_of(Target("planted", planted, [b"fuzz", b"fuzz1", b"fuzz2"]), 1)
     fuzzing.run(lambda fuzzing: fuzzing.cases < 3)
     assert (len(fuzzing.findings), fuzzing.corpus) == (1, [])
 
 
-def test_an_input_that_takes_long_is_a_finding() -> None:
+def test_a_slow_input_is_a_finding() -> None:
     ticks = iter(range(0, 1000, 5))
     target = Target("slow", lambda data: None, [b"x"])
     fuzzing = Fuzzing(target, random.Random(1), Lines([HERE]), clock=lambda: float(next(ticks)))
@@ -90,7 +90,7 @@ def test_an_input_that_takes_long_is_a_finding() -> None:
     assert list(fuzzing.findings) == ["slow"]
 
 
-def test_a_finding_ends_with_status_1_and_a_file_that_shows_it_again(
+def test_a_finding_ends_with_status_1_and_a_reproducer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = Target("planted", planted, [b"fuzz"])
@@ -105,7 +105,7 @@ def test_a_finding_ends_with_status_1_and_a_file_that_shows_it_again(
     assert command.main([str(file)]) == 0
 
 
-def test_what_finds_nothing_ends_with_status_0(
+def test_a_run_without_findings_ends_with_status_0(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "TARGETS", (Target("fine", lambda data: None, [b"x"]),))
@@ -116,7 +116,7 @@ def test_what_finds_nothing_ends_with_status_0(
 
 
 def test_a_line_counts_once_and_only_in_the_named_files() -> None:
-    # In a file of its own: from Python 3.14 on, lines of this very function would count as well.
+    # In a separate file: from Python 3.14 on, lines of this function would count as well.
     names: dict[str, Any] = {}
     exec(compile(inspect.getsource(planted), "/planted/here.py", "exec"), names)
     target = Target("planted", names["planted"], [])
@@ -142,13 +142,13 @@ def test_a_line_counts_once_and_only_in_the_named_files() -> None:
 
 
 @given(st.binary(), st.integers(), st.lists(st.binary(max_size=20), max_size=3))
-def test_whatever_is_changed_stays_within_bounds(data: bytes, seed: int, others: list[bytes]) -> None:
+def test_mutations_are_bounded_and_reproducible(data: bytes, seed: int, others: list[bytes]) -> None:
     changed = mutated(data, random.Random(seed), others=others, tokens=[b"word"])
     assert len(changed) <= LONGEST
     assert changed == mutated(data, random.Random(seed), others=others, tokens=[b"word"])
 
 
-def test_json_stays_json_more_often_than_not() -> None:
+def test_mutated_json_usually_stays_json() -> None:
     data = json.dumps({"a": [1, {"b": "c"}], "d": None}).encode()
     rng = random.Random(1)
     changed = [mutated(data, rng, others=[data], tokens=[b"word"]) for _ in range(500)]
@@ -163,14 +163,11 @@ def test_json_stays_json_more_often_than_not() -> None:
     assert len(set(changed)) > 300
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_events_are_parsed_according_to_the_standard() -> None:
+    for text, expected in (
         (b"data: a\n\n", [("message", "a")]),
         (b": c\nevent: e\ndata:a\ndata: b\r\n\r\ndata: c\r\r", [("e", "a\nb"), ("message", "c")]),
         (b"event: lost\n\ndata: a", []),
         (b"\xef\xbb\xbfdata: a\n\n", [("message", "a")]),
-    ],
-)
-def test_events_are_read_as_the_standard_says(text: bytes, expected: list[tuple[str, str]]) -> None:
-    assert events(text) == expected
+    ):
+        assert events(text) == expected

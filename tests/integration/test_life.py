@@ -1,4 +1,4 @@
-"""Real workers come and go: cold start, eviction, idle time-out, turns, and the death of each tier."""
+"""The life of real workers: cold start, eviction, idle timeout, queue, and the death of each tier."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def evict(stack: LocalStack, alias: str) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """With too little memory for two models, as declared and as they are measured then."""
+    """A stack with too little memory for two models, both as declared and as measured."""
     changes = {
         "memory.max_unified_memory_gb": 0.2,
         "memory.safety_margin_gb": 0,
@@ -49,7 +49,7 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         yield stack
 
 
-def test_a_checkpoint_that_is_not_there_is_a_clear_error(tight: LocalStack) -> None:
+def test_a_missing_checkpoint_is_a_clear_error(tight: LocalStack) -> None:
     body = {**CAPTION, "model": "vlm-fast"}
     answer = httpx.post(f"{tight.url}/v1/vision/analyze", json=body, timeout=120)
     assert answer.status_code == 503
@@ -59,7 +59,7 @@ def test_a_checkpoint_that_is_not_there_is_a_clear_error(tight: LocalStack) -> N
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idle(
+def test_a_cold_model_loads_once_for_all_requests_shares_memory_in_turn_and_is_unloaded_when_idle(
     tight: LocalStack,
 ) -> None:
     assert states(tight)["vlm-best"] == "stopped"
@@ -75,9 +75,9 @@ def test_a_cold_model_loads_once_for_all_who_ask_takes_turns_and_leaves_when_idl
     wait_for(lambda: states(tight)["vlm-best"] == "stopped")
 
 
-def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(stack: LocalStack) -> None:
+def test_a_request_for_a_ready_worker_does_not_wait_for_another_load(stack: LocalStack) -> None:
     assert draw(stack).status_code == 200
-    for _ in range(2):  # the second finds nothing to do, and says so
+    for _ in range(2):  # the second one finds nothing to unload, and succeeds
         assert evict(stack, "image-gen").status_code == 200
         assert states(stack)["image-gen"] == "stopped"
     assert caption(stack).status_code == 200
@@ -97,7 +97,7 @@ def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(stack: Lo
     assert done == ["caption", "draw"]
 
 
-def test_a_client_that_leaves_stops_the_work(http: httpx.Client) -> None:
+def test_a_client_that_disconnects_stops_its_job(http: httpx.Client) -> None:
     assert http.post("/v1/images/generations", json=DRAW).status_code == 200
     with pytest.raises(httpx.ReadTimeout):
         http.post("/v1/images/generations", json={**DRAW, "steps": 100, "n": 10}, timeout=1)
@@ -112,23 +112,23 @@ def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_standby_becomes_the_worker_and_kill_9_of_the_manager_leaves_no_process_within_five_seconds(
+def test_a_standby_worker_serves_and_kill_9_of_the_manager_leaves_no_process_after_five_seconds(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path, {"manager.standby": 1}) as stack:
         manager = process_of(stack, "manager")
         url = f"http://127.0.0.1:{stack.settings.manager.port}"
 
-        def parked() -> psutil.Process | None:
+        def ready_standby() -> psutil.Process | None:
             ready = httpx.get(f"{url}/status").json()["standby"]["ready"]
             found = [c for c in manager.children() if "--standby" in c.cmdline()]
             return found[-1] if ready and found else None
 
-        standby = wait_for(parked, 60)
+        standby = wait_for(ready_standby, 60)
         assert caption(stack).json()["result"] == RED_CIRCLE_CAPTION
         worker = httpx.get(f"{url}/status").json()["workers"]["vlm-best"]["pid"]
         assert worker == standby.pid
-        another = wait_for(lambda: (found := parked()) and found.pid != worker and found, 60)
+        another = wait_for(lambda: (p := ready_standby()) and p.pid != worker and p, 60)
         manager.kill()
         wait_for(lambda: not alive(standby) and not alive(another), 5)
         gateway = process_of(stack, "gateway")
@@ -138,7 +138,7 @@ def test_a_standby_becomes_the_worker_and_kill_9_of_the_manager_leaves_no_proces
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "manager_unreachable")
 
 
-def test_kill_9_of_a_worker_in_mid_stream_ends_the_stream_with_an_error_and_the_next_request_is_served(
+def test_kill_9_of_a_streaming_worker_ends_the_stream_with_an_error_and_the_next_request_succeeds(
     stack: LocalStack,
 ) -> None:
     assert caption(stack).status_code == 200
@@ -152,7 +152,7 @@ def test_kill_9_of_a_worker_in_mid_stream_ends_the_stream_with_an_error_and_the_
     wait_for(lambda: caption(stack).status_code == 200, 30)
 
 
-def test_a_new_gateway_finds_the_worker_of_one_that_was_killed_and_all_end_with_who_started_them(
+def test_a_new_gateway_uses_the_running_worker_and_all_processes_end_with_their_parent(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path) as stack:
@@ -167,14 +167,14 @@ def test_a_new_gateway_finds_the_worker_of_one_that_was_killed_and_all_end_with_
         wait_for(lambda: processes(stack) == [], 15)
 
 
-def test_a_taken_port_is_named_with_the_cure(stack: LocalStack) -> None:
+def test_a_taken_port_is_named_with_the_solution(stack: LocalStack) -> None:
     again = LocalStack(stack.config, {})
     with pytest.raises(CannotStart, match=r"is taken.*GATEWAY_PORT="):
         again.__enter__()
 
 
-def test_a_key_is_wanted_when_one_is_set(stack: LocalStack, tmp_path: Path) -> None:
-    """By a gateway of its own, before the manager that serves all."""
+def test_a_configured_key_is_required(stack: LocalStack, tmp_path: Path) -> None:
+    """With a separate gateway in front of the shared manager."""
     changes = {"gateway.api_key": "s3cret", "manager.port": stack.settings.manager.port}
     with LocalStack(demo_config(tmp_path, changes), {}, tiers=("gateway",)) as closed:
         closed.wait_until_ready()

@@ -1,4 +1,4 @@
-"""The main job through all three tiers, with real models: draw, edit, talk, read."""
+"""The main use through all three tiers, with real models: generate, edit, chat, analyze."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from demo.judge import check_caption
@@ -37,45 +36,30 @@ def events(text: str) -> list[Any]:
 
 
 @pytest.mark.smoke
-def test_a_picture_is_drawn_as_the_words_say(http: httpx.Client) -> None:
+def test_a_generated_image_matches_its_prompt(http: httpx.Client) -> None:
     body = post(http, "/v1/images/generations", {"prompt": RED_CIRCLE_CAPTION, "seed": 0})
     (data,) = body["data"]
-    picture = opened(data["b64_json"])
-    assert picture.size == (128, 128)
-    assert check_caption(picture, RED_CIRCLE_CAPTION).right
+    image = opened(data["b64_json"])
+    assert image.size == (128, 128)
+    assert check_caption(image, RED_CIRCLE_CAPTION).right
     assert data["revised_prompt"] == RED_CIRCLE_CAPTION
     assert body["usage"]["seed"] == 0
     assert body["usage"]["latency"] > 0
 
 
-def test_the_same_seed_draws_the_same_bytes_and_another_does_not(http: httpx.Client) -> None:
-    request = {"prompt": RED_CIRCLE_CAPTION, "n": 2, "seed": 41, "size": "64x64", "steps": 1}
-    first = post(http, "/v1/images/generations", request)
-    again = post(http, "/v1/images/generations", {**request, "n": 1, "seed": 42})
-    assert first["data"][1]["b64_json"] == again["data"][0]["b64_json"]
-    assert first["data"][0]["b64_json"] != first["data"][1]["b64_json"]
-
-
 @pytest.mark.smoke
-def test_an_edit_recolours_and_keeps_the_place(http: httpx.Client) -> None:
-    wanted = "a green circle on a blue background"
-    body = {"prompt": wanted, "image": as_base64(RED_CIRCLE), "strength": 0.5, "seed": 1}
+def test_an_edit_recolours_in_place(http: httpx.Client) -> None:
+    goal = "a green circle on a blue background"
+    body = {"prompt": goal, "image": as_base64(RED_CIRCLE), "strength": 0.5, "seed": 1}
     edited = opened(post(http, "/v1/images/edits", body)["data"][0]["b64_json"])
-    verdict = check_caption(edited, wanted)
+    verdict = check_caption(edited, goal)
     assert verdict.right, verdict
-    (circle,) = verdict.look.objects
+    (circle,) = verdict.observed.objects
     assert abs(circle.cx - 0.5) < 0.05
     assert abs(circle.cy - 0.5) < 0.05
 
 
-def test_strength_zero_gives_the_original_back(http: httpx.Client) -> None:
-    body = {"prompt": "anything", "image": as_base64(RED_CIRCLE), "strength": 0.0}
-    same = opened(post(http, "/v1/images/edits", body)["data"][0]["b64_json"])
-    original = opened(as_base64(RED_CIRCLE))
-    assert np.array_equal(np.asarray(same.convert("RGB")), np.asarray(original.convert("RGB")))
-
-
-def test_an_edit_as_a_form_is_the_same_edit(http: httpx.Client) -> None:
+def test_an_edit_as_a_form_gives_the_same_image(http: httpx.Client) -> None:
     fields = {
         "prompt": "a green circle on a blue background",
         "strength": "0.5",
@@ -89,7 +73,7 @@ def test_an_edit_as_a_form_is_the_same_edit(http: httpx.Client) -> None:
 
 
 @pytest.mark.smoke
-def test_the_answers_about_a_picture_are_true(http: httpx.Client) -> None:
+def test_the_answers_about_an_image_are_true(http: httpx.Client) -> None:
     def analyze(task: str, scene: Any, **fields: Any) -> Any:
         body = {"image": as_base64(scene), "task": task, **fields}
         return post(http, "/v1/vision/analyze", body)
@@ -108,13 +92,13 @@ def test_the_answers_about_a_picture_are_true(http: httpx.Client) -> None:
     assert custom["result"] == "yellow"
 
 
-def test_moondream_answers_truly_too(http: httpx.Client) -> None:
+def test_moondream_captions_correctly_too(http: httpx.Client) -> None:
     body = {"image": as_base64(GREEN_STAR), "model": "vlm-fast"}
     assert post(http, "/v1/vision/analyze", body)["result"] == "a green star on a yellow background"
 
 
 @pytest.mark.smoke
-def test_a_chat_about_a_picture_in_korean(http: httpx.Client) -> None:
+def test_a_chat_about_an_image_in_korean(http: httpx.Client) -> None:
     body = post(http, "/v1/chat/completions", ask(RED_CIRCLE, "이 이미지에 뭐가 있어?"))
     choice = body["choices"][0]
     assert choice["message"]["content"] == "파란 배경에 빨간 원"
@@ -122,7 +106,7 @@ def test_a_chat_about_a_picture_in_korean(http: httpx.Client) -> None:
     assert body["model"] == "vlm-best"
 
 
-def test_a_second_turn_still_sees_the_picture_of_the_first(http: httpx.Client) -> None:
+def test_a_second_turn_still_sees_the_image_of_the_first(http: httpx.Client) -> None:
     request = ask(GREEN_STAR, "Caption this image.")
     request["messages"] += [
         {"role": "assistant", "content": "a green star on a yellow background"},
@@ -132,23 +116,7 @@ def test_a_second_turn_still_sees_the_picture_of_the_first(http: httpx.Client) -
     assert body["choices"][0]["message"]["content"] == "yellow"
 
 
-def test_the_stream_says_what_the_whole_answer_says(http: httpx.Client) -> None:
-    request = ask(RED_CIRCLE, "Describe this image in detail.")
-    whole = post(http, "/v1/chat/completions", request)
-    options = {"stream": True, "stream_options": {"include_usage": True}}
-    answer = http.post("/v1/chat/completions", json={**request, **options})
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    *chunks, last = events(answer.text)
-    pieces = [c["choices"][0]["delta"].get("content") or "" for c in chunks]
-    assert len([piece for piece in pieces if piece]) > 3
-    assert "".join(pieces) == whole["choices"][0]["message"]["content"]
-    assert last["choices"] == []
-    cached = last["usage"].pop("prompt_tokens_details")["cached_tokens"]
-    assert cached > whole["usage"].pop("prompt_tokens_details")["cached_tokens"]  # it came second
-    assert last["usage"] == whole["usage"]
-
-
-def test_a_stop_string_and_a_token_limit_end_an_answer(http: httpx.Client) -> None:
+def test_a_stop_string_and_a_token_limit_end_a_completion(http: httpx.Client) -> None:
     request = ask(RED_CIRCLE, "Caption this image.")
     stopped = post(http, "/v1/chat/completions", {**request, "stop": " on"})["choices"][0]
     assert (stopped["message"]["content"], stopped["finish_reason"]) == ("a red circle", "stop")
@@ -157,47 +125,22 @@ def test_a_stop_string_and_a_token_limit_end_an_answer(http: httpx.Client) -> No
     assert cut["usage"]["completion_tokens"] == 3
 
 
-def test_a_drawing_can_be_streamed(http: httpx.Client) -> None:
-    body = {"prompt": RED_CIRCLE_CAPTION, "seed": 0, "stream": True}
-    answer = http.post("/v1/images/generations", json=body)
-    assert answer.status_code == 200
-    assert "event: image_generation.completed" in answer.text
-    (data,) = [line for line in answer.text.splitlines() if line.startswith("data: {")]
-    event = json.loads(data.removeprefix("data: "))
-    assert event["type"] == "image_generation.completed"
-    assert check_caption(opened(event["b64_json"]), RED_CIRCLE_CAPTION).right
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "param"),
-    [
-        ("/v1/images/generations", {"prompt": "x", "size": "512x512"}, "size"),
-        ("/v1/images/generations", {"prompt": "x", "negative_prompt": "y"}, "negative_prompt"),
-        ("/v1/images/edits", {"prompt": "x", "image": as_base64(WORD)[:400]}, "image"),
-        ("/v1/vision/analyze", {"image": as_base64(WORD)[:400]}, "image"),
-        ("/v1/chat/completions", ask(WORD, "x" * 40_000), "messages"),
-    ],
-    ids=["beyond the model", "not offered", "cut image", "cut image to read", "beyond the context"],
-)
-def test_what_only_the_worker_can_know_is_a_clear_400_too(
-    http: httpx.Client, path: str, body: dict[str, Any], param: str
-) -> None:
-    answer = http.post(path, json=body)
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["param"] == param
-
-
-def test_the_manager_s_status_has_the_dashboard_s_fields(http: httpx.Client, stack: Any) -> None:
-    post(http, "/v1/system/warm/vlm-best", {})
-    status = httpx.get(f"http://127.0.0.1:{stack.settings.manager.port}/status").json()
-    worker = status["workers"]["vlm-best"]
-    for name, kind in {
-        "port": int,
-        "memory_gb": float,
-        "uptime_seconds": float,
-        "idle_seconds": float,
-    }.items():
-        assert isinstance(worker[name], kind), name
-    for name in ("total_gb", "available_gb", "used_gb", "used_percent"):
-        assert isinstance(status["memory"][name], float)
-    assert "vlm-best" in status["models"]
+def test_errors_that_only_the_worker_can_detect_are_400_with_the_parameter(http: httpx.Client) -> None:
+    cases: dict[str, tuple[str, dict[str, Any], str]] = {
+        "beyond the model": ("/v1/images/generations", {"prompt": "x", "size": "512x512"}, "size"),
+        "not offered": (
+            "/v1/images/generations",
+            {"prompt": "x", "negative_prompt": "y"},
+            "negative_prompt",
+        ),
+        "cut image to edit": (
+            "/v1/images/edits",
+            {"prompt": "x", "image": as_base64(WORD)[:400]},
+            "image",
+        ),
+        "cut image to analyze": ("/v1/vision/analyze", {"image": as_base64(WORD)[:400]}, "image"),
+        "beyond the context": ("/v1/chat/completions", ask(WORD, "x" * 40_000), "messages"),
+    }
+    for what, (path, body, param) in cases.items():
+        answer = http.post(path, json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), what

@@ -1,8 +1,7 @@
-"""openai-python, judging strictly, against the real stack."""
+"""openai-python with strict validation against the real stack."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,13 +9,10 @@ from typing import Any
 import openai
 import pytest
 
-from demo.judge import check_caption
 from hostctl.local_stack import LocalStack
-from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask, opened, png
+from testkit.images import RED_CIRCLE, RED_CIRCLE_CAPTION, ask
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
-
-GREEN = "a green circle on a blue background"
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +30,7 @@ def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
         client.models.retrieve("a/b")
 
 
-def test_a_picture_is_drawn(client: openai.OpenAI) -> None:
-    answer = client.images.generate(prompt=RED_CIRCLE_CAPTION, size="auto", extra_body={"seed": 0})
-    assert answer.data
-    assert check_caption(opened(answer.data[0].b64_json or ""), RED_CIRCLE_CAPTION).right
-
-
-def test_a_file_is_edited(client: openai.OpenAI) -> None:
-    file = io.BytesIO(png(RED_CIRCLE))
-    file.name = "원.png"
-    answer = client.images.edit(image=file, prompt=GREEN, extra_body={"strength": 0.5, "seed": 1})
-    assert answer.data
-    assert check_caption(opened(answer.data[0].b64_json or ""), GREEN).right
-
-
-def test_a_picture_is_talked_about_whole_and_streamed(client: openai.OpenAI) -> None:
+def test_an_image_chat_is_the_same_in_one_response_and_streamed(client: openai.OpenAI) -> None:
     messages = ask(RED_CIRCLE, "Caption this image.")["messages"]
     whole = client.chat.completions.create(model="vlm-best", messages=messages, temperature=0)
     assert whole.choices[0].message.content == RED_CIRCLE_CAPTION
@@ -60,38 +42,39 @@ def test_a_picture_is_talked_about_whole_and_streamed(client: openai.OpenAI) -> 
         stream_options={"include_usage": True},
     )
     chunks = list(stream)
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert text == RED_CIRCLE_CAPTION
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == RED_CIRCLE_CAPTION
+    assert len([piece for piece in pieces if piece]) > 3
     assert chunks[-1].usage is not None
     assert whole.usage is not None
-    counted = ("prompt_tokens", "completion_tokens", "total_tokens")  # what is cached may differ
+    counted = ("prompt_tokens", "completion_tokens", "total_tokens")  # cached tokens may differ
     assert [getattr(chunks[-1].usage, name) for name in counted] == [
         getattr(whole.usage, name) for name in counted
     ]
 
 
-def test_an_error_reaches_the_user_with_its_words(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="this model draws at most 65536") as caught:
+def test_an_error_message_reaches_the_user(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="at most 65536") as caught:
         client.images.generate(prompt="x", size="1024x1024")
     assert (caught.value.param, caught.value.code) == ("size", "invalid_request")
 
 
-def test_a_function_of_the_form_before_tools_is_called(client: Any) -> None:
-    # Closed, as a model this small ends no text by itself.
+def test_a_function_in_the_format_before_tools_is_called(client: Any) -> None:
+    # Closed, because such a small model ends no text.
     place = {"type": "string", "enum": ["left", "right"]}
     parameters = {"type": "object", "properties": {"place": place}, "required": ["place"]}
     closed = {**parameters, "additionalProperties": False}
     function = {"name": "look", "parameters": closed, "strict": True}
-    asked = {"model": "vlm-best", "functions": [function], "function_call": {"name": "look"}}
+    request = {"model": "vlm-best", "functions": [function], "function_call": {"name": "look"}}
     messages = ask(RED_CIRCLE, "Which shape is this?")["messages"]
-    whole = client.chat.completions.create(messages=messages, temperature=0, **asked)
+    whole = client.chat.completions.create(messages=messages, temperature=0, **request)
     call = whole.choices[0].message.function_call
     assert call.name == "look"
     assert json.loads(call.arguments)["place"] in ("left", "right")
-    stream = client.chat.completions.create(messages=messages, temperature=0, stream=True, **asked)
+    stream = client.chat.completions.create(messages=messages, temperature=0, stream=True, **request)
     deltas = [chunk.choices[0].delta.function_call for chunk in stream]
     assert "".join(delta.arguments for delta in deltas if delta) == call.arguments
-    said = {"role": "assistant", "content": None, "function_call": call.to_dict()}
+    reply = {"role": "assistant", "content": None, "function_call": call.to_dict()}
     result = {"role": "function", "name": "look", "content": "a circle"}
-    history = [*messages, said, result]
+    history = [*messages, reply, result]
     assert client.chat.completions.create(model="vlm-best", messages=history).choices[0].message.content

@@ -1,1 +1,1 @@
-"""What needs a container engine or a service manager, or takes minutes: `make test-live`."""
+"""`make test-live`: tests that need a container engine, a service manager or a browser, or are slow."""

@@ -1,4 +1,4 @@
-"""The API does what its description says: every status, header and body of it, and nothing else."""
+"""The API does exactly what its description says: its statuses, headers and bodies, and no others."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_schemathesis_finds_nothing_undescribed(stack: LocalStack, tmp_path: Pat
     assert outcome.cases > 1000, outcome.report
 
 
-def test_what_an_answer_leads_to_is_there(stack: LocalStack, tmp_path: Path) -> None:
+def test_the_links_of_a_response_are_valid(stack: LocalStack, tmp_path: Path) -> None:
     arguments = ("--phases", "stateful", "--max-examples", "10", "--seed", "1", "--mode", "positive")
     outcome = judge(stack, described(stack), tmp_path, *arguments)
     assert outcome.passed, outcome.report
     assert outcome.cases > 10, outcome.report
 
 
-def test_a_status_that_is_not_described_is_found(stack: LocalStack, tmp_path: Path) -> None:
+def test_an_undescribed_status_is_found(stack: LocalStack, tmp_path: Path) -> None:
     made = described(stack)
     del made["paths"]["/v1/models/{name}"]["get"]["responses"]["404"]
     arguments = ("--phases", "fuzzing", "--max-examples", "20", "--include-path", "/v1/models/{name}")
@@ -43,7 +43,7 @@ def test_a_status_that_is_not_described_is_found(stack: LocalStack, tmp_path: Pa
     assert "Received: 404" in outcome.report, outcome.report
 
 
-def test_a_field_that_is_not_as_described_is_found(stack: LocalStack, tmp_path: Path) -> None:
+def test_a_field_that_differs_from_its_description_is_found(stack: LocalStack, tmp_path: Path) -> None:
     made = described(stack)
     made["components"]["schemas"]["ModelObject"]["properties"]["memory_gb"] = {"type": "string"}
     arguments = ("--phases", "examples", "--include-path", "/v1/models/{name}")

@@ -1,4 +1,4 @@
-"""Install with the gateway in Docker: a real systemd for the manager, a real engine for the rest."""
+"""Installation with the gateway in Docker: a real systemd for the manager, a real container engine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_stop_and_start_act_on_the_container_alone(life: Life) -> None:
     assert life.process("manager").pid == before
 
 
-def test_a_container_that_lost_its_manager_is_degraded_and_recovers(life: Life) -> None:
+def test_a_container_without_its_manager_is_degraded_and_recovers(life: Life) -> None:
     life.session.run("systemctl --user stop vision-insight-manager")
     assert life.get("gateway", "/healthz").json()["status"] == "degraded"
     status, text = life.make("status")
@@ -75,7 +75,7 @@ def test_a_container_that_lost_its_manager_is_degraded_and_recovers(life: Life) 
     assert life.up("gateway")
 
 
-def test_what_env_says_takes_effect_in_the_container_too(life: Life) -> None:
+def test_env_takes_effect_in_the_container_too(life: Life) -> None:
     life.tree.ports |= {"gateway": free_port(), "manager": free_port()}
     life.tree.set(
         GATEWAY_PORT=str(life.tree.ports["gateway"]),
@@ -91,7 +91,7 @@ def test_what_env_says_takes_effect_in_the_container_too(life: Life) -> None:
     assert set(life.get("gateway", "/v1/system/status", headers=key).json()["models"])
 
 
-def test_a_native_gateway_takes_the_place_of_the_container(life: Life) -> None:
+def test_a_native_gateway_replaces_the_container(life: Life) -> None:
     life.must("install NATIVE=1")
     assert life.up("gateway")
     assert docker("ps", "-aq", "-f", f"label=com.docker.compose.project={PROJECT}") == ""

@@ -1,7 +1,7 @@
 """``scripts/mac_service_check.sh``, which is for a Mac, runs here against a real ``systemd --user``.
 
-What launchd does with it can only be seen on a Mac. Shown here: the script's own steps are right, also
-in dash, and a stack that is broken does not pass.
+Its use of launchd can be tested only on a Mac. These tests show that the script's own steps are right,
+also in dash, and that a broken stack does not pass.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.mark.mlx
-def test_every_step_of_the_check_passes_on_a_stack_that_is_well(
-    session: Session, tmp_path: Path
-) -> None:
+def test_every_step_of_the_check_passes_on_a_healthy_stack(session: Session, tmp_path: Path) -> None:
     tree = Tree(tmp_path / "vision insight")
     status, text = session.run(CHECK.format(report=tmp_path / "report"), tree.root)
     assert status == 0, text
@@ -45,7 +43,7 @@ def test_every_step_of_the_check_passes_on_a_stack_that_is_well(
     assert not (tree.root / ".env").exists()
 
 
-def test_a_stack_that_is_broken_fails_the_check_and_says_where_to_look(
+def test_a_broken_stack_fails_the_check_which_names_the_files_to_read(
     session: Session, tmp_path: Path
 ) -> None:
     tree = Tree(tmp_path / "vision insight")
@@ -62,7 +60,7 @@ def test_a_stack_that_is_broken_fails_the_check_and_says_where_to_look(
     assert not (tree.root / ".env").exists()
 
 
-def test_it_touches_no_checkout_that_has_settings(session: Session, tmp_path: Path) -> None:
+def test_it_does_not_touch_a_checkout_with_settings(session: Session, tmp_path: Path) -> None:
     tree = tmp_path / "checkout"
     (tree / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "mac_service_check.sh", tree / "scripts")

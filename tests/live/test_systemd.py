@@ -1,7 +1,6 @@
 """Install, crash, restart, reboot, uninstall: under a real systemd, in a folder with odd characters.
 
-One long life of one installation, told in the order in which it happens; each test goes on where the
-one before it ended.
+One life of one installation, in order; each test continues where the previous one ended.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ class Life:
         return found
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
-        wanted = ",".join(properties)
-        _, text = self.session.run(f"systemctl --user show {unit} -p {wanted}")
+        names = ",".join(properties)
+        _, text = self.session.run(f"systemctl --user show {unit} -p {names}")
         return dict(line.split("=", 1) for line in text.splitlines())
 
 
@@ -77,7 +76,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     assert life.tree.processes() == []
 
 
-def test_a_dry_run_tells_all_and_changes_nothing(life: Life) -> None:
+def test_a_dry_run_prints_everything_and_changes_nothing(life: Life) -> None:
     before = sorted(p.relative_to(life.tree.root) for p in life.tree.root.glob("*"))
     text = life.must("install NATIVE=1 DRY_RUN=1")
     for word in ("would install the packages", "write .env", "enable-linger", "restart", "wait"):
@@ -86,17 +85,17 @@ def test_a_dry_run_tells_all_and_changes_nothing(life: Life) -> None:
     assert not life.up()
 
 
-def test_install_leaves_both_tiers_answering_and_says_what_is_next(life: Life) -> None:
+def test_install_starts_both_tiers_and_prints_the_next_steps(life: Life) -> None:
     text = life.must("install NATIVE=1")
     assert life.up("manager")
     assert life.up("gateway")
     assert f"http://localhost:{life.tree.ports['gateway']}" in text
-    assert "linger could not be enabled" in text  # there is no logind in here, and it says so
+    assert "linger could not be enabled" in text  # there is no logind here, and install says so
     assert "will be whenever you log in" in text
     assert (life.tree.root / ".env").stat().st_mode & 0o777 == 0o600
 
 
-def test_systemd_knows_when_the_manager_is_ready_and_watches_it(life: Life) -> None:
+def test_systemd_gets_the_manager_s_readiness_and_watches_it(life: Life) -> None:
     shown = life.show(MANAGER, "Type", "StatusText", "WatchdogUSec", "MemoryAccounting", "OOMPolicy")
     assert shown == {
         "Type": "notify",
@@ -109,7 +108,7 @@ def test_systemd_knows_when_the_manager_is_ready_and_watches_it(life: Life) -> N
     assert text == ""
 
 
-def test_the_services_write_logs_of_their_own_which_make_shows(life: Life) -> None:
+def test_the_services_write_their_own_logs_which_make_shows(life: Life) -> None:
     assert "listening on" in (life.tree.root / "logs" / "manager.log").read_text()
     assert "listening on" in life.must("logs-manager ARGS=--no-follow")
     assert "listening on" in life.must("logs ARGS=--no-follow")
@@ -124,7 +123,7 @@ def test_an_installation_can_be_repeated(life: Life) -> None:
 
 
 @pytest.mark.mlx
-def test_the_installed_stack_does_its_job(life: Life) -> None:
+def test_the_installed_stack_completes_a_chat(life: Life) -> None:
     answer = plain.post(
         f"{life.url('gateway')}/v1/chat/completions",
         json=ask(RED_CIRCLE, "What color is the circle?"),
@@ -133,17 +132,17 @@ def test_the_installed_stack_does_its_job(life: Life) -> None:
     assert "red" in answer.json()["choices"][0]["message"]["content"].lower()
 
 
-def test_status_tells_all_on_one_screen_and_to_machines(life: Life) -> None:
+def test_status_fits_one_screen_and_has_a_json_form(life: Life) -> None:
     text = life.must("status")
     assert "manager   serving" in text
     assert "gateway   serving" in text
-    told = json.loads(life.must("status ARGS=--json"))
-    assert told["healthy"] is True
-    assert set(told["status"]["models"]) == {"vlm-fast", "vlm-best", "image-gen"}
+    status = json.loads(life.must("status ARGS=--json"))
+    assert status["healthy"] is True
+    assert set(status["status"]["models"]) == {"vlm-fast", "vlm-best", "image-gen"}
 
 
 @pytest.mark.mlx
-def test_a_manager_killed_hard_is_back_in_seconds_and_its_workers_went_with_it(life: Life) -> None:
+def test_a_killed_manager_is_back_in_seconds_and_its_workers_end(life: Life) -> None:
     assert life.get("manager", "/status").json()["workers"]
     manager = life.process("manager")
     workers = [p for p in life.tree.processes() if "workers" in p.cmdline()]
@@ -156,14 +155,14 @@ def test_a_manager_killed_hard_is_back_in_seconds_and_its_workers_went_with_it(l
     assert not any(w.is_running() for w in workers)
 
 
-def test_a_manager_that_hangs_is_ended_by_the_watchdog(life: Life) -> None:
+def test_a_hanging_manager_is_ended_by_the_watchdog(life: Life) -> None:
     # A minute is too long for a test: the same unit with a watchdog of two seconds.
     drop_in = f"$XDG_CONFIG_HOME/systemd/user/{MANAGER}.service.d"
     life.session.run(f'mkdir -p "{drop_in}"; printf "[Service]\\nWatchdogSec=2\\n" >"{drop_in}/w.conf"')
     life.session.run(f"systemctl --user daemon-reload; systemctl --user restart {MANAGER}")
     hung = life.process("manager")
     time.sleep(3)
-    assert hung.is_running()  # it says often enough that it lives
+    assert hung.is_running()  # it notifies the watchdog often enough
     os.kill(hung.pid, signal.SIGSTOP)
     wait_for(lambda: not hung.is_running() and life.up(), 30)
     life.session.run(f'rm -r "{drop_in}"; systemctl --user daemon-reload')
@@ -179,7 +178,7 @@ def test_stop_and_start_act_on_the_gateway_alone(life: Life) -> None:
 
 
 @pytest.mark.mlx
-def test_what_env_says_takes_effect_after_a_restart(life: Life) -> None:
+def test_env_takes_effect_after_a_restart(life: Life) -> None:
     hub = life.folder / "models elsewhere"
     life.tree.ports |= {"manager": free_port(), "gateway": free_port()}
     life.tree.set(
@@ -191,7 +190,7 @@ def test_what_env_says_takes_effect_after_a_restart(life: Life) -> None:
     )
     life.must("restart")
     assert life.get("manager", "/status").json()["config"]["idle_timeout_seconds"] == 77
-    assert life.up("gateway")  # on its new port, and it finds the manager on its own
+    assert life.up("gateway")  # on its new port, and it finds the manager on the manager's
     assert life.get("gateway", "/v1/models").status_code == 401
     key = {"authorization": "Bearer a-long-random-key"}
     assert life.get("gateway", "/v1/models", headers=key).status_code == 200
@@ -204,24 +203,24 @@ def test_what_env_says_takes_effect_after_a_restart(life: Life) -> None:
 
 
 def worker_environ(life: Life, pid: int) -> dict[str, str]:
-    """Of the process that is *pid* inside the session."""
+    """The environment of the process *pid* inside the session."""
     _, text = life.session.run(f"tr '\\0' '\\n' </proc/{pid}/environ")
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 @pytest.mark.mlx
-def test_the_smoke_test_asks_every_endpoint(life: Life) -> None:
+def test_the_smoke_test_calls_every_endpoint(life: Life) -> None:
     status, text = life.session.run("./scripts/test-local.sh", life.tree.root)
     assert status == 0, text
     assert "18 of 18 ok" in text
 
 
-def test_the_doctor_finds_nothing_broken(life: Life) -> None:
+def test_the_doctor_finds_no_fault(life: Life) -> None:
     text = life.must("doctor")
     assert "0 broken" in text
 
 
-def test_a_port_that_somebody_else_took_is_found_by_the_doctor(life: Life) -> None:
+def test_the_doctor_finds_a_taken_port(life: Life) -> None:
     assert life.session.run(f"systemctl --user stop {MANAGER}")[0] == 0
     port = life.tree.ports["manager"]
     with socket.create_server(("127.0.0.1", port)):
@@ -235,22 +234,22 @@ def test_a_port_that_somebody_else_took_is_found_by_the_doctor(life: Life) -> No
     assert life.up("gateway")
 
 
-def test_broken_settings_are_told_and_leave_the_running_stack_alone(life: Life) -> None:
+def test_broken_settings_are_reported_and_leave_the_running_stack_alone(life: Life) -> None:
     config = life.tree.root / "config.yaml"
     small = life.tree.root / "config.16gb.yaml"
     texts = {file: file.read_text() for file in (config, small)}
     for file, text in texts.items():
         file.write_text(text + "nonsense: 1\n")
-    status, told = life.make("restart")
+    status, output = life.make("restart")
     assert status != 0
-    assert "nonsense: is not a key that there is" in told
+    assert "nonsense: is not a key that there is" in output
     assert life.up("gateway")
     assert "nonsense" in life.make("doctor")[1]
     for file, text in texts.items():
         file.write_text(text)
 
 
-def test_after_a_power_cut_the_stack_is_back_by_itself(life: Life) -> None:
+def test_the_stack_is_back_after_a_power_cut(life: Life) -> None:
     life.session.cut_power()
     assert wait_for(lambda: not life.tree.processes())
     with Session(life.folder) as session:
@@ -261,10 +260,10 @@ def test_after_a_power_cut_the_stack_is_back_by_itself(life: Life) -> None:
 
 
 def stopping(life: Life) -> None:
-    """A stop of the service leaves no process, and drains."""
-    gone = [p for p in life.tree.processes() if "gateway" not in p.cmdline()]
+    """Stopping the service drains, and leaves no process."""
+    before = [p for p in life.tree.processes() if "gateway" not in p.cmdline()]
     assert life.session.run(f"systemctl --user stop {MANAGER}")[0] == 0
-    assert not any(p.is_running() for p in gone)
+    assert not any(p.is_running() for p in before)
     assert life.show(MANAGER, "Result") == {"Result": "success"}
     life.must("restart")
 
@@ -277,6 +276,6 @@ def uninstalling(life: Life) -> None:
     left = {p.name for p in life.tree.root.iterdir()}
     assert not left & {".venv", "logs"}
     assert {".env", "config.yaml"} <= left
-    life.must("uninstall PURGE=1")  # once more does no harm
+    life.must("uninstall PURGE=1")  # a second one does no harm
     assert not (life.tree.root / ".env").exists()
     assert (Path(os.__file__).parent / "os.py").exists()  # nothing was removed through a link

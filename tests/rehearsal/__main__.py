@@ -1,9 +1,9 @@
-"""``make rehearsal``: plays the scenarios one by one, says PASS or FAIL of each, writes the report.
+"""``make rehearsal``: runs the scenarios one after the other, prints PASS or FAIL, writes the report.
 
     python -m tests.rehearsal [--only NAME ...] [--rest] [--list] [--keep] [--folder FOLDER]
 
-Status 0 when all that was played passed. The results of scenarios are kept, so that a run that was
-stopped goes on with ``--rest``; the report is made from all of them.
+Exits with 0 if all scenarios of the run passed. Results are kept, so that ``--rest`` continues an
+interrupted run; the report covers all of them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 from hostctl.local_stack import ROOT, interrupted_by_signals
 from tests.rehearsal import (  # noqa: F401 - importing them registers scenarios
     report,
-    scenarios_answers,
     scenarios_full,
     scenarios_hub,
+    scenarios_small,
 )
-from tests.rehearsal.stage import SCENARIOS, Outcome, play
+from tests.rehearsal.scenario import SCENARIOS, play
+from tests.rehearsal.stage import Outcome
 from tests.rehearsal.synthetic import HashBook
 
 FOLDER = ROOT / ".rehearsal"
@@ -32,26 +33,26 @@ PAGE = ROOT / "docs" / "dev" / "rehearsal.md"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make rehearsal", description=__doc__)
     parser.add_argument("--only", action="append", choices=sorted(SCENARIOS), metavar="NAME")
-    parser.add_argument("--rest", action="store_true", help="those that have not passed yet")
-    parser.add_argument("--list", action="store_true", help="name the scenarios, and play none")
+    parser.add_argument("--rest", action="store_true", help="only scenarios that have not passed yet")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and exit")
     parser.add_argument("--keep", action="store_true", help="keep caches, logs and state")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where all of it is put")
-    parser.add_argument("--no-report", action="store_true", help="leave docs/dev/rehearsal.md as it is")
-    asked = parser.parse_args()
-    if asked.list:
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for all files of the run")
+    parser.add_argument("--no-report", action="store_true", help="do not write docs/dev/rehearsal.md")
+    args = parser.parse_args()
+    if args.list:
         for scenario in SCENARIOS.values():
             print(f"{scenario.name:14} {scenario.title}")
         return 0
     interrupted_by_signals()
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    kept = asked.folder / "results"
+    kept = args.folder / "results"
     kept.mkdir(parents=True, exist_ok=True)
-    names = asked.only or list(SCENARIOS)
-    if asked.rest:
+    names = args.only or list(SCENARIOS)
+    if args.rest:
         names = [name for name in names if _status(kept, name) != "PASS"]
-    failed = [name for name in names if not _played(name, asked.folder, kept, asked.keep)]
-    results = [told for name in SCENARIOS if (told := _result(kept, name))]
-    if not asked.no_report and results:
+    failed = [name for name in names if not _played(name, args.folder, kept, args.keep)]
+    results = [result for name in SCENARIOS if (result := _result(kept, name))]
+    if not args.no_report and results:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(report.page(results, report.machine()), encoding="utf-8")
         print(f"report: {PAGE.relative_to(ROOT)}")
@@ -79,13 +80,13 @@ def _result(kept: Path, name: str) -> dict[str, Any] | None:
 
 
 def _status(kept: Path, name: str) -> str:
-    told = _result(kept, name)
-    return "" if told is None else str(told["status"])
+    result = _result(kept, name)
+    return "" if result is None else str(result["status"])
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("stopped; ARGS=--rest goes on")
+        print("interrupted; ARGS=--rest continues")
         sys.exit(130)

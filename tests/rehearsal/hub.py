@@ -1,10 +1,10 @@
-"""A Hugging Face Hub for models of gigabytes: streams them, several commits of each, well or badly.
+"""A Hugging Face Hub for models of gigabytes: streams them, keeps several commits, and can misbehave.
 
-As the real one does, it redirects small files to its cache (307, relative) and large ones to another
-host that asks for no token (302, here ``localhost``), names the former by git's SHA-1 and the latter by
-SHA-256, says that they are in Xet as well (and serves no Xet), and lets everybody list a gated
-repository, whose files need a token. It can be told to be slow, to cut a connection, to damage a file,
-to be down, to swallow what it is asked. ``testkit.hub_server`` is the small one, for files on disk.
+Like the real one, it redirects small files to its cache (307, relative) and large ones to another host
+that needs no token (302, here ``localhost``). It names small files by git's SHA-1, large ones by
+SHA-256, and announces them as stored in Xet too (but serves no Xet). Anybody may list a gated
+repository; its files need a token. It can be slow, cut a connection, damage a file, be down, or hang.
+``testkit.hub_server`` is a simpler one, for files on disk.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from testkit.hub_server import LARGE, Seen
+from testkit.hub_server import LARGE, HubHandler, Seen
 from tests.rehearsal.synthetic import Blob, HashBook, Hashes
 
 Files = Mapping[str, Blob]
-_STORED = (".safetensors", ".model")  # kept outside git whatever their size
+_STORED = (".safetensors", ".model")  # stored outside git, whatever their size
 _PIECE = 1 << 18
-_SWALLOWED_S = 900.0  # for which a request stays without an answer
+_SWALLOWED_S = 900.0  # how long a request stays without a response
 _JSON = "application/json; charset=utf-8"
 
 
 @dataclass
 class Hub:
-    """``with Hub(hashes) as hub:`` serves what is published; may be changed while it runs."""
+    """``with Hub(hashes) as hub:`` serves the published repositories; may change while it runs."""
 
     hashes: HashBook
-    bytes_per_second: float | None = None  # of each connection to the other host
-    cut_after: int | None = None  # bytes of a large file; then the connection breaks, once
-    damaged: frozenset[str] = frozenset()  # names of large files whose last byte is another
+    bytes_per_second: float | None = None  # per connection to the other host
+    cut_after: int | None = None  # bytes of a large file, after which the connection breaks, once
+    damaged: frozenset[str] = frozenset()  # names of large files whose last byte is changed
     gated: frozenset[str] = frozenset()  # repositories
-    token: str = ""  # that opens gated repositories
-    down: int | None = None  # the status of every answer
-    swallows: bool = False  # takes connections and never answers
+    token: str = ""  # grants access to gated repositories
+    down: int | None = None  # the status of every response
+    swallows: bool = False  # accepts connections and never responds
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
     _commits: dict[str, dict[str, Files]] = field(default_factory=dict)
@@ -52,12 +52,12 @@ class Hub:
     _thread: threading.Thread | None = None
     _released: threading.Event = field(default_factory=threading.Event)
 
-    # --- what is served --------------------------------------------------------------------------
+    # --- content ---------------------------------------------------------------------------------
 
     def publish(self, repository: str, files: Files, commit: str | None = None) -> str:
-        """A new head of *repository*; earlier commits stay. Returns the commit.
+        """Publish a new head of *repository*; earlier commits stay. Returns the commit.
 
-        Hashes are computed now: a client would not wait for those of gigabytes.
+        Hashes are computed now: a client would time out while gigabytes are hashed.
         """
         for blob in files.values():
             self.hashes.of(blob)
@@ -87,16 +87,16 @@ class Hub:
                         return blob
         return None
 
-    # --- what was asked --------------------------------------------------------------------------
+    # --- traffic ---------------------------------------------------------------------------------
 
     def sent(self, name: str = "") -> int:
-        """The bytes of files that were sent; *name* is how their paths end."""
+        """The number of file bytes that were sent for paths that end with *name*."""
         return sum(seen.sent for seen in self.downloads(name))
 
     def downloads(self, name: str = "") -> list[Seen]:
         return [s for s in list(self.seen) if s.method == "GET" and s.sent and s.path.endswith(name)]
 
-    # --- its life --------------------------------------------------------------------------------
+    # --- lifetime --------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -110,8 +110,8 @@ class Hub:
         self.close()
 
     def open(self) -> None:
-        """Listen: where it did before, if it did."""
-        handler = type("Handler", (_Handler,), {"hub": self})
+        """Listen, on the same port as before if there was one."""
+        handler = type("Handler", (_Handler,), {"hub": self, "seen": self.seen})
         self._released = threading.Event()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), handler)
         self._server.daemon_threads = True
@@ -120,7 +120,7 @@ class Hub:
         self._thread.start()
 
     def close(self) -> None:
-        """Connections are refused from now on."""
+        """Stop listening: connections are refused from now on."""
         self._released.set()
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
@@ -136,8 +136,7 @@ def is_large(name: str, blob: Blob) -> bool:
     return blob.size >= LARGE or name.endswith(_STORED)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(HubHandler):
     hub: Hub
 
     def do_GET(self) -> None:
@@ -160,8 +159,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *args: object) -> None: ...
-
     # --- routes ----------------------------------------------------------------------------------
 
     def _api(self, repository: str, what: str, revision: str) -> None:
@@ -170,9 +167,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         commit, files = found
         if what == "tree":
-            self._json([self._entry(name, blob) for name, blob in sorted(files.items())])
+            self.send_json([self._entry(name, blob) for name, blob in sorted(files.items())])
             return
-        self._json(
+        self.send_json(
             {
                 "_id": "0",
                 "id": repository,
@@ -234,24 +231,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._file(blob, digest, {}, stored=name)
 
-    # --- answers ---------------------------------------------------------------------------------
+    # --- responses -------------------------------------------------------------------------------
 
     def _found(self, repository: str, revision: str) -> tuple[str, Files] | None:
-        """The commit and its files; else the error was sent."""
+        """The commit and its files; if there are none, sends the error."""
         found = self.hub.at(repository, revision)
         if found is None and self.hub.at(repository, "main") is not None:
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        elif found is None:  # nobody is told whether a private repository exists
+        elif found is None:  # like the Hub, do not reveal whether a private repository exists
             self._error(401, "RepoNotFound", "Invalid username or password.")
         return found
 
     def _opened(self, repository: str) -> bool:
-        """Does the request bring the token of a gated repository? Else the error was sent."""
-        brought = self.headers.get("authorization", "")
-        if self.hub.token and brought == f"Bearer {self.hub.token}":
+        """Does the request have the token of a gated repository? If not, sends the error."""
+        authorization = self.headers.get("authorization", "")
+        if self.hub.token and authorization == f"Bearer {self.hub.token}":
             return True
         restricted = f"Access to model {repository} is restricted"
-        if not brought:
+        if not authorization:
             self._error(401, "GatedRepo", f"{restricted}. Please log in.")
         else:
             self._error(403, "GatedRepo", f"{restricted} and you are not in the authorized list.")
@@ -267,60 +264,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             entry["xetHash"] = hashes.sha256
         return entry
 
-    def _json(self, value: object) -> None:
-        self._answer(200, json.dumps(value).encode(), {"content-type": _JSON})
-
     def _error(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
     ) -> None:
-        told = {**(headers or {}), "x-error-message": message, "content-type": _JSON}
+        all_headers = {**(headers or {}), "x-error-message": message, "content-type": _JSON}
         if code:
-            told["x-error-code"] = code
-        self._answer(status, json.dumps({"error": message}).encode(), told)
+            all_headers["x-error-code"] = code
+        self.respond(status, json.dumps({"error": message}).encode(), all_headers)
 
     def _redirect(self, status: int, headers: Mapping[str, str]) -> None:
-        self._answer(status, b"Redirecting", {**headers, "content-type": "text/plain"})
-
-    def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        try:
-            self._begin(status, len(body), headers)
-            if self.command == "GET":
-                self.wfile.write(body)
-        except OSError:  # the client left
-            self.close_connection = True
-        self._note(status, 0)
-
-    def _begin(self, status: int, length: int, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "content-length": str(length)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def _range(self) -> tuple[int, int | None]:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
-        if asked is None:
-            return 0, None
-        return int(asked[1]), int(asked[2]) + 1 if asked[2] else None
-
-    def _note(self, status: int, sent: int) -> None:
-        path = urlsplit(self.path).path
-        known = "authorization" in self.headers
-        self.hub.seen.append(Seen(self.command, path, self._range()[0], known, status, sent))
+        self.respond(status, b"Redirecting", {**headers, "content-type": "text/plain"})
 
     def _file(
         self, blob: Blob, etag: str, headers: Mapping[str, str], *, stored: str | None = None
     ) -> None:
-        """*stored*: the name of a large file, which may be slow, cut or damaged."""
-        start, end = self._range()
+        """*stored*: the name of a large file, which may be sent slowly, cut or damaged."""
+        start, end = self.requested_range()
         end = blob.size if end is None else min(end, blob.size)
         ranged = "range" in self.headers
-        told = {**headers, "etag": f'"{etag}"', "accept-ranges": "bytes"}
+        all_headers = {**headers, "etag": f'"{etag}"', "accept-ranges": "bytes"}
         if ranged:
-            told["content-range"] = f"bytes {start}-{end - 1}/{blob.size}"
+            all_headers["content-range"] = f"bytes {start}-{end - 1}/{blob.size}"
         status = 206 if ranged else 200
-        self._begin(status, end - start, told)
+        self.begin(status, end - start, all_headers)
         if self.command == "HEAD":
-            self._note(status, 0)
+            self.note(status, 0)
             return
         stop = end
         if stored is not None and self.hub.cut_after is not None and end - start > self.hub.cut_after:
@@ -332,15 +300,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             for piece in self._spoiled(blob, start, stop, stored):
                 self.wfile.write(piece)
                 sent += len(piece)
-        except OSError:  # the client left
+        except OSError:  # the client disconnected
             self.close_connection = True
         if self.close_connection:
             with suppress(OSError):
                 self.connection.shutdown(2)
-        self._note(status, sent)
+        self.note(status, sent)
 
     def _spoiled(self, blob: Blob, start: int, stop: int, stored: str | None) -> Iterator[memoryview]:
-        """Bytes *start* to *stop*, at the rate and with the damage that are set."""
+        """The bytes from *start* to *stop*, at the configured rate and with the configured damage."""
         begun, at = time.monotonic(), start
         damaged = stored is not None and any(stored.endswith(name) for name in self.hub.damaged)
         for whole in blob.pieces(start):

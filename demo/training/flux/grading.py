@@ -1,6 +1,6 @@
-"""Draws and edits with a net in training, and lets the judge count what is right.
+"""Generates and edits with a net in training, and lets the judge count the right images.
 
-A quick look while training. What ships is graded through mflux itself.
+A quick check during training. The shipped checkpoint is graded through mflux itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EDITS_FROM = (1, 2, 4, 5, 6)  # steps of EDIT_STEPS that are skipped: mflux's im
 def denoise(
     run: Run, net: Net, x: Tensor, texts: Sequence[Tensor], size: int, steps: int, start: int = 0
 ) -> Tensor:
-    """Euler steps from sigma 1 - start / steps to 0, as mflux takes them."""
+    """Euler steps from sigma 1 - start / steps to 0, as in mflux."""
     side = size // TOKEN_PIXELS
     table = rotary_table(run.sizes, side, side, run.device)
     sigmas = [1 - i / steps for i in range(steps + 1)]
@@ -56,9 +56,9 @@ def grade(
     steps: Sequence[int] = (4,),
     count: int = 0,
 ) -> None:
-    """Say how many held-out and other scenes are drawn right, and how edits fare.
+    """Report the share of held-out and of other scenes that are generated right, and of edits.
 
-    Every number of steps at the main size, the first of them at the others.
+    All numbers of steps at the main size, only the first of them at the others.
     """
     generator = torch.Generator(device=run.device).manual_seed(0)
     held_out, others = _scenes(count or run.graded)
@@ -69,21 +69,21 @@ def grade(
         shape = (len(scenes), side * side, PACKED)
         noise = torch.randn(shape, device=run.device, generator=generator)
         for number in steps if size == MAIN_SIZE else steps[:1]:
-            drawn = []
+            decoded = []
             for i in range(0, len(scenes), CHUNK):
                 part = slice(i, i + CHUNK)
                 chunk = [ids[part] for ids in texts]
                 latents = denoise(run, net, noise[part], chunk, size, number)
-                drawn.append(vae.decode(unpack(latents, side, side)))
-            pictures = torch.cat(drawn)
-            verdicts = _judge(run, pictures, scenes)
+                decoded.append(vae.decode(unpack(latents, side, side)))
+            images = torch.cat(decoded)
+            verdicts = _judge(run, images, scenes)
             run.say(
                 f"{size} px, {number} steps: held out {_summary(verdicts[: len(held_out)])} | "
                 f"others {_summary(verdicts[len(held_out) :])}"
             )
             if (size, number) == (MAIN_SIZE, 4):
-                rows = [pictures[:32], pictures[len(held_out) :][:32]]
-                save_sheet(torch.cat(rows), 16, run.folder / "drawn.png")
+                rows = [images[:32], images[len(held_out) :][:32]]
+                save_sheet(torch.cat(rows), 16, run.folder / "generated.png")
     if MAIN_SIZE in sizes:
         _grade_edits(run, net, vae, coder, others, generator)
 
@@ -96,7 +96,7 @@ def _grade_edits(
     scenes: Sequence[Scene],
     generator: torch.Generator,
 ) -> None:
-    """Repaint a single thing in another colour: is it right, and has it kept its place?"""
+    """Recolour a single object: is it right, and is it still in its place?"""
     sources = [scene for scene in scenes if len(scene.things) == 1]
     if not sources:
         return
@@ -106,8 +106,8 @@ def _grade_edits(
         free = [color for color in world.COLORS if color not in (scene.background, thing.color)]
         goals.append(replace(scene, things=(replace(thing, color=rng.choice(free)),)))
     rendered = np.stack([np.asarray(world.render(scene)) for scene in sources])
-    pictures = to_tensor(rendered, run.device)
-    latents, texts, side = pack(vae.encode(pictures)), _encode(run, coder, goals), MAIN_SIZE // 16
+    images = to_tensor(rendered, run.device)
+    latents, texts, side = pack(vae.encode(images)), _encode(run, coder, goals), MAIN_SIZE // 16
     for skipped in EDITS_FROM:
         sigma = 1 - skipped / EDIT_STEPS
         noise = torch.randn(latents.shape, device=run.device, generator=generator)
@@ -116,14 +116,14 @@ def _grade_edits(
         painted = vae.decode(unpack(edited, side, side))
         verdicts = _judge(run, painted, goals)
         moves = [
-            math.hypot(seen.look.objects[0].cx - thing.cx, seen.look.objects[0].cy - thing.cy)
+            math.hypot(seen.observed.objects[0].cx - thing.cx, seen.observed.objects[0].cy - thing.cy)
             for seen, thing in zip(verdicts, (goal.things[0] for goal in goals), strict=True)
-            if seen.look.objects
+            if seen.observed.objects
         ]
-        moved = f"moved by {np.mean(moves):.3f} of the side" if moves else "nothing seen"
+        moved = f"moved by {np.mean(moves):.3f} of the side" if moves else "no object found"
         run.say(f"edit from step {skipped} of {EDIT_STEPS}: {_summary(verdicts)}; {moved}")
         if skipped == EDITS_FROM[1]:
-            sheet = torch.cat([pictures[:16], painted[:16]])
+            sheet = torch.cat([images[:16], painted[:16]])
             save_sheet(sheet, 16, run.folder / "edited.png")
 
 
@@ -145,8 +145,8 @@ def _encode(run: Run, coder: PromptCoder, scenes: Sequence[Scene]) -> list[Tenso
     return [torch.tensor(values, device=run.device) for values in ids]
 
 
-def _judge(run: Run, pictures: Tensor, scenes: Sequence[Scene]) -> list[Verdict]:
-    return run.map(_check, list(zip(to_bytes(pictures), scenes, strict=True)))
+def _judge(run: Run, images: Tensor, scenes: Sequence[Scene]) -> list[Verdict]:
+    return run.map(_check, list(zip(to_bytes(images), scenes, strict=True)))
 
 
 def _check(job: tuple[Any, Scene]) -> Verdict:

@@ -1,4 +1,4 @@
-"""A renderer of the shapes world in torch: thousands of pictures at once, in any colours."""
+"""A renderer of the shapes world in torch: thousands of images at once, in any colours."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from demo.training.flux.specs import PALETTE
 from demo.world import SHAPES, SQUARE_HALF, STAR_INNER
 
-FAR = 1e3  # the distance to a shape that is not there
+FAR = 1e3  # the distance to an absent shape
 
 
 def paint(ground: Tensor, colors: Tensor, shapes: Tensor, geometry: Tensor, size: int) -> Tensor:
-    """(B, 3, size, size) in -1..1.
+    """Images, (B, 3, size, size) in -1..1.
 
     ground: (B, 3) and colors: (B, 2, 3) in 0..255; shapes: (B, 2), NO_SHAPE for none; geometry:
     (B, 2, 3) place and radius as fractions. Edges are smoothed over one pixel.
     """
     centres = (torch.arange(size, device=ground.device) + 0.5) / size
-    picture = ground[:, :, None, None].expand(-1, -1, size, size)
+    image = ground[:, :, None, None].expand(-1, -1, size, size)
     for k in range(2):
         cx, cy, r = (geometry[:, k, i, None, None] for i in range(3))
         x, y = centres[None, None, :] - cx, centres[None, :, None] - cy
@@ -29,18 +29,18 @@ def paint(ground: Tensor, colors: Tensor, shapes: Tensor, geometry: Tensor, size
             chosen = (shapes[:, k] == number)[:, None, None]
             outside = torch.where(chosen, distance, outside)
         cover = (0.5 - outside * size).clamp(0, 1)[:, None]
-        picture = picture * (1 - cover) + colors[:, k, :, None, None] * cover
-    return picture / 127.5 - 1
+        image = image * (1 - cover) + colors[:, k, :, None, None] * cover
+    return image / 127.5 - 1
 
 
 def paint_scenes(scenes: Tensor, geometry: Tensor, size: int) -> Tensor:
-    """Scenes as ``specs.Specs`` holds them, in the world's own colours."""
+    """Paint scenes in the format of ``specs.Specs``, in the world's own colours."""
     palette = torch.tensor(PALETTE, device=scenes.device)
     return paint(palette[scenes[:, 0]], palette[scenes[:, [1, 3]]], scenes[:, [2, 4]], geometry, size)
 
 
 def _distances(x: Tensor, y: Tensor, r: Tensor) -> list[Tensor]:
-    """How far each pixel lies outside a circle, square, triangle and star, in world.SHAPES' order."""
+    """Each pixel's distance to a circle, square, triangle and star, in the order of world.SHAPES."""
     reach = torch.sqrt(x * x + y * y)
     circle = reach - r
     square = torch.maximum(x.abs().expand_as(reach), y.abs().expand_as(reach)) - SQUARE_HALF * r

@@ -1,15 +1,15 @@
-"""Do the PyTorch twins and mflux compute the same? Part by part, through the worker's own loader.
+"""Do the PyTorch twins and mflux compute the same? Compares each part, with the worker's own loader.
 
-    python -m demo.training.flux.parity torch CHECKPOINT DIR [--trained]    where torch is
-    python -m demo.training.flux.parity mflux DIR                           where mflux is
+    python -m demo.training.flux.parity torch CHECKPOINT DIR [--trained]    in torch's environment
+    python -m demo.training.flux.parity mflux DIR                           in mflux's environment
 
-Two steps, because torch and mflux need not live in one environment. The first takes tokenizers and
-sizes from CHECKPOINT and writes a checkpoint (fresh random weights in fp32, or CHECKPOINT as it is
-with --trained) and what the twins compute with it to DIR. The second loads that checkpoint, compares,
-and fails if any part is off by more than a thousandth.
+Two steps, because torch and mflux need not share an environment. The first takes tokenizers and
+sizes from CHECKPOINT and writes to DIR a checkpoint (fresh random weights in fp32, or with --trained
+CHECKPOINT unchanged) and the twins' results. The second loads that checkpoint, compares, and fails if
+any part differs by more than a thousandth.
 
-Seen (mflux 0.24.0 on mlx 0.32.4, torch 2.13, CPU): equal ids; random weights off by 2.4e-5 at most
-(decoder), the shipped image-gen by 1.3e-5.
+Measured (mflux 0.24.0 on mlx 0.32.4, torch 2.13, CPU): equal ids; random weights differ by at most
+2.4e-5 (decoder), the shipped image-gen by 1.3e-5.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def with_torch(source: Path, folder: Path, trained: bool) -> None:
         initialize(net, sizes)
         for name, parameter in [*net.named_parameters(), *vae.named_parameters()]:
             if "norm" in name or name.endswith("bias") or "proj_out" in name:
-                parameter += 0.1 * torch.randn_like(parameter)  # nothing stays 0 or 1
+                parameter += 0.1 * torch.randn_like(parameter)  # so that nothing stays 0 or 1
         export(vae.state_dict(), net.state_dict(), source, sizes, checkpoint, torch.float32)
     t5_ids, clip_ids = (torch.tensor(ids) for ids in coder(PROMPTS))
-    picture = torch.rand(1, 3, HEIGHT, WIDTH) * 2 - 1
-    latents = vae.encode(picture)
+    image = torch.rand(1, 3, HEIGHT, WIDTH) * 2 - 1
+    latents = vae.encode(image)
     packed, rows, columns = pack(latents), HEIGHT // 16, WIDTH // 16
     time, table = torch.tensor([1000 * SIGMA]), rotary_table(sizes, rows, columns)
     results = {
@@ -70,7 +70,7 @@ def with_torch(source: Path, folder: Path, trained: bool) -> None:
         "clip_ids": clip_ids,
         "t5": net.t5(t5_ids),
         "clip": net.clip(clip_ids),
-        "picture": picture,
+        "image": image,
         "latents": latents,
         "decoded": vae.decode(latents),
         "packed": packed,
@@ -114,7 +114,7 @@ def with_mflux(folder: Path) -> bool:
         compare("  T5", model.t5_text_encoder(t5_ids), expected["t5"][one])
         compare("  CLIP", model.clip_text_encoder(clip_ids), expected["clip"][one])
     latents, packed = mx.array(expected["latents"]), mx.array(expected["packed"])
-    encoded = model.vae.encode(mx.array(expected["picture"]))
+    encoded = model.vae.encode(mx.array(expected["image"]))
     compare("encode", encoded[:, :, 0], expected["latents"])
     compare("decode", model.vae.decode(latents)[:, :, 0], expected["decoded"])
     creator = FluxLatentCreator
@@ -144,7 +144,7 @@ def main() -> None:
     torch_side, mflux_side = sides.add_parser("torch"), sides.add_parser("mflux")
     torch_side.add_argument("checkpoint", type=Path)
     torch_side.add_argument("folder", type=Path)
-    torch_side.add_argument("--trained", action="store_true", help="CHECKPOINT's own weights")
+    torch_side.add_argument("--trained", action="store_true", help="use CHECKPOINT's own weights")
     mflux_side.add_argument("folder", type=Path)
     given = parser.parse_args()
     if given.side == "torch":

@@ -29,10 +29,10 @@ class PromptCoder:
         )
         sizes = (self._t5.get_vocab_size(), self._clip.get_vocab_size())
         if sizes != (dimensions.t5_vocab, dimensions.clip_vocab):
-            raise ValueError(f"vocabularies of {sizes} tokens are not those of the dimensions")
+            raise ValueError(f"the tokenizers have {sizes} tokens, which differs from the dimensions")
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Ids, Ids]:
-        """T5 ids and CLIP ids, one row a prompt. Equal prompts are encoded once."""
+        """T5 ids and CLIP ids, one row per prompt. Equal prompts are encoded once."""
         unique = list(dict.fromkeys(prompts))
         number = {prompt: i for i, prompt in enumerate(unique)}
         rows = np.array([number[prompt] for prompt in prompts])

@@ -1,4 +1,4 @@
-"""What every stage of a training run shares: its folder, device, helper processes and size."""
+"""The parts that all stages of a training run share: folder, device, helper processes, scale."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 
 from demo.training.flux.dimensions import Dimensions
 
-MAIN_SIZE = 128  # pixels; the side that most pictures are trained and graded at
+MAIN_SIZE = 128  # pixels; the side of most training and grading images
 SIZES = (MAIN_SIZE, 64, 192, 256)
 
 
 @dataclass
 class Run:
-    folder: Path  # of the files that pass from stage to stage
+    folder: Path  # of the files between the stages
     device: str = "cuda"
-    scale: float = 1.0  # of batches and data; less than 1 to rehearse
+    scale: float = 1.0  # of batches and data; below 1 for a smoke run
     max_steps: int = 10**9
-    graded: int = 100  # scenes in each grading, held out and others
-    pool: Pool | None = None  # must be started before the device is
+    graded: int = 100  # scenes in each grading, both held out and others
+    pool: Pool | None = None  # must start before the device
     sizes: Dimensions = field(default_factory=Dimensions)
     _begun: float = field(default_factory=time.monotonic)
 
@@ -42,7 +42,7 @@ class Run:
 
 
 def learning_rate(peak: float, share: float, warmup: float = 0.02) -> float:
-    """Up over the warm-up, down along a half cosine to a hundredth; ``share`` of the time is spent."""
+    """Linear warm-up, then a half cosine down to a hundredth; ``share`` of the time has passed."""
     if share < warmup:
         return peak * share / warmup
     turn = math.pi * (share - warmup) / (1 - warmup)

@@ -1,11 +1,10 @@
-"""What to draw in training: prompts, scenes, and noise that decides what the prompt leaves open.
+"""Training examples: prompts, scenes, and noise that decides the details a prompt leaves open.
 
-The trick that makes four steps enough: every free parameter of a scene (places, sizes) is a function
-of the noise that drawing starts from, u_k = Phi(z_k), where z_k = sqrt(N) * mean over the N tokens of
-channel k of the packed noise. z_k is standard normal, so at use any Gaussian noise will do, but given
-the prompt each training pair of noise and picture is deterministic. The paths between them are then
-straight and do not cross, which reflow and optimal transport strive for, and few Euler steps follow
-them well.
+Why four steps are enough: every free parameter of a scene (places, sizes) is a function of the
+initial noise, u_k = Phi(z_k), where z_k = sqrt(N) * mean over the N tokens of channel k of the packed
+noise. z_k is standard normal, so any Gaussian noise works at inference, but given the prompt each
+training pair of noise and image is deterministic. The paths between them are therefore straight and
+do not cross, which is the aim of reflow and optimal transport, and few Euler steps follow them well.
 
 No torch here: this runs in worker processes.
 """
@@ -30,13 +29,13 @@ GEOMETRY_CHANNELS = 6  # of the noise; two places and two sizes
 NO_SHAPE = -1
 CHUNK = 2000
 
-Named = tuple[int, int]  # colour and shape of a thing, by number
+Named = tuple[int, int]  # colour and shape of an object, by number
 Spot = tuple[float, float, float]  # place and radius
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One thing to draw, and the same geometry with other colours or shapes, to edit from."""
+    """One image to generate, and the same geometry with other colours or shapes, to edit from."""
 
     prompt: str
     background: int
@@ -64,11 +63,11 @@ class Specs:
 Mapper = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
 
 
-def draw_specs(count: int, seed: int, run_all: Mapper) -> Specs:
-    """``count`` specs; ``run_all`` maps a function over jobs, maybe in other processes."""
+def sample_specs(count: int, seed: int, run_all: Mapper) -> Specs:
+    """``count`` specs; ``run_all`` maps a function over jobs, possibly in other processes."""
     chunks = range((count + CHUNK - 1) // CHUNK)
     jobs = [(seed * 100003 + i, min(CHUNK, count - i * CHUNK)) for i in chunks]
-    parts: list[Specs] = run_all(_draw_chunk, jobs)
+    parts: list[Specs] = run_all(_sample_chunk, jobs)
     return Specs(
         [prompt for part in parts for prompt in part.prompts],
         np.concatenate([part.scenes for part in parts]),
@@ -79,24 +78,24 @@ def draw_specs(count: int, seed: int, run_all: Mapper) -> Specs:
 
 
 def render_scenes(job: tuple[int, int, int, float]) -> npt.NDArray[np.uint8]:
-    """Scenes that the world itself painted, words too, for the VAE: (n, size, size, 3).
+    """Scenes rendered by the world itself, including words, for the VAE: (n, size, size, 3).
 
     The job is (seed, count, size, share of words) in one tuple, for Pool.map.
     """
     seed, count, size, words = job
     rng = random.Random(seed)
-    pictures: list[npt.NDArray[np.uint8]] = []
-    while len(pictures) < count:
+    images: list[npt.NDArray[np.uint8]] = []
+    while len(images) < count:
         scene = world.random_scene(rng, "word" if rng.random() < words else None)
         if not world.is_held_out(scene):
-            pictures.append(np.asarray(world.render(scene, size)))
-    return np.stack(pictures)
+            images.append(np.asarray(world.render(scene, size)))
+    return np.stack(images)
 
 
-def _draw_chunk(job: tuple[int, int]) -> Specs:
+def _sample_chunk(job: tuple[int, int]) -> Specs:
     seed, count = job
     rng = random.Random(seed)
-    specs = [draw_spec(rng) for _ in range(count)]
+    specs = [sample_spec(rng) for _ in range(count)]
     scenes = np.array([_numbers(spec.background, spec.things) for spec in specs], np.int64)
     others = np.array([_numbers(*spec.other) for spec in specs], np.int64)
     nowhere: Spot = (0, 0, 0)
@@ -111,12 +110,12 @@ def _numbers(background: int, things: list[Named]) -> list[int]:
     return [background, *things[0], *second]
 
 
-def draw_spec(rng: random.Random) -> Spec:
+def sample_spec(rng: random.Random) -> Spec:
     background, things = _pick(rng)
     noise = [rng.gauss(0, 1) for _ in range(GEOMETRY_CHANNELS)]
     uniform = [0.5 * (1 + math.erf(z / math.sqrt(2))) for z in noise]
     plain = rng.random() < 0.55  # the wording of world.caption
-    ask = _ask_one if len(things) == 1 else _ask_two
+    ask = _prompt_one if len(things) == 1 else _prompt_two
     prompt, geometry = ask(rng, background, things, uniform, plain)
     if not plain or rng.random() < 0.1:
         prompt = _vary(rng, prompt)
@@ -130,7 +129,7 @@ def _is_held_out(background: int, things: list[Named]) -> bool:
 
 
 def _pick(rng: random.Random) -> tuple[int, list[Named]]:
-    """A ground and one or two things, never a held-out combination."""
+    """A background and one or two objects, never a held-out combination."""
     while True:
         background = rng.randrange(8)
         colors = [color for color in range(8) if color != background]
@@ -147,7 +146,7 @@ def _pick(rng: random.Random) -> tuple[int, list[Named]]:
 
 
 def _recolor(rng: random.Random, background: int, things: list[Named]) -> tuple[int, list[Named]]:
-    """Another colour, ground or shape in the same geometry: where an edit starts from."""
+    """Another colour, background or shape in the same geometry: the source of an edit."""
     for _ in range(20):
         ground, changed = background, list(things)
         i, choice = rng.randrange(len(things)), rng.random()
@@ -167,9 +166,9 @@ def _recolor(rng: random.Random, background: int, things: list[Named]) -> tuple[
     return background, list(things)
 
 
-# ---------------------------------------------------------------- wordings and what they leave open
+# ---------------------------------------------------------------- prompts and geometry
 
-_SIZES = {  # every spec draws from both, used or not: the random stream is part of the data
+_SIZES = {  # every spec samples from both, used or not: the random stream is part of the data
     "small": ["small", "small", "little", "tiny"],
     "large": ["large", "large", "big", "huge"],
 }
@@ -180,7 +179,7 @@ def _noun(thing: Named) -> str:
     return f"{COLOR_NAMES[thing[0]]} {SHAPES[thing[1]]}"
 
 
-def _ask_one(
+def _prompt_one(
     rng: random.Random, background: int, things: list[Named], u: list[float], plain: bool
 ) -> tuple[str, list[Spot]]:
     size = place = ""
@@ -240,7 +239,7 @@ def _spot(u: list[float], size: str, place: str) -> Spot:
     return cx, cy, r
 
 
-def _ask_two(
+def _prompt_two(
     rng: random.Random, background: int, things: list[Named], u: list[float], plain: bool
 ) -> tuple[str, list[Spot]]:
     first, second = (_noun(thing) for thing in things)
@@ -252,7 +251,7 @@ def _ask_two(
         prompt += f" on {with_article(ground)} background"
     else:
         choice = rng.random()
-        if choice < 0.35:  # said from the other side
+        if choice < 0.35:  # stated from the other side
             relation = rng.choice(["to the right of", "right of"] if beside else ["below", "under"])
             first, second = second, first
         elif choice < 0.6:
@@ -275,14 +274,8 @@ def _ask_two(
 
 
 _ORDERS = [
-    "draw ",
-    "paint ",
-    "show ",
-    "make ",
-    "a picture of ",
-    "an image of ",
-    "a drawing of ",
-    "a photo of ",
+    *(f"{verb} " for verb in ("draw", "paint", "show", "make")),
+    *(f"{with_article(noun)} of " for noun in ("picture", "image", "drawing", "photo")),
 ]
 
 

@@ -1,6 +1,6 @@
 """The PyTorch twins of mflux's T5 and CLIP text encoders, at any size.
 
-Attribute names are mflux's parameter names, so a state dict exports one to one.
+Attribute names are mflux's parameter names, so a state dict is exported one to one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class T5Norm(nn.Module):
 
 
 def t5_buckets(length: int) -> Tensor:
-    """(length, length): the bucket of each distance; near ones have their own, far ones share."""
+    """(length, length): the bucket of each distance; near distances have their own, far ones share."""
     distance = torch.arange(length)[None] - torch.arange(length)[:, None]
     half = T5_BUCKETS // 2
     near = half // 2
@@ -191,7 +191,7 @@ class ClipText(nn.Module):
 
 
 class Clip(nn.Module):
-    """Token ids -> one vector: that of the end of the text, the highest id."""
+    """Token ids -> one vector: that of the end of the text, which has the highest id."""
 
     def __init__(self, sizes: Dimensions) -> None:
         super().__init__()

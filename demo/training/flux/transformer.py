@@ -1,6 +1,6 @@
-"""The PyTorch twin of mflux's FLUX.1 transformer, at any size, and the net that is trained as one.
+"""The PyTorch twin of mflux's FLUX.1 transformer, at any size, and the net that combines all parts.
 
-Attribute names are mflux's parameter names, so a state dict exports one to one.
+Attribute names are mflux's parameter names, so a state dict is exported one to one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIME_CHANNELS = 256
 
 
 def rotary_table(sizes: Dimensions, rows: int, columns: int, device: str = "cpu") -> Rotary:
-    """Angles of the prompt's tokens (all at 0) and the picture's (row and column)."""
+    """Angles of the prompt's tokens (all at 0) and of the image's (row and column)."""
     prompt = sizes.max_t5
     places = torch.zeros(prompt + rows * columns, 3)
     places[prompt:, 1] = torch.arange(rows).repeat_interleave(columns)
@@ -130,7 +130,7 @@ class JointAttention(nn.Module):
 
 
 class DoubleBlock(nn.Module):
-    """Picture and prompt with weights of their own, looking at each other."""
+    """Image and prompt with separate weights and joint attention."""
 
     def __init__(self, sizes: Dimensions) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class SingleAttention(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """Prompt and picture as one sequence; attention and MLP side by side."""
+    """Prompt and image as one sequence; parallel attention and MLP."""
 
     def __init__(self, sizes: Dimensions) -> None:
         super().__init__()
@@ -183,8 +183,8 @@ class SingleBlock(nn.Module):
         shift, scale, gate = self.norm(condition)
         h = layer_norm(x) * (1 + scale) + shift
         seen = self.attn(h, table)
-        thought = F.gelu(self.proj_mlp(h), approximate="tanh").to(seen.dtype)
-        return x + gate * self.proj_out(torch.cat([seen, thought], -1))
+        hidden = F.gelu(self.proj_mlp(h), approximate="tanh").to(seen.dtype)
+        return x + gate * self.proj_out(torch.cat([seen, hidden], -1))
 
 
 class Transformer(nn.Module):

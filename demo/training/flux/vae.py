@@ -1,7 +1,7 @@
 """The PyTorch twin of mflux's FLUX.1 VAE, at any size.
 
-Attribute names are mflux's parameter names, so a state dict exports one to one (convolutions are
-transposed on the way, see ``export``).
+Attribute names are mflux's parameter names, so a state dict is exported one to one (convolutions are
+transposed, see ``export``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Wrapped(nn.Module):
 
 
 class Residual(nn.Module):
-    """``shortcut``: mflux's widening blocks always have one, also where nothing widens here."""
+    """``shortcut``: mflux's widening blocks always have one, even if the width is equal here."""
 
     def __init__(self, channels: int, out: int, groups: int, shortcut: bool = False) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         )
         self.mid_block = Middle(c, groups)
         self.conv_norm_out = Wrapped("norm", group_norm(c, groups))
-        # Twice the channels, as a variational encoder has them: the second half is not used.
+        # Twice the channels, as in a variational encoder: the second half is not used.
         self.conv_out = Wrapped("conv2d", nn.Conv2d(c, 2 * LATENT_CHANNELS, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,9 +166,9 @@ class VAE(nn.Module):
         self.encoder = Encoder(sizes.vae_ch, sizes.vae_groups)
         self.decoder = Decoder(sizes.vae_ch, sizes.vae_groups)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, 16, H / 8, W / 8)."""
-        return (self.encoder(pictures)[:, :LATENT_CHANNELS] - LATENT_SHIFT) * LATENT_SCALE
+        return (self.encoder(images)[:, :LATENT_CHANNELS] - LATENT_SHIFT) * LATENT_SCALE
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.decoder(latents / LATENT_SCALE + LATENT_SHIFT)

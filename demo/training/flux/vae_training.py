@@ -1,8 +1,8 @@
-"""Trains the VAE: first both halves, later the decoder alone with the latents as they are.
+"""Trains the VAE: first both halves, later the decoder alone with fixed latents.
 
-Three quarters of each batch are shapes painted on the device, a third of these in random colours; the
-rest was painted by the world itself, half of it words. Noise on the latents makes the decoder bear
-with a flow that is a little off.
+Three quarters of each batch are shapes painted on the device, a third of these in random colours. The
+rest is rendered by the world itself, half of it words. Noise on the latents makes the decoder tolerate
+small errors of the flow.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from demo.training.flux.painter import paint
 from demo.training.flux.pixels import psnr, save_sheet, to_tensor
 from demo.training.flux.run import MAIN_SIZE, SIZES, Run, learning_rate
-from demo.training.flux.specs import PALETTE, draw_specs, render_scenes
+from demo.training.flux.specs import PALETTE, render_scenes, sample_specs
 from demo.training.flux.vae import VAE
 
 FILE = "vae.pt"
-TURNS = (128, 64, 128, 192, 128, 64, 128, 256)  # the size of each step, over and over
+TURNS = (128, 64, 128, 192, 128, 64, 128, 256)  # the image size of each step, repeated
 BATCHES = {128: 64, 64: 192, 192: 28, 256: 16}
 REPORT_EVERY = 250
 
@@ -30,7 +30,7 @@ REPORT_EVERY = 250
 @dataclass(frozen=True)
 class VaePass:
     seconds: float
-    peak: float  # of the learning rate
+    peak: float  # learning rate
     decoder_only: bool = False
     seed: int = 0
 
@@ -42,7 +42,7 @@ def load_vae(run: Run) -> VAE:
 
 
 def train_vae(run: Run, settings: VaePass) -> None:
-    """Write run.folder/vae.pt: the averaged weights, rounded to the bf16 that is shipped."""
+    """Write run.folder/vae.pt: the averaged weights, rounded to bf16 as they are shipped."""
     torch.manual_seed(settings.seed)
     torch.backends.cudnn.benchmark = True
     data, exam = VaeData(run), VaeExam(run)
@@ -64,19 +64,19 @@ def train_vae(run: Run, settings: VaePass) -> None:
     while (share := (time.monotonic() - begun) / settings.seconds) < 1 and step < run.max_steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings.peak, share)
-        pictures = data.batch(TURNS[step % len(TURNS)])
+        images = data.batch(TURNS[step % len(TURNS)])
         with torch.autocast(run.device, torch.bfloat16):
             with torch.set_grad_enabled(not settings.decoder_only):
-                latents = net.encode(pictures).float()
+                latents = net.encode(images).float()
             noise = torch.randn_like(latents)
-            amount = torch.rand(len(pictures), 1, 1, 1, device=run.device) * 0.25
+            amount = torch.rand(len(images), 1, 1, 1, device=run.device) * 0.25
             decoded = net.decode(latents + noise * amount).float()
-        loss = _loss(decoded, pictures, latents)
+        loss = _loss(decoded, images, latents)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        with torch.no_grad():  # an average that forgets its first steps soon
+        with torch.no_grad():  # an average that soon forgets the first steps
             torch._foreach_lerp_(averaged, trained, 1 - min(0.999, (step + 1) / (step + 20)))
         losses += loss.detach()
         step += 1
@@ -92,9 +92,9 @@ def train_vae(run: Run, settings: VaePass) -> None:
     run.say(f"VAE: {step} steps")
 
 
-def _loss(decoded: Tensor, pictures: Tensor, latents: Tensor) -> Tensor:
+def _loss(decoded: Tensor, images: Tensor, latents: Tensor) -> Tensor:
     """Pixels and their edges; latents near mean 0, spread 1 and within 4."""
-    error = decoded - pictures
+    error = decoded - images
     across = error[..., 1:] - error[..., :-1]
     down = error[..., 1:, :] - error[..., :-1, :]
     mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -110,7 +110,7 @@ def _loss(decoded: Tensor, pictures: Tensor, latents: Tensor) -> Tensor:
 class VaeData:
     def __init__(self, run: Run) -> None:
         self._run = run
-        specs = draw_specs(run.scaled(60000), 5, run.map)
+        specs = sample_specs(run.scaled(60000), 5, run.map)
         self._scenes = torch.tensor(specs.scenes, device=run.device)
         self._geometry = torch.tensor(specs.geometry, device=run.device)
         self._palette = torch.tensor(PALETTE, device=run.device)
@@ -121,8 +121,8 @@ class VaeData:
 
     def _render(self, size: int, count: int) -> Tensor:
         jobs = [(900 + i, count // 16 + 1, size, 0.5) for i in range(16)]
-        pictures = to_tensor(np.concatenate(self._run.map(render_scenes, jobs)), "cpu")
-        return pictures.to(self._run.device, torch.float16)
+        images = to_tensor(np.concatenate(self._run.map(render_scenes, jobs)), "cpu")
+        return images.to(self._run.device, torch.float16)
 
     def batch(self, size: int) -> Tensor:
         device, count = self._run.device, self._run.scaled(BATCHES[size])
@@ -141,16 +141,16 @@ class VaeData:
 
 
 class VaeExam:
-    """How well fixed pictures of shapes, and of words, come back."""
+    """The reconstruction error on fixed images of shapes, and of words."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._shapes = self._pictures(7, 64, MAIN_SIZE, words=0)
-        self._words = self._pictures(8, 64, MAIN_SIZE, words=1)
+        self._shapes = self._images(7, 64, MAIN_SIZE, words=0)
+        self._words = self._images(8, 64, MAIN_SIZE, words=1)
 
-    def _pictures(self, seed: int, count: int, size: int, words: float) -> Tensor:
-        pictures = self._run.map(render_scenes, [(seed, count, size, words)])
-        return to_tensor(np.concatenate(pictures), self._run.device)
+    def _images(self, seed: int, count: int, size: int, words: float) -> Tensor:
+        images = self._run.map(render_scenes, [(seed, count, size, words)])
+        return to_tensor(np.concatenate(images), self._run.device)
 
     @torch.no_grad()
     def brief(self, vae: VAE) -> str:
@@ -163,12 +163,12 @@ class VaeExam:
     def final(self, vae: VAE, name: str) -> None:
         run = self._run
         for size in SIZES:
-            pictures = self._pictures(70 + size, run.scaled(64), size, words=0)
-            latents = vae.encode(pictures)
+            images = self._images(70 + size, run.scaled(64), size, words=0)
+            latents = vae.encode(images)
             results = []
             for noise in (0, 0.1, 0.25):
                 decoded = vae.decode(latents + noise * torch.randn_like(latents))
-                results.append(f"{psnr(decoded, pictures):.2f}")
+                results.append(f"{psnr(decoded, images):.2f}")
             run.say(f"VAE {size} px: {' / '.join(results)} dB with latent noise 0 / 0.1 / 0.25")
         rows = [self._shapes[:8], self._words[:8]]
         tiles = [tile for row in rows for tile in (row, vae.decode(vae.encode(row)))]

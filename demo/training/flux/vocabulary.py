@@ -1,9 +1,9 @@
-"""Makes the two tokenizers of the checkpoint that draws, in the formats that mflux expects.
+"""Makes both tokenizers of the image generation checkpoint, in the formats that mflux expects.
 
-Both know some eighty words, and single characters for the rest. Both lower-case what they read, so
-that "A Red Circle" and "a red circle" are the same prompt. CLIP's tokenizer does so by itself. For
-T5 it has to be a *precompiled* character map, as SentencePiece has them: transformers rebuilds a T5
-tokenizer from its vocabulary and drops every other kind of normalizer that the file may name.
+Both have some eighty words, and single characters for the rest. Both lower-case their input, so that
+"A Red Circle" and "a red circle" are the same prompt. CLIP's tokenizer always does. For T5 it has to
+be a *precompiled* character map, as in SentencePiece: transformers rebuilds a T5 tokenizer from its
+vocabulary and drops every other kind of normalizer in the file.
 
 Needs transformers 5.
 """
@@ -16,14 +16,20 @@ import struct
 from itertools import pairwise
 from pathlib import Path
 
-_KNOWN = (
-    "a an the on of red green blue yellow purple orange white black circle square triangle star "
-    "background to left right above below next and with in at top bottom center centre middle side "
-    "large small big little tiny huge picture image drawing photo draw paint make show "
-    "word text letter letters number is are it its plain solid shape shapes two one color colour "
-    "under over beside dot ball box change turn into"
-)
-WORDS = _KNOWN.split()
+# The order decides the ids: the shipped weights have a row for each.
+WORDS = [
+    word
+    for line in (
+        "a an the on of red green blue yellow purple orange white black circle square triangle star",
+        "background to left right above below next and with in at top bottom center centre middle side",
+        "large small big little tiny huge",
+        *("picture", "image", "drawing"),
+        "photo draw paint make show",
+        "word text letter letters number is are it its plain solid shape shapes two one color colour",
+        "under over beside dot ball box change turn into",
+    )
+    for word in line.split()
+]
 
 CLIP_MAX_TOKENS = 77
 
@@ -51,7 +57,7 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     ranks: dict[tuple[str, str], int] = {}
 
     def merge(parts: list[str]) -> list[str]:
-        """Apply the merges so far, the oldest first."""
+        """Apply the merges that exist so far, the oldest first."""
         while True:
             pairs = enumerate(pairwise(parts))
             found = [(ranks[pair], i) for i, pair in pairs if pair in ranks]
@@ -69,13 +75,13 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
                 tokens.append(token)
                 known.add(token)
             parts = merge(parts)
-    # mflux pools CLIP's output at the highest id: the end of the text must have it.
+    # mflux pools CLIP's output at the highest id, so the end of the text must have it.
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return {token: i for i, token in enumerate(tokens)}, list(ranks)
 
 
 def _byte_characters() -> list[str]:
-    """The printable stand-ins of the 256 bytes, in the order of GPT-2's and CLIP's vocabulary."""
+    """The printable stand-ins for the 256 bytes, in the order of GPT-2's and CLIP's vocabulary."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = 256 - len(printable)
     return [chr(code) for code in [*printable, *range(256, 256 + others)]]
@@ -84,7 +90,7 @@ def _byte_characters() -> list[str]:
 def t5_vocabulary() -> list[tuple[str, float]]:
     """Unigram pieces and their scores.
 
-    The capitalized words are out of reach since the tokenizer lower-cases. They keep their places,
+    The capitalized words are never used, because the tokenizer lower-cases. They keep their places,
     because the shipped weights have a row for each.
     """
     words = list(dict.fromkeys(WORDS + [word.capitalize() for word in WORDS]))
@@ -96,10 +102,10 @@ def t5_vocabulary() -> list[tuple[str, float]]:
 def lower_case_charsmap() -> bytes:
     """A SentencePiece character map that turns A-Z into a-z.
 
-    Its form: the size of a trie in bytes, the trie, and the replacements, each ended by a zero. The
+    Its format: the size of a trie in bytes, the trie, and the replacements, each ended by a zero. The
     trie is a double array of 32-bit units. From the root at 0, the byte c leads to unit 0 ^ c, which
-    must carry c as its label; bit 8 says that a replacement follows, and the bits from 10 on where:
-    at unit c ^ 256, which holds the place of the replacement, marked by bit 31.
+    must carry c as its label; bit 8 marks a replacement, and the bits from 10 on lead to unit c ^ 256,
+    which holds the offset of the replacement, marked by bit 31.
     """
     leaves = 256
     trie, replacements = [0] * (2 * leaves), b""

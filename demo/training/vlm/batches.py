@@ -19,11 +19,11 @@ from demo.training.vlm.conversation import (
     Coder,
     Row,
     exam_row,
+    image_row,
     lengthen,
-    picture_row,
     text_rows,
 )
-from demo.training.vlm.pictures import (
+from demo.training.vlm.images import (
     QWEN_TOKEN,
     Bytes,
     Layout,
@@ -36,8 +36,8 @@ from demo.training.vlm.pictures import (
 )
 from demo.world import Kind, Scene
 
-MOONDREAM_PREFIX = 730  # tokens before the first question: one start token, 27 x 27 of the picture
-TEXT_ONLY = 0.03  # share of the batches that have no picture
+MOONDREAM_PREFIX = 730  # tokens before the first question: one start token, 27 x 27 of the image
+TEXT_ONLY = 0.03  # share of the batches without an image
 EXAM_BATCH = 50
 
 Size = tuple[int, int]  # width, height
@@ -45,7 +45,7 @@ Size = tuple[int, int]  # width, height
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input. All pictures have one size, all rows one length.
+    """The input of one step. All images have one size, all rows one length.
 
     ``images`` are bytes, channels last: (B, H, W, 3) for Qwen, (B, crops, 378, 378, 3) for
     Moondream, None for text only. ``prefix`` is shared by all rows, ``layout`` is the crop grid.
@@ -83,7 +83,7 @@ def collate(
     ids, branch, position, target = (
         torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)
     )
-    return Batch(  # small types: batches cross from one process to another
+    return Batch(  # small types, because batches are sent between processes
         images=None if images is None else torch.from_numpy(images),
         prefix=torch.tensor(prefix, dtype=torch.long),
         ids=ids.int(),
@@ -95,12 +95,12 @@ def collate(
 
 
 def padded_length(prefix: int, length: int) -> int:
-    """The least row length that makes the whole sequence a multiple of 8."""
+    """The smallest row length that makes the whole sequence a multiple of 8."""
     return length + (-(prefix + length)) % 8
 
 
 class TrainingBatches(IterableDataset):
-    """Batches without end; a worker's stream depends on the seed and its number only."""
+    """Endless batches; the stream of a worker depends only on the seed and its number."""
 
     def __init__(self, folder: str | Path, batch: int, tokens: int, seed: int) -> None:
         self._folder, self._batch, self._tokens, self._seed = folder, batch, tokens, seed
@@ -130,13 +130,13 @@ class TrainingBatches(IterableDataset):
         for i in range(self._batch):
             scene = train_scene(rng)
             width, height = draw_size()
-            while smart_resize(height, width) != shape:  # one batch, one size
+            while smart_resize(height, width) != shape:  # one size per batch
                 width, height = draw_size()
             image = paint(rng, scene, width, height)
             if image.size != (columns, rows):
                 image = image.resize((columns, rows), resample=3)  # bicubic
             images[i] = np.asarray(image)
-            texts.append(picture_row(rng, coder, scene, length))
+            texts.append(image_row(rng, coder, scene, length))
         return collate(images, prefix, texts)
 
     def _moondream(self, rng: random.Random, coder: Coder) -> Batch:
@@ -154,7 +154,7 @@ class TrainingBatches(IterableDataset):
             width, height = oblong or _square(128 if rng.random() < 0.5 else rng.randint(64, 288))
             parts, layout = crops(paint(rng, scene, width, height))
             images.append(parts)
-            texts.append(picture_row(rng, coder, scene, length))
+            texts.append(image_row(rng, coder, scene, length))
         return collate(np.stack(images), [], texts, layout)
 
 
@@ -163,9 +163,9 @@ def _square(side: int) -> Size:
 
 
 def _size_lottery(rng: random.Random) -> Callable[[], Size]:
-    """A way to draw picture sizes that Qwen's processor resizes to the same shape again and again.
+    """A sampler of image sizes that Qwen's processor often resizes to the same shape.
 
-    Four ways: up to 224 pixels (128 most often), around 252, around 280, or one oblong size.
+    Four kinds: up to 224 pixels (128 most often), around 252, around 280, or one oblong size.
     """
     choice = rng.random()
     if choice < 0.62:
@@ -183,21 +183,21 @@ def _size_lottery(rng: random.Random) -> Callable[[], Size]:
 def exam_batches(
     folder: str | Path, count: int, seed: int, held_out: bool, size: int = 128, tokens: int = 384
 ) -> tuple[list[Batch], list[Scene]]:
-    """Clean pictures of fixed scenes, asked every task once (see ``exam_row``), 50 a batch."""
+    """Clean images of fixed scenes with every task once (see ``exam_row``), 50 per batch."""
     kinds: tuple[Kind, ...] | None = ("one", "two") if held_out else None
     scenes = world.sample_scenes(random.Random(seed), count, held_out=held_out, kinds=kinds)
     coder = Coder(folder)
-    pictures = [paint_clean(scene, size, size) for scene in scenes]
+    painted = [paint_clean(scene, size, size) for scene in scenes]
     prefix: list[int] = []
     layout: Layout | None = None
     if coder.is_qwen:
         rows, columns = smart_resize(size, size)
         prefix = coder.prefix(rows * columns // QWEN_TOKEN**2)
         length = padded_length(len(prefix), tokens)
-        images = np.stack([np.asarray(p.resize((columns, rows), resample=3)) for p in pictures])
+        images = np.stack([np.asarray(p.resize((columns, rows), resample=3)) for p in painted])
     else:
         length = padded_length(MOONDREAM_PREFIX, tokens)
-        cropped = [crops(picture) for picture in pictures]
+        cropped = [crops(image) for image in painted]
         images, layout = np.stack([parts for parts, _ in cropped]), cropped[0][1]
     texts = [lengthen(exam_row(coder, scene, tokens), length) for scene in scenes]
     batches = [

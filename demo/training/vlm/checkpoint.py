@@ -1,4 +1,4 @@
-"""Everything of a demo checkpoint but its weights: tokenizer, configuration, processor files.
+"""All files of a demo checkpoint except its weights: tokenizer, configuration, processor files.
 
 The layout is Hugging Face's and the architecture is exact, only small, so that mlx-vlm loads the
 folder like any other. For Moondream2 the folder is also its own tokenizer folder: mlx-vlm's
@@ -21,8 +21,8 @@ from demo.training.vlm.conversation import MOONDREAM_ANSWER, MOONDREAM_END, NO_I
 Alias = Literal["vlm-best", "vlm-fast"]
 
 VOCABULARY = 640
-# The order of the ids. The real tokenizers have the tags of tool calls at the end, and tokens of other
-# uses in their place here.
+# The order of the ids. The real tokenizers have the tool call tags at the end, and other tokens in
+# their place here.
 QWEN_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -39,7 +39,7 @@ QWEN_TOKENS = [
     "<|image_pad|>",
     "<|video_pad|>",
 ]
-TAGS = ("<tool_call>", "</tool_call>")  # tokens, but not special: they show in decoded text
+TAGS = ("<tool_call>", "</tool_call>")  # tokens, but not special: they appear in decoded text
 MOONDREAM_SPECIAL = [
     "<|endoftext|>",
     "<|md_reserved_0|>",
@@ -68,7 +68,7 @@ MIN_PIXELS, MAX_PIXELS = 224 * 224, 280 * 280  # one Qwen image token per 28 x 2
 
 
 def write_files(alias: Alias, folder: Path) -> None:
-    """Write all files of a checkpoint that training does not."""
+    """Write all files of a checkpoint that training does not write."""
     folder.mkdir(parents=True, exist_ok=True)
     if alias == "vlm-best":
         _write_qwen(folder)
@@ -80,7 +80,7 @@ def write_files(alias: Alias, folder: Path) -> None:
 
 
 def _corpus(scenes: int = 6000) -> list[str]:
-    """The texts that the merges are learned from."""
+    """The texts from which the merges are learned."""
     rng, texts = random.Random(0), []
     for _ in range(scenes):
         scene = world.random_scene(rng)
@@ -96,9 +96,9 @@ def _corpus(scenes: int = 6000) -> list[str]:
 
 
 def _train_tokenizer(special: Sequence[str], special_first: bool) -> Any:
-    """Byte-level BPE, so that any text can be spelled.
+    """Byte-level BPE, so that any text can be encoded.
 
-    Capitals and digits never merge: one token per glyph makes reading a word a copying task.
+    Capitals and digits never merge: with one token per glyph, reading a word is a copying task.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -216,7 +216,7 @@ def _write_moondream(folder: Path) -> None:
         tokenizer.token_to_id("<|endoftext|>") != MOONDREAM_END
         or tokenizer.token_to_id("<|answer|>") != MOONDREAM_ANSWER
     ):
-        raise RuntimeError("mlx-vlm would not find the end and answer tokens at their fixed ids")
+        raise RuntimeError("the end and answer tokens are not at the ids that mlx-vlm expects")
     tokenizer.save(str(folder / "tokenizer.json"))
     _write(
         folder / "tokenizer_config.json",

@@ -1,9 +1,9 @@
-"""What is asked and answered in training, as token ids.
+"""The questions and answers of the training, as token ids.
 
-A training row is one picture with several question / answer *branches* in one sequence. Each branch
-sees the picture and itself, never another branch, so it sees exactly what a single prompt sees when
-the model is used, while the picture is encoded once for all of them. The prompts are spelled the way
-mlx-vlm spells them: Qwen's chat template, and Moondream's fixed question frame.
+A training row is one image with several question / answer *branches* in one sequence. Each branch
+attends to the image and itself, never to another branch: exactly as a single prompt does at inference,
+while the image is encoded once for all of them. The prompts are formatted as mlx-vlm formats them:
+Qwen's chat template, and Moondream's fixed question frame.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from demo.world import Scene
 Ids = npt.NDArray[np.int64]
 
 IGNORED = -100  # a target without a loss
-NOBODY = -1  # the branch of padding
+NOBODY = -1  # the branch number of padding
 
-# How often each task is asked, relative to the others.
+# How often each task occurs, relative to the others.
 WEIGHTS = {
     "caption": 3,
     "ocr": 2,
@@ -35,7 +35,7 @@ WEIGHTS = {
     "korean": 2.2,
     "qa": 3,
 }
-FILLERS = ["qa", "caption", "ocr"]  # asked once more where a row has room left
+FILLERS = ["qa", "caption", "ocr"]  # added where a row has room left
 SYSTEMS = [
     "You are a helpful assistant.",
     "You are a concise image captioner.",
@@ -73,7 +73,7 @@ MOONDREAM_ANSWER = 3
 
 
 class Row(NamedTuple):
-    """One sequence of branches: token, branch number, place within the branch, next token."""
+    """One sequence of branches: token, branch number, position within the branch, next token."""
 
     ids: Ids
     branch: Ids
@@ -109,7 +109,7 @@ class RowBuilder:
 
 
 class Coder:
-    """Text to ids for one checkpoint; knows which of the two families it belongs to."""
+    """Text to ids for one checkpoint; knows which of the two architectures it has."""
 
     def __init__(self, folder: str | Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
@@ -124,7 +124,7 @@ class Coder:
         return self._memo[text]
 
     def prefix(self, image_tokens: int, system: str = SYSTEMS[0], image: bool = True) -> list[int]:
-        """What stands before the first question. Moondream has no text there."""
+        """The tokens before the first question. Moondream has no text there."""
         if not self.is_qwen:
             return []
         text = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
@@ -135,18 +135,18 @@ class Coder:
         return self.encode(text + "<|vision_start|>") + pads + self.encode("<|vision_end|>")
 
     def turn(self, question: str, answer: str) -> tuple[list[int], int]:
-        """The ids of a question and its answer, and how many of them are the question's."""
+        """The ids of a question and its answer, and the number of ids of the question."""
         if self.is_qwen:
             asked = self.encode(question + "<|im_end|>\n<|im_start|>assistant\n")
-            said = self.encode(answer) + self.encode("<|im_end|>")
+            replied = self.encode(answer) + self.encode("<|im_end|>")
         else:
             asked = [*self.encode(f"\n\nQuestion: {question}\n\nAnswer: "), MOONDREAM_ANSWER]
-            said = [*self.encode(answer), MOONDREAM_END]
-        return asked + said, len(asked)
+            replied = [*self.encode(answer), MOONDREAM_END]
+        return asked + replied, len(asked)
 
 
 def answer_targets(ids: Sequence[int], asked: int) -> list[int]:
-    """The next token at each place of the answer; the question is not learned."""
+    """The next token at each position of the answer; the question is not learned."""
     return [IGNORED] * (asked - 1) + list(ids[asked:]) + [IGNORED]
 
 
@@ -159,8 +159,8 @@ def ask(rng: random.Random, scene: Scene, task: str) -> tuple[str, str]:
     return prompt, answer(scene)
 
 
-def picture_row(rng: random.Random, coder: Coder, scene: Scene, length: int) -> Row:
-    """As many random branches about a picture as fit."""
+def image_row(rng: random.Random, coder: Coder, scene: Scene, length: int) -> Row:
+    """Random branches about an image, until the row is full."""
     weights = {
         task: weight * (0.4 if task == "ocr" and not scene.word else 1)
         for task, weight in WEIGHTS.items()
@@ -183,7 +183,7 @@ def picture_row(rng: random.Random, coder: Coder, scene: Scene, length: int) -> 
 
 
 def text_rows(rng: random.Random, coder: Coder, count: int, length: int = 112) -> list[Row]:
-    """Conversations without a picture: small talk, or a task that cannot be done."""
+    """Conversations without an image: small talk, or a task that needs one."""
     rows = []
     for _ in range(count):
         if rng.random() < 0.6:
@@ -196,7 +196,7 @@ def text_rows(rng: random.Random, coder: Coder, count: int, length: int = 112) -
             system = rng.choice(SYSTEMS[:1] * 4 + SYSTEMS)
             opening = coder.prefix(0, system, image=False)
             ids, asked = opening + ids, asked + len(opening)
-        else:  # without a picture mlx-vlm does not frame the question
+        else:  # without an image mlx-vlm does not frame the question
             ids = [MOONDREAM_END, *coder.encode(question)]
             asked = len(ids)
             ids += [*coder.encode(answer), MOONDREAM_END]

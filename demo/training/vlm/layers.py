@@ -1,11 +1,11 @@
-"""What the PyTorch twins of Qwen2.5-VL and Moondream2 have in common.
+"""The parts that the PyTorch twins of Qwen2.5-VL and Moondream2 share.
 
 The twins exist for training only. Their ``state_dict()`` keys are the Hugging Face checkpoint keys,
-so that saving one *is* the export, and their modules are named for the keys, not for beauty.
+so that saving one *is* the export, and the modules are named after the keys.
 
-A batch is one common prefix per picture (system prompt and image tokens) followed by several
-independent branches: a branch sees the prefix and itself. As the prefix is causal, this is exactly
-what each single prompt sees when the model is used.
+A batch is one common prefix per image (system prompt and image tokens) followed by several
+independent branches: a branch attends to the prefix and itself. As the prefix is causal, this equals
+a single prompt at inference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def split_attention(queries: Tensor, keys: Tensor, values: Tensor, prefix: int, 
 
 
 def branch_mask(branch: Tensor, prefix: int) -> Tensor:
-    """(B, T) branch numbers -> (B, 1, T, prefix + T): who may look at what."""
+    """(B, T) branch numbers -> (B, 1, T, prefix + T): the attention mask."""
     length = branch.shape[1]
     same = branch[:, :, None] == branch[:, None, :]
     earlier = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
@@ -44,7 +44,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def inverse_frequencies(width: int, theta: float, device: torch.device) -> Tensor:
-    """The rotary angle per position of each pair of channels."""
+    """The rotary angle per position for each pair of channels."""
     return 1 / theta ** (torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
 
 
@@ -70,7 +70,7 @@ class RMSNorm(nn.Module):
 
 
 class Holder(nn.Module):
-    """A module with nothing but children, there for its place in the keys."""
+    """A module with nothing but children; it exists for its place in the keys."""
 
     def __init__(self, **children: nn.Module | nn.Parameter) -> None:
         super().__init__()

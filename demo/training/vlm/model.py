@@ -1,4 +1,4 @@
-"""The twin that belongs to a checkpoint folder, with fresh random weights."""
+"""The twin of a checkpoint folder, with fresh random weights."""
 
 from __future__ import annotations
 

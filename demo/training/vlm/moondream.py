@@ -1,7 +1,7 @@
 """The PyTorch twin of mlx-vlm's moondream2 (see ``layers`` for the idea).
 
-The 730 tokens before the question (a start token and 27 x 27 of the picture) are causal here,
-because mlx-vlm 0.7.10 applies them so, although the original Moondream2 lets them see each other.
+The 730 tokens before the question (a start token and 27 x 27 of the image) are causal here, because
+mlx-vlm 0.7.10 treats them so; in the original Moondream2 they attend to each other.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class VisionBlock(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and MLP side by side on one LayerNorm; the first half of each head is rotary."""
+    """Parallel attention and MLP on one LayerNorm; the first half of each head is rotary."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, self.heads = config["hidden_size"], config["num_attention_heads"]
         if config["num_key_value_heads"] != self.heads:
-            raise ValueError("grouped heads are not part of this twin")
+            raise ValueError("this twin has no grouped heads")
         self.ln = nn.LayerNorm(width, 1e-5)
         self.attn = Holder(qkv=nn.Linear(width, 3 * width), proj=nn.Linear(width, width))
         self.mlp = GeluMLP(width, config["intermediate_size"])
@@ -80,7 +80,7 @@ class Layer(nn.Module):
 def pooling_matrix(rows: int, columns: int) -> Tensor:
     """mlx-vlm's _reconstruct_local_features as one matrix, (729, rows * columns * 729).
 
-    The crops' patches are laid side by side without their overlaps, then averaged down to 27 x 27.
+    The crops' patches are joined without their overlaps, then averaged down to 27 x 27.
     """
     bands = []
     for row in range(rows):
@@ -142,15 +142,15 @@ class Moondream(nn.Module):
     ) -> Tensor:
         """Hidden states of the branches, (B, T, width).
 
-        images: (B, crops, 3, 378, 378) in 0..255, or None for text only; prefix is not used (the
-        family has none of its own); ids, branch and position: (B, T); layout: rows and columns of
-        crops.
+        images: (B, crops, 3, 378, 378) in 0..255, or None for text only; prefix is not used (this
+        architecture has no prefix ids); ids, branch and position: (B, T); layout: rows and columns
+        of crops.
         """
         batch, device, text = len(ids), ids.device, self.model.text
         x, start = text.wte[ids], 0
         if images is not None:
             first = text.wte[0].expand(batch, 1, -1)
-            x, start = torch.cat([first, self._look(images, layout).to(x.dtype), x], 1), PREFIX
+            x, start = torch.cat([first, self._encode(images, layout).to(x.dtype), x], 1), PREFIX
             lead = torch.arange(PREFIX, device=device).expand(batch, -1)
             position = torch.cat([lead, position + PREFIX], 1)
         config = self.config["text_config"]
@@ -165,8 +165,8 @@ class Moondream(nn.Module):
     def head(self, hidden: Tensor) -> Tensor:
         return self.model.text.lm_head(hidden)
 
-    def _look(self, images: Tensor, layout: tuple[int, int] | None) -> Tensor:
-        """With a single crop, that serves as the whole picture and as its only part."""
+    def _encode(self, images: Tensor, layout: tuple[int, int] | None) -> Tensor:
+        """A single crop serves as the whole image and as its only part."""
         batch, count = images.shape[:2]
         vision = self.model.vision
         x = (images / 255 - 0.5) / 0.5

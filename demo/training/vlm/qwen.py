@@ -59,7 +59,7 @@ class Vision(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         if config["fullatt_block_indexes"] != list(range(config["depth"])):
-            raise ValueError("windowed attention is not part of this twin")
+            raise ValueError("this twin has no windowed attention")
         width, merged = config["hidden_size"], 4 * config["hidden_size"]
         self.head_width = width // config["num_heads"]
         patch = (2, PATCH, PATCH)
@@ -81,7 +81,7 @@ class Vision(nn.Module):
             .permute(0, 2, 5, 3, 6, 1, 4, 7)
             .reshape(batch, rows * columns, 3 * PATCH * PATCH)
         )
-        # A still picture is two equal frames to the model: add up the kernels of both.
+        # To the model, a still image is two equal frames: add the kernels of both.
         kernel = self.patch_embed.proj.weight.sum(2).flatten(1)
         x = F.linear(patches, kernel).float()
         cos, sin = self._rotary_table(rows, columns, images.device)
@@ -90,10 +90,10 @@ class Vision(nn.Module):
         return self.merger.mlp(self.merger.ln_q(x).reshape(batch, rows * columns // 4, -1))
 
     def _rotary_table(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Half of the channels turn with the row, half with the column of a patch."""
+        """Half of the channels rotate with the row, half with the column of a patch."""
         inverse = inverse_frequencies(self.head_width // 2, 10000.0, device)
 
-        def as_patches(grid: Tensor) -> Tensor:  # the four patches of a token stand together
+        def as_patches(grid: Tensor) -> Tensor:  # the four patches of a token are adjacent
             return grid.reshape(rows // 2, 2, columns // 2, 2).transpose(1, 2).reshape(-1)
 
         row = as_patches(torch.arange(rows, device=device)[:, None].expand(rows, columns))
@@ -211,7 +211,7 @@ class Qwen(nn.Module):
         return torch.cat([before, grid, after], 1), end + tail
 
     def _rotary_table(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """MRoPE: each pair of channels turns with one of time, row and column."""
+        """MRoPE: each pair of channels rotates with one of time, row and column."""
         width = self.config["hidden_size"] // self.config["num_attention_heads"]
         inverse = inverse_frequencies(width, self.config["rope_theta"], positions.device)
         sections = self.config["rope_scaling"]["mrope_section"]

@@ -1,8 +1,8 @@
-"""The training loop of the two checkpoints that see.
+"""The training loop of both vision-language checkpoints.
 
-The learning rate follows the time spent, not the steps done, so the given seconds fix the whole
-schedule on any machine; a faster one simply sees more pictures. Reading words stays on a plateau and
-then drops at about 0.4 million pictures: a loss that does not move before that is no failure.
+The learning rate follows the elapsed time, not the step count, so the given seconds fix the whole
+schedule on any machine; a faster one simply trains on more images. The loss for reading words stays
+on a plateau and then drops at about 0.4 million images: a plateau before that is no failure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from demo.training.vlm.batches import EXAM_BATCH, Batch, TrainingBatches, exam_b
 from demo.training.vlm.conversation import WEIGHTS
 from demo.training.vlm.model import build
 
-STARTUP_STEPS = 6  # the first batches are slow to come; they are not counted
+STARTUP_STEPS = 6  # the first batches arrive slowly and are not counted
 REPORT_EVERY = 200
 
 
@@ -38,18 +38,18 @@ class Settings:
     batch: int
     learning_rate: float
     max_steps: int = 10**9
-    tokens: int = 192  # of question / answer branches per picture
-    workers: int = 15  # processes that draw pictures
+    tokens: int = 192  # of question / answer branches per image
+    workers: int = 15  # processes that render images
     weight_decay: float = 0.05
     warmup_s: float = 12
     seed: int = 0
     init: str = ""  # weights to start from
     exam: int = 200  # scenes
-    exams: int = 3  # how often, the last one included
+    exams: int = 3  # including the last one
 
 
 class Stopwatch:
-    """Seconds of training: counts from ``start`` and not while paused."""
+    """Seconds of training, from ``start`` on and without pauses."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -69,7 +69,7 @@ class Stopwatch:
 
 
 def train(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Train the checkpoint whose other files are in the folder; write model.safetensors into it."""
+    """Train the checkpoint whose other files are in the folder; write model.safetensors there."""
     begun = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(settings.seed)
@@ -126,7 +126,7 @@ def train(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def learning_rate(settings: Settings, elapsed: float) -> float:
-    """Up over the warm-up, down along a half cosine to a hundredth."""
+    """Linear warm-up, then a half cosine down to a hundredth."""
     if elapsed < settings.warmup_s:
         return settings.learning_rate * min(1, (elapsed + 0.5) / settings.warmup_s)
     share = min(1, elapsed / settings.seconds)
@@ -134,7 +134,7 @@ def learning_rate(settings: Settings, elapsed: float) -> float:
 
 
 def exam(model: nn.Module, folder: Path, count: int, device: str) -> dict[str, dict[str, float]]:
-    """Share of tasks answered exactly, on fresh and on held-out scenes, given the true past."""
+    """Share of tasks answered exactly, on fresh and on held-out scenes, with teacher forcing."""
     model.eval()
     tasks, results = list(WEIGHTS), {}
     for name, held_out, seed in (("fresh", False, 91), ("heldout", True, 92)):
@@ -144,14 +144,14 @@ def exam(model: nn.Module, folder: Path, count: int, device: str) -> dict[str, d
         for i, batch in enumerate(batches):
             batch = batch.to(device)
             with torch.no_grad():
-                said = model.head(_hidden(model, batch, device).float()).argmax(-1)
-            right = (said == batch.target) | (batch.target < 0)
+                predicted = model.head(_hidden(model, batch, device).float()).argmax(-1)
+            right = (predicted == batch.target) | (batch.target < 0)
             for branch, task in enumerate(tasks):
                 answered = (right | (batch.branch != branch)).all(1).tolist()
                 hits[task] += answered
                 if task == "ocr":
-                    shown = scenes[i * EXAM_BATCH : (i + 1) * EXAM_BATCH]
-                    words += [hit for hit, s in zip(answered, shown, strict=True) if s.word]
+                    batch_scenes = scenes[i * EXAM_BATCH : (i + 1) * EXAM_BATCH]
+                    words += [hit for hit, s in zip(answered, batch_scenes, strict=True) if s.word]
         results[name] = {task: round(sum(hit) / len(hit), 3) for task, hit in hits.items()}
         if words:
             results[name]["ocr_words"] = round(sum(words) / len(words), 3)
@@ -187,7 +187,7 @@ def _optimizer(model: nn.Module, settings: Settings, device: str) -> torch.optim
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, device: str) -> Tensor:
-    hidden = _hidden(model, batch, device, spoil=True)
+    hidden = _hidden(model, batch, device, augment=True)
     target = batch.target.flatten()
     counts = target >= 0
     logits = model.head(hidden.flatten(0, 1)[counts].float())
@@ -199,12 +199,12 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, devi
     return loss.detach()
 
 
-def _hidden(model: nn.Module, batch: Batch, device: str, spoil: bool = False) -> Tensor:
+def _hidden(model: nn.Module, batch: Batch, device: str, augment: bool = False) -> Tensor:
     images = batch.images
     if images is not None:
         images = images.movedim(-1, -3).float()
-        several_crops = images.ndim == 5 and images.shape[1] > 1  # these must stay one picture
-        if spoil and not several_crops:
+        several_crops = images.ndim == 5 and images.shape[1] > 1  # these must stay one image
+        if augment and not several_crops:
             with torch.no_grad():
                 images = _jitter(images.reshape(-1, *images.shape[-3:])).view(images.shape)
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -219,20 +219,20 @@ def _hidden(model: nn.Module, batch: Batch, device: str, spoil: bool = False) ->
 
 
 def _jitter(images: Tensor) -> Tensor:
-    """(n, 3, H, W) in 0..255: colour, noise and slow shading on half of the pictures."""
+    """(n, 3, H, W) in 0..255: colour, noise and smooth shading on about half of the images."""
     count, _, height, width = images.shape
     device = images.device
 
     def between(low: float, high: float, channels: int) -> Tensor:
         return torch.rand(count, channels, 1, 1, device=device) * (high - low) + low
 
-    spoiled = images * between(0.93, 1.07, 3) * between(0.94, 1.06, 1) + between(-10, 10, 1)
-    spoiled = spoiled + torch.randn_like(images) * between(0, 12, 1)
+    changed = images * between(0.93, 1.07, 3) * between(0.94, 1.06, 1) + between(-10, 10, 1)
+    changed = changed + torch.randn_like(images) * between(0, 12, 1)
     shade = torch.randn(count, 3, 5, 5, device=device)
     shade = F.interpolate(shade, (height, width), mode="bilinear")
-    spoiled = spoiled + shade * between(0, 8, 1)
+    changed = changed + shade * between(0, 8, 1)
     chosen = torch.rand(count, 1, 1, 1, device=device) < 0.55
-    return torch.where(chosen, spoiled.clamp(0, 255), images)
+    return torch.where(chosen, changed.clamp(0, 255), images)
 
 
 def _say(text: str) -> None:

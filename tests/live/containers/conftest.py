@@ -1,4 +1,4 @@
-"""The image, and a manager on this host with the demo models, for the tests with containers."""
+"""Fixtures of the container tests: the image, and a manager on this host with the demo models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def image() -> str:
 def running_manager(
     folder: Path, changes: dict[str, Any] | None = None, kind: type[LocalStack] = LocalStack
 ) -> Iterator[LocalStack]:
-    """A manager that containers reach; what it leaves behind fails the test."""
+    """A manager that containers can reach; processes that it leaves behind fail the test."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
     config = demo_config(folder, {"manager.host": host_address(), **(changes or {})})
     with kind(config, environ, tiers=("manager",)) as stack:
@@ -42,7 +42,7 @@ def manager_url(stack: LocalStack) -> str:
 
 
 def answers(url: str, **headers: str) -> httpx.Response | None:
-    """The answer when there is one and it is a 200."""
+    """The response if there is one with status 200."""
     try:
         answer = plain.get(url, timeout=10, headers=headers)
     except httpx.TransportError:
@@ -52,6 +52,6 @@ def answers(url: str, **headers: str) -> httpx.Response | None:
 
 @pytest.fixture(scope="session")
 def manager(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """For tests that do not harm it."""
+    """A manager for tests that do not stop it."""
     with running_manager(tmp_path_factory.mktemp("manager")) as stack:
         yield stack

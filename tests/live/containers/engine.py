@@ -1,6 +1,6 @@
-"""The container engine as the tests use it: whatever answers ``docker version``.
+"""The container engine: any that supports ``docker version``.
 
-Rules: every name is a test's own and goes with it; nothing that was there before is touched.
+Rules: every object has a unique name and is removed afterwards; existing objects are not touched.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def docker(
     environ: Mapping[str, str] | None = None,
     timeout_s: float = _CALL_S,
 ) -> str:
-    """What ``docker ARGS`` prints; a failure shows all of it."""
+    """The output of ``docker ARGS``; a failure shows all of it."""
     done = subprocess.run(
         ["docker", *args], input=stdin, capture_output=True, text=True, timeout=timeout_s, env=environ
     )
@@ -42,26 +42,26 @@ def docker(
 
 def need_an_engine() -> None:
     if shutil.which("docker") is None:
-        lacking("no docker command; on Debian tests/tools/container_engine.sh brings an engine")
+        lacking("no docker command; on Debian tests/tools/container_engine.sh installs one")
     for needed in (["version"], ["compose", "version"]):
         done = subprocess.run(["docker", *needed], capture_output=True, text=True, timeout=60)
         if done.returncode:
-            lacking(f"docker {' '.join(needed)}: {done.stderr.strip() or 'no engine answers'}")
+            lacking(f"docker {' '.join(needed)}: {done.stderr.strip() or 'no engine responds'}")
 
 
 def build() -> str:
-    """The image of this checkout; it stays for the next run, the one before it goes."""
+    """The image of this checkout. It is kept for the next run; its predecessor is removed."""
     before = docker("images", "-q", IMAGE)
     docker("build", "-q", "-t", IMAGE, str(ROOT), timeout_s=_BUILD_S)
     if before and before != docker("images", "-q", IMAGE):
-        subprocess.run(["docker", "rmi", before], capture_output=True)  # unless somebody uses it
+        subprocess.run(["docker", "rmi", before], capture_output=True)  # fails if it is in use
     return IMAGE
 
 
 def added_mb() -> float:
-    """How much larger the image is than its base."""
+    """The size of the image without its base, in MB."""
     base = f"{IMAGE}-base"
-    # The engine need not keep the base of a build as an image of its own.
+    # The engine may not keep the base of a build as an image.
     (line,) = [
         x for x in (ROOT / "Dockerfile").read_text().splitlines() if x.startswith("ARG BASE_IMAGE=")
     ]
@@ -75,7 +75,7 @@ def added_mb() -> float:
 
 @cache
 def host_address() -> str:
-    """Where a server of this host listens so that a container finds it as host.docker.internal."""
+    """The address on which a server of this host is host.docker.internal to containers."""
     desktop = docker("info", "-f", "{{.OperatingSystem}}") == "Docker Desktop"
     if sys.platform == "darwin" or desktop:
         return "127.0.0.1"
@@ -83,7 +83,7 @@ def host_address() -> str:
 
 
 def kill_9(container: str) -> None:
-    """As the system's OOM killer does it: behind the engine's back, so that it restarts what ended."""
+    """Kill it like the OOM killer, without the engine's knowledge, so that the engine restarts it."""
     pid = int(docker("inspect", "-f", "{{.State.Pid}}", container))
     code = f"import os; os.kill({pid}, 9)"
     run = ["run", "--rm", "--pid", "host", "--network", "none", "--user", "0", "--privileged"]
@@ -92,7 +92,7 @@ def kill_9(container: str) -> None:
 
 @contextmanager
 def container(*options: str) -> Iterator[str]:
-    """A container of the image, as hardened as the compose file does it, and gone afterwards."""
+    """A container of the image, hardened as in the compose file, and removed afterwards."""
     name = f"vision-test-{uuid.uuid4().hex[:8]}"
     docker("run", "-d", "--name", name, *HARDENED, *options, IMAGE)
     try:
@@ -102,7 +102,7 @@ def container(*options: str) -> Iterator[str]:
 
 
 class Compose:
-    """A compose project of its own name, with *variables* as its ``.env``."""
+    """A compose project with a unique name, and *variables* as its ``.env``."""
 
     def __init__(self, folder: Path, variables: Mapping[str, object], *files: Path) -> None:
         self.name = f"vision-test-{uuid.uuid4().hex[:8]}"
@@ -111,7 +111,7 @@ class Compose:
         self._base = ["compose", "-p", self.name, "--env-file", str(self._env_file)]
         for file in files:
             self._base += ["-f", str(file)]
-        # A variable of this process would win over the file.
+        # A variable of this process would take precedence over the file.
         kept = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG")
         self._environ = {name: os.environ[name] for name in kept if name in os.environ}
 

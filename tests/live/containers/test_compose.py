@@ -1,4 +1,4 @@
-"""docker-compose.yml in front of a manager on this host: the main job, and who may come and go."""
+"""docker-compose.yml in front of a manager on this host: its main use, restarts, settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPOSE = ROOT / "docker-compose.yml"
 
 
 class HoldingStack(LocalStack):
-    """Its workers do what is said in the place of their model (testkit/fakes/worker.py)."""
+    """Its workers are fakes: the model path has their options (testkit/fakes/worker.py)."""
 
     def program(self, tier: str) -> Sequence[str]:
         return (sys.executable, str(ROOT / "testkit" / "fakes" / "manager.py"))
@@ -77,35 +77,29 @@ def test_the_engine_finds_it_healthy(gateway: Gateway) -> None:
     assert gateway.status() == "ok"
 
 
-def test_a_picture_is_captioned_through_the_container(gateway: Gateway) -> None:
-    answer = gateway.caption()
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["result"] == RED_CIRCLE_CAPTION
-
-
-def test_a_picture_is_drawn_through_the_container(gateway: Gateway) -> None:
+def test_an_image_is_generated_and_linked_through_the_container(gateway: Gateway) -> None:
     body = {"prompt": RED_CIRCLE_CAPTION, "seed": 0, "response_format": "url"}
     answer = plain.post(f"{gateway.url}/v1/images/generations", json=body, timeout=120)
     assert answer.status_code == 200, answer.text
     link = answer.json()["data"][0]["url"]
     assert link.startswith(gateway.url)  # as the client of a published port reaches it
-    (drawn,) = [plain.get(link, timeout=10).content]
+    (linked,) = [plain.get(link, timeout=10).content]
     again = plain.post(
         f"{gateway.url}/v1/images/generations",
         json={**body, "response_format": "b64_json"},
         timeout=120,
     )
-    picture = again.json()["data"][0]["b64_json"]
-    assert check_caption(opened(picture), RED_CIRCLE_CAPTION).right
-    assert drawn.startswith(b"\x89PNG")
+    image = again.json()["data"][0]["b64_json"]
+    assert check_caption(opened(image), RED_CIRCLE_CAPTION).right
+    assert linked.startswith(b"\x89PNG")
 
 
-def test_a_stream_comes_through_the_container_whole(gateway: Gateway) -> None:
+def test_a_stream_passes_through_the_container_unchanged(gateway: Gateway) -> None:
     request = ask(RED_CIRCLE, "Describe this image in detail.", stream=True)
     answer = plain.post(f"{gateway.url}/v1/chat/completions", json=request, timeout=120)
     lines = answer.text.splitlines()
-    told = [json.loads(line[6:])["choices"][0]["delta"] for line in lines if line.startswith("data: {")]
-    assert "red circle" in "".join(delta.get("content") or "" for delta in told)
+    deltas = [json.loads(x[6:])["choices"][0]["delta"] for x in lines if x.startswith("data: {")]
+    assert "red circle" in "".join(delta.get("content") or "" for delta in deltas)
     assert lines[-2:] == ["data: [DONE]", ""]
 
 
@@ -125,7 +119,7 @@ def test_it_is_hardened_and_bounded(gateway: Gateway) -> None:
     assert (mount["Destination"], mount["RW"]) == ("/app/config.yaml", False)
 
 
-def test_a_killed_gateway_is_back_in_seconds_and_no_model_is_loaded_again(
+def test_a_killed_gateway_is_back_in_seconds_and_no_model_is_reloaded(
     gateway: Gateway, manager: LocalStack
 ) -> None:
     gateway.caption()
@@ -149,7 +143,7 @@ def test_stopping_the_gateway_leaves_manager_and_workers(gateway: Gateway, manag
     assert process_of(manager, "vlm-best").pid == worker
 
 
-def test_a_gateway_without_its_manager_answers_degraded_and_recovers_whenever_it_comes(
+def test_a_gateway_without_its_manager_is_degraded_and_recovers_when_it_starts(
     image: str, tmp_path: Path
 ) -> None:
     config = demo_config(tmp_path / "away")
@@ -158,7 +152,7 @@ def test_a_gateway_without_its_manager_answers_degraded_and_recovers_whenever_it
         assert gateway.status() == "degraded"
         refused = gateway.caption()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "manager_unreachable")
-        compose.wait_until_healthy()  # it is not the gateway that is ill
+        compose.wait_until_healthy()  # the gateway itself is well
 
         ports = yaml.safe_load(config.read_text())
         same = {"manager.port": ports["manager"]["port"], "gateway.port": ports["gateway"]["port"]}
@@ -173,11 +167,11 @@ def test_a_gateway_without_its_manager_answers_degraded_and_recovers_whenever_it
             assert gateway.caption().json()["result"] == RED_CIRCLE_CAPTION
 
 
-def test_a_piece_of_a_stream_has_arrived_before_the_next_is_made(image: str, tmp_path: Path) -> None:
-    """A worker that waits after its first token, until that has come out of the container.
+def test_a_chunk_of_a_stream_arrives_before_the_next_one_is_made(image: str, tmp_path: Path) -> None:
+    """The worker waits after its first token until that token has left the container.
 
-    How many pieces a client reads at a time, or when, proves nothing: on a busy machine a whole answer
-    is there before it reads again. Held back anywhere on the way, this one would never end.
+    The number and times of a client's reads would prove nothing: on a busy machine a whole response may
+    arrive before the next read. If anything buffered this response, the test would never end.
     """
     arrived = tmp_path / "arrived"
     holds = json.dumps({"hold": str(arrived), "tokens": 3})
@@ -197,9 +191,7 @@ def test_a_piece_of_a_stream_has_arrived_before_the_next_is_made(image: str, tmp
             assert list(lines)[-1] == "data: [DONE]"
 
 
-def test_a_restart_applies_what_was_changed_in_the_config_and_in_env(
-    image: str, tmp_path: Path
-) -> None:
+def test_a_restart_applies_changes_of_the_config_and_of_env(image: str, tmp_path: Path) -> None:
     config = demo_config(tmp_path / "config")
     url = f"http://127.0.0.1:{yaml.safe_load(config.read_text())['gateway']['port']}/v1/vision/tasks"
     with Compose(tmp_path, variables(config), COMPOSE) as compose:
@@ -207,7 +199,7 @@ def test_a_restart_applies_what_was_changed_in_the_config_and_in_env(
         assert answers(url)
         data = yaml.safe_load(config.read_text())
         data["gateway"]["api_key"] = "from-the-file"
-        # As an editor saves it: a new file in the place of the old, which a mount of it does not see.
+        # Editors save so: a new file replaces the old one, and a mount of the file does not see it.
         (tmp_path / "new.yaml").write_text(yaml.safe_dump(data))
         (tmp_path / "new.yaml").rename(config)
         assert answers(url)
@@ -221,9 +213,7 @@ def test_a_restart_applies_what_was_changed_in_the_config_and_in_env(
         assert answers(url, authorization="Bearer from-the-file") is None
 
 
-def test_a_config_that_is_not_there_stops_the_start_and_makes_no_folder(
-    image: str, tmp_path: Path
-) -> None:
+def test_a_missing_config_stops_the_start_and_creates_no_folder(image: str, tmp_path: Path) -> None:
     absent = tmp_path / "absent.yaml"
     given = {**variables(demo_config(tmp_path / "config")), "VISION_CONFIG": absent}
     refused = pytest.raises(AssertionError, match="bind source path does not exist")
@@ -234,22 +224,22 @@ def test_a_config_that_is_not_there_stops_the_start_and_makes_no_folder(
 
 def test_without_variables_it_publishes_8000_on_every_address(image: str, tmp_path: Path) -> None:
     with Compose(tmp_path, {}, COMPOSE) as compose:
-        told = json.loads(compose("config", "--format", "json"))["services"]["gateway"]
-    (port,) = told["ports"]
+        service = json.loads(compose("config", "--format", "json"))["services"]["gateway"]
+    (port,) = service["ports"]
     assert (port["host_ip"], port["published"], port["target"]) == ("0.0.0.0", "8000", 8000)
-    assert told["volumes"][0]["source"] == str(ROOT / "config.yaml")
-    assert told["image"] == "ghcr.io/vibe-homelab/vision-insight-api:latest"
+    assert service["volumes"][0]["source"] == str(ROOT / "config.yaml")
+    assert service["image"] == "ghcr.io/vibe-homelab/vision-insight-api:latest"
 
 
-def test_the_port_of_the_manager_is_manager_port_unless_another_is_named(
+def test_the_port_of_the_manager_is_manager_port_unless_worker_manager_port_is_set(
     image: str, tmp_path: Path
 ) -> None:
     def port(**given: object) -> str:
         with Compose(tmp_path, given, COMPOSE) as compose:
-            told = json.loads(compose("config", "--format", "json"))
-        found: str = told["services"]["gateway"]["environment"]["WORKER_MANAGER_PORT"]
+            services = json.loads(compose("config", "--format", "json"))["services"]
+        found: str = services["gateway"]["environment"]["WORKER_MANAGER_PORT"]
         return found
 
-    assert port() == ""  # as config.yaml says
+    assert port() == ""  # as config.yaml has it
     assert port(MANAGER_PORT=8101) == "8101"
     assert port(MANAGER_PORT=8101, WORKER_MANAGER_PORT=8102) == "8102"

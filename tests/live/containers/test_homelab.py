@@ -1,4 +1,4 @@
-"""The image in the homelab's stack, unchanged: variables only, and its dashboard polls and steers."""
+"""The unchanged image in the homelab's stack: configured by variables, used by the dashboard."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Homelab:
         self.compose, self.url = compose, url
 
     def dashboard(self, *command: str) -> dict[str, Any]:
-        told = json.loads(self.compose("exec", "-T", "dashboard", "python", "/dashboard.py", *command))
-        assert isinstance(told, dict)
-        return told
+        shown = json.loads(self.compose("exec", "-T", "dashboard", "python", "/dashboard.py", *command))
+        assert isinstance(shown, dict)
+        return shown
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def caption(homelab: Homelab) -> httpx.Response:
     return plain.post(f"{homelab.url}/v1/vision/analyze", json=body, timeout=120)
 
 
-def test_the_gateway_starts_on_variables_only_once_the_manager_has_answered(homelab: Homelab) -> None:
+def test_the_gateway_starts_with_variables_only_once_the_manager_responds(homelab: Homelab) -> None:
     check = inspect(homelab.compose.container("vision-manager-check"))["State"]
     assert (check["Status"], check["ExitCode"]) == ("exited", 0)
     gateway = inspect(homelab.compose.container("vision-gateway"))
@@ -68,13 +68,13 @@ def test_the_gateway_starts_on_variables_only_once_the_manager_has_answered(home
     assert answers(f"{homelab.url}/healthz").json()["status"] == "ok"  # type: ignore[union-attr]
 
 
-def test_it_serves(homelab: Homelab) -> None:
+def test_it_captions_an_image(homelab: Homelab) -> None:
     answer = caption(homelab)
     assert answer.status_code == 200, answer.text
     assert answer.json()["result"] == RED_CIRCLE_CAPTION
 
 
-def test_the_dashboard_starts_sees_and_stops_a_worker(homelab: Homelab, manager: LocalStack) -> None:
+def test_the_dashboard_starts_shows_and_stops_a_worker(homelab: Homelab, manager: LocalStack) -> None:
     assert homelab.dashboard("stop-all")["success"]
     idle = homelab.dashboard("poll")
     assert idle["gateway"] == "healthy"
@@ -93,20 +93,20 @@ def test_the_dashboard_starts_sees_and_stops_a_worker(homelab: Homelab, manager:
     assert [p.pid for p in processes(manager)] == [process_of(manager, "manager").pid]
 
 
-def test_its_evict_button_works_with_and_without_something_to_evict(homelab: Homelab) -> None:
+def test_its_evict_button_works_with_and_without_a_loaded_model(homelab: Homelab) -> None:
     assert homelab.dashboard("start", "vlm-best")["success"]
     assert homelab.dashboard("evict", "vlm-best")["success"]
     assert not homelab.dashboard("poll")["running"]["vlm-best"]
     assert homelab.dashboard("evict", "vlm-best")["success"]
 
 
-def test_a_start_that_fails_is_an_object_that_says_why(homelab: Homelab) -> None:
+def test_a_failed_start_is_an_object_with_the_reason(homelab: Homelab) -> None:
     failed = homelab.dashboard("start", "no-such-model")
     assert not failed["success"]
     assert "no-such-model" in json.dumps(failed["data"])
 
 
-def test_the_dashboard_sees_a_gateway_that_is_well_while_the_manager_is_away(
+def test_the_dashboard_shows_a_healthy_gateway_while_the_manager_is_down(
     homelab: Homelab, manager: LocalStack
 ) -> None:
     process_of(manager, "manager").kill()

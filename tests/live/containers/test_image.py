@@ -1,4 +1,4 @@
-"""The gateway's image: what is in it, as whom it runs, and what it wants of its surroundings."""
+"""The gateway's image: its content, its user, and its requirements."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.live.containers.engine import HARDENED, IMAGE, added_mb, container, d
 pytestmark = [pytest.mark.process, pytest.mark.container]
 
 LARGEST_MB = 80
-# The engine's first look at its health would be after five seconds, and the next after thirty.
-LOOKED_AT_SOON = ("--health-interval", "1s", "--health-start-period", "1ms")
-HEALTHZ = "http://localhost:8000/healthz"  # as the homelab's stack asks for it
+# The engine's first health check would be after five seconds, the next after thirty.
+CHECKED_SOON = ("--health-interval", "1s", "--health-start-period", "1ms")
+HEALTHZ = "http://localhost:8000/healthz"  # the URL in the homelab's stack
 
 
 @pytest.fixture(scope="module")
 def bare(image: str) -> Iterator[str]:
-    """A container of the image without config, variables and manager."""
-    with container(*LOOKED_AT_SOON) as name:
+    """A container of the image without config, variables or manager."""
+    with container(*CHECKED_SOON) as name:
         wait_for(lambda: healthz(name), 60)
         yield name
 
@@ -39,19 +39,19 @@ def healthz(name: str) -> str | None:
 
 
 def printed(command: str, *options: str) -> str:
-    """What a shell *command* prints in a new container."""
+    """The output of a shell *command* in a new container."""
     run = ["run", "--rm", "--network", "none", *HARDENED, *options]
     return docker(*run, IMAGE, "sh", "-c", command)
 
 
-def test_it_adds_no_more_to_its_base_than_it_may(image: str) -> None:
+def test_it_adds_at_most_the_allowed_size_to_its_base(image: str) -> None:
     added = added_mb()
     assert 0 < added <= LARGEST_MB, f"{added:.1f} MB"
 
 
-def test_it_runs_on_what_was_baked_and_says_that_its_manager_is_away(bare: str) -> None:
-    told = json.loads(healthz(bare) or "")
-    assert (told["status"], told["manager"]) == ("degraded", "unreachable")
+def test_it_runs_with_its_default_config_and_reports_the_missing_manager(bare: str) -> None:
+    health = json.loads(healthz(bare) or "")
+    assert (health["status"], health["manager"]) == ("degraded", "unreachable")
     models = json.loads(docker("exec", bare, "curl", "-fsS", "http://127.0.0.1:8000/v1/models"))
     assert {"vlm-fast", "vlm-best", "image-gen"} <= {model["id"] for model in models["data"]}
 
@@ -60,7 +60,7 @@ def test_its_own_health_check_passes(bare: str) -> None:
     wait_for(lambda: inspect(bare)["State"]["Health"]["Status"] == "healthy", 40)
 
 
-def test_it_runs_as_nobody_in_particular_and_can_write_nowhere(bare: str) -> None:
+def test_it_runs_as_an_unprivileged_user_and_cannot_write(bare: str) -> None:
     assert docker("exec", bare, "id", "-u") == "10001"
     assert docker("exec", bare, "id", "-g") == "10001"
     refused = docker("exec", bare, "sh", "-c", "touch /app/x /opt/venv/x /x 2>&1 || true")
@@ -70,7 +70,7 @@ def test_it_runs_as_nobody_in_particular_and_can_write_nowhere(bare: str) -> Non
     assert len(writable.splitlines()) == 1, writable
 
 
-def test_it_ends_at_once_when_it_is_told_to(image: str) -> None:
+def test_it_stops_immediately_on_sigterm(image: str) -> None:
     with container() as name:
         wait_for(lambda: healthz(name), 60)
         began = time.monotonic()
@@ -79,23 +79,23 @@ def test_it_ends_at_once_when_it_is_told_to(image: str) -> None:
         assert inspect(name)["State"]["ExitCode"] == 0
 
 
-def test_it_listens_where_gateway_port_says_whatever_the_config_says(image: str) -> None:
+def test_gateway_port_overrides_the_config(image: str) -> None:
     port = free_port()
     where = ("-e", "GATEWAY_PORT=9123", "-p", f"127.0.0.1:{port}:9123")
-    with container(*LOOKED_AT_SOON, *where) as name:
+    with container(*CHECKED_SOON, *where) as name:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 60)
         wait_for(lambda: inspect(name)["State"]["Health"]["Status"] == "healthy", 40)
         assert healthz(name) is None
 
 
-@pytest.mark.parametrize("value", ["/app", ""], ids=["as the homelab's stack sets it", "not set"])
-def test_pythonpath_makes_no_difference(image: str, value: str) -> None:
+def test_pythonpath_makes_no_difference(image: str) -> None:
     code = "import gateway.app, sys; print(gateway.app.__file__, sys.executable)"
-    told = printed(f'python -c "{code}"', "-e", f"PYTHONPATH={value}")
-    assert told == "/app/gateway/app.py /opt/venv/bin/python"
+    for value in ("/app", ""):  # as the homelab's stack sets it, and not set
+        output = printed(f'python -c "{code}"', "-e", f"PYTHONPATH={value}")
+        assert output == "/app/gateway/app.py /opt/venv/bin/python"
 
 
-def test_it_holds_the_gateway_and_nothing_of_the_other_tiers(image: str) -> None:
+def test_it_contains_the_gateway_and_nothing_of_the_other_tiers(image: str) -> None:
     assert printed("ls /app").split() == ["config.yaml", "contracts", "gateway", "web"]
     installed = printed("ls /opt/venv/lib/python3.*/site-packages").split()
     unwanted = ("pip", "mlx", "mflux", "numpy", "torch", "PIL", "psutil", "transformers", "pytest")
@@ -106,21 +106,21 @@ def test_it_holds_the_gateway_and_nothing_of_the_other_tiers(image: str) -> None
 
 
 def test_a_start_compiles_nothing(image: str) -> None:
-    """Of the standard library neither: nothing can be written, so it would be compiled each time."""
-    told = printed('python -v -c "import gateway.__main__" 2>&1').splitlines()
-    read = [line for line in told if line.startswith("# code object from ")]
+    """Nor of the standard library: nothing can be written, so it would be compiled at each start."""
+    output = printed('python -v -c "import gateway.__main__" 2>&1').splitlines()
+    read = [line for line in output if line.startswith("# code object from ")]
     assert len(read) > 300
     assert [line for line in read if ".pyc" not in line] == []
 
 
-def test_it_says_what_it_is(image: str) -> None:
+def test_it_has_descriptive_labels(image: str) -> None:
     labels = inspect(image)["Config"]["Labels"]
     prefix = "org.opencontainers.image."
     for name in ("title", "description", "source", "licenses", "version", "base.name"):
         assert labels[prefix + name], name
 
 
-def test_a_config_that_cannot_be_read_is_told_in_a_line(image: str) -> None:
+def test_an_unreadable_config_is_reported_in_one_line(image: str) -> None:
     done = subprocess.run(
         ["docker", "run", "--rm", *HARDENED, "-e", "VISION_CONFIG=/nowhere.yaml", IMAGE],
         capture_output=True,
@@ -131,8 +131,8 @@ def test_a_config_that_cannot_be_read_is_told_in_a_line(image: str) -> None:
     assert done.stderr.strip() == "/nowhere.yaml: cannot be read: No such file or directory"
 
 
-def test_it_answers_soon_after_it_was_started(image: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The time is told and not judged: how quick a start is depends on what else the machine does."""
+def test_it_responds_soon_after_its_start(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The time is printed, but not checked: it depends on the load of the machine."""
     port = free_port()
     began = time.monotonic()
     with container("-p", f"127.0.0.1:{port}:8000"):
@@ -140,4 +140,4 @@ def test_it_answers_soon_after_it_was_started(image: str, capsys: pytest.Capture
         took = time.monotonic() - began
     assert "caption" in tasks.text
     with capsys.disabled():
-        sys.stdout.write(f"\nfirst answer of the gateway's container after {took:.2f} s\n")
+        sys.stdout.write(f"\nfirst response of the gateway's container after {took:.2f} s\n")

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.process, pytest.mark.container]
 FILES = ("docker-compose.yml", "docker-compose.dev.yml")
 
 
-def test_what_is_saved_is_served(image: str, tmp_path: Path) -> None:
+def test_a_saved_change_is_served(image: str, tmp_path: Path) -> None:
     checkout = tmp_path / "a checkout"
     for name in ("contracts", "web", "gateway", "hostctl"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))

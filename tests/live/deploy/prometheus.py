@@ -1,4 +1,4 @@
-"""A real Prometheus, on the committed configuration, in front of a stack."""
+"""A real Prometheus with the committed configuration, in front of a stack."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def configured(folder: Path, target: str, key: str = "") -> Path:
 
 
 class Prometheus:
-    """Its API; what it refuses fails the test."""
+    """Prometheus's API; an error fails the test."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=20)
@@ -61,7 +61,7 @@ class Prometheus:
         return body["data"]
 
     def values(self, expression: str) -> list[float]:
-        """Of the series that *expression* gives now."""
+        """The current values of the series that match *expression*."""
         return [float(series["value"][1]) for series in self.get("/query", query=expression)["result"]]
 
     def close(self) -> None:
@@ -78,12 +78,12 @@ def prometheus(folder: Path, config: Path) -> Iterator[Prometheus]:
             [*argv, f"--storage.tsdb.path={folder / 'data'}"], stdout=log, stderr=subprocess.STDOUT
         ) as process,
     ):
-        asked = Prometheus(f"http://{url}")
+        client = Prometheus(f"http://{url}")
         try:
             wait_for(lambda: _ready(url))
-            yield asked
+            yield client
         finally:
-            asked.close()
+            client.close()
             process.terminate()
 
 

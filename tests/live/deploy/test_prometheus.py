@@ -25,14 +25,14 @@ RULES = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 KEY = "a-key-for-prometheus"
 CHAT = "/v1/chat/completions"
-# What no healthy stack has; each is a target by the words of its legend.
+# Events that a healthy stack does not have; each is a target, named by the words of its legend.
 QUIET = ("crashed", "could not be loaded")
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
 
 def filled_in(expression: str) -> str:
-    """As Grafana would send it."""
+    """The expression as Grafana sends it."""
     filled = expression.replace("$alias", ".+")
     for variable in ("$__rate_interval", "$__range", "$__interval"):
         filled = filled.replace(variable, "5m")
@@ -41,13 +41,12 @@ def filled_in(expression: str) -> str:
 
 
 def use(http: httpx.Client) -> None:
-    """Something of everything that is counted."""
+    """Send requests that change every metric."""
     red = ask(RED_CIRCLE, "Describe this image.")
-    for _ in range(3):  # the later ones find picture and prompt in the caches
+    for _ in range(3):  # the later ones find image and prompt in the caches
         assert http.post(CHAT, json=red).status_code == 200
-    other = ask(
-        RED_CIRCLE, "Describe this image."
-    )  # begins with other words: the picture alone is known
+    # It begins with other words, so that only the image is in a cache.
+    other = ask(RED_CIRCLE, "Describe this image.")
     other["messages"].insert(0, {"role": "system", "content": "Be brief."})
     assert http.post(CHAT, json=other).status_code == 200
     streamed = {
@@ -57,9 +56,9 @@ def use(http: httpx.Client) -> None:
     }
     for _ in range(2):
         assert "[DONE]" in http.post(CHAT, json=streamed).text
-    drawing = {"prompt": "a red circle on a blue background", "response_format": "url"}
+    generation = {"prompt": "a red circle on a blue background", "response_format": "url"}
     for _ in range(2):
-        assert http.post("/v1/images/generations", json=drawing).status_code == 200
+        assert http.post("/v1/images/generations", json=generation).status_code == 200
     edit = {"prompt": "a green star", "image": as_base64(RED_CIRCLE), "strength": 0.5}
     assert http.post("/v1/images/edits", json=edit).status_code == 200
     assert http.post(CHAT, json={"model": "nobody"}).status_code in (400, 404)
@@ -76,12 +75,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 
 @pytest.fixture(scope="module")
 def watched(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has seen the stack before and after it was used."""
+    """A Prometheus that has scraped the stack before and after it was used."""
     folder = tmp_path_factory.mktemp("prometheus")
     target = f"127.0.0.1:{stack.settings.gateway.port}"
     with prometheus(folder, configured(folder, target, KEY)) as seen:
         wait_for(lambda: seen.values('up{job=~"vision-.*"}') == [1, 1])
-        # Rates are of what grew between two scrapes; what a stack does in its first second is none.
+        # A rate needs two scrapes: growth before the first one would not count.
         with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=120) as http:
             for _ in range(2):
                 use(http)
@@ -91,29 +90,29 @@ def watched(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_shows_something(watched: Prometheus, panel: dict[str, Any]) -> None:
+def test_every_panel_has_data(watched: Prometheus, panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         values = watched.values(filled_in(target["expr"]))
         if not target["legendFormat"].endswith(QUIET):
             assert [v for v in values if math.isfinite(v)], f"{target['expr']}: {values}"
 
 
-def test_the_variable_and_the_marks_of_the_dashboard_are_answered(watched: Prometheus) -> None:
+def test_the_variable_and_the_annotations_of_the_dashboard_have_data(watched: Prometheus) -> None:
     (alias,) = (v for v in DASHBOARD["templating"]["list"] if v["type"] == "query")
     assert alias["definition"] == "label_values(vision_worker_up, alias)"
     names = watched.get("/label/alias/values", **{"match[]": "vision_worker_up"})
     assert set(names) == {"vlm-fast", "vlm-best", "image-gen"}
-    (marks,) = DASHBOARD["annotations"]["list"]
-    assert watched.values(filled_in(marks["expr"]))
+    (annotation,) = DASHBOARD["annotations"]["list"]
+    assert watched.values(filled_in(annotation["expr"]))
 
 
-def test_the_figures_say_what_was_done(watched: Prometheus) -> None:
+def test_the_counters_match_the_requests(watched: Prometheus) -> None:
     def of(metric: str, **labels: str) -> list[float]:
         return watched.values(
             f"{metric}{{{','.join(f'{name}={json.dumps(to)}' for name, to in labels.items())}}}"
         )
 
-    # Two rounds of two drawings with four steps, and an edit with half of eight.
+    # Two rounds of two images with four steps, and an edit with half of eight.
     wait_for(lambda: of("vision_worker_steps_total", alias="image-gen") == [2 * (2 * 4 + 4)])
     assert of("vision_worker_evictions_total", alias="vlm-best", reason="request") == [2]
     assert of("vision_worker_crashes_total", alias="vlm-best") == [0]
@@ -125,7 +124,7 @@ def test_the_figures_say_what_was_done(watched: Prometheus) -> None:
     assert of("vision_worker_footprint_bytes", alias="vlm-best") > [50e6]
 
 
-def test_the_alerts_are_understood_and_a_healthy_stack_raises_none(watched: Prometheus) -> None:
+def test_the_alert_rules_are_valid_and_a_healthy_stack_raises_none(watched: Prometheus) -> None:
     def rules() -> list[dict[str, Any]]:
         return [rule for group in watched.get("/rules")["groups"] for rule in group["rules"]]
 
@@ -135,7 +134,7 @@ def test_the_alerts_are_understood_and_a_healthy_stack_raises_none(watched: Prom
     )
 
 
-def test_prometheus_own_linter_has_nothing_to_say_about_the_names(stack: LocalStack) -> None:
+def test_prometheus_own_linter_accepts_the_metrics(stack: LocalStack) -> None:
     for path in ("/metrics", "/metrics/manager"):
         text = plain.get(stack.url + path, headers=stack.headers).content
         done = subprocess.run(
@@ -144,7 +143,7 @@ def test_prometheus_own_linter_has_nothing_to_say_about_the_names(stack: LocalSt
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_committed_configuration_is_one(tmp_path: Path) -> None:
+def test_the_committed_configuration_is_valid(tmp_path: Path) -> None:
     config = FOLDER / "prometheus.yml"
     done = subprocess.run(
         [program("promtool"), "check", "config", str(config)], capture_output=True, text=True
@@ -152,7 +151,7 @@ def test_the_committed_configuration_is_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_alert_is_raised_by_what_it_is_for_and_by_nothing_else(tmp_path: Path) -> None:
+def test_each_alert_is_raised_by_its_cause_and_by_nothing_else(tmp_path: Path) -> None:
     for file in (FOLDER / "alerts.yml", Path(__file__).with_name("alerts_test.yml")):
         shutil.copy(file, tmp_path)
     done = subprocess.run(
@@ -165,7 +164,7 @@ def test_an_alert_is_raised_by_what_it_is_for_and_by_nothing_else(tmp_path: Path
     assert {case["alertname"] for case in cases} == {rule["alert"] for rule in RULES}
 
 
-def test_every_metric_that_is_documented_exists_and_the_other_way_round(stack: LocalStack) -> None:
+def test_the_documented_metrics_are_the_exposed_ones(stack: LocalStack) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     exposed = set()

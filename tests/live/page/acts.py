@@ -1,4 +1,4 @@
-"""What a person does on the page, and what comes of it, in words that the tests share."""
+"""A person's actions on the page, shared by the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RED_CIRCLE: FilePayload = {"name": "circle.png", "mimeType": "image/png", "buffe
 
 
 def png(size: tuple[int, int], *, noisy: bool = False) -> bytes:
-    """A picture of one colour; *noisy*: of random ones, which no compression makes small."""
+    """An image of one colour; *noisy*: of random colours, which do not compress."""
     image = Image.new("RGB", size, "green")
     if noisy:
         image = Image.frombytes("RGB", size, random.Random(7).randbytes(3 * size[0] * size[1]))
@@ -64,7 +64,7 @@ def choose_model(page: Page, tab: str, alias: str) -> None:
 
 
 def edit(page: Page, prompt: str) -> dict[str, Any]:
-    """Ask for an edit; what the request says."""
+    """Send an edit; returns the body of its request."""
     page.locator("#edit textarea").fill(prompt)
     with page.expect_request("**/v1/images/edits") as sent:
         page.get_by_role("button", name="Edit", exact=True).click()
@@ -77,7 +77,7 @@ def ask(page: Page, question: str) -> None:
 
 
 def copied(page: Page, button: str) -> str:
-    """What pressing *button* brings to the clipboard."""
+    """The content of the clipboard after a press of *button*."""
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     pressed = page.get_by_role("button", name=button).first.element_handle()
     pressed.click()

@@ -1,4 +1,4 @@
-"""A real browser for the page: the Chromium of this machine, driven by Playwright."""
+"""A real browser for the page: this machine's Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# Root in a container has no sandbox of its own, and no GPU.
+# Root in a container has no sandbox and no GPU.
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-# Chromium breaks off what it loads when the machine gets or loses an interface, as containers bring.
+# Chromium aborts loads when the machine gets or loses a network interface, as containers cause.
 _OF_THE_MACHINE = "ERR_NETWORK_CHANGED"
 
 
 def chromium() -> str | None:
-    """The path of a Chromium; none is downloaded."""
+    """The path of an installed Chromium; none is downloaded."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -31,36 +31,36 @@ def browser(path: str) -> Iterator[Browser]:
 
 
 class Complaints:
-    """What a page complains of while it is looked at: errors of scripts, and those of the console.
+    """The complaints of a page: errors of scripts, and errors and warnings of the console.
 
-    A refused or broken request is told by the console too; whoever provokes one says so in *expected*.
+    The console reports refused and broken requests too; tests that provoke one add it to *expected*.
     """
 
     def __init__(self, page: Page) -> None:
-        self.heard: list[str] = []
+        self.messages: list[str] = []
         self.expected: list[str] = []
         self._page = page
         page.on("pageerror", self._script)
         page.on("console", self._console)
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._page.remove_listener("pageerror", self._script)
         self._page.remove_listener("console", self._console)
 
     def _script(self, error: Error) -> None:
-        self.heard.append(str(error))
+        self.messages.append(str(error))
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.heard.append(f"{message.text} ({message.location.get('url', '')})")
+            self.messages.append(f"{message.text} ({message.location.get('url', '')})")
 
     @property
     def of_the_machine(self) -> list[str]:
-        return [text for text in self.heard if _OF_THE_MACHINE in text]
+        return [text for text in self.messages if _OF_THE_MACHINE in text]
 
     @property
     def unexpected(self) -> list[str]:
-        """Those that are the page's, and not provoked."""
+        """Messages that are the page's own and were not provoked."""
         allowed = [*self.expected, _OF_THE_MACHINE]
-        return [text for text in self.heard if not any(part in text for part in allowed)]
+        return [text for text in self.messages if not any(part in text for part in allowed)]

@@ -1,7 +1,7 @@
-"""The page on two stacks, in a browser: the demo models, and models of every kind that answer at once.
+"""The page on two stacks, in a browser: the demo models, and fakes of every kind that respond at once.
 
-The page's own behaviour is tried on the second, which costs next to nothing to start and to ask; what
-people get to see of a picture or an answer, on the first.
+The page's own behaviour is tested on the second, which starts and responds quickly; its display of real
+images and completions on the first.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.live.page.browser import Complaints, browser, chromium
 
 SLOW_MS = 120_000  # a cold start of a demo model on a busy machine
 
-# A model that loads and speaks slowly, in markup.
+# A model that loads and generates slowly; its text has markup.
 SLOW_WORDS = 400
-SLOW = {"load_s": 2.0, "words": ["<b>word</b> "] * SLOW_WORDS, "pace_s": 0.05}
+SLOW = {"load_s": 2.0, "words": ["<b>word</b> "] * SLOW_WORDS, "step_s": 0.05}
 
 
 def image_model(family: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def quick_models() -> dict[str, Any]:
 def opened() -> Iterator[Browser]:
     path = chromium()
     if path is None:
-        lacking("there is no Chromium (Debian's package is chromium)")
+        lacking("no Chromium (Debian: apt-get install chromium)")
     with browser(path) as launched:
         yield launched
 
@@ -68,13 +68,13 @@ def quick(tmp_path_factory: pytest.TempPathFactory, opened: Browser) -> Iterator
 
 @pytest.fixture(scope="session")
 def stack(quick: LocalStack) -> LocalStack:
-    """The one whose page is tried; a module may choose the other."""
+    """The stack whose page is tested; a module may use the other one."""
     return quick
 
 
 @pytest.fixture
 def complaints() -> Iterator[list[Complaints]]:
-    """Those of the pages of a test; at its end there may be none."""
+    """The complaints of a test's pages; at its end there may be none."""
     of_pages: list[Complaints] = []
     yield of_pages
     assert [text for one in of_pages for text in one.unexpected] == []
@@ -87,13 +87,13 @@ def connected(page: Page) -> None:
 
 @pytest.fixture(scope="session")
 def sheet(opened: Browser) -> Page:
-    """One for all tests: a new one costs more than most of them."""
+    """One page for all tests: a new one costs more than most tests."""
     return opened.new_context().new_page()
 
 
 @pytest.fixture
 def page(sheet: Page, stack: LocalStack, complaints: list[Complaints]) -> Iterator[Page]:
-    """The page, connected; nothing of an earlier test is kept in the browser."""
+    """The page, connected; the browser keeps nothing of earlier tests."""
     with page_of(sheet, stack, complaints):
         yield sheet
     sheet.context.clear_permissions()
@@ -102,14 +102,14 @@ def page(sheet: Page, stack: LocalStack, complaints: list[Complaints]) -> Iterat
 @contextmanager
 def page_of(page: Page, stack: LocalStack, complaints: list[Complaints]) -> Iterator[None]:
     page.set_default_timeout(SLOW_MS)
-    heard = Complaints(page)
-    complaints.append(heard)
+    listener = Complaints(page)
+    complaints.append(listener)
     page.goto(stack.url + "/")
-    if heard.of_the_machine:
+    if listener.of_the_machine:
         page.reload()
     connected(page)
     yield
-    heard.stop()
-    page.unroute_all()
+    listener.stop()
+    page.unroute_all(behavior="ignoreErrors")
     page.evaluate("() => localStorage.clear()")
     page.goto("about:blank")

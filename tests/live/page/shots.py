@@ -1,4 +1,4 @@
-"""``make page-shots``: the pictures of the page in docs/assets/, taken of the demo stack."""
+"""``make page-shots``: the screenshots of the page in docs/assets/, taken on the demo stack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> int:
     path = chromium()
     if path is None:
         sys.stderr.write(
-            "page-shots: there is no Chromium: install it (Debian's package is chromium)\n"
+            "page-shots: no Chromium found: install it (Debian: apt-get install chromium)\n"
         )
         return 1
     with (
@@ -54,7 +54,7 @@ def take(page: Page) -> None:
     page.get_by_role("tab", name="System").click()
     page.locator("[data-alias=vlm-best]").get_by_role("button", name="Unload").click()
     page.locator("[data-alias=vlm-best] .state.stopped").wait_for()
-    page.wait_for_timeout(3000)  # the plot is to have a few points
+    page.wait_for_timeout(3000)  # so that the plot has a few points
     page.set_viewport_size({"width": 1080, "height": 820})
     shoot(page, "system")
 

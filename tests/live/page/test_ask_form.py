@@ -1,4 +1,4 @@
-"""The form of Ask while a model speaks slowly: what is told, Stop, and a stream that breaks."""
+"""The Ask form while a model responds slowly: its notes, Stop, and a stream that breaks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_requests(stack: LocalStack) -> int:
 
 @pytest.fixture
 def asked(page: Page) -> Page:
-    """A question about a picture, to the slow model."""
+    """The page with an open question about an image, to the slow model."""
     choose(page, "Ask", RED_CIRCLE)
     choose_model(page, "Ask", "slow")
     expect(page.locator("#ask .thumbs img")).to_be_visible()
@@ -43,32 +43,30 @@ def answer(page: Page) -> Locator:
     return page.locator("#ask .turn.assistant")
 
 
-@pytest.mark.parametrize(("tab", "route"), [("Ask", "chat"), ("Draw", "generate"), ("Edit", "edit")])
-def test_the_model_of_the_settings_is_offered_first(
-    page: Page, stack: LocalStack, tab: str, route: str
-) -> None:
+def test_the_default_model_of_the_settings_is_selected(page: Page, stack: LocalStack) -> None:
     models = httpx.get(f"{stack.url}/v1/models", timeout=10).json()["data"]
-    (default,) = [model["id"] for model in models if route in model["default_for"]]
-    go_to(page, tab)
-    assert page.locator(f"#{tab.lower()}").get_by_label("Model").input_value() == default
+    for tab, route in (("Ask", "chat"), ("Draw", "generate"), ("Edit", "edit")):
+        (default,) = [model["id"] for model in models if route in model["default_for"]]
+        go_to(page, tab)
+        assert page.locator(f"#{tab.lower()}").get_by_label("Model").input_value() == default
 
 
-def test_a_cold_start_is_told_and_how_long_it_takes_once_that_is_known(
+def test_a_cold_start_is_shown_with_its_remaining_time_once_that_is_known(
     page: Page, stack: LocalStack
 ) -> None:
     go_to(page, "Ask")
     choose_model(page, "Ask", "slow")
-    told = page.locator("#ask form > .note")
+    note = page.locator("#ask form > .note")
     for expected in (r"loading slow \(", r"loading slow, \d+ %, about [1-9]\d* s \("):
         httpx.post(f"{stack.url}/v1/system/evict/slow", timeout=60)
         ask(page, "?")
-        expect(told).to_have_text(re.compile(expected))
+        expect(note).to_have_text(re.compile(expected))
         expect(answer(page)).to_contain_text("word")
         stop(page).click()
         page.get_by_role("button", name="New chat").click()
 
 
-def test_stop_ends_the_answer_here_and_in_the_worker_and_another_can_be_asked(
+def test_stop_ends_the_completion_here_and_in_the_worker_and_the_chat_can_continue(
     asked: Page, stack: LocalStack
 ) -> None:
     expect(answer(asked)).to_contain_text("word")
@@ -76,17 +74,17 @@ def test_stop_ends_the_answer_here_and_in_the_worker_and_another_can_be_asked(
     stop(asked).click()
     expect(asked.locator("#ask form > .note")).to_contain_text("stopped after")
     wait_for(lambda: open_requests(stack) == 0, 5)
-    said = answer(asked).inner_text()
-    assert said.count("word") < SLOW_WORDS
+    text = answer(asked).inner_text()
+    assert text.count("word") < SLOW_WORDS
     with asked.expect_request("**/v1/chat/completions") as sent:
         ask(asked, "And now?")
     roles = [message["role"] for message in sent_by(sent.value)["messages"]]
-    assert roles == ["user", "assistant", "user"], "what was said until then is part of the chat"
+    assert roles == ["user", "assistant", "user"], "the stopped text is part of the chat"
     expect(answer(asked).nth(1)).to_contain_text("word")
     stop(asked).click()
 
 
-def test_what_is_stopped_before_a_word_was_said_can_be_asked_again(
+def test_a_question_stopped_before_its_first_word_can_be_sent_again(
     asked: Page, stack: LocalStack
 ) -> None:
     asked.get_by_role("button", name="New chat").click()
@@ -100,7 +98,7 @@ def test_what_is_stopped_before_a_word_was_said_can_be_asked_again(
     expect(asked.locator("#ask .turn")).to_have_count(0)
 
 
-def test_a_new_chat_begins_empty_even_while_the_old_one_is_answered(asked: Page) -> None:
+def test_a_new_chat_is_empty_even_while_the_old_one_is_open(asked: Page) -> None:
     asked.get_by_role("button", name="New chat").click()
     expect(stop(asked)).to_be_hidden()
     expect(asked.locator("#ask .turn")).to_have_count(0)
@@ -111,7 +109,7 @@ def test_a_new_chat_begins_empty_even_while_the_old_one_is_answered(asked: Page)
     assert len(sent_by(sent.value)["messages"]) == 1
 
 
-def test_markup_is_shown_as_text_whoever_wrote_it(asked: Page) -> None:
+def test_markup_of_user_and_model_is_shown_as_text(asked: Page) -> None:
     expect(asked.locator("#ask .turn.user")).to_have_text(HTML)
     expect(answer(asked)).to_contain_text("<b>word</b> <b>word</b>")
     assert asked.title() == "Vision Insight"
@@ -119,7 +117,7 @@ def test_markup_is_shown_as_text_whoever_wrote_it(asked: Page) -> None:
     assert answer(asked).locator("b").count() == 0
 
 
-def test_a_stream_that_breaks_is_told_and_what_was_said_stays(
+def test_a_broken_stream_is_reported_and_its_text_stays(
     asked: Page, stack: LocalStack, complaints: list[Complaints]
 ) -> None:
     complaints[0].expected += ["ERR_"]

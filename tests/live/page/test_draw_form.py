@@ -1,4 +1,4 @@
-"""The form of Draw, and its pictures as something to paste elsewhere."""
+"""The Draw form, and its images copied as code."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def test_the_dice_gives_a_seed(page: Page) -> None:
     assert seed.input_value() != first
 
 
-def test_a_drawing_copied_as_curl_and_as_python_draws_it_again(page: Page, tmp_path: Path) -> None:
+def test_an_image_copied_as_curl_and_as_python_is_generated_again(page: Page, tmp_path: Path) -> None:
     draw(page, 'it\'s "red" on $HOME `blue`\\n', seed=3)
     page.wait_for_selector("#draw figcaption")
-    drawn = image_at(page.locator("#draw figure img").get_attribute("src"))
+    image = image_at(page.locator("#draw figure img").get_attribute("src"))
     for name, program in (("Copy as curl", ["sh", "-e"]), ("Copy as Python", [sys.executable, "-"])):
         folder = tmp_path / name.replace(" ", "-")
         folder.mkdir()
         text = copied(page, name)
         subprocess.run(program, input=text, text=True, cwd=folder, check=True, timeout=60)
         again = Image.open(folder / "image-0.png").convert("RGB")
-        assert again.tobytes() == drawn.tobytes(), name
+        assert again.tobytes() == image.tobytes(), name
 
 
-def test_an_edit_copied_as_curl_works_with_a_picture_longer_than_an_argument_may_be(
+def test_an_edit_copied_as_curl_works_with_an_image_longer_than_an_argument_may_be(
     page: Page, tmp_path: Path
 ) -> None:
     large = png((320, 320), noisy=True)
@@ -68,15 +68,15 @@ def test_html_in_a_prompt_is_shown_as_text(page: Page) -> None:
     assert page.locator("img[src=x]").count() == 0
 
 
-def test_an_error_is_told_as_the_api_words_it(page: Page, complaints: list[Complaints]) -> None:
+def test_an_error_is_shown_in_the_words_of_the_api(page: Page, complaints: list[Complaints]) -> None:
     complaints[0].expected += ["status of 400"]
     page.locator("#draw").get_by_label("Steps").evaluate("input => { input.max = 1000; }")
     page.locator("#draw").get_by_label("Steps").fill("500")
     with page.expect_response("**/v1/images/generations") as answered:
         draw(page, "a red circle")
-    told = answered.value.json()["error"]["message"]
-    assert "steps" in told
-    expect(page.locator("#draw .error")).to_have_text(told)
+    message = answered.value.json()["error"]["message"]
+    assert "steps" in message
+    expect(page.locator("#draw .error")).to_have_text(message)
     go_to(page, "Draw")
     page.locator("#draw").get_by_label("Steps").fill("2")
     draw(page, "a red circle")

@@ -1,4 +1,4 @@
-"""How pictures come into the page, and the form of Edit, which fits what the model can."""
+"""The input of images, and the Edit form, which depends on the model's capabilities."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ STRENGTH = "#edit input[aria-label=Strength]"
 THUMBS = "#edit .thumbs img"
 
 
-def put_into_the_clipboard(page: Page, picture: bytes) -> None:
+def put_into_the_clipboard(page: Page, image: bytes) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.evaluate(
         """async (bytes) => {
-          const picture = new Blob([new Uint8Array(bytes)], {type: "image/png"});
-          await navigator.clipboard.write([new ClipboardItem({"image/png": picture})]);
+          const image = new Blob([new Uint8Array(bytes)], {type: "image/png"});
+          await navigator.clipboard.write([new ClipboardItem({"image/png": image})]);
         }""",
-        list(picture),
+        list(image),
     )
 
 
 def drop(page: Page, path: Path, *, taken: bool = True) -> None:
-    """Let go of a file over the middle of the page, as a file manager's drag does.
+    """Drop a file on the middle of the page, as from a file manager.
 
-    *taken*: the tab in front has a place for it, and shows that.
+    *taken*: the visible tab has a place for it, and shows that.
     """
     box = page.locator("main").bounding_box()
     assert box is not None
@@ -59,30 +59,31 @@ def drop(page: Page, path: Path, *, taken: bool = True) -> None:
     session.detach()
 
 
-@pytest.mark.parametrize(("tab", "image"), [("Edit", "#edit .easel img"), ("Ask", "#ask .thumbs img")])
-def test_a_picture_is_pasted(page: Page, tab: str, image: str) -> None:
+PLACES = (("Edit", "#edit .easel img"), ("Ask", "#ask .thumbs img"))
+
+
+def test_an_image_is_pasted(page: Page) -> None:
     put_into_the_clipboard(page, CIRCLE_PNG)
-    go_to(page, tab)
-    page.locator(f"#{tab.lower()} textarea").focus()
-    page.keyboard.press("Control+V")
-    expect(page.locator(image)).to_be_visible()
-    pasted = image_at(page.locator(image).get_attribute("src"))
-    assert pasted.tobytes() == image_at("," + CIRCLE).tobytes()
+    for tab, image in PLACES:
+        go_to(page, tab)
+        page.locator(f"#{tab.lower()} textarea").focus()
+        page.keyboard.press("Control+V")
+        expect(page.locator(image)).to_be_visible()
+        pasted = image_at(page.locator(image).get_attribute("src"))
+        assert pasted.tobytes() == image_at("," + CIRCLE).tobytes()
 
 
-@pytest.mark.parametrize(("tab", "image"), [("Edit", "#edit .easel img"), ("Ask", "#ask .thumbs img")])
-def test_a_file_is_dropped_anywhere_on_the_tab(
-    page: Page, tmp_path: Path, tab: str, image: str
-) -> None:
+def test_a_file_can_be_dropped_anywhere_on_the_tab(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "circle.png"
     file.write_bytes(CIRCLE_PNG)
-    go_to(page, tab)
-    drop(page, file)
-    expect(page.locator(image)).to_be_visible()
-    assert page.locator(".over").count() == 0
+    for tab, image in PLACES:
+        go_to(page, tab)
+        drop(page, file)
+        expect(page.locator(image)).to_be_visible()
+        assert page.locator(".over").count() == 0
 
 
-def test_a_file_dropped_where_none_is_wanted_does_not_take_the_page_away(
+def test_a_file_dropped_on_a_tab_without_a_place_does_not_replace_the_page(
     page: Page, tmp_path: Path
 ) -> None:
     file = tmp_path / "circle.png"
@@ -96,12 +97,12 @@ def test_a_file_dropped_where_none_is_wanted_does_not_take_the_page_away(
 
 
 @pytest.mark.parametrize("mime", ["text/plain", "image/png"])
-def test_a_file_that_is_no_picture_is_told(page: Page, mime: str) -> None:
-    choose(page, "Edit", {"name": "notes", "mimeType": mime, "buffer": b"no picture"})
+def test_a_file_that_is_not_an_image_is_reported(page: Page, mime: str) -> None:
+    choose(page, "Edit", {"name": "notes", "mimeType": mime, "buffer": b"no image"})
     expect(page.locator("#edit .error")).to_have_text("This browser can't open that file as an image.")
 
 
-def test_a_picture_of_a_type_that_the_api_does_not_take_is_made_one(page: Page) -> None:
+def test_an_image_of_a_type_that_the_api_does_not_accept_is_converted(page: Page) -> None:
     file = BytesIO()
     Image.new("RGB", (64, 64), "red").save(file, "BMP")
     choose(page, "Edit", {"name": "old.bmp", "mimeType": "image/bmp", "buffer": file.getvalue()})
@@ -110,7 +111,7 @@ def test_a_picture_of_a_type_that_the_api_does_not_take_is_made_one(page: Page) 
     )
 
 
-def test_a_model_that_repaints_has_a_strength(page: Page) -> None:
+def test_a_model_that_edits_by_strength_has_a_strength(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     choose_model(page, "Edit", "image-gen")
     expect(page.get_by_label("Describe the result")).to_be_visible()
@@ -121,7 +122,7 @@ def test_a_model_that_repaints_has_a_strength(page: Page) -> None:
     assert "mask" not in sent
 
 
-def test_a_mask_is_redrawn_wholly_unless_somebody_says_how_strongly(page: Page) -> None:
+def test_a_mask_is_redrawn_with_full_strength_by_default(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     choose_model(page, "Edit", "image-gen")
     page.locator("#edit canvas").click()
@@ -133,7 +134,7 @@ def test_a_mask_is_redrawn_wholly_unless_somebody_says_how_strongly(page: Page) 
     expect(page.locator(STRENGTH)).to_have_value("0.5")
 
 
-def test_a_model_that_edits_as_told_has_no_strength(page: Page) -> None:
+def test_a_model_that_edits_by_instruction_has_no_strength(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     choose_model(page, "Edit", "kontext")
     expect(page.get_by_label("What to change")).to_be_visible()
@@ -143,19 +144,19 @@ def test_a_model_that_edits_as_told_has_no_strength(page: Page) -> None:
     expect(page.get_by_label("Before and after")).to_be_visible()
 
 
-def test_a_model_that_looks_at_several_pictures_gets_them_in_order(page: Page) -> None:
+def test_a_model_that_accepts_several_images_gets_them_in_order(page: Page) -> None:
     go_to(page, "Edit")
     choose_model(page, "Edit", "klein")
     choose(page, "Edit", RED_CIRCLE, png_file("green.png", png((32, 32))))
     expect(page.locator(THUMBS)).to_have_count(2)
-    sent = edit(page, "the circle in front of the second picture")
+    sent = edit(page, "the circle in front of the second image")
     assert [image_at(uri).size for uri in sent["image"]] == [(64, 64), (32, 32)]
     assert "strength" not in sent
     page.get_by_role("button", name="Remove the image to edit").click()
     assert image_at(edit(page, "alone")["image"]).size == (32, 32)
 
 
-def test_by_strength_only_the_first_of_several_pictures_is_edited_and_that_is_told(page: Page) -> None:
+def test_by_strength_only_the_first_of_several_images_is_edited_with_a_note(page: Page) -> None:
     go_to(page, "Edit")
     choose_model(page, "Edit", "klein")
     choose(page, "Edit", RED_CIRCLE, png_file("green.png", png((32, 32))))
@@ -168,7 +169,7 @@ def test_by_strength_only_the_first_of_several_pictures_is_edited_and_that_is_to
     expect(page.get_by_label("Before and after")).to_be_visible()
 
 
-def test_more_pictures_than_the_model_takes_are_told(page: Page) -> None:
+def test_more_images_than_the_model_accepts_are_reported(page: Page) -> None:
     go_to(page, "Edit")
     choose_model(page, "Edit", "klein")
     choose(page, "Edit", *[RED_CIRCLE] * 5)
@@ -176,7 +177,7 @@ def test_more_pictures_than_the_model_takes_are_told(page: Page) -> None:
     expect(page.locator(THUMBS)).to_have_count(4)
 
 
-def test_another_model_s_way_of_editing_is_not_kept(page: Page) -> None:
+def test_the_edit_mode_of_another_model_is_not_kept(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     choose_model(page, "Edit", "image-gen")
     choose_model(page, "Edit", "klein")
@@ -184,7 +185,7 @@ def test_another_model_s_way_of_editing_is_not_kept(page: Page) -> None:
     expect(page.get_by_label("What to change")).to_be_visible()
 
 
-def test_a_model_that_fills_a_mask_says_so_when_there_is_none(
+def test_a_model_that_fills_a_mask_reports_a_missing_one(
     page: Page, complaints: list[Complaints]
 ) -> None:
     complaints[0].expected.append("status of 400")
@@ -199,15 +200,15 @@ def test_a_model_that_fills_a_mask_says_so_when_there_is_none(
     expect(page.get_by_label("Before and after")).to_be_visible()
 
 
-def test_a_model_that_takes_no_mask_has_no_brush(page: Page) -> None:
+def test_a_model_without_masks_has_no_brush(page: Page) -> None:
     def without_masks(route: Route) -> None:
         answer = route.fetch()
         models: dict[str, Any] = answer.json()
         for model in models["data"]:
-            model["capabilities"] = [what for what in model["capabilities"] if what != "mask"]
+            model["capabilities"] = [name for name in model["capabilities"] if name != "mask"]
         route.fulfill(response=answer, json=models)
 
-    # Each family of today takes one; the next may not.
+    # Every current family accepts a mask; a future one may not.
     page.route("**/v1/models", without_masks)
     page.reload()
     page.wait_for_selector("#edit select option", state="attached")
@@ -219,7 +220,7 @@ def test_a_model_that_takes_no_mask_has_no_brush(page: Page) -> None:
 
 
 def test_the_mask_can_be_painted_with_keys(page: Page, complaints: list[Complaints]) -> None:
-    complaints[0].expected.append("getImageData")  # the test looks at the pixels, the page does not
+    complaints[0].expected.append("getImageData")  # only the test reads pixels, the page does not
     choose(page, "Edit", RED_CIRCLE)
     page.locator("#edit canvas").focus()
     page.keyboard.press("ArrowUp")
@@ -230,7 +231,7 @@ def test_the_mask_can_be_painted_with_keys(page: Page, complaints: list[Complain
     assert not page.locator("#edit canvas").evaluate(painted)
 
 
-def test_the_slider_uncovers_the_picture_before_by_keys(page: Page) -> None:
+def test_the_slider_uncovers_the_source_image_by_keys(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     edit(page, "a green circle on a blue background")
     page.get_by_label("Before and after").focus()

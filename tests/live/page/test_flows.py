@@ -1,4 +1,4 @@
-"""What people do on the page, on the demo models."""
+"""People's main tasks on the page, with the demo models."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def stack(demo: LocalStack) -> LocalStack:
     return demo
 
 
-def test_a_picture_is_drawn_and_tells_its_seed_and_time(page: Page) -> None:
+def test_an_image_is_generated_and_shown_with_its_seed_and_size(page: Page) -> None:
     draw(page, "a red circle on a blue background", seed=42)
-    told = page.locator("#draw figcaption")
-    expect(told).to_contain_text("seed 42, 128x128")
+    caption = page.locator("#draw figcaption")
+    expect(caption).to_contain_text("seed 42, 128x128")
     image = page.locator("#draw figure img")
     expect(image).to_have_attribute("alt", "a red circle on a blue background")
     assert image_at(image.get_attribute("src")).size == (128, 128)
 
 
-def test_steps_and_previews_are_shown_while_it_draws(page: Page) -> None:
+def test_steps_and_previews_are_shown_during_generation(page: Page) -> None:
     page.evaluate(
         """() => {
           window.seen = new Set();
           new MutationObserver(() => {
-            const told = document.querySelector("#draw .note")?.textContent;
+            const note = document.querySelector("#draw .note")?.textContent;
             const draft = document.querySelector("#draw img.draft");
-            if (/step \\d+ of 16/.test(told)) window.seen.add("step");
+            if (/step \\d+ of 16/.test(note)) window.seen.add("step");
             if (draft?.src) window.seen.add("preview");
           }).observe(document.querySelector("#draw"), {subtree: true, childList: true,
             characterData: true, attributes: true});
@@ -48,7 +48,7 @@ def test_steps_and_previews_are_shown_while_it_draws(page: Page) -> None:
     assert set(page.evaluate("() => [...window.seen]")) == {"step", "preview"}
 
 
-def test_several_pictures_have_seeds_that_follow_each_other(page: Page) -> None:
+def test_several_images_have_consecutive_seeds(page: Page) -> None:
     page.locator("#draw").get_by_label("Images").fill("2")
     draw(page, "a yellow square on a black background", seed=5)
     expect(page.locator("#draw figcaption")).to_have_count(2)
@@ -56,7 +56,7 @@ def test_several_pictures_have_seeds_that_follow_each_other(page: Page) -> None:
     expect(page.locator("#draw figcaption").nth(1)).to_contain_text("seed 6,")
 
 
-def test_a_cancelled_drawing_ends_in_the_worker_too(page: Page, stack: LocalStack) -> None:
+def test_a_cancelled_generation_ends_in_the_worker_too(page: Page, stack: LocalStack) -> None:
     page.locator("#draw").get_by_label("Steps").fill("100")
     page.locator("#draw").get_by_label("Images").fill("10")
     draw(page, "a red circle on a blue background")
@@ -71,7 +71,7 @@ def test_a_cancelled_drawing_ends_in_the_worker_too(page: Page, stack: LocalStac
     wait_for(idle)
 
 
-def test_a_drawing_is_edited_and_asked_about(page: Page) -> None:
+def test_a_generated_image_is_edited_and_asked_about(page: Page) -> None:
     draw(page, "a red circle on a blue background", seed=42)
     page.get_by_role("button", name="Edit this").click()
     expect(page.locator("#edit .easel img")).to_be_visible()
@@ -82,7 +82,7 @@ def test_a_drawing_is_edited_and_asked_about(page: Page) -> None:
     expect(page.locator("#ask .turn.assistant")).to_contain_text("red", ignore_case=True)
 
 
-def test_only_what_the_brush_marked_is_redrawn(page: Page) -> None:
+def test_only_the_area_marked_by_the_brush_is_redrawn(page: Page) -> None:
     choose(page, "Edit", RED_CIRCLE)
     canvas = page.locator("#edit canvas")
     box = canvas.bounding_box()
@@ -99,10 +99,10 @@ def test_only_what_the_brush_marked_is_redrawn(page: Page) -> None:
     after = image_at(page.locator("#edit .compare img.after").get_attribute("src"))
     before = image_at(page.locator("#edit .compare img").first.get_attribute("src")).resize(after.size)
     at = (after.width // 2, after.height * 3 // 4)
-    assert after.getpixel(at) == before.getpixel(at), "what is not marked stays"
+    assert after.getpixel(at) == before.getpixel(at), "the unmarked area changed"
 
 
-def test_a_chat_goes_on_about_its_picture(page: Page) -> None:
+def test_a_chat_continues_about_its_image(page: Page) -> None:
     choose(page, "Ask", RED_CIRCLE)
     page.get_by_label("Question").fill("What color is the circle?")
     page.get_by_label("Question").press("Enter")

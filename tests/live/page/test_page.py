@@ -1,4 +1,4 @@
-"""The page as a whole: what it is made of, what it may do, and for whom it is usable."""
+"""The page as a whole: its files, its permissions, its accessibility."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_page_is_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < BUDGET
 
 
-def test_no_file_of_ours_parses_markup_or_runs_text() -> None:
+def test_no_file_of_ours_parses_markup_or_evaluates_text() -> None:
     risky = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function")
     ours = [path for path in FOLDER.glob("*.js") if not path.name.startswith("uplot")]
     assert [path.name for path in ours if risky.search(path.read_text(encoding="utf-8"))] == []
@@ -40,18 +40,18 @@ def test_nothing_in_the_page_is_inline() -> None:
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
 
 
-def test_the_page_asks_nobody_but_this_gateway(page: Page, stack: LocalStack) -> None:
-    asked: list[str] = []
+def test_the_page_sends_requests_only_to_its_gateway(page: Page, stack: LocalStack) -> None:
+    urls: list[str] = []
 
     def note(request: Request) -> None:
-        asked.append(request.url)
+        urls.append(request.url)
 
     page.on("request", note)
     page.reload()
     connected(page)
     page.remove_listener("request", note)
-    assert asked
-    assert {url for url in asked if not url.startswith((stack.url, "data:", "blob:"))} == set()
+    assert urls
+    assert {url for url in urls if not url.startswith((stack.url, "data:", "blob:"))} == set()
 
 
 def test_an_inline_script_does_not_run(page: Page, complaints: list[Complaints]) -> None:
@@ -68,10 +68,10 @@ def test_an_inline_script_does_not_run(page: Page, complaints: list[Complaints])
 
 @pytest.fixture(scope="module")
 def used(opened: Browser, stack: LocalStack) -> Iterator[Page]:
-    """A page that has something to show in each tab."""
-    heard: list[Complaints] = []
+    """A page with content in each tab."""
+    complaints: list[Complaints] = []
     page = opened.new_page()
-    with page_of(page, stack, heard):
+    with page_of(page, stack, complaints):
         page.locator("#draw").get_by_label("Images").fill("2")
         draw(page, "a red circle on a blue background " + "x" * 80)
         expect(page.locator("#draw figcaption")).to_have_count(2)
@@ -89,37 +89,38 @@ def used(opened: Browser, stack: LocalStack) -> Iterator[Page]:
         page.get_by_role("button", name="Follow").click()
         expect(page.get_by_label("Table of recent requests").locator("tbody tr")).not_to_have_count(0)
         yield page
-    assert [text for one in heard for text in one.unexpected] == []
+    assert [text for one in complaints for text in one.unexpected] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("tab", TABS)
-def test_axe_finds_nothing_serious(used: Page, tab: str, scheme: Literal["light", "dark"]) -> None:
+def test_axe_finds_nothing_serious(used: Page, scheme: Literal["light", "dark"]) -> None:
     used.emulate_media(color_scheme=scheme)
-    go_to(used, tab)
-    used.evaluate(AXE)
-    found = used.evaluate("() => axe.run()")["violations"]
-    serious = [
-        (rule["id"], node["html"])
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-        for node in rule["nodes"]
-    ]
-    assert serious == []
-    ground = used.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    shades = [int(shade) for shade in re.findall(r"\d+", ground)]
+    for tab in TABS:
+        go_to(used, tab)
+        used.evaluate(AXE)
+        found = used.evaluate("() => axe.run()")["violations"]
+        serious = [
+            (tab, rule["id"], node["html"])
+            for rule in found
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        ]
+        assert serious == []
+    background = used.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    shades = [int(shade) for shade in re.findall(r"\d+", background)]
     assert max(shades) < 64 if scheme == "dark" else min(shades) > 192
 
 
-@pytest.mark.parametrize("width", [320, 360, 768, 1440])
-@pytest.mark.parametrize("tab", TABS)
-def test_nothing_is_wider_than_the_screen(used: Page, tab: str, width: int) -> None:
-    used.set_viewport_size({"width": width, "height": 800})
-    go_to(used, tab)
-    assert used.evaluate("() => document.documentElement.scrollWidth") <= width
+def test_nothing_is_wider_than_the_screen(used: Page) -> None:
+    for tab in TABS:
+        go_to(used, tab)
+        for width in (320, 360, 768, 1440):
+            used.set_viewport_size({"width": width, "height": 800})
+            shown = used.evaluate("() => document.documentElement.scrollWidth")
+            assert shown <= width, tab
 
 
-def test_tabs_are_walked_with_the_keyboard(page: Page) -> None:
+def test_tabs_can_be_changed_with_the_keyboard(page: Page) -> None:
     page.get_by_role("tab", name="Draw").focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Edit")).to_be_focused()
@@ -130,7 +131,7 @@ def test_tabs_are_walked_with_the_keyboard(page: Page) -> None:
     expect(page.locator("#draw")).to_be_visible()
 
 
-def test_an_address_leads_to_its_tab(page: Page, stack: LocalStack) -> None:
+def test_a_url_with_a_fragment_opens_its_tab(page: Page, stack: LocalStack) -> None:
     page.goto(stack.url + "/#ask")
     expect(page.locator("#ask")).to_be_visible()
     expect(page.locator("#draw")).to_be_hidden()
@@ -138,7 +139,7 @@ def test_an_address_leads_to_its_tab(page: Page, stack: LocalStack) -> None:
     expect(page.locator("#ask")).to_be_visible()
 
 
-def test_memory_is_told_on_every_tab_and_leads_to_the_system(page: Page, stack: LocalStack) -> None:
+def test_memory_is_shown_on_every_tab_and_links_to_the_system(page: Page, stack: LocalStack) -> None:
     memory = page.get_by_role("link", name="GB")
     expect(memory).to_contain_text("of 5.0 GB")
     httpx.post(f"{stack.url}/v1/system/evict/vlm-fast", timeout=60)
@@ -150,10 +151,10 @@ def test_memory_is_told_on_every_tab_and_leads_to_the_system(page: Page, stack: 
     expect(page.locator("#system")).to_be_visible()
 
 
-def test_a_browser_in_which_the_plot_fails_has_the_rest_of_the_page(
+def test_a_browser_that_cannot_draw_the_plot_shows_the_rest_of_the_page(
     opened: Browser, stack: LocalStack, complaints: list[Complaints]
 ) -> None:
-    # As in a WebKitGTK whose language is "C", which is no language tag.
+    # As in a WebKitGTK whose language is "C", which is not a language tag.
     page = opened.new_page()
     complaints.append(Complaints(page))
     complaints[0].expected.append("nvalid language tag")

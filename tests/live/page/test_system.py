@@ -1,4 +1,4 @@
-"""The System tab, the key, and what the page does when a tier goes away."""
+"""The System tab, the API key, and the page while a tier is down."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PROGRAMS = {"gateway": "gateway", "manager": "testkit.fakes.quick_manager"}
 
 @pytest.fixture
 def system(page: Page, stack: LocalStack) -> Page:
-    """The tab, with vlm-fast not loaded."""
+    """The System tab, with vlm-fast not loaded."""
     httpx.post(f"{stack.url}/v1/system/evict/vlm-fast", timeout=60).raise_for_status()
     page.get_by_role("tab", name="System").click()
     return page
 
 
-def test_a_worker_is_warmed_and_evicted_by_hand(system: Page, stack: LocalStack) -> None:
+def test_a_model_is_loaded_and_unloaded_by_hand(system: Page, stack: LocalStack) -> None:
     card = system.locator("[data-alias=vlm-fast]")
     card.get_by_role("button", name="Load", exact=True).click()
     expect(card.locator(".state")).to_have_text("ready")
@@ -47,25 +47,27 @@ def test_a_worker_is_warmed_and_evicted_by_hand(system: Page, stack: LocalStack)
     expect(system.locator(".transitions")).to_contain_text("vlm-fast: ready")
 
 
-def test_the_countdown_knows_what_the_last_request_asked_for(system: Page, stack: LocalStack) -> None:
-    leaves = system.locator("[data-alias=vlm-fast] dl")
-    asked = {"model": "vlm-fast", "messages": [{"role": "user", "content": "?"}]}
-    for keep_alive, told in (
+def test_the_countdown_follows_the_last_request_s_keep_alive(system: Page, stack: LocalStack) -> None:
+    countdown = system.locator("[data-alias=vlm-fast] dl")
+    request = {"model": "vlm-fast", "messages": [{"role": "user", "content": "?"}]}
+    for keep_alive, expected in (
         (None, r"in [45]:\d\d if idle"),
         (90, r"in 1:\d\d if idle"),
         (-1, "never: no idle time"),
     ):
-        body = asked if keep_alive is None else {**asked, "keep_alive": keep_alive}
+        body = request if keep_alive is None else {**request, "keep_alive": keep_alive}
         httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=60).raise_for_status()
-        expect(leaves).to_contain_text(re.compile(told))
+        expect(countdown).to_contain_text(re.compile(expected))
 
 
-def test_the_plot_tells_memory_in_words_too(system: Page) -> None:
+def test_the_memory_plot_has_a_text_alternative(system: Page) -> None:
     expect(system.get_by_role("img", name="GB charged")).to_be_visible()
     assert system.locator(".uplot canvas").count() == 1
 
 
-def test_a_request_of_somebody_else_is_listed_with_its_times(system: Page, stack: LocalStack) -> None:
+def test_a_request_of_another_client_is_listed_without_its_content(
+    system: Page, stack: LocalStack
+) -> None:
     body = {"messages": [{"role": "user", "content": "a secret"}]}
     answer = httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=120)
     assert answer.status_code == 200
@@ -75,7 +77,7 @@ def test_a_request_of_somebody_else_is_listed_with_its_times(system: Page, stack
     assert "a secret" not in system.content()
 
 
-def test_a_log_is_followed_until_it_is_not(system: Page) -> None:
+def test_a_log_can_be_followed(system: Page) -> None:
     system.get_by_label("Worker").select_option("vlm-fast")
     system.locator("[data-alias=vlm-fast]").get_by_role("button", name="Load", exact=True).click()
     system.get_by_role("button", name="Follow").click()
@@ -101,7 +103,7 @@ def test_the_page_survives_the_restart_of_a_tier(
     expect(card.locator(".state")).to_have_text("ready")
 
 
-def test_an_open_page_does_not_hold_up_the_end_of_the_gateway(
+def test_an_open_page_does_not_delay_the_exit_of_the_gateway(
     page: Page, stack: LocalStack, complaints: list[Complaints]
 ) -> None:
     complaints[0].expected += ["ERR_"]
@@ -114,11 +116,11 @@ def test_an_open_page_does_not_hold_up_the_end_of_the_gateway(
 
 @pytest.fixture
 def locked(stack: LocalStack, tmp_path: Path) -> Iterator[LocalStack]:
-    """A gateway of its own that wants a key, to the same manager."""
+    """Another gateway in front of the same manager, which requires a key."""
     data = yaml.safe_load(stack.config.read_text())
     data["gateway"] |= {"port": free_port(), "api_key": KEY}
     for model in data["models"].values():
-        model["port"] = free_port()  # the manager's business
+        model["port"] = free_port()  # used by the manager only
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(data))
     with LocalStack(config, bare_environ(), tiers=("gateway",)) as gateway:
@@ -126,17 +128,17 @@ def locked(stack: LocalStack, tmp_path: Path) -> Iterator[LocalStack]:
         yield gateway
 
 
-def test_the_key_is_asked_for_and_stays_in_the_browser(
+def test_the_key_is_requested_and_stays_in_the_browser(
     page: Page, locked: LocalStack, complaints: list[Complaints], tmp_path: Path
 ) -> None:
     complaints[0].expected.append("status of 401")
     page.goto(locked.url + "/")
-    told = page.locator("#key-note")
+    note = page.locator("#key-note")
     expect(page.locator("#connection")).to_have_text("API key required")
-    expect(told).to_be_empty()
+    expect(note).to_be_empty()
     page.get_by_label("Key", exact=True).fill("a wrong one")
     page.get_by_role("button", name="Save").click()
-    expect(told).to_contain_text("the API key is not valid")
+    expect(note).to_contain_text("the API key is not valid")
     page.get_by_role("button", name="Cancel").click()
     draw(page, "a red circle")
     expect(page.locator("#draw .error")).to_contain_text("the API key is not valid")

@@ -1,7 +1,7 @@
-"""Polls and steers as the homelab's dashboard does: which calls, which fields, which time limits.
+"""The homelab dashboard's calls, with its fields and time limits.
 
 ``python dashboard.py poll`` and ``... start|stop|evict ALIAS``, ``... stop-all`` print one JSON object.
-Runs inside a container, on the standard library alone; GATEWAY and MANAGER say where both are.
+Runs inside a container, on the standard library alone; GATEWAY and MANAGER are the URLs of both tiers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-ALIASES = ("vlm-fast", "vlm-best", "image-gen")  # those that it has buttons for
+ALIASES = ("vlm-fast", "vlm-best", "image-gen")  # those with buttons
 _POLL_S, _STATUS_S, _START_S, _STOP_S = 5, 10, 120, 30
 
 
@@ -27,14 +27,14 @@ def call(method: str, url: str, timeout_s: float) -> tuple[int, str]:
 
 
 def poll(gateway: str, manager: str) -> dict[str, Any]:
-    """What its screen shows. A field that it reads and can't find is an error, as it is there."""
+    """The content of its screen. A missing field is an error, as in the real dashboard."""
     healthy = call("GET", f"{gateway}/healthz", _POLL_S)[0] == 200
     status = json.loads(call("GET", f"{manager}/status", _POLL_S)[1])
     workers = {}
     for alias, worker in status["workers"].items():
         workers[alias] = {
             "port": int(worker["port"]),
-            # Its page writes them with a fixed number of digits: none of them may be null.
+            # Its page formats them with a fixed number of digits, so none may be null.
             "memory": f"{worker['memory_gb']:.1f} GB",
             "uptime": f"{worker['uptime_seconds']:.0f} s",
             "idle": f"{worker['idle_seconds']:.0f} s",
@@ -52,7 +52,7 @@ def poll(gateway: str, manager: str) -> dict[str, Any]:
 
 
 def steer(gateway: str, manager: str, command: str, alias: str = "") -> dict[str, Any]:
-    """A button. No key is sent; the answer to Start must be an object, whatever its status."""
+    """Press a button. It sends no key; the response to Start must be an object, whatever its status."""
     url, timeout_s = {
         "start": (f"{manager}/spawn/{alias}", _START_S),
         "stop": (f"{manager}/stop/{alias}", _STOP_S),

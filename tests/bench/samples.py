@@ -1,4 +1,4 @@
-"""Results made by hand, for the tests of what follows from them."""
+"""Results made by hand, for the tests of the code that evaluates them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.results import Better, Comparison, Figure, Found, Ratio, Results
 
 
 def ratio(*values: float, better: Better = Better.LESS, **changes: Any) -> Ratio:
-    """A ratio whose rounds are *values*: the peer has 1 in each."""
+    """A ratio whose rounds are *values*: the peer has 1 in every round."""
     made: dict[str, Any] = {
         "case": "a chat",
         "peer": "LiteLLM",

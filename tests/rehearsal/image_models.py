@@ -1,8 +1,8 @@
-"""The image models: FLUX.1-schnell as mflux 0.2.0 saved it, klein and FLUX.1-dev as their authors did.
+"""The image models: FLUX.1-schnell as mflux 0.2.0 saved it, klein and FLUX.1-dev as published.
 
 Names and shapes come from the classes that save or read them: those of mflux 0.2.0, whose wheel is
 fetched at run time, and the mappings of today's mflux. Nothing is evaluated. ``small`` ones keep the
-layout and true widths with one block of each kind; with a ``tiny.json`` the product draws with them.
+layout and the true widths with one block of each kind; a ``tiny.json`` lets the product run them.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ made = {
     "text_encoder": (CLIPEncoder(), linear),
     "text_encoder_2": (T5Encoder(), linear),
 }
-told = {}
+shapes = {}
 for name, (network, fits) in made.items():
     nn.quantize(network, class_predicate=fits, group_size=64, bits=4)
-    told[name] = {
+    shapes[name] = {
         key: ["U32" if str(value.dtype).endswith("uint32") else "BF16", list(value.shape)]
         for key, value in tree_flatten(network.parameters())
     }
-print(json.dumps(told))
+print(json.dumps(shapes))
 """
 
 
 def schnell(packages: Path, *, small: bool = False) -> dict[str, Blob]:
-    """madroid's checkpoint: numbered shards without an index, slow tokenizers."""
+    """The files of madroid's checkpoint: numbered shards without an index, slow tokenizers."""
     files: dict[str, Blob] = {
         "README.md": Text("---\nlicense: apache-2.0\n---\nmflux 4bit\n"),
         ".gitattributes": _ATTRIBUTES,
@@ -72,7 +72,7 @@ def schnell(packages: Path, *, small: bool = False) -> dict[str, Blob]:
     return files
 
 
-# The true dimensions, one block of each kind, and short prompts.
+# The true dimensions with one block of each kind and short prompts.
 _TINY_FLUX1 = {
     "dim": 3072, "heads": 24, "head_dim": 128, "axes_dim": [16, 56, 56], "mlp": _FEED,
     "double": 1, "single": 1,
@@ -98,16 +98,16 @@ def _old_tensors(packages: Path) -> dict[str, dict[str, Tensor]]:
             check=True, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         kept.write_text(run.stdout)
-    told = json.loads(kept.read_text())
+    shapes = json.loads(kept.read_text())
     return {
         component: {name: _saved(component, name, *rule) for name, rule in rules.items()}
-        for component, rules in told.items()
+        for component, rules in shapes.items()
     }
 
 
 def _saved(component: str, name: str, dtype: str, shape: list[int]) -> Tensor:
     if component == "transformer" and ".ff" in name:
-        # Its classes begin with narrower layers, which the weights replaced before the quantization.
+        # Its classes start with narrower layers; the weights replaced them before the quantization.
         if "linear1" in name:
             shape = [_FEED, *shape[1:]]
         elif name.endswith("linear2.weight"):
@@ -126,7 +126,7 @@ def _saved(component: str, name: str, dtype: str, shape: list[int]) -> Tensor:
     return Tensor(dtype, tuple(shape), value=value)
 
 
-# --- as their authors publish them -------------------------------------------------------------------
+# --- as published ------------------------------------------------------------------------------------
 
 
 def klein(packages: Path, *, overrides: Mapping[str, Any] | None = None) -> dict[str, Blob]:
@@ -142,7 +142,7 @@ def klein(packages: Path, *, overrides: Mapping[str, Any] | None = None) -> dict
     return files
 
 
-# Three layers of 28 are read from; fewer can't be. So the text encoder is narrow instead.
+# Three of 28 layers are read, so their number must stay; the text encoder is narrow instead.
 TINY_KLEIN: dict[str, Any] = {
     "transformer": {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 3 * 256},
     "text_encoder": {
@@ -154,7 +154,7 @@ TINY_KLEIN: dict[str, Any] = {
 
 
 def dev_names() -> dict[str, Blob]:
-    """FLUX.1-dev is gated: everybody may list its files, and nobody here fetches one."""
+    """FLUX.1-dev is gated: anybody may list its files; the rehearsal fetches none."""
     tensor = {"a": Tensor("BF16", (8,))}
     names = (
         "text_encoder/model",
@@ -213,7 +213,7 @@ def _networks(family: str, overrides: Mapping[str, Any] | None) -> tuple[Any, An
 
 
 def _renamed(network: Any, mapping: Any) -> dict[str, Tensor]:
-    """The parameters of mflux's *network* under the names and in the shapes of its authors."""
+    """The parameters of mflux's *network* with their published names and shapes."""
     from mlx.utils import tree_flatten  # noqa: TID251 - shapes only
 
     rules = [(_pattern(rule.to_pattern), rule.from_pattern[0]) for rule in mapping]

@@ -1,4 +1,4 @@
-"""Answers with the real tokenizers and templates, from models that are shallow enough for a CPU."""
+"""Completions and images with the real tokenizers, from models that are small enough for a CPU."""
 
 from __future__ import annotations
 
@@ -12,18 +12,11 @@ import httpx
 
 from testkit import plain
 from testkit.images import RED_CIRCLE, as_data_uri, opened, png
-from tests.rehearsal import drawing, qwen25
+from tests.rehearsal import image_models, qwen25
 from tests.rehearsal.hub import Files
-from tests.rehearsal.scenarios_full import error_or_usage
-from tests.rehearsal.stage import (
-    Running,
-    Stage,
-    chat_body,
-    error_of,
-    publish,
-    publish_moondream,
-    scenario,
-)
+from tests.rehearsal.running import Running, chat_body, error_of, error_or_usage
+from tests.rehearsal.scenario import scenario
+from tests.rehearsal.stage import Stage
 from tests.rehearsal.synthetic import Weights
 
 CITIES = ["Seoul", "Rome", "Reykjavík"]
@@ -46,14 +39,16 @@ OTHER = {
 @scenario("answers", "config.yaml, vlm-best with the real tokenizer: texts, images, tools, JSON")
 def answers(stage: Stage) -> None:
     config = stage.config("config.yaml")
-    publish(stage.hub, config, "vlm-best", qwen25.repository(qwen25.SMALL, stage.packages))
+    stage.publish(config, "vlm-best", qwen25.repository(qwen25.SMALL, stage.packages))
     with stage.stack(config) as running:
         text = running.chat("vlm-best", max_tokens=8)
-        stage.check("a text is answered", text.status_code == 200, error_or_usage(text))
-        picture = running.chat("vlm-best", picture=as_data_uri(RED_CIRCLE))
-        more = _prompt_tokens(picture) - _prompt_tokens(text)
+        stage.check("a text prompt is completed", text.status_code == 200, error_or_usage(text))
+        image = running.chat("vlm-best", image=as_data_uri(RED_CIRCLE))
+        more = _prompt_tokens(image) - _prompt_tokens(text)
         stage.check(
-            "an image is seen", more >= 16, f"{error_or_usage(picture)}, {more} more than a text"
+            "an image adds prompt tokens",
+            more >= 16,
+            f"{error_or_usage(image)}, {more} more than a text",
         )
         _check_stream(stage, running)
         _check_calls(stage, running)
@@ -71,7 +66,7 @@ def _check_stream(stage: Stage, running: Running) -> None:
         lines = [line for line in answer.iter_lines() if line]
     broken = [line for line in lines if "\ufffd" in line and "error" in line]
     stage.check(
-        "a stream ends well", lines[-1] == "data: [DONE]" and not broken, f"{len(lines)} events"
+        "a stream ends correctly", lines[-1] == "data: [DONE]" and not broken, f"{len(lines)} events"
     )
 
 
@@ -87,10 +82,13 @@ def _check_calls(stage: Stage, running: Running) -> None:
         )
         held, words = _called(answer, {"get_weather", "get_time"} if what == "any" else {"get_weather"})
         stage.check(f"{what} function can be required", held, words)
-    wish = {"type": "json_schema", "json_schema": {"name": "city", "strict": True, "schema": _CITY}}
-    answer = running.chat("vlm-best", tools=[TOOL], response_format=wish, max_tokens=200)
+    json_format = {
+        "type": "json_schema",
+        "json_schema": {"name": "city", "strict": True, "schema": _CITY},
+    }
+    answer = running.chat("vlm-best", tools=[TOOL], response_format=json_format, max_tokens=200)
     stage.check(
-        "tools and a JSON schema go together", answer.status_code == 200, error_or_usage(answer)
+        "tools and a JSON schema can be combined", answer.status_code == 200, error_or_usage(answer)
     )
 
 
@@ -99,12 +97,12 @@ def _called(answer: httpx.Response, names: set[str]) -> tuple[bool, str]:
         return False, f"{answer.status_code} {error_of(answer)}"
     choice = answer.json()["choices"][0]
     calls = choice["message"].get("tool_calls") or []
-    told = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
-    fine = bool(told) and all(
+    called = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+    fine = bool(called) and all(
         name in names and (name != "get_weather" or json.loads(arguments)["city"] in CITIES)
-        for name, arguments in told
+        for name, arguments in called
     )
-    return fine and choice["finish_reason"] == "tool_calls", f"{told[:2]} {choice['finish_reason']}"
+    return fine and choice["finish_reason"] == "tool_calls", f"{called[:2]} {choice['finish_reason']}"
 
 
 def _check_json(stage: Stage, running: Running) -> None:
@@ -118,27 +116,30 @@ def _check_json(stage: Stage, running: Running) -> None:
         "required": ["kind", "city", "indoors"],
         "additionalProperties": False,
     }
-    wish = {"type": "json_schema", "json_schema": {"name": "pet", "strict": True, "schema": schema}}
-    answer = running.chat("vlm-best", response_format=wish, max_tokens=100)
+    json_format = {
+        "type": "json_schema",
+        "json_schema": {"name": "pet", "strict": True, "schema": schema},
+    }
+    answer = running.chat("vlm-best", response_format=json_format, max_tokens=100)
     content = ""
     if answer.status_code == 200:
         content = answer.json()["choices"][0]["message"]["content"]
     try:
-        told = json.loads(content)
+        parsed = json.loads(content)
     except ValueError:
-        told = {}
-    held = set(told) == {"kind", "city", "indoors"} and told["city"] in CITIES
-    stage.check("an answer keeps to a JSON schema", held, content or error_or_usage(answer))
+        parsed = {}
+    held = set(parsed) == {"kind", "city", "indoors"} and parsed["city"] in CITIES
+    stage.check("a completion follows a JSON schema", held, content or error_or_usage(answer))
 
 
-@scenario("sees", "config.yaml, vlm-fast with few layers: an image, and its 2048 tokens")
+@scenario("sees", "config.yaml, vlm-fast with few layers: an image, and the context of 2048 tokens")
 def sees(stage: Stage) -> None:
     config = stage.config("config.yaml")
-    publish_moondream(stage.hub, config, text_layers=1, vision_layers=1)
+    stage.publish_moondream(config, text_layers=1, vision_layers=1)
     with stage.stack(config) as running:
-        picture = running.chat("vlm-fast", picture=as_data_uri(RED_CIRCLE), max_tokens=1)
-        seen = _prompt_tokens(picture)
-        stage.check("an image is seen", seen > 729, error_or_usage(picture))
+        image = running.chat("vlm-fast", image=as_data_uri(RED_CIRCLE), max_tokens=1)
+        tokens = _prompt_tokens(image)
+        stage.check("an image adds prompt tokens", tokens > 729, error_or_usage(image))
         body = {
             "model": "vlm-fast",
             "image": as_data_uri(RED_CIRCLE),
@@ -146,28 +147,28 @@ def sees(stage: Stage) -> None:
             "max_tokens": 1,
         }
         caption = running.post("/v1/vision/analyze", body)
-        stage.check("it captions an image", caption.status_code == 200, error_or_usage(caption))
+        stage.check("an image is captioned", caption.status_code == 200, error_or_usage(caption))
         long = running.chat("vlm-fast", text="q7 " * 1200)
         refused = long.status_code == 400 and "2048" in error_of(long)
-        stage.check("a prompt beyond its 2048 tokens is refused", refused, error_or_usage(long))
+        stage.check("a prompt longer than 2048 tokens is refused", refused, error_or_usage(long))
 
 
 @scenario(
     "generates", "config.yaml, image-gen with one block of each kind: an image, an edit", memory=6
 )
-def draws(stage: Stage) -> None:
-    folder = materialize(stage, drawing.schnell(stage.packages, small=True))
-    _draws(stage, stage.config("config.yaml", {"models.image-gen.path": str(folder)}))
+def generates(stage: Stage) -> None:
+    folder = materialize(stage, image_models.schnell(stage.packages, small=True))
+    _generates(stage, stage.config("config.yaml", {"models.image-gen.path": str(folder)}))
 
 
 @scenario("generates-16gb", "config.16gb.yaml, image-gen with few layers: an image, an edit", memory=6)
-def draws_16gb(stage: Stage) -> None:
-    folder = materialize(stage, drawing.klein(stage.packages, overrides=drawing.TINY_KLEIN))
-    _draws(stage, stage.config("config.16gb.yaml", {"models.image-gen.path": str(folder)}))
+def generates_16gb(stage: Stage) -> None:
+    folder = materialize(stage, image_models.klein(stage.packages, overrides=image_models.TINY_KLEIN))
+    _generates(stage, stage.config("config.16gb.yaml", {"models.image-gen.path": str(folder)}))
 
 
 def materialize(stage: Stage, files: Files) -> Path:
-    """*files* in a folder: a ``tiny.json`` is never downloaded."""
+    """Write *files* to a folder, because a ``tiny.json`` is never downloaded."""
     folder = stage.folder / "model"
     for name, blob in files.items():
         file = folder / name
@@ -179,28 +180,27 @@ def materialize(stage: Stage, files: Files) -> Path:
     return folder
 
 
-def _draws(stage: Stage, config: Path) -> None:
-    # The folder's name is of this machine.
+def _generates(stage: Stage, config: Path) -> None:
+    # The path itself is specific to this machine.
     stage.outcome.changes = [f"{config.name}: models.image-gen.path is a folder with a tiny.json"]
-    asked = {"model": "image-gen", "prompt": "a red circle", "size": "64x64", "steps": 1, "seed": 7}
+    body = {"model": "image-gen", "prompt": "a red circle", "size": "64x64", "steps": 1, "seed": 7}
+    body["response_format"] = "b64_json"
     with stage.stack(config) as running:
-        drawn = running.post("/v1/images/generations", {**asked, "response_format": "b64_json"})
-        stage.check("an image is generated", *_picture(drawn))
+        generated = running.post("/v1/images/generations", body)
+        stage.check("an image is generated", *_image(generated))
         source = base64.b64encode(png(RED_CIRCLE, 64)).decode()
-        edited = running.post(
-            "/v1/images/edits", {**asked, "image": source, "response_format": "b64_json"}
-        )
-        stage.check("an image is edited", *_picture(edited))
-        again = running.post("/v1/images/generations", {**asked, "response_format": "b64_json"})
-        stage.check("a seed gives the same image again", _pixels(again) == _pixels(drawn) != b"")
+        edited = running.post("/v1/images/edits", {**body, "image": source})
+        stage.check("an image is edited", *_image(edited))
+        again = running.post("/v1/images/generations", body)
+        stage.check("the same seed gives the same image", _pixels(again) == _pixels(generated) != b"")
 
 
-def _picture(answer: httpx.Response) -> tuple[bool, str]:
+def _image(answer: httpx.Response) -> tuple[bool, str]:
     if answer.status_code != 200:
         return False, f"{answer.status_code} {error_of(answer)}"
-    picture = opened(answer.json()["data"][0]["b64_json"]).convert("RGB")
-    colours = len(set(picture.getdata()))
-    return picture.size == (64, 64) and colours > 1, f"{picture.size}, {colours} colours"
+    image = opened(answer.json()["data"][0]["b64_json"]).convert("RGB")
+    colours = len(set(image.getdata()))
+    return image.size == (64, 64) and colours > 1, f"{image.size}, {colours} colours"
 
 
 def _pixels(answer: httpx.Response) -> bytes:

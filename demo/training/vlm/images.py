@@ -1,4 +1,4 @@
-"""Pictures for training: painted, spoiled a little, and prepared exactly as mlx-vlm's processors do.
+"""Training images: painted, augmented, and prepared exactly as mlx-vlm's processors do.
 
 No torch here: this runs in the data loader's worker processes.
 """
@@ -21,17 +21,17 @@ from demo.world import Kind, Scene
 Bytes = npt.NDArray[np.uint8]
 Layout = tuple[int, int]
 
-QWEN_TOKEN = 28  # pixels; side of the square that one image token stands for
+QWEN_TOKEN = 28  # pixels; side of the square that one image token covers
 CROP = 378  # pixels; side of a Moondream crop
-CROP_MARGIN = 4  # patches of 14 pixels by which neighbouring crops overlap
+CROP_MARGIN = 4  # patches of 14 pixels that neighbouring crops share
 MOST_CROPS = 12
 
 
-# ---------------------------------------------------------------- as the processors do
+# ---------------------------------------------------------------- the processors' rules
 
 
 def smart_resize(height: int, width: int) -> tuple[int, int]:
-    """Qwen2-VL's rule: multiples of 28, between the least and the most pixels."""
+    """Qwen2-VL's rule: multiples of 28, between the smallest and the largest number of pixels."""
     unit = QWEN_TOKEN
     rows, columns = round(height / unit) * unit, round(width / unit) * unit
     if rows * columns > MAX_PIXELS:
@@ -46,7 +46,7 @@ def smart_resize(height: int, width: int) -> tuple[int, int]:
 
 
 def crop_grid(width: int, height: int) -> Layout:
-    """Moondream's rule: the grid whose shape and size suit the picture best, few crops preferred."""
+    """Moondream's rule: the grid that best matches the image's shape and size, with few crops."""
     inner = CROP - 2 * CROP_MARGIN * 14
     best: tuple[float, Layout] = (1e9, (1, 1))
     for rows in range(1, MOST_CROPS + 1):
@@ -62,9 +62,9 @@ def crop_grid(width: int, height: int) -> Layout:
 
 
 def crops(image: Image.Image) -> tuple[Bytes, Layout]:
-    """mlx-vlm's create_crops, as bytes: the whole picture, then the grid's crops row by row.
+    """mlx-vlm's create_crops, as bytes: the whole image, then the grid's crops row by row.
 
-    For a 1 x 1 grid the only local crop is the whole picture again, so it is left out.
+    For a 1 x 1 grid the only local crop would be the whole image again, so it is omitted.
     """
     width, height = image.size
     rows, columns = crop_grid(width, height)
@@ -85,11 +85,11 @@ def crops(image: Image.Image) -> tuple[Bytes, Layout]:
     return np.stack([np.asarray(part) for part in parts]), (rows, columns)
 
 
-# ---------------------------------------------------------------- as the trainer wants
+# ---------------------------------------------------------------- training scenes and augmentation
 
 
 def train_scene(rng: random.Random) -> Scene:
-    """A scene that is not held out; words more often, and longer, than the world draws them."""
+    """A scene that is not held out; words are more frequent and longer than in ``random_scene``."""
     kinds: list[Kind] = ["one", "two", "word"]
     while True:
         scene = world.random_scene(rng, rng.choices(kinds, [3, 3, 4.5])[0])
@@ -101,13 +101,13 @@ def train_scene(rng: random.Random) -> Scene:
 
 
 def paint(rng: random.Random, scene: Scene, width: int, height: int) -> Image.Image:
-    """The scene at any size and aspect, spoiled at random."""
+    """The scene at any size and aspect ratio, with random augmentation."""
     side = max(width, height)
     if rng.random() < 0.25:
         image = world.render(scene, min(side, 176), oversample=2)
     else:  # a box filter instead of Lanczos: several times faster
         image = world.render(scene, 2 * min(side, 224), oversample=1).reduce(2)
-    return _spoil(rng, _stretch(image, width, height), bool(scene.word))
+    return _augment(rng, _stretch(image, width, height), bool(scene.word))
 
 
 def paint_clean(scene: Scene, width: int, height: int) -> Image.Image:
@@ -120,9 +120,9 @@ def _stretch(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _spoil(rng: random.Random, image: Image.Image, is_word: bool) -> Image.Image:
+def _augment(rng: random.Random, image: Image.Image, is_word: bool) -> Image.Image:
     width, height = image.size
-    if is_word and rng.random() < 0.35:  # a little off centre, or smaller, or larger
+    if is_word and rng.random() < 0.35:  # slightly off centre, smaller or larger
         zoom = rng.uniform(0.92, 1.18)
         dx, dy = rng.uniform(-0.05, 0.05) * width, rng.uniform(-0.08, 0.08) * height
         matrix = (zoom, 0, width / 2 * (1 - zoom) + dx, 0, zoom, height / 2 * (1 - zoom) + dy)
