@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "Write a one-sentence caption for this image."
 DRAW = {"prompt": "a red circle on a blue background", "seed": 7}
 TARGET = 0.6
-STANDBY, ALONE, BARE = "With a standby process", "Without one", "the bare library"
+STANDBY, ALONE, BARE = "With a standby worker", "Without a standby worker", "the bare library"
 QUICK_ALIASES = ("vlm-best", "image-gen")
 _READY_S = 90.0
 

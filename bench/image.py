@@ -99,8 +99,8 @@ def found(measured: Measured) -> Found:
         (
             compare("an image, new prompt", MFLUX, measured.new, AS_FAST),
             compare("a step", MFLUX, measured.step, AS_FAST),
-            compare("the same prompt again", MFLUX, measured.again),
-            compare("the same prompt again, mflux a new one", MFLUX, again_of_new(measured), 1.0),
+            compare("a repeated prompt", MFLUX, measured.again),
+            compare("a repeated prompt, mflux with a new one", MFLUX, again_of_new(measured), 1.0),
             compare("four images of one request", MFLUX, measured.four),
         ),
     )
@@ -118,9 +118,9 @@ def found(measured: Measured) -> Found:
         (resident_comparison, start_comparison),
         (
             Figure("time with three previews / without", "times", less, tuple(measured.previews)),
-            Figure("held after the first image", "MiB", less, (measured.memory[0],)),
+            Figure("memory after the first image", "MiB", less, (measured.memory[0],)),
             Figure(
-                f"more held after {len(measured.memory)} images",
+                f"memory growth after {len(measured.memory)} images",
                 "MiB",
                 less,
                 (growth(measured.memory),),

@@ -18,7 +18,8 @@ def section(results: Results) -> str:
     lines = [f"{_rounds(results)}, {_minutes(results.took_s)}; {', '.join(results.found.versions)}."]
     if results.busy > QUIET:
         lines.append(
-            f"**Other programs used {results.busy:.0%} of the CPU before the run**; see the spread."
+            f"**Other programs used {results.busy:.0%} of the CPU just before this run**, "
+            "which widens the spread."
         )
     for comparison in results.found.comparisons:
         lines += ["", *_comparison(comparison)]
@@ -27,7 +28,7 @@ def section(results: Results) -> str:
             "",
             "Without a peer:",
             "",
-            "| | median (min to max) | target | |",
+            "| | median (minimum to maximum) | target | |",
             "|---|---|---|---|",
         ]
         lines += [_figure_row(figure) for figure in results.found.figures]
@@ -39,7 +40,7 @@ def summary(runs: Sequence[Results]) -> str:
     machines = list(dict.fromkeys(run.machine for run in runs))
     minutes = _minutes(sum(run.took_s for run in runs))
     lines = [f"Measured in {minutes} on: {'; '.join(machines)}.", ""]
-    lines += ["| target | | measured, median (min to max) | |", "|---|---|---|---|"]
+    lines += ["| target | | measured, median (minimum to maximum) | |", "|---|---|---|---|"]
     for run in runs:
         ratios = [r for comparison in run.found.comparisons for r in comparison.ratios]
         lines += [_target_row(_name(run, r), r, _spread(r.spread)) for r in ratios if r.met is not None]

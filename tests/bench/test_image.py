@@ -41,11 +41,11 @@ def test_each_missed_target_is_reported() -> None:
     changes: dict[str, dict[str, Any]] = {
         "an image, new prompt": {"new": {ENGINE: [1.03, 1.03, 0.5, 1.03, 2.0], MFLUX: ones}},
         "a step": {"step": {ENGINE: [0.3] * 5, MFLUX: [0.2] * 5}},
-        "the same prompt again, mflux a new one": {
+        "a repeated prompt, mflux with a new one": {
             "again": {ENGINE: [1.1] * 5, MFLUX: [1.2] * 5},
         },
         "ours loaded already": {"start": {ENGINE: ones, MFLUX: ones, CLI: [0.8] * 5}},
-        "more held after 50 images": {"memory": [400.0 + number for number in range(50)]},
+        "memory growth after 50 images": {"memory": [400.0 + number for number in range(50)]},
     }
     assert {case: missed(measured(**change)) for case, change in changes.items()} == {
         case: [case] for case in changes

@@ -1,6 +1,6 @@
 """Clients of the public API that record how each of their requests ended.
 
-Rules: a call is answered if its whole response arrived (a stream: up to ``[DONE]``). It got an error if
+Rules: a call is served if its whole response arrived (a stream: up to ``[DONE]``). It got an error if
 the error is clear: a status of 400 or more with OpenAI's error object, or an event with one. Every
 other request is lost, unless its client disconnected.
 """
@@ -25,7 +25,7 @@ PATIENCE_S = 240.0
 
 class Ending(StrEnum):
     OPEN = "open"
-    ANSWERED = "answered"
+    SERVED = "served"
     ERROR = "got"  # a clear error: "3 got load_failed"
     LEFT = "left"  # the client disconnected
     REFUSED = "refused"  # no connection could be made
@@ -98,8 +98,8 @@ class Call(threading.Thread):
         return self
 
     @property
-    def answered(self) -> bool:
-        return self.ended().ending is Ending.ANSWERED
+    def served(self) -> bool:
+        return self.ended().ending is Ending.SERVED
 
     @property
     def got_error(self) -> bool:
@@ -118,7 +118,7 @@ class Call(threading.Thread):
             if self.status >= 400:
                 self._take_error(self.answer)
             else:
-                self._end(Ending.ANSWERED)
+                self._end(Ending.SERVED)
 
     def _read_events(self, response: http.client.HTTPResponse) -> None:
         """Read the whole stream, then record whether it was complete, had an error, or was cut off."""
@@ -139,7 +139,7 @@ class Call(threading.Thread):
         if error is not None:
             self._take_error(error)
         elif whole:
-            self._end(Ending.ANSWERED)
+            self._end(Ending.SERVED)
         else:
             self._end(Ending.LOST, "the stream ended without [DONE] or an error")
 
@@ -164,14 +164,15 @@ def lost(calls: Iterable[Call], *, tier_was_killed: bool = False) -> list[Call]:
 
     *tier_was_killed*: the gateway was killed, so that its clients could only lose their connections.
     """
-    allowed = {Ending.ANSWERED, Ending.ERROR, Ending.LEFT}
+    allowed = {Ending.SERVED, Ending.ERROR, Ending.LEFT}
     if tier_was_killed:
         allowed |= {Ending.LOST, Ending.REFUSED}
     return [call for call in calls if call.ending not in allowed]
 
 
 def in_words(calls: Iterable[Call]) -> str:
-    """``12 answered, 3 got worker_failed, 1 left``."""
+    """``12 served, 3 got worker_failed, 1 left``."""
     calls = list(calls)
     named = [f"{c.ending} {c.code}" if c.ending is Ending.ERROR else str(c.ending) for c in calls]
-    return ", ".join(f"{n} {what}" for what, n in sorted(Counter(named).items())) or "no request"
+    counted = sorted(Counter(named).items(), key=lambda item: (item[0] != Ending.SERVED, item[0]))
+    return ", ".join(f"{n} {what}" for what, n in counted) or "no request"

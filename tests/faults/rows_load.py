@@ -14,7 +14,7 @@ from tests.faults.world import World, eventually_answers
 
 def _slow_but_progressing(world: World) -> None:
     calls = [world.call("chat", "a") for _ in range(10)]
-    assert all(call.answered for call in calls), calls
+    assert all(call.served for call in calls), calls
     assert world.loads("a") == 1
 
 
@@ -24,7 +24,7 @@ def _hangs(world: World) -> None:
         assert call.got_error, call
         assert call.code == "load_failed", call
         assert "no progress for 4 s while loading" in call.message, call
-    assert world.answers("chat", "b")
+    assert world.serves("chat", "b")
 
 
 def _fails(world: World) -> None:
@@ -34,7 +34,7 @@ def _fails(world: World) -> None:
         assert call.code == "load_failed", call
         assert "the weights are torn" in call.message, call
         assert 1 <= int(call.answer_headers["retry-after"]) <= 59, call
-    assert world.answers("chat", "b")
+    assert world.serves("chat", "b")
     eventually_answers(world, "chat", "a")
 
 
@@ -70,7 +70,7 @@ def _health_lies(world: World) -> None:
         call = world.call("chat", "a")
         assert call.got_error, call
         assert call.code == "load_failed", call
-        assert world.answers("chat", "b")
+        assert world.serves("chat", "b")
         stranger.shutdown()
     eventually_answers(world, "chat", "a")
 
@@ -87,15 +87,15 @@ def _port_taken(world: World) -> None:
     assert call.got_error, call
     assert call.code == "load_failed", call
     assert str(world.settings.models["a"].port) in call.message, call
-    assert world.answers("chat", "b")
+    assert world.serves("chat", "b")
     sock.close()
     eventually_answers(world, "chat", "a")
 
 
 def _log_folder_full(world: World) -> None:
     for _ in range(3):
-        assert world.answers("chat", "a")
-        assert world.answers("chat", "b")
+        assert world.serves("chat", "a")
+        assert world.serves("chat", "b")
         world.control("/stop-all")
     assert "output cannot be stored" in world.log("manager")
 
@@ -111,13 +111,13 @@ def _state_damaged(world: World) -> None:
         state.write_bytes(damage)
         world.start("manager")
         world.up()
-        assert world.answers("chat", "a"), damage
+        assert world.serves("chat", "a"), damage
     assert world.log("manager").count("damaged, moved to") == len(damages)
 
 
 def _state_folder_is_a_file(world: World) -> None:
-    assert world.answers("chat", "a")
-    assert world.answers("chat", "b")
+    assert world.serves("chat", "a")
+    assert world.serves("chat", "b")
 
 
 def _200_at_once(world: World) -> None:
@@ -133,7 +133,7 @@ def _200_at_once(world: World) -> None:
     for thread in threads:
         thread.join()
     assert len(world.calls) == 200
-    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert all(call.served for call in world.calls), world.of(*world.calls)
     assert world.loads("a") == 1
     world.seen.append("1 load")
 
@@ -141,7 +141,7 @@ def _200_at_once(world: World) -> None:
 SLOW = [["loading", f"{step}", 0.7] for step in range(12)]
 ROWS = (
     Fault(
-        "a slow load that gets on",
+        "a slow load that makes progress",
         "Requests keep waiting, well beyond `start_timeout_s`.",
         _slow_but_progressing,
         options={"a": {"phases": SLOW}},
@@ -187,7 +187,7 @@ ROWS = (
     ),
     Fault(
         "the log folder is full",
-        "Output that can't be kept is dropped; nothing else changes.",
+        "Log output that cannot be written is dropped; nothing else changes.",
         _log_folder_full,
         options={"*": {"say": "nothing of importance\n", "say_times": 5000}},
         small_disk=True,
@@ -205,7 +205,7 @@ ROWS = (
     ),
     Fault(
         "200 cold requests at once",
-        "One load, 200 answers.",
+        "One load serves all 200.",
         _200_at_once,
         options={"a": {"phases": [["loading", "", 1]]}},
     ),

@@ -17,8 +17,8 @@ def _pressure_is(world: World, level: str) -> None:
 
 
 def _pressure_warning(world: World) -> None:
-    assert world.answers("chat", "b")
-    assert world.answers("draw")
+    assert world.serves("chat", "b")
+    assert world.serves("draw")
     stream = world.stream("a")  # evicts b
     assert world.state("b") == "stopped"
     world.pull(pressure=1)
@@ -26,9 +26,9 @@ def _pressure_warning(world: World) -> None:
     time.sleep(1.5)
     assert world.state("a") == "ready"  # busy
     world.flag().touch()
-    assert stream.answered, stream
+    assert stream.served, stream
     world.in_state("a", "stopped", timeout_s=5)
-    assert world.answers("chat", "b")
+    assert world.serves("chat", "b")
 
 
 def _pressure_critical(world: World) -> None:
@@ -45,17 +45,17 @@ def _pressure_critical(world: World) -> None:
     ready = world.call("chat", "a")
     wait_for(lambda: world.open_requests("a") == 2)
     world.flag().touch()
-    assert all(call.answered for call in (stream, image, ready)), (stream, image, ready)
+    assert all(call.served for call in (stream, image, ready)), (stream, image, ready)
     for alias in ("a", "image"):
         world.in_state(alias, "stopped", timeout_s=6)
     assert (world.queued("b"), world.state("b")) == (1, "stopped")
     world.pull(pressure=0)
-    assert queued.answered, queued
-    world.seen.append(f"the queued request was answered {queued.seconds:.0f} s later")
+    assert queued.served, queued
+    world.seen.append(f"the queued request was served {queued.seconds:.0f} s later")
 
 
 def _clock_jumps_ahead(world: World) -> None:
-    assert world.answers("draw")
+    assert world.serves("draw")
     stream = world.stream("a")
     loading = world.call("chat", "b")
     wait_for(lambda: world.status()["models"]["b"]["phase"] == "loading")
@@ -63,28 +63,28 @@ def _clock_jumps_ahead(world: World) -> None:
     time.sleep(2.5)
     assert world.state("a") == "ready"
     world.flag().touch()
-    assert stream.answered, stream
-    assert loading.answered, loading
-    assert world.answers("draw")
+    assert stream.served, stream
+    assert loading.served, loading
+    assert world.serves("draw")
     assert world.loads("b") == 1
 
 
 def _clock_jumps_back(world: World) -> None:
-    assert world.answers("draw")
+    assert world.serves("draw")
     stream = world.stream("a")
     world.pull(clock_offset_s=-3600)
     time.sleep(2.5)
     world.flag().touch()
-    assert stream.answered, stream
+    assert stream.served, stream
     for route, model in (("chat", "b"), ("draw", "image"), ("chat", "a")):
-        assert world.answers(route, model)
+        assert world.serves(route, model)
     world.signal_worker("a")
     eventually_answers(world, "chat", "a")
 
 
 def _estimate_wrong(world: World) -> None:
-    assert world.answers("chat", "b")
-    assert world.answers("chat", "a")  # fits next to b by declared memory
+    assert world.serves("chat", "b")
+    assert world.serves("chat", "a")  # fits next to b by declared memory
     world.in_state("b", "stopped", timeout_s=5)
     learned_at = time.monotonic()
     over = world.sampler.longest_over(world.budget)
@@ -92,31 +92,31 @@ def _estimate_wrong(world: World) -> None:
     charged = world.status()["models"]["a"]
     assert charged["memory_gb"] > 0.29 > charged["declared_gb"], charged
     for alias in ("b", "a", "b", "a"):
-        assert world.answers("chat", alias)
+        assert world.serves("chat", alias)
     world.terminate("manager")
     assert world.exit_status("manager") == 0
     world.start("manager")
     world.up()
-    assert world.answers("chat", "b")
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "b")
+    assert world.serves("chat", "a")
     assert world.state("b") == "stopped"
     assert world.sampler.longest_over(world.budget, since=learned_at) == 0
 
 
 def _device_memory(world: World) -> None:
-    assert world.answers("chat", "b")
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "b")
+    assert world.serves("chat", "a")
     world.in_state("b", "stopped", timeout_s=5)
     assert world.state("a") == "ready"
     assert world.status()["models"]["a"]["measured_gb"] > 0.3
 
 
 def _grows(world: World) -> None:
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     first = world.worker_pid("a")
     with world.load("a", clients=2, pause_s=0.3):
         wait_for(lambda: world.loads("a") >= 2, 40)
-    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert all(call.served for call in world.calls), world.of(*world.calls)
     assert world.worker_pid("a") != first
     world.seen.append(f"replaced after about {len(world.calls)} requests")
 
@@ -124,7 +124,7 @@ def _grows(world: World) -> None:
 def _served_its_time(world: World) -> None:
     with world.load("a", clients=6):
         wait_for(lambda: world.loads("a") >= 4, 40)
-    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert all(call.served for call in world.calls), world.of(*world.calls)
 
 
 HOLD = {"hold": "@flag"}

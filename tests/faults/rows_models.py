@@ -38,7 +38,7 @@ def _killed_in_mid_stream(world: World) -> None:
     world.signal_worker("vlm-best")
     assert stream.got_error, stream
     assert stream.code == "worker_failed", stream
-    assert silent.answered, silent
+    assert silent.served, silent
 
 
 def _stopped_at_work(world: World) -> int:
@@ -52,38 +52,38 @@ def _stopped_at_work(world: World) -> int:
 
 
 def _killed_in_mid_image(world: World) -> None:
-    assert world.answers("draw")
+    assert world.serves("draw")
     call = world.call("draw", **LONG_IMAGE)
     world.kill_process(_stopped_at_work(world))
-    assert call.answered, call
+    assert call.served, call
     assert world.loads("image-gen") == 2
 
 
 def _stopped_in_mid_image(world: World) -> None:
-    assert world.answers("draw")
+    assert world.serves("draw")
     call = world.call("draw", **LONG_IMAGE)
     pid = _stopped_at_work(world)
     wait_for(lambda: not alive(pid), 20)
-    assert call.answered, call
+    assert call.served, call
 
 
 def _left_in_mid_stream(world: World) -> None:
     for _ in range(3):
         world.stream("vlm-best", **LONG_STREAM).leave()
     wait_for(lambda: world.open_requests("vlm-best") == 0, 5)
-    assert world.answers("analyze", "vlm-best")
+    assert world.serves("analyze", "vlm-best")
     assert world.loads("vlm-best") == 1
 
 
 def _left_in_mid_image(world: World) -> None:
-    assert world.answers("draw")
+    assert world.serves("draw")
     calls = [world.call("draw", steps=100, n=10) for _ in range(3)]
     time.sleep(1)
     left_at = time.monotonic()
     for call in calls:
         call.leave()
     wait_for(lambda: world.open_requests("image-gen") == 0, 10)
-    assert world.answers("draw")
+    assert world.serves("draw")
     world.seen.append(f"the next image was ready {time.monotonic() - left_at:.1f} s later")
 
 
@@ -99,7 +99,7 @@ def _200_at_once(world: World) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert all(call.served for call in world.calls), world.of(*world.calls)
     assert world.loads("vlm-fast") == 1
     world.seen.append(f"1 load; the last after {max(c.seconds for c in world.calls):.0f} s")
 
@@ -108,9 +108,9 @@ def _folder_vanishes(world: World) -> None:
     original = MODELS / "vlm-fast"
     folder = world.folder / "vanishing"
     shutil.copytree(original, folder)
-    assert world.answers("analyze", "vlm-fast")
+    assert world.serves("analyze", "vlm-fast")
     shutil.rmtree(folder)
-    assert world.answers("analyze", "vlm-fast")  # it is in memory
+    assert world.serves("analyze", "vlm-fast")  # it is in memory
     assert world.control("/stop/vlm-fast").json()["was_loaded"]
     call = world.call("analyze", "vlm-fast")
     assert call.got_error, call
@@ -129,19 +129,19 @@ def _everything_at_once(world: World) -> None:
             world.signal_worker(alias)
             time.sleep(1)
         world.control("/stop-all")
-    assert world.answers("analyze")
-    assert world.answers("draw")
+    assert world.serves("analyze")
+    assert world.serves("draw")
 
 
 def _standby_killed(world: World) -> None:
     wait_for(lambda: world.status()["standby"]["ready"] == 1, 60)
     (standby,) = world.sampler.known
-    assert world.answers("analyze", "vlm-fast")
+    assert world.serves("analyze", "vlm-fast")
     wait_for(lambda: world.status()["standby"]["ready"] == 1, 60)
     (second,) = world.sampler.known - {standby, world.worker_pid("vlm-fast")}
     world.kill_process(second)
     wait_for(lambda: world.status()["standby"]["count"] == 0)
-    assert world.answers("analyze", "vlm-best")
+    assert world.serves("analyze", "vlm-best")
 
 
 ROWS = (
@@ -165,20 +165,20 @@ ROWS = (
         real=True,
     ),
     Fault(
-        "clients of a real worker leave in mid-stream",
+        "clients of a real worker disconnect in mid-stream",
         "The model stops at the next token.",
         _left_in_mid_stream,
         real=True,
     ),
     Fault(
-        "clients of a real worker leave in mid-image",
+        "clients of a real worker disconnect in mid-image",
         "The model stops at the next step.",
         _left_in_mid_image,
         real=True,
     ),
     Fault(
         "200 cold requests at once for a real model",
-        "One load, 200 answers.",
+        "One load serves all 200.",
         _200_at_once,
         real=True,
     ),

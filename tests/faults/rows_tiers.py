@@ -26,8 +26,8 @@ def _manager_sigterm(world: World) -> None:
     time.sleep(0.5)
     assert stream.is_alive()
     world.flag().touch()
-    assert stream.answered, stream
-    assert silent.answered, silent
+    assert stream.served, stream
+    assert silent.served, silent
     assert world.exit_status("manager") == 0
     world.start("manager")
     world.up()
@@ -44,7 +44,7 @@ def _manager_sigterm_under_load(world: World) -> None:
         world.start("manager")
         time.sleep(1)
     world.up()
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
 
 
 def _manager_killed(world: World) -> None:
@@ -61,11 +61,11 @@ def _manager_killed(world: World) -> None:
         world.start("manager")
         time.sleep(1)
     world.up()
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
 
 
 def _gateway_killed(world: World) -> None:
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     worker = world.worker_pid("a")
     with world.load("a", clients=6):
         time.sleep(0.5)
@@ -74,7 +74,7 @@ def _gateway_killed(world: World) -> None:
         world.start("gateway")
         world.up()
         time.sleep(0.5)
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     assert world.worker_pid("a") == worker
 
 
@@ -88,7 +88,7 @@ def _left_while_queued(world: World) -> None:
         call.leave()
     wait_for(lambda: world.queued("a") == 0, 5)
     world.flag().touch()
-    assert all(call.answered for call in busy), busy
+    assert all(call.served for call in busy), busy
     assert world.loads("a") == 0
 
 
@@ -100,7 +100,7 @@ def _left_while_loading(world: World) -> None:
         call.leave()
     wait_for(lambda: world.queued("a") == 0, 5)
     world.flag().touch()
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     assert (world.worker_pid("a"), world.loads("a")) == (pid, 1)
 
 
@@ -111,7 +111,7 @@ def _left_in_mid_stream(world: World) -> None:
         assert stream.ending is Ending.LEFT
     wait_for(lambda: world.open_requests("a") == 0, 5)
     world.flag().touch()
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     assert world.loads("a") == 1
 
 
@@ -122,7 +122,7 @@ def _left_in_mid_image(world: World) -> None:
         call.leave()
     wait_for(lambda: world.open_requests("image") == 0, 5)
     world.flag().touch()
-    assert world.answers("draw")
+    assert world.serves("draw")
     assert world.loads("image") == 1
 
 
@@ -134,7 +134,7 @@ def _evict_under_load(world: World) -> None:
             time.sleep(0.2)
             evictions += world.control("/stop/a").json()["was_loaded"]
     assert evictions == 5
-    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert all(call.served for call in world.calls), world.of(*world.calls)
 
 
 def _stop_all_under_load(world: World) -> None:
@@ -144,13 +144,13 @@ def _stop_all_under_load(world: World) -> None:
             world.in_state("b", "ready")
             time.sleep(0.2)
             assert set(world.control("/stop-all").json()["stopped"]) == {"a", "b"}
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
 
 
 def _sharing_under_load(world: World) -> None:
     with world.load("a", "b", "image", clients=6):
         time.sleep(12)
-    assert all(call.answered for call in world.calls), world.of(*world.calls)
+    assert all(call.served for call in world.calls), world.of(*world.calls)
     assert {call.model for call in world.calls} == {"a", "b", "image"}
     swaps = sum(world.loads(alias) for alias in ("a", "b", "image"))
     longest = max(call.seconds for call in world.calls)
@@ -170,7 +170,7 @@ def _sleep(world: World) -> None:
         os.kill(pid, signal.SIGCONT)
     world.flag().touch()
     calls = [stream, silent, loading, *asleep]
-    assert all(call.answered for call in calls), calls
+    assert all(call.served for call in calls), calls
     assert (world.loads("a"), world.loads("b")) == (1, 1)
 
 
@@ -202,25 +202,25 @@ ROWS = (
         options={"*": {"tokens": 10}},
     ),
     Fault(
-        "clients leave while they are queued",
+        "clients disconnect while they are queued",
         "They leave the queue; nothing is loaded for them.",
         _left_while_queued,
         options={"b": HOLD, "image": HOLD},
     ),
     Fault(
-        "clients leave while their model loads",
+        "clients disconnect while their model loads",
         "The load continues, and serves the next request.",
         _left_while_loading,
         options={"a": {"ready_when": "@flag"}},
     ),
     Fault(
-        "clients leave in mid-stream",
+        "clients disconnect in mid-stream",
         "The work ends within seconds; the worker stays.",
         _left_in_mid_stream,
         options={"a": HOLD},
     ),
     Fault(
-        "clients leave in mid-image",
+        "clients disconnect in mid-image",
         "The work ends within seconds; the worker stays.",
         _left_in_mid_image,
         options={"image": HOLD},

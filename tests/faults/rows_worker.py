@@ -18,10 +18,10 @@ def _ended(pid: int) -> bool:
 
 
 def _killed_while_idle(world: World) -> None:
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     world.signal_worker("a")
     calls = [world.call("chat", "a") for _ in range(5)]
-    assert all(call.answered for call in calls), calls
+    assert all(call.served for call in calls), calls
     assert world.loads("a") == 2
 
 
@@ -45,7 +45,7 @@ def _killed_in_mid_stream(world: World) -> None:
     assert stream.got_error, stream
     assert stream.code == "worker_failed", stream
     world.flag().touch()
-    assert silent.answered, silent
+    assert silent.served, silent
     world.seen.append("the stream ended with an error event, the other request was sent again")
 
 
@@ -54,8 +54,8 @@ def _killed_in_mid_image(world: World) -> None:
     wait_for(lambda: world.open_requests("image") == 1)
     world.signal_worker("image")
     world.flag().touch()
-    assert call.answered, call
-    world.seen.append("sent again once, and answered")
+    assert call.served, call
+    world.seen.append("sent again once, and served")
 
 
 def _killed_twice(world: World) -> None:
@@ -84,7 +84,7 @@ def _killed_under_load(world: World) -> None:
             time.sleep(0.2)
             world.signal_worker(alias)
             time.sleep(0.6)
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
 
 
 def _stopped_with_work(world: World) -> None:
@@ -94,44 +94,44 @@ def _stopped_with_work(world: World) -> None:
     wait_for(lambda: not alive(stopped), 15)
     world.flag().touch()
     assert stream.got_error, stream
-    assert silent.answered, silent
+    assert silent.served, silent
 
 
 def _stopped_for_a_moment(world: World) -> None:
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     calls = []
     with world.load("a"):
         pid = world.signal_worker("a", signal.SIGSTOP)
         calls = [world.call("chat", "a") for _ in range(5)]
         time.sleep(1)
         os.kill(pid, signal.SIGCONT)
-    assert all(call.answered for call in calls), calls
+    assert all(call.served for call in calls), calls
     assert world.loads("a") == 1
 
 
 def _stalls(world: World) -> None:
     call = world.call("chat", "a")
     stuck = world.worker_pid("a")
-    assert call.answered, call
+    assert call.served, call
     assert not alive(stuck)
     assert world.loads("a") == 2
 
 
 def _ignores_sigterm(world: World) -> None:
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     pid = world.worker_pid("a")
     assert world.control("/stop/a").json()["was_loaded"]
     assert not alive(pid)
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
 
 
 def _ignores_sigterm_and_is_evicted(world: World) -> None:
     for model in ("a", "b", "image", "a"):
-        assert world.answers("draw" if model == "image" else "chat", model)
+        assert world.serves("draw" if model == "image" else "chat", model)
 
 
 def _leaves_children(world: World) -> None:
-    assert world.answers("chat", "a")
+    assert world.serves("chat", "a")
     pid = world.worker_pid("a")
     (child,) = [p for p in world.tree() if os.getpgid(p) == pid and p != pid]
     world.signal_worker("a")
@@ -149,7 +149,7 @@ def _exits_0_while_loading(world: World) -> None:
 
 def _exits_0_at_a_request(world: World) -> None:
     call = world.call("chat", "a")
-    assert call.answered, call
+    assert call.served, call
     assert world.loads("a") == 2
 
 
@@ -158,14 +158,14 @@ def _exits_at_every_request(world: World) -> None:
     assert call.got_error, call
     assert call.code == "worker_failed", call
     assert world.loads("a") == 2
-    assert world.answers("chat", "b")
+    assert world.serves("chat", "b")
 
 
 HOLD = {"hold": "@flag"}
 ROWS = (
     Fault(
         "kill -9 of an idle worker",
-        "The next requests wait for a new process and are answered.",
+        "The next requests wait for a new process and are served.",
         _killed_while_idle,
     ),
     Fault(
@@ -184,7 +184,7 @@ ROWS = (
     ),
     Fault(
         "kill -9 of a worker in mid-image",
-        "The request is sent once more, to a new process, and answered.",
+        "The request is sent once more, to a new process, and served.",
         _killed_in_mid_image,
         options={"image": HOLD},
     ),
@@ -211,12 +211,12 @@ ROWS = (
     ),
     Fault(
         "SIGSTOP of a worker for a second",
-        "The requests are answered late, by the same process.",
+        "The requests are served late, by the same process.",
         _stopped_for_a_moment,
     ),
     Fault(
         "a worker whose model hangs",
-        "It is killed after `stall_timeout_s`, and the request is answered by a new process.",
+        "It is killed after `stall_timeout_s`, and the request is served by a new process.",
         _stalls,
         options={"a": {"stall": True, "times": 1}},
         settings={"manager.stall_timeout_s": 1.5},
@@ -228,7 +228,7 @@ ROWS = (
         options={"a": {"stubborn": True}},
     ),
     Fault(
-        "workers that ignore SIGTERM, and must make room",
+        "workers that ignore SIGTERM while memory is needed",
         "The next model is started when they have exited.",
         _ignores_sigterm_and_is_evicted,
         options={"*": {"stubborn": True}},
@@ -248,7 +248,7 @@ ROWS = (
     ),
     Fault(
         "a worker that exits 0 at its first request",
-        "The request is sent to a new process, and answered.",
+        "The request is sent to a new process, and served.",
         _exits_0_at_a_request,
         options={"a": {"request_exit": 0, "times": 1}},
     ),

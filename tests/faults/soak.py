@@ -142,7 +142,7 @@ def soak(minutes: float, seed: int, folder: Path) -> Soaked:
 def _aftermath(world: World) -> list[str]:
     """The problems that the fault suite's checks find after the run."""
     try:
-        wait_for(lambda: world.call("analyze").answered, 120)
+        wait_for(lambda: world.call("analyze").served, 120)
         world.check(over_budget_s=float("inf"))  # the report judges the budget
     except AssertionError as exc:
         return [str(exc)]
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_section(DOCUMENT, "soak", report)
     for call in lost(soaked.calls):
         sys.stderr.write(f"{call}\n")
-    return 0 if all(verdict.good for verdict in verdicts(soaked)) else 1
+    return 0 if all(verdict.passed for verdict in verdicts(soaked)) else 1
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Soaked:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    good: bool
+    passed: bool
     text: str
 
 
@@ -66,9 +66,9 @@ def growth(readings: Sequence[Reading], tier: str) -> tuple[float, float]:
 
 
 def verdicts(soaked: Soaked) -> list[Verdict]:
-    unanswered = lost(soaked.calls)
+    missing = lost(soaked.calls)
     found = [
-        Verdict(not unanswered, f"{len(unanswered)} requests without an answer or a clear error"),
+        Verdict(not missing, f"{len(missing)} requests without a response or a clear error"),
         Verdict(
             soaked.over_s == 0,
             f"workers held at most {soaked.peak / MB:.0f} of {soaked.budget / MB:.0f} MB "
@@ -96,7 +96,7 @@ def render(soaked: Soaked) -> str:
             f"{soaked.minutes:g} minutes, seed {soaked.seed}, {len(soaked.calls)} requests. "
             f"Faults: {faults}. Loads: {loads}; {soaked.evictions} workers were evicted for another.",
             "",
-            *(f"* {'good' if v.good else '**BAD**'}: {v.text}" for v in verdicts(soaked)),
+            *(f"* {'pass' if v.passed else '**FAIL**'}: {v.text}" for v in verdicts(soaked)),
             "",
             *_requests(soaked.calls),
             "",
@@ -107,16 +107,16 @@ def render(soaked: Soaked) -> str:
 
 def _requests(calls: Sequence[Call]) -> list[str]:
     lines = [
-        "| route | requests | answered | clear error | client left | lost | p50 s | p95 s |",
+        "| route | requests | served | clear error | client left | lost | p50 s | p95 s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for route in sorted({call.route for call in calls}):
         own = [call for call in calls if call.route == route]
         ends = Counter(call.ending for call in own)
-        took = [call.seconds for call in own if call.ending is Ending.ANSWERED]
+        took = [call.seconds for call in own if call.ending is Ending.SERVED]
         bad = len(lost(own))
         lines.append(
-            f"| {route} | {len(own)} | {ends[Ending.ANSWERED]} | {ends[Ending.ERROR]} | "
+            f"| {route} | {len(own)} | {ends[Ending.SERVED]} | {ends[Ending.ERROR]} | "
             f"{ends[Ending.LEFT]} | {bad} | {_quantile(took, 50):.2f} | {_quantile(took, 95):.2f} |"
         )
     codes = Counter(call.code for call in calls if call.code)

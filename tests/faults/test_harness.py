@@ -54,13 +54,13 @@ EVENTS = "text/event-stream"
 
 def test_a_request_is_lost_unless_it_got_a_whole_response_or_a_clear_error() -> None:
     for response, ending in (
-        (whole("200 OK", b"{}"), Ending.ANSWERED),
+        (whole("200 OK", b"{}"), Ending.SERVED),
         (whole("503 X", ERROR), Ending.ERROR),
         (whole("503 X", b'{"detail": "something"}'), Ending.LOST),
         (whole("503 X", b"Internal Server Error"), Ending.LOST),
         (whole("200 OK", b"{}")[:-1], Ending.LOST),
         (b"", Ending.LOST),
-        (whole("200 OK", b"data: {}\n\ndata: [DONE]\n\n", EVENTS), Ending.ANSWERED),
+        (whole("200 OK", b"data: {}\n\ndata: [DONE]\n\n", EVENTS), Ending.SERVED),
         (whole("200 OK", b"data: {}\n\nevent: error\ndata: " + ERROR + b"\n\n", EVENTS), Ending.ERROR),
         (whole("200 OK", b"data: {}\n\n", EVENTS), Ending.LOST),
     ):

@@ -63,10 +63,10 @@ class World(Stack):
         assert call.first.wait(60), call
         return call
 
-    def answers(self, route: str = "chat", model: str | None = None, **fields: Any) -> bool:
+    def serves(self, route: str = "chat", model: str | None = None, **fields: Any) -> bool:
         """Does a request succeed now? If not, prints the reason, for the output of a failed test."""
         call = self.call(route, model, **fields).ended()
-        return call.answered or print(f"not answered: {call}") is not None  # noqa: T201
+        return call.served or print(f"not served: {call}") is not None  # noqa: T201
 
     @contextmanager
     def load(self, *models: str, clients: int = 4, pause_s: float = 0.02) -> Iterator[None]:
@@ -183,7 +183,7 @@ def _taken(port: int) -> bool:
 
 def eventually_answers(world: World, *args: Any, timeout_s: float = 30.0, **fields: Any) -> None:
     """Repeat the request until it succeeds, for outages that end after a while."""
-    wait_for(lambda: world.call(*args, **fields).answered, timeout_s)
+    wait_for(lambda: world.call(*args, **fields).served, timeout_s)
 
 
 Provoke = Callable[[World], None]
