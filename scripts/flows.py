@@ -42,9 +42,7 @@ REQUEST = (
     Step("W", "workers/serving/endpoint.py", "Endpoint", "parse it"),
     Step("W", "workers/vlm/routes.py", "ChatRoutes", "decode images off the event loop"),
     Step("W", "workers/serving/model_thread.py", "ModelThread", "queue for the model thread"),
-    Step(
-        "W", "workers/vlm/engine.py", "VlmEngine.prepare", "tokenize the prompt, preprocess images"
-    ),
+    Step("W", "workers/vlm/engine.py", "VlmEngine.prepare", "tokenize the prompt, preprocess images"),
     Step("W", "workers/vlm/step_plan.py", "plan_step", "plan the next step"),
     Step("W", "workers/vlm/runner.py", "Runner.run", "prefill a chunk, or decode the batch"),
     Step("W", "workers/vlm/sampler.py", "RowSampler", "sample a token per sequence"),
