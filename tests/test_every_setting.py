@@ -90,11 +90,7 @@ CHANGED_BY = {
     "defaults.edit": (GATEWAY, "test_the_default_of_a_route_is_the_configured_alias"),
     "models.kind": ("gateway/test_routes.py", "test_a_model_of_the_wrong_kind_is_refused"),
     "models.path": (LIFE, "test_a_missing_checkpoint_is_a_clear_error"),
-<<<<<<< HEAD
     "models.revision": ("workers/hub/test_snapshots.py", "test_it_comes_from_the_settings"),
-=======
-    "models.revision": ("workers/hub/test_copies.py", "test_it_comes_from_the_settings"),
->>>>>>> host
     "models.port": (HERE, "test_a_worker_uses_its_configured_port_and_token_limit"),
     "models.memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_requests_shares_memory_in_turn_and_is_unloaded_when_idle"),
     "models.names": ("gateway/test_routes.py", "test_a_model_is_found_by_alias_and_by_its_other_names"),
