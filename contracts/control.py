@@ -20,8 +20,8 @@ LOAD_HEADER = b"x-vision-load-ms"  # the part of the queue time in which the mod
 MODEL_HEADER = b"x-vision-model-ms"  # the model's time; not on streams, whose headers come first
 
 
-class WorkerState(StrEnum):
-    """The state of a worker; ``manager.lifecycle`` has the table of transitions."""
+class WorkerState(StrEnum):  # the transitions are in manager.lifecycle
+    """The state of a worker: stopped, starting, ready, draining, stopping or failed."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -61,7 +61,7 @@ class DeviceMemory(_Wire):
 class Download(_Wire):
     """Progress of a download. ``total_bytes`` and ``eta_seconds`` are 0 until they are known.
 
-    ``verified_bytes``: bytes hashed so far, after the download is complete.
+    ``verified_bytes`` counts the bytes hashed so far, after the download is complete.
     """
 
     done_bytes: int = 0
@@ -72,10 +72,10 @@ class Download(_Wire):
 
 
 class ImageProgress(_Wire):
-    """Progress of an image worker. ``kind``: generation, edit, or "" if it is idle.
+    """Progress of an image worker. ``kind`` is "generation" or "edit", or "" if it is idle.
 
     ``step`` of ``steps`` is done for image ``picture`` (from 1) of ``pictures``. ``eta_seconds`` covers
-    all remaining images; 0 until the first step is done.
+    all remaining images; it is 0 until the first step is done.
     """
 
     kind: str = ""
@@ -146,8 +146,8 @@ class WorkerHealth(_Wire):
     newer_revision: str = ""  # the Hub's current commit, if it is not downloaded completely
 
 
-class RunningWorker(_Wire):
-    """A ready or draining worker. The dashboard reads these fields."""
+class RunningWorker(_Wire):  # the dashboard reads these fields
+    """A ready or draining worker."""
 
     port: int
     pid: int
@@ -167,8 +167,8 @@ class ModelStatus(_Wire):
     ``memory_gb`` is the charge while the model is loaded: the larger of estimate and footprint. The
     estimate is the larger of ``declared_gb`` and ``learned_gb``; after the first large image it is
     ``learned_gb`` alone. ``measured_gb`` is the current footprint, ``peak_gb`` the highest of this
-    process. ``idle_timeout_seconds``: how long the model stays loaded after its last request, which
-    can set it (``keep_alive``); -1: no timeout.
+    process. ``idle_timeout_seconds`` is how long the model stays loaded after its last request, which
+    can set it (``keep_alive``); -1 means no timeout.
     """
 
     path: str
@@ -193,11 +193,11 @@ class ModelStatus(_Wire):
 
 
 class MemoryStatus(_Wire):
-    """Memory in GiB. ``total``, ``used`` and ``available`` describe the machine.
+    """Memory in GiB. ``total_gb``, ``used_gb`` and ``available_gb`` describe the machine.
 
     ``models_loaded_gb`` is charged to the budget, ``models_measured_gb`` is the sum of the workers'
-    footprints, ``standby_gb`` that of standby workers. ``pressure``: normal, warning or critical.
-    ``budget_reason``: the rule that sets the budget, as text.
+    footprints, ``standby_gb`` that of standby workers. ``pressure`` is normal, warning or critical.
+    ``budget_reason`` is the rule that sets the budget, as text.
     """
 
     total_gb: float
@@ -221,7 +221,7 @@ class StandbyStatus(_Wire):
 
 
 class LoadResponse(_Wire):
-    """Response of ``POST /spawn/{alias}``, sent when the model is loaded."""
+    """The model is loaded."""
 
     success: Literal[True] = True
     alias: str
@@ -232,7 +232,7 @@ class LoadResponse(_Wire):
 
 
 class UnloadResponse(_Wire):
-    """Response of ``POST /stop/{alias}``, sent when no worker of the model runs."""
+    """The model is unloaded. ``was_loaded`` is false if no worker of it was running."""
 
     success: Literal[True] = True
     alias: str

@@ -1,7 +1,8 @@
 """All errors that a client may see, with HTTP status, type and code.
 
 Rules: a tier raises one of these (``raise X(...) from exc`` where a library's error enters our code),
-and only ``web.errors`` renders it. ``type`` and ``code`` follow OpenAI's names where it has one.
+and only ``web.errors`` renders it. ``type`` and ``code`` follow OpenAI's names where it has one. Each
+code has a class, from which the API description lists it.
 
 ``retry_after`` (whole seconds, 1-59) is sent if waiting helps. If a retry can't help,
 ``should_retry=False`` is sent as ``x-should-retry: false``: OpenAI's SDKs otherwise retry every 5xx,
@@ -22,7 +23,7 @@ class ApiError(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: str = "internal_error"
+    code: ClassVar[str] = "internal_error"
     should_retry: bool | None = None
 
     def __init__(
@@ -30,19 +31,16 @@ class ApiError(Exception):
         message: str,
         *,
         param: str | None = None,
-        code: str | None = None,
         retry_after: float | None = None,
     ) -> None:
         self.message = _shortened(message)
         super().__init__(self.message)
         self.param = None if param is None else _shortened(param)
-        if code is not None:
-            self.code = code
         # SDKs ignore 0, and at least one ignores values above 60 s.
         self.retry_after = None if retry_after is None else max(1, min(59, round(retry_after)))
 
     def body(self, source: str) -> ErrorBody:
-        """The OpenAI error object; *source*: the tier that made it (gateway, manager or worker)."""
+        """The OpenAI error object; *source*: gateway, manager or worker, where it occurred."""
         return {
             "error": {
                 "message": self.message,
@@ -81,6 +79,24 @@ class UnsupportedParameter(InvalidRequest):
     """A known field with an unsupported value. Ignoring it would give a wrong result."""
 
     code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt fills the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class InvalidImageUrl(InvalidRequest):
+    """An image URL that cannot be fetched, or is not an image."""
+
+    code = "invalid_image_url"
+
+
+class ImagesTooLarge(InvalidRequest):
+    """The images of a response exceed the memory for images requested as URLs."""
+
+    code = "pictures_too_large"
 
 
 class PayloadTooLarge(InvalidRequest):
@@ -211,6 +227,19 @@ class InsufficientMemory(Unavailable):
     """The model does not fit: it exceeds the budget, or pinned models use the memory."""
 
     code = "insufficient_memory"
+    should_retry = False
+
+
+class MemoryPressure(Unavailable):
+    """The system is critically short of memory, so nothing is loaded."""
+
+    code = "memory_pressure"
+
+
+class Stopped(Unavailable):
+    """The model was unloaded while it was loading. A retry by the SDK would undo that."""
+
+    code = "stopped"
     should_retry = False
 
 

@@ -47,7 +47,7 @@ class ParamNames:
     def error(self, error: InvalidRequest) -> InvalidRequest:
         """*error* about the chat as an error about the client's request."""
         param, message = self._translate(error.param, error.message)
-        return type(error)(message, param=param, code=error.code, retry_after=error.retry_after)
+        return type(error)(message, param=param, retry_after=error.retry_after)
 
     def error_object(self, error: dict[str, Any]) -> dict[str, Any]:
         """The same for an error object in a response."""

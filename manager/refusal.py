@@ -8,9 +8,11 @@ from contracts.errors import (
     ApiError,
     InsufficientMemory,
     LoadFailed,
+    MemoryPressure,
     ModelNotFound,
     QueueFull,
     QueueTimeout,
+    Stopped,
     Unavailable,
 )
 from contracts.settings.base import GIB
@@ -52,9 +54,8 @@ def alone(alias: str, estimate: int, given: int) -> str:
 
 
 def under_pressure(alias: str) -> ApiError:
-    return Unavailable(
+    return MemoryPressure(
         f"{alias} is not loaded now: the system is critically short of memory",
-        code="memory_pressure",
         retry_after=BUSY_RETRY_S,
     )
 
@@ -92,9 +93,7 @@ def _retry_s(download: Download | None) -> float:
 
 
 def stopped_while_loading(alias: str) -> ApiError:
-    error = Unavailable(f"{alias} was stopped while it was loading", code="stopped")
-    error.should_retry = False  # an automatic retry would undo the stop
-    return error
+    return Stopped(f"{alias} was stopped while it was loading")
 
 
 def shutting_down() -> ApiError:

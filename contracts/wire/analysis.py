@@ -18,7 +18,7 @@ DEFAULT_ANALYZE_TOKENS = 512
 
 
 class AnalyzeRequest(Request):
-    """``POST /v1/vision/analyze``."""
+    """A request to analyze an image."""
 
     image: str
     task: Annotated[str, Field(json_schema_extra={"enum": [*TASKS]})] = DEFAULT_TASK
@@ -46,7 +46,7 @@ class AnalyzeRequest(Request):
 
 
 class AnalyzeUsage(BaseModel):
-    """``latency``: seconds that the model worked."""
+    """Tokens, and ``latency``: the time in seconds that the model worked."""
 
     latency: float
     prompt_tokens: int
@@ -72,7 +72,7 @@ class TaskObject(BaseModel):
 
 
 class TaskList(BaseModel):
-    """``models``: the tasks of each model that can analyze."""
+    """The analysis tasks. ``models`` lists the tasks of each model that can analyze."""
 
     object: Literal["list"] = "list"
     default: str

@@ -66,15 +66,15 @@ def _as_parts(value: Any) -> Any:
 
 
 class ImageUrl(RequestPart):
-    """``url``: a data URI, bare base64 or a URL. ``detail`` and ``max_pixels`` limit its tokens."""
+    """An image: a data URI, base64 or a URL. ``detail`` and ``max_pixels`` limit its tokens."""
 
     url: str
     detail: Detail | None = None
     max_pixels: MaxPixels | None = None
 
 
-class ContentPart(RequestPart):
-    """Text or an image. One class, so that errors name the field and not a branch of a union."""
+class ContentPart(RequestPart):  # one class, so that errors name the field, not a branch of a union
+    """Text or an image."""
 
     type: Literal["text", "image_url", "refusal"]
     text: str | None = None
@@ -93,7 +93,7 @@ class ContentPart(RequestPart):
 
 
 class CalledFunction(RequestPart):
-    """``arguments``: JSON text, as the model generated it."""
+    """A call: the function's name, and its arguments as JSON text."""
 
     name: Name
     arguments: str
@@ -137,7 +137,7 @@ class Message(RequestPart):
 
 
 class Function(RequestPart):
-    """``parameters``: the JSON schema of the arguments; None: no arguments."""
+    """A function that the model may call. ``parameters`` is the JSON schema of its arguments."""
 
     name: Name
     description: str | None = None
@@ -177,7 +177,7 @@ _CHOICES: list[JsonValue] = ["none", "auto", "required", "function"]
 
 
 class ToolChoice(RequestPart):
-    """``type``: none, auto, required, or function with a name."""
+    """``none``, ``auto``, ``required``, or a function by its name."""
 
     type: Annotated[str, Field(json_schema_extra={"enum": _CHOICES})]
     function: NamedFunction | None = None
@@ -222,7 +222,10 @@ class StreamOptions(RequestPart):
 
 
 class ChatRequest(Request):
-    """``POST /v1/chat/completions``. Missing sampling fields have OpenAI's defaults."""
+    """A chat completion request.
+
+    Absent sampling fields have the defaults of the checkpoint, or OpenAI's.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None

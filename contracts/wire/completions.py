@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(BaseModel):
-    """``cached_tokens``: prompt tokens found in the prefix cache."""
+    """``cached_tokens`` counts the prompt tokens found in the prefix cache."""
 
     cached_tokens: int = 0
 
@@ -53,7 +53,7 @@ def _is_none(value: Any) -> bool:
 
 
 class ChatMessage(BaseModel):
-    """``content`` is None if the model calls tools without any text."""
+    """The message. ``content`` is null if the model calls tools without any text."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -83,7 +83,7 @@ class DeltaFunction(BaseModel):
 
 
 class DeltaToolCall(BaseModel):
-    """The first delta of a call has its ``id`` and name, later ones have more of its arguments."""
+    """Part of a call. The first has its ``id`` and name; later ones have more of its arguments."""
 
     index: int
     id: str | None = None

@@ -30,7 +30,7 @@ def _as_text(value: Any) -> Any:
 
 
 class ImageReference(BaseModel):
-    """An input image in OpenAI's JSON form of edits; ``image_url``: a data URI or a URL."""
+    """An input image in OpenAI's JSON form. ``image_url`` is a data URI or a URL."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -102,15 +102,15 @@ class _ImageRequest(Request):
 
 
 class ImageGenerationRequest(_ImageRequest):
-    """``POST /v1/images/generations``."""
+    """A request to generate images."""
 
 
 class ImageEditRequest(_ImageRequest):
-    """``POST /v1/images/edits`` as JSON; the gateway converts multipart forms to it.
+    """A request to edit an image.
 
-    ``image``: one or several images, the first is edited; ``images``: the same in OpenAI's JSON form.
-    ``mask``: its transparent areas are redrawn, or its white areas if it has no transparency.
-    ``strength``: 0 returns the original, 1 redraws it completely.
+    ``image`` is one image or a list, of which the first is edited; ``images`` is the same in OpenAI's
+    JSON form. The transparent areas of ``mask`` are redrawn, or its white areas if it has no
+    transparency. A ``strength`` of 0 returns the original; 1 redraws it completely.
     """
 
     image: Images | None = None
@@ -171,7 +171,7 @@ class OutputTokenDetails(BaseModel):
 
 
 class ImageUsage(BaseModel):
-    """``latency``: seconds that the model worked. Tokens: prompt tokens, and 16 x 16 pixel patches."""
+    """``latency``: seconds that the model worked. An image has one token per 16x16 pixels."""
 
     latency: float
     seed: int
@@ -183,7 +183,7 @@ class ImageUsage(BaseModel):
 
 
 class ImagesResponse(BaseModel):
-    """``quality`` is absent if it was "auto", which OpenAI's responses do not have."""
+    """The images. ``quality`` is absent if it was ``auto``, which OpenAI's responses do not have."""
 
     created: int
     data: list[ImageData]
@@ -196,11 +196,11 @@ class ImagesResponse(BaseModel):
 
 
 class ImageStreamEvent(BaseModel):
-    """A stream event; ``type`` is its name: ``image_generation.partial_image`` or ``.completed``, and
-    the same for ``image_edit``.
+    """A stream event. ``type`` is its name: ``image_generation.partial_image`` or
+    ``image_generation.completed``, and the same with ``image_edit``.
 
-    ``image_index`` (not OpenAI's) is the image's number among the *n* of a request. Partial images have
-    a ``partial_image_index``, completed ones have ``usage``.
+    ``image_index``, which OpenAI does not have, numbers the images of a request. Partial images have a
+    ``partial_image_index``; completed ones have ``usage``.
     """
 
     type: str

@@ -8,11 +8,12 @@ from pydantic import BaseModel
 
 
 class ModelObject(BaseModel):
-    """One model. ``created``: the start time of the gateway.
+    """One model.
 
-    ``capabilities``: see ``contracts.capabilities``. ``default_for``: the routes that use this model if
-    the request names none. ``revision``: for Hugging Face repositories. The last three fields are for
-    image models.
+    ``capabilities`` lists what it can do, and ``default_for`` the routes that use it if the request
+    names no model. ``created`` is the start time of the gateway. ``revision`` is the commit of a
+    Hugging Face repository. Only image models have ``family``, ``max_images`` (input images of an edit)
+    and ``max_pixels`` (of a generated image).
     """
 
     id: str

@@ -37,7 +37,7 @@ class OutputMessage(BaseModel):
 
 
 class FunctionCall(BaseModel):
-    """``call_id``: sent back with the result; ``arguments``: JSON text."""
+    """A call. ``arguments`` is JSON text; the client returns ``call_id`` with the result."""
 
     id: str
     type: Literal["function_call"] = "function_call"
@@ -68,7 +68,7 @@ class ResponseUsage(BaseModel):
 
 
 class ResponseFailure(BaseModel):
-    """``code``: one of OpenAI's codes for responses; the ``error`` event has our own code."""
+    """``code`` is one of OpenAI's codes for responses. The ``error`` event has this API's own code."""
 
     code: FailureCode
     message: str
@@ -81,7 +81,7 @@ class IncompleteDetails(BaseModel):
 
 
 class ResponseObject(BaseModel):
-    """It repeats the request's parameters, with the defaults of missing ones."""
+    """The response. It repeats the parameters of the request, with defaults for absent ones."""
 
     id: str
     object: Literal["response"] = "response"
@@ -116,7 +116,7 @@ class ResponseObject(BaseModel):
 
 
 class ResponseEvent(BaseModel):
-    """A stream event: ``type`` is its name; the other fields depend on it."""
+    """A stream event. ``type`` is its name; the other fields depend on it."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -46,8 +46,8 @@ _PARTS = {
 }
 
 
-class InputPart(RequestPart):
-    """Text or an image. One class, so that errors name the field and not a branch of a union."""
+class InputPart(RequestPart):  # one class, so that errors name the field, not a branch of a union
+    """Text or an image."""
 
     type: str
     text: str | None = None
@@ -150,7 +150,7 @@ def _as_choice(value: Any) -> Any:
 
 
 class ResponseToolChoice(RequestPart):
-    """``type``: none, auto, required, or function with a name."""
+    """``none``, ``auto``, ``required``, or a function by its name."""
 
     type: str
     name: Name | None = None
@@ -204,11 +204,12 @@ _REFUSED = {
 
 
 class ResponseRequest(Request):
-    """``POST /v1/responses``.
+    """A request for a response.
 
     Accepted and ignored: ``reasoning``, ``store``, ``truncation``, ``stream_options``,
     ``service_tier`` and other fields that only apply to OpenAI's models. Sampling fields of chat
-    completions that OpenAI's Responses API lacks (``seed``, ``top_k``, ``stop``...) are supported.
+    completions that OpenAI's Responses API lacks (``seed``, ``top_k``, ``stop`` and others) are
+    supported.
     """
 
     input: Annotated[

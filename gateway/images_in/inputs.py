@@ -13,14 +13,12 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from contracts.errors import InvalidRequest, UnsupportedParameter
+from contracts.errors import InvalidImageUrl, InvalidRequest, UnsupportedParameter
 from contracts.image_header import refuse_bombs
 from contracts.media import is_url, read_image_field, require_image, sniff
 from contracts.settings.images import ImageInputSettings
 from contracts.wire import as_list
 from gateway.images_in.fetch_url import BadUrl, FetchUrl, parse_fetch_url
-
-BAD_URL = "invalid_image_url"  # OpenAI's code
 
 At = tuple[str | int, ...]
 
@@ -42,8 +40,8 @@ class LinkedImage:
             raise bad_url(str(exc), self.param) from exc
 
 
-def bad_url(message: str, param: str) -> InvalidRequest:
-    return InvalidRequest(message, param=param, code=BAD_URL)
+def bad_url(message: str, param: str) -> InvalidImageUrl:
+    return InvalidImageUrl(message, param=param)
 
 
 class ImageInputs:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from starlette.types import Scope
 
-from contracts.errors import InvalidRequest, UpstreamError
+from contracts.errors import ImagesTooLarge, UpstreamError
 from contracts.settings import Settings
 from contracts.wire.images import ImagesResponse
 from gateway.images_out.store import ImageStore, StoredImage, StoreFull
@@ -37,7 +37,7 @@ class UrlRewrite:
         # Base64 is a third larger than the data.
         return self._store.limit * 4 // 3 + _AROUND
 
-    def too_large(self) -> InvalidRequest:
+    def too_large(self) -> ImagesTooLarge:
         return too_large(self._store.limit)
 
     async def whole(self, body: bytes) -> bytes:
@@ -98,11 +98,10 @@ def base_url(settings: Settings, scope: Scope) -> str:
     return f"{scope.get('scheme', 'http')}://{named}"
 
 
-def too_large(limit: int) -> InvalidRequest:
+def too_large(limit: int) -> ImagesTooLarge:
     """The error for a response whose images take more than *limit* bytes."""
-    return InvalidRequest(
+    return ImagesTooLarge(
         f"the images take more than gateway.image_url_max_mb ({limit >> 20} MiB): "
         "ask for fewer, or for response_format 'b64_json'",
         param="response_format",
-        code="pictures_too_large",
     )

@@ -49,13 +49,13 @@ def test_a_name_is_translated_by_its_nearest_known_parent(
 
 
 def test_an_error_keeps_its_kind_and_its_words(names: ParamNames) -> None:
-    error = UnsupportedParameter("messages[1].content: no", param="messages[1].content", code="x")
+    error = UnsupportedParameter("messages[1].content: no", param="messages[1].content")
     translated = names.error(error)
     assert type(translated) is UnsupportedParameter
     assert (translated.param, translated.message, translated.code) == (
         "input[0].content",
         "input[0].content: no",
-        "x",
+        "unsupported_parameter",
     )
 
 

@@ -91,10 +91,16 @@ def test_every_status_of_an_error_is_described() -> None:
     assert {cls.status for cls in problems.error_tree()} - {405} <= set(problems.PROBLEMS)
 
 
-def test_a_status_lists_its_codes() -> None:
-    unavailable = MADE["components"]["responses"]["Unavailable"]["description"]
-    assert "`queue_timeout`" in unavailable
-    assert "`insufficient_memory`" in unavailable
+def test_a_status_lists_all_its_codes() -> None:
+    responses = MADE["components"]["responses"]
+    for cls in problems.error_tree():
+        if cls.status in problems.PROBLEMS:
+            response = responses[problems.PROBLEMS[cls.status].name]
+            assert f"`{cls.code}`" in response["description"], cls
+    for code in ("memory_pressure", "stopped"):
+        assert f"`{code}`" in responses["Unavailable"]["description"]
+    for code in ("context_length_exceeded", "invalid_image_url", "pictures_too_large"):
+        assert f"`{code}`" in responses["BadRequest"]["description"]
 
 
 def test_every_request_field_has_a_description() -> None:

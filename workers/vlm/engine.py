@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from contracts.control import Caches, Phase, Work
-from contracts.errors import InvalidRequest
+from contracts.errors import ContextLengthExceeded
 from contracts.settings.models import VlmSettings
 from workers.backend import buffers, runtime
 from workers.engine import (
@@ -252,16 +252,15 @@ class VlmEngine:
         return self._vocabulary
 
     def _tokens_left(self, prompt_tokens: int) -> int:
-        """The longest possible completion. Raises ``InvalidRequest`` if the prompt fills the
+        """The longest possible completion. Raises ``ContextLengthExceeded`` if the prompt fills the
         context."""
         if self._context is None:
             return _NO_CONTEXT_LIMIT
         if prompt_tokens >= self._context:
-            raise InvalidRequest(
+            raise ContextLengthExceeded(
                 f"the prompt has {prompt_tokens} tokens; this model's context holds"
                 f" {self._context}, completion included",
                 param="messages",
-                code="context_length_exceeded",
             )
         return self._context - prompt_tokens
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from contracts.control import Download, Phase
-from contracts.errors import GenerationFailed, InvalidRequest, Unavailable
+from contracts.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, Unavailable
 from testkit.fakes.engine import FakeEngine
 from tests.workers.serving.model_threads import collected, run, running, until
 from workers.engine import ChatEvent, ChatJob, Delta, LoadError, Sampling, Turn
@@ -100,7 +100,7 @@ def test_an_exception_fails_its_own_job_only() -> None:
 
 
 def test_a_client_error_reaches_the_client_unchanged() -> None:
-    engine = FakeEngine(refusal=InvalidRequest("too long", code="context_length_exceeded"))
+    engine = FakeEngine(refusal=ContextLengthExceeded("too long"))
 
     async def work() -> None:
         async with running(engine) as thread:

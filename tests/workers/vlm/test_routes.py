@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.errors import InvalidRequest
+from contracts.errors import ContextLengthExceeded
 from testkit.fakes.engine import FakeEngine
 from tests.workers.apps import CALL, DRAW, HELLO, WEATHER, b64, error_of, png
 
@@ -73,7 +73,7 @@ class TestChat:
     def test_an_error_before_the_first_byte_has_its_own_status(
         self, vlm: httpx.Client, engine: FakeEngine, stream: bool
     ) -> None:
-        engine.refusal = InvalidRequest("too long", code="context_length_exceeded")
+        engine.refusal = ContextLengthExceeded("too long")
         answer = vlm.post("/v1/chat/completions", json={**HELLO, "stream": stream})
         assert answer.status_code == 400
         assert error_of(answer)["code"] == "context_length_exceeded"
