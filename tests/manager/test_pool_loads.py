@@ -68,7 +68,7 @@ async def test_a_client_that_leaves_just_as_it_is_granted_releases_its_lease(
     request = scene.ask()
     await scene.settle(lambda: scene.pool.queued("a") == 1)
     # Runs after the grant and before the request resumes.
-    scene.pool._queue[0].result.add_done_callback(lambda _: request.task.cancel())
+    next(iter(scene.pool._queue)).result.add_done_callback(lambda _: request.task.cancel())
     await asyncio.wait({request.task})
     assert request.lease is None
     assert scene.state() == "ready"

@@ -26,10 +26,10 @@ async def test_the_charge_is_the_declared_estimate_until_more_is_measured(scene:
     async with scene.pool.lease("a", counts=False):
         worker = scene.pool.worker("a")
     await asyncio.sleep(2)
-    assert (worker.memory, worker.footprint) == (4 * GIB, 3 * GIB)
+    assert (worker.charge.bytes, worker.charge.footprint) == (4 * GIB, 3 * GIB)
     scene.host.behaviours["a"].footprint = 5 * GIB
     await asyncio.sleep(2)
-    assert (worker.memory, worker.footprint) == (5 * GIB, 5 * GIB)
+    assert (worker.charge.bytes, worker.charge.footprint) == (5 * GIB, 5 * GIB)
 
 
 @story({"a": 8, "b": 8})
@@ -38,7 +38,7 @@ async def test_a_learned_peak_replaces_the_declared_memory(scene: Scene) -> None
     await scene.served("a")
     await asyncio.sleep(2)
     await scene.pool.stop("a")
-    assert scene.pool.worker("a").memory == 3 * GIB
+    assert scene.pool.worker("a").charge.bytes == 3 * GIB
     await scene.served("b")
     await scene.served("a")  # now both fit
     assert (scene.state("a"), scene.state("b")) == ("ready", "ready")
@@ -51,13 +51,13 @@ async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene
     worker = scene.pool.worker("a")
     await scene.served("a")
     await asyncio.sleep(2)
-    assert (worker.memory, worker.footprint) == (5 * GIB, int(3.7 * GIB))
+    assert (worker.charge.bytes, worker.charge.footprint) == (5 * GIB, int(3.7 * GIB))
     await scene.served("b")  # 8 beside 3.7 would fit, beside 5 it does not
     assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
     await scene.served("a")
     behaviour.large_images = 1
     await asyncio.sleep(2)
-    assert worker.memory == int(3.7 * GIB), (
+    assert worker.charge.bytes == int(3.7 * GIB), (
         "a large image was served: the peak replaces the declared memory"
     )
 
@@ -69,7 +69,7 @@ async def test_a_text_that_needs_more_than_memory_gb_raises_the_charge(scene: Sc
     await scene.served("a")
     await asyncio.sleep(2)
     await scene.pool.stop("a")
-    assert scene.pool.worker("a").memory == 6 * GIB
+    assert scene.pool.worker("a").charge.bytes == 6 * GIB
 
 
 @story({"a": 4})
@@ -77,7 +77,7 @@ async def test_the_last_measurement_is_taken_before_the_end_of_a_short_life(scen
     scene.host.behaviours["a"].footprint = 6 * GIB
     await scene.served("a")
     await scene.pool.stop("a")
-    assert scene.pool.worker("a").memory == 6 * GIB
+    assert scene.pool.worker("a").charge.bytes == 6 * GIB
 
 
 @story({"a": 4})
@@ -88,7 +88,7 @@ async def test_a_process_that_served_nothing_teaches_nothing(scene: Scene) -> No
     await request.leave()
     await asyncio.sleep(5)
     assert scene.state() == "ready"
-    assert scene.pool.worker("a").learned is None
+    assert scene.pool.worker("a").charge.learned is None
 
 
 @story({"a": 4, "b": 4, "c": 4})

@@ -79,7 +79,7 @@ class PoolMachine(RuleBasedStateMachine):
             return  # by the watchdog
         if worker.life.leases and not asked:
             self.wrongs.append(f"{process} was busy and nobody stopped it")
-        replaced = bool(worker.recycling) or worker.request_count >= MANAGER["max_requests"]
+        replaced = bool(worker.recycling) or worker.lifetime.requests >= MANAGER["max_requests"]
         if worker.model.pinned and not asked and not replaced and worker.state is not S.STARTING:
             self.wrongs.append(f"{process} is pinned and nobody stopped it")
 
@@ -185,7 +185,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert life.leases == (len(held) if life.state in HOLDS_MEMORY else 0), worker
             living = [p for p in self.scene.host.living() if p.alias == alias]
             assert len(living) <= 1
-            assert not living or worker.charged
+            assert not living or worker.process
             assert (life.state in (S.READY, S.DRAINING)) <= (worker.handle is not None)
 
     @invariant()

@@ -103,7 +103,7 @@ async def test_a_load_that_still_waits_for_its_memory_can_be_stopped(scene: Scen
 @story({"a": 4})
 async def test_a_stop_during_the_launch_leaves_no_process(scene: Scene) -> None:
     request = scene.ask()
-    await scene.settle(lambda: scene.pool.worker("a").charged)
+    await scene.settle(lambda: scene.pool.worker("a").process is not None)
     assert scene.host.processes == []  # it is being launched
     await scene.pool.stop("a")
     await request.refused()

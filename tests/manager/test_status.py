@@ -179,7 +179,7 @@ reports = st.builds(
         WorkerView,
         alias=st.sampled_from("ab"),
         state=st.sampled_from(list(S)),
-        memory=st.integers(0, 1 << 40),
+        charge=st.integers(0, 1 << 40),
         leases=st.integers(0, 9),
         retry_at=st.floats(0, 1000),
     ),
