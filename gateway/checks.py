@@ -74,7 +74,7 @@ def check_chat(settings: Settings, body: bytes) -> Checked:
         request.keep_alive,
         stream=bool(request.stream),
         linked_images=images.linked,
-        prompt=_logged(settings, request.messages[-1].words),
+        prompt=request.messages[-1].words[:_LOGGED] if settings.logs.prompts else "",
     )
 
 

@@ -42,7 +42,6 @@ from web.errors import answer_errors, error_response
 from web.relay import (
     EventRewrite,
     UpstreamDisconnected,
-    UpstreamRequest,
     end_stream,
     forward_response,
     forwarded_headers,
@@ -177,17 +176,16 @@ class Exchange(Response):
         return Heartbeat(send, describe, every_s=self._settings.gateway.heartbeat_s)
 
     async def _send(self, checked: Checked, scope: Scope) -> aiohttp.ClientResponse:
-        session = self._services.session
         if checked.linked_images:
             checked = await self._services.fetcher.fetch_all(checked)
-        response = await send_upstream(session, self._upstream_request(checked, scope))
+        response = await self._send_once(checked, scope)
         if is_retryable(response):
             response.close()
             record = record_of(scope)
             record.repeated += 1
             # No delay here: the manager queues it until the worker may start again.
             log.info("[%s] %s ended before it answered: sent again", record.request_id, checked.alias)
-            response = await send_upstream(session, self._upstream_request(checked, scope))
+            response = await self._send_once(checked, scope)
         return response
 
     async def _send_rewritten(
@@ -220,15 +218,14 @@ class Exchange(Response):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _upstream_request(self, checked: Checked, scope: Scope) -> UpstreamRequest:
-        # ``forwarded_headers`` first: a client's Connection header must not name headers added below.
-        headers = [(k, v) for k, v in forwarded_headers(scope["headers"]) if k not in _PRIVATE]
-        headers.append((b"content-type", b"application/json"))
-        headers += authorization(self._settings)
+    async def _send_once(self, checked: Checked, scope: Scope) -> aiohttp.ClientResponse:
+        settings = self._settings
+        headers = forwarded_headers(scope["headers"], private=_PRIVATE)
+        headers += [(b"content-type", b"application/json"), *authorization(settings)]
         if checked.keep_alive is not None:
             headers.append((KEEP_ALIVE_HEADER, repr(checked.keep_alive).encode()))
-        url = f"{self._settings.manager_url}/workers/{checked.alias}{self._path}"
-        return UpstreamRequest("POST", url, headers, checked.body)
+        url = f"{settings.manager_url}/workers/{checked.alias}{self._path}"
+        return await send_upstream(self._services.session, "POST", url, headers, checked.body)
 
 
 def _invalid_response() -> UpstreamError:

@@ -24,7 +24,7 @@ from gateway.exchange import Services
 from gateway.manager_client import authorization, manager_disconnected, manager_errors
 from web.access_log import HEADER as REQUEST_ID
 from web.errors import answer_errors, error_response
-from web.relay import UpstreamRequest, forward_response, send_upstream
+from web.relay import forward_response, send_upstream
 from web.request_body import RequestBody
 from web.request_record import RequestRecord, record_of
 from web.serve import config_for
@@ -93,9 +93,9 @@ class ManagerStream(Response):
         settings = self._services.settings
         headers = [(key, value) for key, value in scope["headers"] if key in _FORWARDED]
         headers += authorization(settings)
-        upstream_request = UpstreamRequest("GET", f"{settings.manager_url}{self._path}", headers)
+        url = f"{settings.manager_url}{self._path}"
         with manager_errors(settings):
-            response = await send_upstream(self._services.session, upstream_request)
+            response = await send_upstream(self._services.session, "GET", url, headers)
         await forward_response(
             response, send, cut_off=manager_disconnected, source=SOURCE, record=record
         )

@@ -126,7 +126,7 @@ class Pool:
         seconds, -1 for none; a later request without one restores the configured timeout. *counts*: it
         is a request and not only a load.
         """
-        return Leasing(lambda: self._granted(self.worker(alias), keep_alive, counts), self._release)
+        return Leasing(self._granted(alias, keep_alive, counts), self._release)
 
     def worker(self, alias: str) -> Worker:
         worker = self.workers.get(alias)
@@ -137,10 +137,10 @@ class Pool:
     def queued(self, alias: str) -> int:
         return self._queue.waiting_for(alias)
 
-    async def _granted(self, worker: Worker, keep_alive: float | None, counts: bool) -> Lease:
+    async def _granted(self, alias: str, keep_alive: float | None, counts: bool) -> Lease:
+        worker = self.worker(alias)
         if self._closing:
             raise refusal.shutting_down()
-        alias = worker.alias
         result: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         ticket = Ticket(alias, self._clock(), result, keep_alive, counts)
         if not self._queue and worker.state is WorkerState.READY and not worker.worn_out:

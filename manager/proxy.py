@@ -24,9 +24,9 @@ from web.errors import answer_errors, error_response
 from web.relay import (
     Headers,
     UpstreamDisconnected,
-    UpstreamRequest,
     UpstreamUnreachable,
     forward_response,
+    forwarded_headers,
     send_upstream,
 )
 from web.request_body import RequestBody
@@ -79,16 +79,19 @@ class Proxy:
     ) -> None:
         alias = lease.worker.alias
         query = scope["query_string"].decode("latin-1")
-        upstream_request = UpstreamRequest(
-            method=scope["method"],
-            url=f"http://{lease.address}/{path}" + (f"?{query}" if query else ""),
-            headers=[(k, v) for k, v in scope["headers"] if k not in _FOR_THE_MANAGER],
-            body=await _body_of(scope["headers"], request_body),
-            content_length=_length_of(scope["headers"]),
-        )
+        headers, length = scope["headers"], _length_of(scope["headers"])
+        body = await _body_of(headers, length, request_body)
+        url = f"http://{lease.address}/{path}" + (f"?{query}" if query else "")
         record.queue_ms, record.load_ms = round(lease.queue_s * 1e3), round(lease.load_s * 1e3)
         try:
-            answer = await send_upstream(self._session(), upstream_request)
+            answer = await send_upstream(
+                self._session(),
+                scope["method"],
+                url,
+                forwarded_headers(headers, private=_FOR_THE_MANAGER),
+                body,
+                length=length,
+            )
         except (UpstreamUnreachable, UpstreamDisconnected) as exc:
             # The end of a process is noticed a little later than the broken connection. Until then, a
             # retry would get the same dead process.
@@ -135,9 +138,10 @@ def _length_of(headers: Headers) -> int | None:
     return None
 
 
-async def _body_of(headers: Headers, request_body: RequestBody) -> bytes | AsyncIterator[bytes] | None:
+async def _body_of(
+    headers: Headers, length: int | None, request_body: RequestBody
+) -> bytes | AsyncIterator[bytes] | None:
     """A small body as bytes, which saves the HTTP client a task; any other as a stream; None: none."""
-    length = _length_of(headers)
     if length is None:
         chunked = any(key == b"transfer-encoding" for key, _ in headers)
         return request_body.chunks() if chunked else None

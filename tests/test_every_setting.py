@@ -182,7 +182,7 @@ def test_what_was_learned_is_kept_in_the_configured_folder(tmp_path: Path) -> No
     peaks.learn(peak_key(settings.models["vlm-best"]), 5 * GIB)
     peaks.save()
     assert (tmp_path / "elsewhere" / "peaks.json").exists()
-    assert ManagerApp(settings).pool.workers["vlm-best"].estimate == 5 * GIB
+    assert ManagerApp(settings).pool.workers["vlm-best"].charge.estimate == 5 * GIB
 
 
 def test_each_worker_is_told_what_it_may_keep_wired(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_an_internal_error_has_openais_shape_and_reveals_nothing(
     def broken(self: object, checked: object, scope: Scope) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Exchange, "_upstream_request", broken)
+    monkeypatch.setattr(Exchange, "_send_once", broken)
     answer = client.post(CHAT, json=HELLO)
     assert (answer.status_code, answer.json()["error"]["source"]) == (500, "gateway")
     assert "secret" not in answer.text

@@ -33,7 +33,7 @@ from gateway.checks import check_chat
 from gateway.images_in.fetching import Fetcher
 from gateway.manager_client import ManagerClient
 from tests.gateway.conftest import make_settings
-from web.relay import UpstreamRequest, UpstreamUnreachable, open_session, send_upstream
+from web.relay import UpstreamUnreachable, open_session, send_upstream
 from gateway.manager_client import manager_unreachable
 
 folder, platform = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -52,7 +52,7 @@ async def main():
             told[host] = exc.message
     session = open_session()
     try:
-        await send_upstream(session, UpstreamRequest("POST", settings.manager_url, []))
+        await send_upstream(session, "POST", settings.manager_url, [])
     except UpstreamUnreachable as exc:
         told["relay"] = manager_unreachable(settings, exc, platform).message
     try:

@@ -108,6 +108,7 @@ def test_an_error_after_a_comment_is_a_failed_response(
     assert events[-1]["message"] == "busy"
 
 
+@pytest.mark.process  # the SDK runs uname once
 def test_a_stream_that_is_cut_raises_in_openai_s_sdk(sdk: openai.OpenAI, manager: StandIn) -> None:
     manager.answer(STREAM[:200], cut=True)
     seen: list[str] = []
