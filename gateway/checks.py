@@ -51,7 +51,7 @@ class Checked:
     alias: str
     body: bytes
     keep_alive: float | None  # seconds, see ``contracts.wire.openai.KeepAlive``
-    stream: bool = False  # the client asked for server-sent events
+    stream: bool = False  # the client requested server-sent events
     wants_urls: bool = False  # instead of images in the response
     rewrite: Rewrite | None = None  # another rewrite of the response
     linked_images: tuple[LinkedImage, ...] = ()

@@ -13,7 +13,7 @@ def at_start(workers: Iterable[Worker]) -> list[tuple[str, str]]:
 
 
 def after_end(ended: Worker, workers: Iterable[Worker]) -> list[tuple[str, str]]:
-    """What to load after the process of *ended* has been reaped."""
+    """The models to load after the process of *ended* has been reaped."""
     if ended.recycling:
         return [(ended.alias, "recycled")]
     if ended.life.load_failed:

@@ -31,7 +31,13 @@ CLEAN = (
     "demo/models/README.md",
     "docs",
     "manager",
+    "gateway",
+    "tests/clients",
+    "tests/gateway",
     "tests/manager",
+    "tests/security",
+    "tests/web",
+    "web",
 )
 PRODUCT = ("contracts", "web", "gateway", "manager", "workers", "cli", "hostctl")
 EVERYTHING = (*PRODUCT, *CLEAN, "openapi.yaml", "config.yaml", "config.16gb.yaml", "config.demo.yaml")
@@ -160,7 +166,7 @@ def _python(content: str) -> Iterator[Text]:
 
 def _web(content: str) -> Iterator[Text]:
     for match in re.finditer(
-        r"//(.*)|/\*(.*?)\*/|<!--(.*?)-->|'([^'\n]*)'|\"([^\"\n]*)\"|`([^`]*)`|>([^<>{}]+)<",
+        r"//([^\n]*)|/\*(.*?)\*/|<!--(.*?)-->|'([^'\n]*)'|\"([^\"\n]*)\"|`([^`]*)`|>([^<>{}]+)<",
         content,
         re.S,
     ):

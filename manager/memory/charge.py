@@ -28,7 +28,7 @@ class Charge:
 
     @property
     def estimate(self) -> int:
-        """What the worker is expected to need.
+        """The bytes that the worker is expected to need.
 
         A learned peak replaces ``memory_gb`` once it includes a large image. Until then it can only
         raise the estimate: a short text needs far less memory than the next image will.

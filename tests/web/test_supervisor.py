@@ -37,4 +37,4 @@ def test_both_tiers_end_as_their_property_lists_need_it(tmp_path: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        assert "launchd does not start it again" in done.stderr
+        assert "launchd will not restart it" in done.stderr

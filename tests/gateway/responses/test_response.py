@@ -128,7 +128,8 @@ ASKED = {
 
 def test_the_response_repeats_the_request_fields() -> None:
     for name, value in ASKED.items():
-        assert answered({"content": "x"}, **{"tools": [LOOK], name: value})[name] == value, name
+        fields: dict[str, Any] = {"tools": [LOOK], name: value}
+        assert answered({"content": "x"}, **fields)[name] == value, name
 
 
 def test_absent_request_fields_have_their_defaults() -> None:
