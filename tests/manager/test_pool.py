@@ -126,19 +126,6 @@ async def test_a_waiting_alias_does_not_starve_behind_a_stream_of_requests_for_t
     assert len(scene.host.of("b")) == 2
 
 
-@story({"a": 8, "b": 8, "c": 4})
-async def test_a_worker_that_is_not_in_the_way_is_served_while_another_waits_for_memory(
-    scene: Scene,
-) -> None:
-    busy = scene.ask("b")
-    await busy.granted()
-    await scene.served("c")
-    waiting = scene.ask("a")
-    await asyncio.sleep(5)
-    assert (await scene.ask("c").granted()).queue_s == 0
-    assert not waiting.holds
-
-
 @story({"a": 8, "b": 8})
 async def test_a_request_blocked_by_one_whose_client_leaves_is_served_at_once(scene: Scene) -> None:
     busy = scene.ask("b")
@@ -183,17 +170,6 @@ async def test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_i
     assert scene.state() == "ready"
     await asyncio.sleep(0.2)
     assert scene.state() == "stopped"
-
-
-@story({"a": 4}, idle_timeout_s=0)
-async def test_a_timeout_of_zero_stops_a_worker_as_soon_as_it_is_idle(scene: Scene) -> None:
-    first, second = scene.ask(), scene.ask()
-    await first.granted()
-    await first.finish()
-    assert scene.state() == "ready"
-    await second.finish()
-    await scene.settle()
-    assert scene.state() in ("stopping", "stopped")
 
 
 @story(

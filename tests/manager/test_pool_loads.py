@@ -11,7 +11,8 @@ from contracts.errors import (
     ModelNotFound,
 )
 from manager.launcher.process import LaunchFailed
-from tests.manager.virtual import Behaviour, Scene, story
+from tests.manager.virtual import Scene, story
+from tests.manager.virtual_host import Behaviour
 
 # --- loads ---------------------------------------------------------------------------------------
 
@@ -192,14 +193,6 @@ async def test_after_a_crash_the_next_request_waits_for_the_backoff_and_starts_i
 async def test_a_lease_on_a_living_process_is_not_broken(scene: Scene) -> None:
     lease = await scene.ask().granted()
     assert not await lease.broken(within_s=0.5)
-
-
-@story({"a": 4})
-async def test_a_process_that_ends_orderly_unasked_has_crashed_too(scene: Scene) -> None:
-    await scene.served()
-    scene.host.last("a").end(0)
-    await scene.settle()
-    assert scene.state() == "failed"
 
 
 # --- preload -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from contracts.control import Download
-from contracts.errors import InsufficientMemory, LoadFailed, Unavailable
+from contracts.errors import LoadFailed, Unavailable
 from contracts.settings.base import GIB
 from manager.events import EventBus
 from manager.memory.pressure import MACOS_LEVEL, Pressure, read_on, rule_of
@@ -62,16 +62,6 @@ async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene
     )
 
 
-@story({"a": 5})
-async def test_a_text_that_needs_more_than_memory_gb_raises_the_charge(scene: Scene) -> None:
-    behaviour = scene.host.behaviours["a"]
-    behaviour.footprint, behaviour.large_images = 6 * GIB, 0
-    await scene.served("a")
-    await asyncio.sleep(2)
-    await scene.pool.stop("a")
-    assert scene.pool.worker("a").charge.bytes == 6 * GIB
-
-
 @story({"a": 4})
 async def test_the_last_measurement_is_taken_before_the_end_of_a_short_life(scene: Scene) -> None:
     scene.host.behaviours["a"].footprint = 6 * GIB
@@ -123,12 +113,6 @@ async def test_a_model_that_was_seen_to_need_more_than_the_budget_runs_alone_wit
     assert scene.state("a") == "ready", "one that is alone is in nobody's way"
     await scene.served("b")
     assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
-
-
-@story({"a": 13})
-async def test_a_small_measurement_does_not_admit_a_model_declared_too_large(scene: Scene) -> None:
-    scene.learn("a", 1)
-    assert isinstance(await scene.ask().refused(), InsufficientMemory)
 
 
 @story({"a": 8, "b": 8})
@@ -251,32 +235,6 @@ async def test_on_macos_a_warning_acts_after_30_s_and_takes_one_worker_each_30_s
     assert await left_over(scene, ticking, 95) == pytest.approx([30, 60, 90], abs=1)
     levels[MACOS_LEVEL] = 1
     assert await left_over(scene, ticking, 60) == []
-
-
-@story(FOUR)
-async def test_on_macos_warnings_that_end_within_30_s_cost_no_worker(scene: Scene) -> None:
-    for alias in "abcd":
-        await scene.served(alias)
-    levels = {MACOS_LEVEL: 2}
-    ticking = ticker(scene, "darwin", levels)
-    for _ in range(5):
-        levels[MACOS_LEVEL] = 2
-        assert await left_over(scene, ticking, 25) == []
-        levels[MACOS_LEVEL] = 1
-        assert await left_over(scene, ticking, 3) == []
-
-
-@story(FOUR)
-async def test_on_macos_critical_acts_at_once_and_only_while_it_is_reported(
-    scene: Scene,
-) -> None:
-    for alias in "abcd":
-        await scene.served(alias)
-    levels = {MACOS_LEVEL: 4}
-    ticking = ticker(scene, "darwin", levels)
-    assert await left_over(scene, ticking, 2) == pytest.approx([0, 1], abs=0.5)
-    levels[MACOS_LEVEL] = 1
-    assert await left_over(scene, ticking, 40) == [], "the gauge still holds CRITICAL for a while"
 
 
 @story({"a": 4, "b": 4})

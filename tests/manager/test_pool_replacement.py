@@ -150,17 +150,3 @@ async def test_a_preloaded_model_is_loaded_again_after_a_crash(scene: Scene) -> 
     scene.host.last("b").end(-9)
     await asyncio.sleep(5)
     assert (scene.state("a"), scene.state("b")) == ("ready", "failed")
-
-
-@story({"a": 4})
-async def test_every_transition_is_published(scene: Scene) -> None:
-    await scene.served()
-    await scene.pool.stop("a")
-    found = [(d["from"], d["to"]) for kind, d in scene.events if kind == "transition"]
-    assert found == [
-        ("stopped", "starting"),
-        ("starting", "ready"),
-        ("ready", "stopping"),
-        ("stopping", "stopped"),
-    ]
-    assert any(kind == "progress" for kind, _ in scene.events)

@@ -22,7 +22,8 @@ from contracts.errors import ApiError
 from manager.launcher.process import StopSignal
 from manager.lifecycle import HOLDS_MEMORY
 from manager.memory.pressure import Pressure
-from tests.manager.virtual import Behaviour, FakeProcess, Request, Scene, settings_of, virtual_time
+from tests.manager.virtual import Request, Scene, settings_of
+from tests.manager.virtual_host import Behaviour, FakeProcess, virtual_time
 
 MODELS: dict[str, Any] = {  # under a budget of 12
     "a": {"memory_gb": 8, "idle_timeout_s": 20},

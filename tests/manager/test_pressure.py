@@ -89,13 +89,6 @@ def test_macos_reports_its_level_as_a_number(value: int | None, level: Pressure 
     assert read_on("darwin", sysctl={MACOS_LEVEL: value}.get) is level
 
 
-def test_a_rise_is_immediate() -> None:
-    gauge = PressureGauge()
-    assert gauge.level is NORMAL
-    assert gauge.update(CRITICAL, 0.0) is CRITICAL
-    assert gauge.level is CRITICAL
-
-
 def test_a_fall_is_one_level_after_the_calm_time() -> None:
     gauge = PressureGauge(15.0)
     gauge.update(CRITICAL, 0.0)
@@ -108,14 +101,6 @@ def test_a_fall_is_one_level_after_the_calm_time() -> None:
         30.0: NORMAL,
         60.0: NORMAL,
     }
-
-
-def test_a_repeated_level_restarts_the_calm_time() -> None:
-    gauge = PressureGauge(15.0)
-    gauge.update(WARNING, 0.0)
-    gauge.update(WARNING, 14.0)
-    assert gauge.update(NORMAL, 28.0) is WARNING
-    assert gauge.update(NORMAL, 29.0) is NORMAL
 
 
 def test_a_level_falls_when_readings_stop() -> None:

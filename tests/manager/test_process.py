@@ -206,15 +206,6 @@ def test_keys_of_the_other_tiers_do_not_reach_model_code() -> None:
     assert seen.text == "['HF_TOKEN']\n"
 
 
-def test_a_handle_shows_what_it_is() -> None:
-    async def play(stack: AsyncExitStack) -> None:
-        handle = await start(stack, UNTIL_EOF)
-        assert repr(handle) == f"<LocalHandle pid={handle.pid} at 127.0.0.1:1 status=None>"
-
-    act(play)
-    assert repr(LocalLauncher(("python", "w.py"))) == "<LocalLauncher python w.py>"
-
-
 @pytest.mark.parametrize(
     ("status", "lines", "text"),
     [

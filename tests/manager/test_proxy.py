@@ -8,13 +8,11 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from manager.proxy import keep_alive_of
 from tests.manager.conftest import Bench, Manager, error_of, eventually
 
 pytestmark = pytest.mark.process
@@ -127,14 +125,6 @@ def test_a_keep_alive_that_is_no_number_of_seconds_is_a_400_and_loads_nothing(be
             answer = manager.ask(headers={"x-vision-keep-alive": wrong})
             assert (answer.status_code, error_of(answer)["param"]) == (400, "keep_alive"), wrong
             assert manager.state() == "stopped"
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [([], None), ([(b"x-vision-keep-alive", b"-1")], -1.0), ([(b"x-vision-keep-alive", b"0")], 0.0)],
-)
-def test_keep_alive_is_read_from_its_header(headers: Any, seconds: float | None) -> None:
-    assert keep_alive_of(headers) == seconds
 
 
 def test_a_request_id_is_passed_on_and_comes_back_or_is_made(bench: Bench) -> None:
@@ -274,19 +264,6 @@ def test_a_client_that_leaves_before_the_answer_closes_the_upstream_and_frees_th
         assert manager.ask().status_code == 200
 
 
-def test_the_load_continues_when_a_waiting_client_leaves(
-    bench: Bench,
-) -> None:
-    with bench.manager({"a": bench.model(ready_when=bench.flag)}) as manager:
-        client = leaving_client(manager, "/workers/a/echo")
-        manager.queued(1)
-        client.close()
-        manager.queued(0)
-        bench.raise_flag()
-        manager.in_state("ready")
-    assert bench.notes("begin") == []
-
-
 def test_a_client_that_leaves_while_it_uploads_frees_the_lease(bench: Bench) -> None:
     with bench.manager() as manager:
         assert manager.ask().status_code == 200
@@ -299,22 +276,6 @@ def test_a_client_that_leaves_while_it_uploads_frees_the_lease(bench: Bench) -> 
 
 
 # --- stopping under load --------------------------------------------------------------------------
-
-
-def test_a_stop_under_load_lets_the_answer_end_and_later_requests_start_it_again(bench: Bench) -> None:
-    with bench.manager() as manager:
-        running = manager.ask_in_background(path=f"wait?until={bench.flag}")
-        bench.noted("begin")
-        stop = manager.post_in_background("/stop/a")
-        manager.in_state("draining")
-        late = manager.ask_in_background()
-        manager.queued(1)
-        assert not stop.done()
-        bench.raise_flag()
-        assert running.result().json() == {"waited": True}
-        assert stop.result().json()["success"] is True
-        assert late.result().status_code == 200
-    assert len(bench.notes("launched")) == 2
 
 
 def test_a_request_that_outlasts_the_drain_is_cut_off_with_an_error(bench: Bench) -> None:

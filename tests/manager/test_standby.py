@@ -17,7 +17,8 @@ from manager.app import standbys
 from manager.launcher.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
 from manager.launcher.standby import DEFAULT_FROM, READY_LINE, Standbys
 from tests.manager.conftest import alive, eventually
-from tests.manager.virtual import FakeHost, FakeProcess, Scene, settings_of, virtual_time
+from tests.manager.virtual import Scene, settings_of
+from tests.manager.virtual_host import FakeHost, FakeProcess, virtual_time
 
 SPEC = LaunchSpec("a", "{}", 9001, "nonce")
 

@@ -256,8 +256,3 @@ def test_invalid_settings_are_reported_with_status_2(bench: Bench) -> None:
     (line,) = text.splitlines()
     assert line.startswith(f"{file}:")
     assert ": manager.prot: " in line
-
-
-def test_a_settings_file_that_is_not_there_is_status_2(bench: Bench) -> None:
-    status, text = outcome("--config", "nowhere.yaml", cwd=bench.folder)
-    assert (status, text) == (2, "nowhere.yaml: cannot be read: No such file or directory\n")
