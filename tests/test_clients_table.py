@@ -30,7 +30,7 @@ def test_every_client_does_most_of_what_there_is() -> None:
 def test_the_report_shows_a_failure_and_says_why_something_can_not_be_done() -> None:
     failed = {**PASSED, ("openai-node", "chat"): False}
     lines = section(failed).splitlines()
-    (chat,) = [line for line in lines if line.startswith("| chat about a picture (data URI)")]
+    (chat,) = [line for line in lines if line.startswith("| chat about an image (data URI)")]
     assert chat.count("✗") == 1
     assert chat.count("✓") == len(CLIENTS) - 1
     numbered = [line for line in lines if re.match(r"\d+\. ", line)]

@@ -34,7 +34,7 @@ TURNS = "manager/test_pool_turns.py"
 REPLACEMENT = "manager/test_pool_replacement.py"
 URLS = "security/test_image_urls.py"
 LIFE = "integration/test_life.py"
-DOORS = "security/test_doors.py"
+ACCESS = "security/test_origin_and_limits.py"
 
 CHANGED_BY = {
     "gateway.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
@@ -43,7 +43,7 @@ CHANGED_BY = {
     "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
     "gateway.keys": ("gateway/test_api_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
     "gateway.keys_file": ("gateway/test_api_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
-    "gateway.allowed_hosts": (DOORS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
+    "gateway.allowed_hosts": (ACCESS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
     "gateway.rate_limit": ("gateway/test_auth.py", "test_each_key_has_its_own_rate_limit_and_the_headers_report_it"),
     "gateway.max_concurrent_per_client": ("gateway/test_auth.py", "test_a_client_can_not_exceed_its_limit_of_open_requests"),
     "gateway.max_body_mb": ("gateway/test_routes.py", "test_a_body_beyond_the_limit_is_a_413"),
@@ -61,7 +61,7 @@ CHANGED_BY = {
     "images.max_per_request": (URLS, "test_the_number_of_images_is_bounded"),
     "manager.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "manager.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
-    "manager.allowed_hosts": (DOORS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
+    "manager.allowed_hosts": (ACCESS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
     "manager.docker_bridge": ("manager/test_docker_bridge.py", "test_it_listens_on_the_bridge_on_linux_if_the_manager_serves_only_loopback"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
     "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),

@@ -178,7 +178,7 @@ def test_a_client_can_not_exceed_its_limit_of_open_requests(
         assert refused.json()["error"]["code"] == "too_many_open_requests"
         assert "gateway.max_concurrent_per_client" in refused.json()["error"]["message"]
         assert http.get("/v1/models", headers=key("b")).status_code == 200
-        # Who leaves makes room.
+        # A client that leaves frees its place.
         wait_for(lambda: http.get("/v1/models", headers=key("a")).status_code == 200)
 
 

@@ -57,7 +57,7 @@ def chunk(*delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 def asked(settings: Settings, **fields: Any) -> dict[str, Any]:
-    """What goes on of a request of *fields*."""
+    """The forwarded body of a request with *fields*."""
     body = json.dumps({"messages": [HI], **fields}).encode()
     sent: dict[str, Any] = json.loads(check_chat_or_legacy(settings, body).body)
     return sent
@@ -69,7 +69,7 @@ def refused(settings: Settings, **fields: Any) -> InvalidRequest:
     return caught.value
 
 
-# --- what is asked -------------------------------------------------------------------------------
+# --- the request ---------------------------------------------------------------------------------
 
 
 def test_functions_become_tools_without_parallel_calls(settings: Settings) -> None:
@@ -162,7 +162,7 @@ def test_any_input_is_accepted_or_refused(
         check_chat_or_legacy(settings, json.dumps(body).encode())
 
 
-# --- what is answered ----------------------------------------------------------------------------
+# --- the response --------------------------------------------------------------------------------
 
 
 def test_a_call_is_reported_in_the_legacy_form(sdk: Any, manager: StandIn) -> None:
@@ -220,14 +220,15 @@ def test_an_error_in_a_stream_names_what_the_client_sent() -> None:
     assert json.loads(data.removeprefix(b"data: "))["error"]["message"] == "functions: no"
 
 
-@pytest.mark.parametrize("cut", range(1, 40, 3))
-def test_a_stream_reads_the_same_however_it_is_cut(cut: int) -> None:
+def test_a_stream_is_rewritten_the_same_however_it_is_cut() -> None:
     stream = b": loading\n\n" + sse(
         chunk({"content": "한"}), chunk({}, finish_reason="tool_calls"), "[DONE]"
     )
-    whole, cutted = LegacyEvents(ParamNames({})), LegacyEvents(ParamNames({}))
-    pieces = [stream[at : at + cut] for at in range(0, len(stream), cut)]
-    assert b"".join(map(cutted.feed, pieces)) == whole.feed(stream)
+    whole = LegacyEvents(ParamNames({})).feed(stream)
+    for size in range(1, 40, 3):
+        events = LegacyEvents(ParamNames({}))
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert b"".join(map(events.feed, pieces)) == whole, size
 
 
 def test_an_error_of_the_worker_names_the_function(client: httpx.Client, manager: StandIn) -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
-import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -74,13 +73,6 @@ def test_events_are_forwarded_as_they_arrive_and_last_event_id_is_sent_on(tmp_pa
     assert manager.headers["last-event-id"] == "6"
     assert manager.headers["authorization"] == "Bearer t", "the client's key goes no further"
     assert "cookie" not in manager.headers
-
-
-@pytest.mark.parametrize("path", ["events", "logs/a", "requests"])
-def test_live_streams_need_a_key(tmp_path: Path, path: str) -> None:
-    settings = make_settings(tmp_path, f"http://127.0.0.1:{free_port()}", "gateway: {api_key: k}\n")
-    with served(create_app(settings)) as url:
-        assert plain.get(f"{url}/v1/system/{path}").status_code == 401
 
 
 def test_a_log_is_found_by_any_name_of_the_model(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from manager.events import (
     last_event_id,
     stream,
 )
-from tests.manager.loops import in_loop
+from tests.loops import in_loop
 
 
 def numbered(bus: EventBus, count: int) -> None:

@@ -20,7 +20,7 @@ from manager.logs import (
     Follower,
     WorkerLog,
 )
-from tests.manager.loops import in_loop
+from tests.loops import in_loop
 
 
 class Clock:

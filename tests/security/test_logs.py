@@ -20,7 +20,7 @@ from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, un
 from web.logs import LineFormatter, printable
 
 FORGED = "2026-11-26 10:00:00,123 INFO gateway: forged"
-# What ends a line or moves a cursor somewhere: C0, DEL, C1, Unicode's line ends, direction of writing.
+# Characters that end a line or move the cursor: C0, DEL, C1, Unicode line ends, direction marks.
 NASTY = ("\n", "\r", "\r\n", "\x00", "\x08", "\x0b", "\x0c", "\x1b[2J", "\x1b]0;x\x07", "\x7f", "\x85",
          "\x9b2J", "\u2028", "\u2029", "\u202e", "\u2066")  # fmt: skip
 _LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [a-z._]+: .*")
@@ -46,7 +46,7 @@ PATHS = {
 @pytest.mark.process
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_request_can_not_write_a_log_line_of_its_own(attacked: Attacked, tier: str) -> None:
-    """In paths, queries, ids, keys, names of models, prompts, and what is no request at all."""
+    """In paths, queries, ids, keys, model names, prompts, and data that is no request."""
     asked = 0
     for nasty in NASTY:
         text = f"before{nasty}{FORGED}"
@@ -94,11 +94,6 @@ def test_printable_text_has_one_line_and_fits_into_utf_8(text: str) -> None:
     assert escaped.isprintable()
     assert escaped.encode().decode() == escaped
     assert (escaped == text) == text.isprintable()
-
-
-@pytest.mark.parametrize("text", ["a b", "한국어", "é", "😀", "'\"\\"])
-def test_printable_text_is_unchanged(text: str) -> None:
-    assert printable(text) == text
 
 
 @pytest.mark.parametrize("nasty", NASTY)
