@@ -93,10 +93,7 @@ CLIENTS = (
         "pydantic_agents",
         "pydantic-ai",
         ("pydantic-ai-slim", "openai"),
-        cannot={
-            **_each("has no call for it", *_MODELS),
-            **_each("has no call for it", *_IMAGES),
-        },
+        cannot={**_each("has no call for it", *_MODELS), **_each("has no call for it", *_IMAGES)},
     ),
     Client(
         "langchain",
@@ -104,10 +101,7 @@ CLIENTS = (
         "langchain_chat",
         "langchain",
         ("langchain-openai", "openai"),
-        cannot={
-            **_each("has no call for it", *_MODELS),
-            **_each("has no call for it", *_IMAGES),
-        },
+        cannot={**_each("has no call for it", *_MODELS), **_each("has no call for it", *_IMAGES)},
     ),
     Client(
         "litellm",

@@ -31,9 +31,7 @@ class Manager:
         self.left = threading.Event()
 
     def app(self) -> Starlette:
-        return Starlette(
-            routes=[Route("/events", self.events), Route("/logs/{alias}", self.logs)],
-        )
+        return Starlette(routes=[Route("/events", self.events), Route("/logs/{alias}", self.logs)])
 
     async def events(self, request: Request) -> Response:
         self.headers = dict(request.headers)

@@ -88,10 +88,7 @@ def test_the_token_goes_to_the_manager_on_both_paths(
 @pytest.mark.process
 @pytest.mark.parametrize(
     "hosts",
-    [
-        {"gateway": "127.0.0.1", "manager": "0.0.0.0"},
-        {"gateway": "0.0.0.0", "manager": "127.0.0.1"},
-    ],
+    [{"gateway": "127.0.0.1", "manager": "0.0.0.0"}, {"gateway": "0.0.0.0", "manager": "127.0.0.1"}],
     ids=lambda hosts: hosts["gateway"],
 )
 def test_each_tier_listens_on_its_configured_address(tmp_path: Path, hosts: dict[str, str]) -> None:

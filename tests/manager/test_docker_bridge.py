@@ -48,10 +48,7 @@ def test_the_bridges_are_docker_s_own_interfaces() -> None:
 
 def test_containers_of_any_compose_project_are_known_and_the_lan_is_not() -> None:
     found = bridges_of(
-        {
-            "docker0": [("172.17.0.1", "255.255.0.0")],
-            "br-0123456789ab": [("172.18.0.1", "255.255.0.0")],
-        }
+        {"docker0": [("172.17.0.1", "255.255.0.0")], "br-0123456789ab": [("172.18.0.1", "255.255.0.0")]}
     )
     assert found.has("172.17.0.2")
     assert found.has("172.18.0.5")

@@ -57,11 +57,7 @@ def differences(edges: list[Edge]) -> dict[str, list[Edge]]:
     }
 
 
-NONE: dict[str, list[Edge]] = {
-    "missing in the text": [],
-    "not in the table": [],
-    "there twice": [],
-}
+NONE: dict[str, list[Edge]] = {"missing in the text": [], "not in the table": [], "there twice": []}
 
 
 def test_the_diagram_is_the_table() -> None:

@@ -163,10 +163,7 @@ def test_a_worker_that_a_request_has_just_been_granted_is_not_evicted_for_the_ne
 
 def test_a_later_request_does_not_overtake_one_that_waits_for_its_worker_s_memory() -> None:
     plans = line_up("a b", view("a", S.STOPPED, 8), view("b", charge=8, leases=1))
-    assert plans == [
-        Wait("a waits for memory", 8, ("b",)),
-        Wait("b must leave for an earlier request"),
-    ]
+    assert plans == [Wait("a waits for memory", 8, ("b",)), Wait("b must leave for an earlier request")]
 
 
 def test_a_worker_that_is_not_in_the_way_is_served_past_one_that_waits_for_memory() -> None:
@@ -230,10 +227,7 @@ def test_the_loaded_model_is_served_past_one_that_has_not_waited_for_long() -> N
 def test_a_model_whose_turn_is_over_gets_no_more_requests() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", charge=8, leases=1)]
     plans = at(110, "a@100 b@110", *workers, max_wait_s=10)
-    assert plans == [
-        Wait("a waits for memory", 8, ("b",)),
-        Wait("b must leave for an earlier request"),
-    ]
+    assert plans == [Wait("a waits for memory", 8, ("b",)), Wait("b must leave for an earlier request")]
 
 
 def test_an_idle_model_gives_way_at_once() -> None:

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import (
-    InsufficientMemory,
-    QueueFull,
-    QueueTimeout,
-)
+from contracts.errors import InsufficientMemory, QueueFull, QueueTimeout
 from manager.launcher.process import StopSignal
 from tests.manager.virtual import Scene, story
 

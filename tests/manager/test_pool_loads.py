@@ -6,10 +6,7 @@ import asyncio
 
 import pytest
 
-from contracts.errors import (
-    LoadFailed,
-    ModelNotFound,
-)
+from contracts.errors import LoadFailed, ModelNotFound
 from manager.launcher.process import LaunchFailed
 from tests.manager.virtual import Scene, story
 from tests.manager.virtual_host import Behaviour
@@ -63,9 +60,7 @@ async def test_a_load_continues_when_its_client_leaves(scene: Scene) -> None:
 
 
 @story({"a": 4})
-async def test_a_client_that_leaves_just_as_it_is_granted_releases_its_lease(
-    scene: Scene,
-) -> None:
+async def test_a_client_that_leaves_just_as_it_is_granted_releases_its_lease(scene: Scene) -> None:
     request = scene.ask()
     await scene.settle(lambda: scene.pool.queued("a") == 1)
     # Runs after the grant and before the request resumes.

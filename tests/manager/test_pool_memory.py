@@ -142,9 +142,7 @@ async def test_a_load_that_follows_no_end_waits_for_nothing(scene: Scene) -> Non
 
 
 @story({"a": 8, "b": 8, "c": 4})
-async def test_a_load_whose_memory_others_have_grown_into_is_planned_again(
-    scene: Scene,
-) -> None:
+async def test_a_load_whose_memory_others_have_grown_into_is_planned_again(scene: Scene) -> None:
     await scene.served("b")
     busy = scene.ask("c")
     await busy.granted()

@@ -6,10 +6,7 @@ import asyncio
 
 import pytest
 
-from contracts.errors import (
-    ModelNotFound,
-    Unavailable,
-)
+from contracts.errors import ModelNotFound, Unavailable
 from manager.launcher.process import StopSignal
 from tests.manager.virtual import Scene, story
 

@@ -203,9 +203,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_stream_ends_it_with_an_error_even
         assert "[DONE]" not in answer.text
 
 
-def test_an_abort_by_metal_is_reported_with_its_cure_everywhere(
-    bench: Bench,
-) -> None:
+def test_an_abort_by_metal_is_reported_with_its_cure_everywhere(bench: Bench) -> None:
     words = (
         "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command"
         " buffer execution failed: Impacting Interactivity"

@@ -40,9 +40,7 @@ def test_503_is_not_ready() -> None:
         ProbeResponse(200, b"[]"),
     ],
 )
-def test_another_process_on_the_port_is_never_ready_and_is_reported(
-    foreign: ProbeResponse,
-) -> None:
+def test_another_process_on_the_port_is_never_ready_and_is_reported(foreign: ProbeResponse) -> None:
     readiness = judge()
     assert not readiness.update(foreign, 105.0)
     assert readiness.progressed_at == 100.0

@@ -161,9 +161,7 @@ def test_a_standby_that_exits_is_not_replaced_at_once(tmp_path: Path) -> None:
     with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
-def test_a_standby_that_ends_as_it_is_adopted_fails_no_request(
-    tmp_path: Path,
-) -> None:
+def test_a_standby_that_ends_as_it_is_adopted_fails_no_request(tmp_path: Path) -> None:
     async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         request = scene.ask("a")
         await scene.settle(lambda: bool(parker.adopted))

@@ -31,12 +31,7 @@ def settings_of(
         made[alias] = {"kind": "vlm", "path": alias, "port": port, **keys}
     image = {"kind": "image", "family": "flux1-schnell", "path": "p", "port": 9999, "memory_gb": 1}
     data = {
-        "manager": {
-            "log_dir": str(folder),
-            "idle_timeout_s": -1,
-            "max_wait_s": 0,
-            **manager,
-        },
+        "manager": {"log_dir": str(folder), "idle_timeout_s": -1, "max_wait_s": 0, **manager},
         "memory": {"max_unified_memory_gb": 12, "safety_margin_gb": 0, **(memory or {})},
         "defaults": {"chat": first, "analyze": first, "generate": "image", "edit": "image"},
         "models": {**made, "image": image},

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.security.hops import (
-    head,
-    request,
-)
+from tests.security.hops import head, request
 
 Build = Callable[[bytes, bytes, bytes], bytes]  # path, body, hidden request -> the bytes to send
 

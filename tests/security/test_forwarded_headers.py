@@ -8,15 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.security.hops import (
-    ALIAS,
-    TIERS,
-    Attacked,
-    body,
-    path_of,
-    request,
-    under_attack,
-)
+from tests.security.hops import ALIAS, TIERS, Attacked, body, path_of, request, under_attack
 
 pytestmark = pytest.mark.process
 

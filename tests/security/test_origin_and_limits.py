@@ -143,8 +143,7 @@ def test_status_reveals_no_secrets(
     monkeypatch.setenv("HF_TOKEN", "CANARY-hf")
     keys = "CANARY-1"
     settings = settings_with(
-        tmp_path,
-        f"gateway: {{api_key: {keys}, keys: {{a: {keys}2}}}}\nmanager: {{token: {keys}3}}\n",
+        tmp_path, f"gateway: {{api_key: {keys}, keys: {{a: {keys}2}}}}\nmanager: {{token: {keys}3}}\n"
     )
     with served(ManagerApp(settings)) as url:
         for path in ("/status", "/health", "/logs/a"):

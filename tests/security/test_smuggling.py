@@ -15,17 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from testkit import plain
-from tests.security.hops import (
-    ALIAS,
-    CHAT,
-    TIERS,
-    Attacked,
-    body,
-    head,
-    path_of,
-    request,
-    under_attack,
-)
+from tests.security.hops import ALIAS, CHAT, TIERS, Attacked, body, head, path_of, request, under_attack
 from tests.security.smuggling import ATTACKS, CHUNKED, LENGTH, REFUSED, chunked
 
 pytestmark = pytest.mark.process
@@ -141,9 +131,7 @@ def test_the_body_of_a_refused_request_is_not_the_next_request(attacked: Attacke
 # --- connections that are shared ------------------------------------------------------------------
 
 
-def test_the_rest_of_a_body_does_not_precede_the_next_client_s_request(
-    attacked: Attacked,
-) -> None:
+def test_the_rest_of_a_body_does_not_precede_the_next_client_s_request(attacked: Attacked) -> None:
     """The manager forwards bodies as they arrive: it must close a connection with half a body."""
     size = 1 << 20
     path = b"/workers/%b/echo?half" % ALIAS.encode()

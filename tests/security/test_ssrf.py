@@ -125,10 +125,7 @@ def test_one_blocked_address_blocks_the_name(
 
 def test_a_server_is_found_at_any_of_its_addresses(tmp_path: Path, manager_url: str) -> None:
     names = Names({"two.test": [["127.0.0.9", "127.0.0.1"]]})
-    with (
-        elsewhere() as there,
-        gateway(tmp_path, manager_url, "images: {fetch: any}\n", names) as http,
-    ):
+    with elsewhere() as there, gateway(tmp_path, manager_url, "images: {fetch: any}\n", names) as http:
         there.pages["/x"] = answer(IMAGE)
         assert http.post(CHAT, json=chat(there.url("/x", "two.test"))).status_code == 200
 
@@ -247,9 +244,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("tls") / "both.pem"
     file.write_bytes(
         key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         + made.public_bytes(serialization.Encoding.PEM)
     )

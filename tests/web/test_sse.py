@@ -21,13 +21,7 @@ STREAM = (
     'data: {"a": "é\u2028b"}\n\n'
     "data: never ended"
 ).encode()
-EVENTS = [
-    Comment("loading 한 %"),
-    Data("one"),
-    Data("two\nlines"),
-    Data(""),
-    Data('{"a": "é\u2028b"}'),
-]
+EVENTS = [Comment("loading 한 %"), Data("one"), Data("two\nlines"), Data(""), Data('{"a": "é\u2028b"}')]
 
 
 @given(cuts=st.lists(st.integers(0, len(STREAM))))

@@ -149,12 +149,7 @@ def edit_list() -> Seen:
 
 
 def _edit(files: list[tuple[str, bytes]]) -> Seen:
-    form = {
-        "model": "image-gen",
-        "prompt": WORLD["editing"],
-        "n": "1",
-        "response_format": "b64_json",
-    }
+    form = {"model": "image-gen", "prompt": WORLD["editing"], "n": "1", "response_format": "b64_json"}
     parts = [(name, ("image.png", data, "image/png")) for name, data in files]
     return _images(_checked(client.post("/images/edits", data=form, files=parts)))
 

@@ -25,10 +25,7 @@ from tests.clients.scripts.protocol import (
 )
 
 client = openai.AsyncOpenAI(
-    base_url=WORLD["base_url"],
-    api_key=WORLD["key"],
-    max_retries=0,
-    _strict_response_validation=True,
+    base_url=WORLD["base_url"], api_key=WORLD["key"], max_retries=0, _strict_response_validation=True
 )
 completions = client.chat.completions
 GREEDY: Any = {"model": "vlm-best", "temperature": 0}

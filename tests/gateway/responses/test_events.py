@@ -61,11 +61,7 @@ def test_a_text_is_added_streamed_and_done() -> None:
     assert part["part"] == {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     assert (first["delta"], second["delta"], done["text"]) == ("한", "글", "한글")
     assert part_done["part"] == {**part["part"], "text": "한글"}
-    assert item_done["item"] == {
-        **added["item"],
-        "status": "completed",
-        "content": [part_done["part"]],
-    }
+    assert item_done["item"] == {**added["item"], "status": "completed", "content": [part_done["part"]]}
     for event in (part, first, second, done, part_done):
         assert (event["item_id"], event["output_index"], event["content_index"]) == ("msg_0", 0, 0)
     final = completed["response"]

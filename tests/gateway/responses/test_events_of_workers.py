@@ -38,12 +38,7 @@ def chats(draw: st.DrawFn) -> list[ChatEvent]:
 
 def shape() -> Shape:
     numbers = itertools.count()
-    return Shape(
-        WHO,
-        lambda: f"call_{next(numbers)}",
-        include_usage=True,
-        names=frozenset({"look"}),
-    )
+    return Shape(WHO, lambda: f"call_{next(numbers)}", include_usage=True, names=frozenset({"look"}))
 
 
 def streamed(events: list[ChatEvent]) -> bytes:
