@@ -69,7 +69,7 @@ def test_addresses_are_reached_only_as_the_settings_allow() -> None:
             assert found == reached[kind], text
 
 
-def test_an_allowed_network_lets_through_its_own_addresses_and_no_others() -> None:
+def test_an_allowed_network_allows_its_own_addresses_and_no_others() -> None:
     allow: list[Network] = [IPv4Network("192.168.1.0/24"), IPv6Network("fd12::/16")]
     for text in ("192.168.1.0", "192.168.1.255", "::ffff:192.168.1.7", "fd12::9", "fd12::9%eth0"):
         assert may_reach(at(text), "public", allow), text
@@ -96,7 +96,7 @@ SIX = st.ip_addresses(v=6).map(lambda a: IPv6Address(int(a)))
 
 
 @given(FOUR | SIX)
-def test_what_counts_as_public_is_global_for_the_standard_library_too(address: Address) -> None:
+def test_public_addresses_are_global_for_the_standard_library_too(address: Address) -> None:
     if is_public(address):
         assert address.is_global or isinstance(address, IPv6Address)
         assert not address.is_private
@@ -144,7 +144,7 @@ def test_an_ipv6_address_is_judged_by_its_embedded_ipv4_address(
 
 
 @given(FOUR | SIX)
-def test_a_stricter_setting_never_reaches_more(address: Address) -> None:
+def test_a_stricter_setting_never_allows_more(address: Address) -> None:
     modes: tuple[Fetch, ...] = ("off", "public", "any")
     reached = [may_reach(address, mode) for mode in modes]
     assert reached == sorted(reached)

@@ -1,4 +1,4 @@
-"""What the gateway adds to a proxied request: one retry, keep_alive, timings, a log line."""
+"""A proxied request: one retry, keep_alive, timings, a log line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_request_is_sent_again_when_its_worker_ended_before_answering(
     assert sum("sent again" in line for line in lines) == 1
 
 
-def test_a_stream_is_sent_once_more_too(client: httpx.Client, manager: StandIn) -> None:
+def test_a_stream_is_sent_again_too(client: httpx.Client, manager: StandIn) -> None:
     manager.deaths, manager.mode = 1, "break"
     answer = client.post(CHAT, json={**HELLO, "stream": True})
     assert answer.status_code == 200
@@ -81,7 +81,7 @@ def test_a_request_is_never_sent_a_third_time(client: httpx.Client, manager: Sta
     assert len(manager.received) == 2
 
 
-def test_another_error_is_not_repeated(client: httpx.Client, manager: StandIn) -> None:
+def test_other_errors_are_not_retried(client: httpx.Client, manager: StandIn) -> None:
     manager.mode = "fail"
     assert client.post(CHAT, json=HELLO).status_code == 429
     assert len(manager.received) == 1
@@ -222,7 +222,7 @@ def test_keep_alive_of_a_form_is_sent_as_well(client: httpx.Client, manager: Sta
     assert json.loads(manager.received[0].body) == {"prompt": "p", "keep_alive": 7.5, "image": [B64]}
 
 
-def test_warm_passes_keep_alive_on(client: httpx.Client, manager: StandIn) -> None:
+def test_warm_forwards_keep_alive(client: httpx.Client, manager: StandIn) -> None:
     assert client.post("/v1/system/warm/alpha?keep_alive=-1").status_code == 200
     assert manager.control == ["/spawn/a?keep_alive=-1.0"]
 
@@ -287,7 +287,7 @@ def test_an_internal_error_has_openais_shape_and_reveals_nothing(
     assert any("internal error" in line for line in lines)
 
 
-def test_naming_authorization_in_connection_does_not_take_the_managers_token_away(
+def test_a_connection_header_can_not_remove_the_manager_s_token(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     settings = make_settings(tmp_path, manager_url, "manager: {token: t0ken}\n")

@@ -1,4 +1,4 @@
-"""Chats in the form before tools: what the worker receives and what the client gets."""
+"""Chats in the form before tools: the worker's request and the client's response."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def test_a_function_can_be_required_by_name(settings: Settings) -> None:
 
 
 def test_a_result_belongs_to_the_last_call_of_its_function(settings: Settings) -> None:
-    said = {"role": "assistant", "content": None, "function_call": CALL}
+    reply = {"role": "assistant", "content": None, "function_call": CALL}
     result = {"role": "function", "name": "look", "content": "seen"}
-    messages = asked(settings, messages=[HI, said, result, said, result])["messages"]
+    messages = asked(settings, messages=[HI, reply, result, reply, result])["messages"]
     ids = [message["tool_calls"][0]["id"] for message in (messages[1], messages[3])]
     assert len(set(ids)) == 2
     assert [message["tool_call_id"] for message in (messages[2], messages[4])] == ids
@@ -152,11 +152,13 @@ _JSON = st.recursive(
 )
 
 
-@given(functions=_JSON, call=_JSON, said=_JSON, role=st.sampled_from(["assistant", "function", "user"]))
+@given(
+    functions=_JSON, call=_JSON, reply=_JSON, role=st.sampled_from(["assistant", "function", "user"])
+)
 def test_any_input_is_accepted_or_refused(
-    settings: Settings, functions: Any, call: Any, said: Any, role: str
+    settings: Settings, functions: Any, call: Any, reply: Any, role: str
 ) -> None:
-    message = {"role": role, "content": "x", "name": said, "function_call": said}
+    message = {"role": role, "content": "x", "name": reply, "function_call": reply}
     body = {"messages": [HI, message], "functions": functions, "function_call": call}
     with suppress(InvalidRequest):
         check_chat_or_legacy(settings, json.dumps(body).encode())

@@ -24,7 +24,7 @@ from web.serve import bind
 
 
 class Manager:
-    """Answers /events with one event and then nothing more, and /logs with what was asked."""
+    """Answers /events with one event and then silence, and /logs with the query."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
@@ -84,7 +84,7 @@ def test_a_log_is_found_by_any_name_of_the_model(tmp_path: Path) -> None:
         assert plain.get(f"{url}/v1/system/logs/a?lines=0").json()["error"]["param"] == "lines"
 
 
-def test_a_manager_that_is_away_is_a_503(tmp_path: Path) -> None:
+def test_an_unreachable_manager_is_a_503(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, f"http://127.0.0.1:{free_port()}")
     with served(create_app(settings)) as url:
         answer = plain.get(f"{url}/v1/system/events")

@@ -1,4 +1,4 @@
-"""The gateway's metrics: what is counted, under which labels, who may read it, and its cost."""
+"""The gateway's metrics: counts, labels, and access."""
 
 from __future__ import annotations
 

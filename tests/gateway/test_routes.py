@@ -1,4 +1,4 @@
-"""The gateway's routes over sockets: what is forwarded, refused and returned."""
+"""The gateway's routes over sockets: forwarding, refusals, responses."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_chunked_form_with_its_files_first_is_read(client: httpx.Client, manag
         ({}, [("image", PNG)], "prompt"),
         ({"prompt": "p", "n": "two"}, [("image", PNG)], "n"),
         ({"prompt": "p"}, [("image[]", PNG), ("image[]", PNG)], "image"),
-        ({"prompt": "p"}, [("image", PNG), ("mask", b"no picture")], "mask"),
+        ({"prompt": "p"}, [("image", PNG), ("mask", b"no image")], "mask"),
         ({"prompt": "p", "mask": "%%%"}, [("image", PNG)], "mask"),
         ({"prompt": "p", "negative_prompt": "x"}, [("image", PNG)], "negative_prompt"),
         ({"prompt": "p", "svg[model]": "x"}, [("image", PNG)], "svg"),

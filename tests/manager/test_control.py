@@ -52,7 +52,7 @@ def test_the_dashboard_s_fields_are_there_with_their_types(bench: Bench) -> None
         }
 
 
-def test_spawn_answers_with_an_object_once_the_worker_is_ready(bench: Bench) -> None:
+def test_spawn_responds_with_an_object_once_the_worker_is_ready(bench: Bench) -> None:
     with bench.manager() as manager:
         answer = manager.post("/spawn/a")
         assert answer.status_code == 200
@@ -80,7 +80,7 @@ def test_stop_is_200_for_a_loaded_and_for_an_unloaded_worker(bench: Bench) -> No
         assert len(bench.notes("terminated")) == 1
 
 
-def test_stop_all_stops_all_and_names_them(bench: Bench) -> None:
+def test_stop_all_stops_all_workers_and_lists_them(bench: Bench) -> None:
     with bench.manager({alias: bench.model() for alias in "abc"}) as manager:
         assert manager.post("/stop-all").json() == {"success": True, "stopped": []}
         for alias in "ac":
@@ -176,10 +176,10 @@ def test_without_the_token_every_route_but_health_is_a_401(
         {"authorization": "Bearer s3cret"},
         {"authorization": "bearer s3cret"},
         {"x-manager-token": "s3cret"},
-        {"authorization": "Bearer of-somebody-else", "x-manager-token": "s3cret"},
+        {"authorization": "Bearer another", "x-manager-token": "s3cret"},
     ],
 )
-def test_with_the_token_all_is_open(guarded: str, headers: dict[str, str]) -> None:
+def test_with_the_token_every_route_is_open(guarded: str, headers: dict[str, str]) -> None:
     with plain.Client(base_url=guarded, headers=headers) as http:
         assert http.get("/status").status_code == 200
         assert http.post("/stop/a").status_code == 200

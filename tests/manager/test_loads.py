@@ -1,4 +1,4 @@
-"""Workers come up, fail, crash, idle and make room: real processes over real sockets."""
+"""Workers load, fail, stop and are evicted: real processes over real sockets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_worker_that_reports_a_failure_and_does_not_exit_is_stopped(bench: Ben
 
 
 @pytest.mark.parametrize("knobs", [{"stuck": True}, {"deaf": True}], ids=["stuck", "deaf"])
-def test_a_start_without_progress_is_given_up_and_leaves_no_process(
+def test_a_start_without_progress_is_aborted_and_leaves_no_process(
     bench: Bench, knobs: dict[str, bool]
 ) -> None:
     model = bench.model(say="hello\n", **knobs)
@@ -61,7 +61,7 @@ def test_a_wrong_nonce_is_never_ready(bench: Bench) -> None:
         assert bench.notes("begin") == []
 
 
-def test_a_port_that_is_taken_is_a_failed_load_that_says_so(bench: Bench) -> None:
+def test_a_taken_port_is_a_failed_load_with_the_reason(bench: Bench) -> None:
     model = bench.model()
     with socket.create_server(("127.0.0.1", model["port"])), bench.manager({"a": model}) as manager:
         answer = manager.ask()

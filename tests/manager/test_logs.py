@@ -1,4 +1,4 @@
-"""Worker logs: kept, rotated, and no danger to anybody when the disk is full."""
+"""Worker logs: kept and rotated; a full disk is not fatal."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_last_lines_are_kept_in_memory_without_blanks_and_control_characters
     log.close()
 
 
-def test_memory_is_bounded_whatever_is_written(path: Path) -> None:
+def test_memory_is_bounded_for_any_output(path: Path) -> None:
     log = WorkerLog(path, 1 << 30)
     for number in range(200):
         log.write(b"%d " % number + b"x" * 5000)
@@ -112,7 +112,7 @@ def test_a_full_disk_costs_the_output_and_nothing_else(path: Path) -> None:
     log.write(b"lost\n")
     log.write(b"lost too\n")
     assert log.last_lines() == ["lost", "lost too"]
-    path.unlink()  # there is room again
+    path.unlink()  # the disk has space again
     log.write(b"too early\n")
     assert not path.exists()
     clock.now += RETRY_S
@@ -146,7 +146,7 @@ def test_no_file_is_left_open(path: Path) -> None:
             try:
                 open_files += stat.S_ISREG(os.fstat(int(fd)).st_mode)
             except OSError:
-                continue  # the listing's own
+                continue  # of the listing itself
         return open_files
 
     before = regular_files()
@@ -241,7 +241,7 @@ async def test_a_closed_log_gives_its_last_lines_and_ends(path: Path) -> None:
 
 
 @in_loop
-async def test_a_wait_for_lines_that_is_given_up_loses_none(path: Path) -> None:
+async def test_a_cancelled_wait_for_lines_loses_none(path: Path) -> None:
     log = WorkerLog(path, 1000)
     async with log.follow() as follower:
         await anext(follower)
@@ -257,7 +257,7 @@ async def test_a_wait_for_lines_that_is_given_up_loses_none(path: Path) -> None:
 
 
 @in_loop
-async def test_after_the_first_no_batch_is_empty(path: Path) -> None:
+async def test_only_the_first_batch_may_be_empty(path: Path) -> None:
     log = WorkerLog(path, 10_000)
     async with log.follow() as follower:
         log.write(b"before the first\n")
@@ -276,7 +276,7 @@ def test_a_follower_with_a_closed_loop_does_not_affect_the_worker(path: Path) ->
     async def left_behind() -> Any:
         following = log.follow()
         await anext(await following.__aenter__())
-        return following  # kept, or it would be closed with its loop
+        return following  # otherwise it is closed with its loop
 
     runner = asyncio.Runner()
     following = runner.run(left_behind())

@@ -40,20 +40,20 @@ def line_up(waiting: str, *workers: WorkerView, budget: int = 12, now: float = 1
 # --- plan ----------------------------------------------------------------------------------------
 
 
-def test_ready_is_served() -> None:
+def test_a_request_for_a_ready_worker_is_served() -> None:
     assert ask(view("a")) == Serve()
 
 
 @pytest.mark.parametrize("state", [S.STARTING, S.DRAINING, S.STOPPING])
-def test_a_worker_in_motion_is_waited_for(state: S) -> None:
+def test_a_request_waits_for_a_worker_that_starts_or_leaves(state: S) -> None:
     assert ask(view("a", state)) == Wait(f"a is {state}")
 
 
-def test_too_large_for_the_whole_budget_is_refused() -> None:
+def test_a_model_larger_than_the_budget_is_refused() -> None:
     assert ask(view("a", S.STOPPED, 13)) == Refuse(Why.TOO_LARGE)
 
 
-def test_as_large_as_the_whole_budget_is_started() -> None:
+def test_a_model_as_large_as_the_budget_is_started() -> None:
     assert ask(view("a", S.STOPPED, 12)) == Start(12)
 
 
@@ -63,13 +63,13 @@ def test_a_failed_load_is_refused_until_its_backoff_has_passed() -> None:
     assert ask(failed, now=101.0) == Start(4)
 
 
-def test_a_crash_is_waited_out() -> None:
+def test_after_a_crash_a_request_waits_for_the_backoff() -> None:
     crashed = view("a", S.FAILED, retry_at=101.0)
     assert ask(crashed, now=100.9) == Wait("a crashed", until=101.0)
     assert ask(crashed, now=101.0) == Start(4)
 
 
-def test_only_pinned_workers_in_the_way_refuse_at_once_and_are_named() -> None:
+def test_a_request_blocked_by_pinned_workers_only_is_refused_at_once() -> None:
     pinned = [view("c", charge=4, pinned=True), view("b", charge=1, pinned=True)]
     assert ask(view("a", S.STOPPED, 8), *pinned) == Refuse(Why.PINNED, by=("b", "c"))
 
@@ -90,12 +90,12 @@ def test_enough_free_memory_evicts_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", [S.STOPPED, S.FAILED])
-def test_a_worker_without_a_process_takes_no_room(state: S) -> None:
+def test_a_worker_without_a_process_takes_no_memory(state: S) -> None:
     assert ask(view("a", S.STOPPED, 12), view("b", state, 12, retry_at=999.0)) == Start(12)
 
 
 @pytest.mark.parametrize("state", [S.STARTING, S.DRAINING])
-def test_a_worker_on_its_way_up_or_draining_holds_its_room(state: S) -> None:
+def test_a_starting_or_draining_worker_keeps_its_memory(state: S) -> None:
     waits = ask(view("a", S.STOPPED, 8), view("b", state, 8))
     assert waits == Wait("a waits for memory", memory=8)
 
@@ -105,7 +105,7 @@ def test_memory_of_stopping_workers_counts_as_free_and_nothing_is_evicted_for_it
     assert ask(view("a", S.STOPPED, 8), leaving, idle, budget=16) == Start(8)
 
 
-def test_least_recently_used_goes_first() -> None:
+def test_the_least_recently_used_worker_is_evicted_first() -> None:
     newer, older = view("b", charge=6, last_used=9), view("c", charge=6, last_used=3)
     assert ask(view("a", S.STOPPED, 6), newer, older) == Start(6, ("c",))
 
@@ -133,7 +133,7 @@ def test_no_worker_is_held_when_that_would_not_free_enough() -> None:
 # --- schedule ------------------------------------------------------------------------------------
 
 
-def test_nothing_waits_nothing_to_do() -> None:
+def test_without_requests_there_are_no_plans() -> None:
     assert line_up("", view("a")) == []
 
 
@@ -141,18 +141,18 @@ def test_all_requests_of_a_ready_worker_are_served() -> None:
     assert line_up("a a a", view("a")) == [Serve()] * 3
 
 
-def test_many_requests_are_one_start() -> None:
+def test_many_requests_for_one_model_are_one_start() -> None:
     assert line_up("a a a", view("a", S.STOPPED)) == [
         Start(4),
         *[Wait("an earlier request waits for a")] * 2,
     ]
 
 
-def test_a_refusal_meets_all_requests_of_the_alias() -> None:
+def test_a_refusal_applies_to_all_requests_for_the_alias() -> None:
     assert line_up("a a", view("a", S.STOPPED, 99)) == [Refuse(Why.TOO_LARGE)] * 2
 
 
-def test_a_ready_worker_is_served_past_one_that_loads() -> None:
+def test_a_ready_worker_is_served_while_another_loads() -> None:
     assert line_up("a b", view("a", S.STOPPED), view("b")) == [Start(4), Serve()]
 
 
@@ -166,7 +166,7 @@ def test_a_later_request_does_not_overtake_one_that_waits_for_its_worker_s_memor
     assert plans == [Wait("a waits for memory", 8, ("b",)), Wait("b must leave for an earlier request")]
 
 
-def test_a_worker_that_is_not_in_the_way_is_served_past_one_that_waits_for_memory() -> None:
+def test_a_worker_that_need_not_leave_is_served_while_another_waits_for_memory() -> None:
     workers = [
         view("a", S.STOPPED, 8),
         view("b", charge=8, leases=1, busy_since=1),
@@ -218,7 +218,7 @@ def at(now: float, waiting: str, *workers: WorkerView, **terms: Any) -> list[Pla
     return schedule(line, {w.alias: w for w in workers}, Terms(12, **terms), now)
 
 
-def test_the_loaded_model_is_served_past_one_that_has_not_waited_for_long() -> None:
+def test_a_loaded_model_is_served_while_another_has_not_waited_long() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", charge=8, leases=1)]
     plans = at(109, "a@100 b@109", *workers, max_wait_s=10)
     assert plans == [Wait("a waits for memory", 8), Serve()]
@@ -230,7 +230,7 @@ def test_a_model_whose_turn_is_over_gets_no_more_requests() -> None:
     assert plans == [Wait("a waits for memory", 8, ("b",)), Wait("b must leave for an earlier request")]
 
 
-def test_an_idle_model_gives_way_at_once() -> None:
+def test_an_idle_model_is_evicted_at_once() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", charge=8)]
     assert at(100, "a@100", *workers, max_wait_s=10) == [Start(8, ("b",))]
 
@@ -254,7 +254,7 @@ def test_a_model_that_runs_alone_runs_with_the_pinned_workers() -> None:
     assert ask(large, view("b", charge=3, pinned=True)) == Start(9, alone=True)
 
 
-def test_only_what_is_declared_refuses_a_model() -> None:
+def test_only_the_declared_memory_refuses_a_model() -> None:
     assert ask(view("a", S.STOPPED, 4, declared=13)) == Refuse(Why.TOO_LARGE)
     pinned = view("b", charge=5, pinned=True)
     assert ask(view("a", S.STOPPED, 4, declared=8), pinned) == Refuse(Why.PINNED, by=("b",))

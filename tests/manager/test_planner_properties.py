@@ -32,7 +32,7 @@ def view(alias: str, state: S = S.READY, charge: int = 4, **kw: Any) -> WorkerVi
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[dict[str, WorkerView], int]:
-    """Workers as they can be: what is loaded fits into the budget (what leaves may come on top)."""
+    """Possible workers: those that stay fit into the budget, those that leave may exceed it."""
     views = []
     for alias in "abcdef"[: draw(st.integers(1, 6))]:
         state = draw(st.sampled_from(list(S)))
@@ -90,9 +90,9 @@ def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
             case Refuse(Why.PINNED):
                 assert made.by
                 assert all(world[p].pinned for p in made.by)
-    assert len(started) == len(set(started)), "one load however many ask"
+    assert len(started) == len(set(started)), "one load for any number of requests"
     assert len(evicted) == len(set(evicted))
-    # Once what leaves has left, everything that stays or starts fits.
+    # Once the leaving workers have ended, all others fit.
     staying = [
         w
         for w in world.values()
@@ -106,7 +106,7 @@ def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
 
 
 @given(worlds(), st.integers(1, 40))
-def test_victims_are_enough_and_none_is_in_vain(
+def test_victims_free_enough_memory_and_none_is_unneeded(
     generated: tuple[dict[str, WorkerView], int], shortfall: int
 ) -> None:
     world = generated[0]
@@ -115,7 +115,7 @@ def test_victims_are_enough_and_none_is_in_vain(
     if victims:
         assert all(w.evictable for w in victims)
         assert freed >= shortfall
-        assert all(freed - w.charge < shortfall for w in victims), "a victim in vain"
+        assert all(freed - w.charge < shortfall for w in victims), "an unneeded victim"
     else:
         assert sum(w.charge for w in world.values() if w.evictable) < shortfall
 
@@ -171,7 +171,7 @@ def gets_its_turn(world: dict[str, WorkerView], budget: int, others: Iterator[li
 def run_once(
     world: dict[str, WorkerView], queue: list[str], running: list[str], budget: int, now: float
 ) -> list[str]:
-    """Carry out a schedule, in a world where starts and stops take no time. Returns who still waits."""
+    """Carry out a schedule; starts and stops take no time. Returns the requests that still wait."""
     left = []
     plans = schedule([Waiting(alias, now) for alias in queue], world, Terms(budget), now)
     for alias, made in zip(queue, plans, strict=True):

@@ -37,7 +37,7 @@ async def test_a_lease_has_its_queue_time_and_its_load_time(scene: Scene) -> Non
 
 
 @story({"a": 8, "b": 8})
-async def test_waiting_for_memory_is_no_part_of_the_load(scene: Scene) -> None:
+async def test_waiting_for_memory_is_not_part_of_the_load_time(scene: Scene) -> None:
     busy = scene.ask("b")
     await busy.granted()
     waiting = scene.ask("a")
@@ -149,7 +149,7 @@ async def test_after_its_backoff_a_model_is_loaded_again(scene: Scene) -> None:
 
 
 @story({"a": 4})
-async def test_a_process_that_cannot_even_be_launched_is_a_failed_load(scene: Scene) -> None:
+async def test_a_process_that_cannot_be_launched_is_a_failed_load(scene: Scene) -> None:
     scene.host.behaviours["a"].launch_error = LaunchFailed("cannot start python: no memory")
     error = await scene.ask().refused()
     assert isinstance(error, LoadFailed)
@@ -158,7 +158,7 @@ async def test_a_process_that_cannot_even_be_launched_is_a_failed_load(scene: Sc
 
 
 @story({"a": 4})
-async def test_a_fault_of_the_manager_fails_the_load_and_leaves_nothing_stuck(scene: Scene) -> None:
+async def test_an_internal_error_of_the_manager_fails_the_load_and_blocks_nothing(scene: Scene) -> None:
     scene.host.behaviours["a"].launch_error = ZeroDivisionError()
     assert isinstance(await scene.ask().refused(), LoadFailed)
     scene.host.behaviours["a"].launch_error = None

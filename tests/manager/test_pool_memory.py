@@ -1,4 +1,4 @@
-"""The pool in virtual time: memory that is measured, that the system lacks, or that nobody can give."""
+"""The pool in virtual time: measured memory, memory pressure, and models that do not fit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene
     await scene.served("a")
     await asyncio.sleep(2)
     assert (worker.charge.bytes, worker.charge.footprint) == (5 * GIB, int(3.7 * GIB))
-    await scene.served("b")  # 8 beside 3.7 would fit, beside 5 it does not
+    await scene.served("b")  # 8 and 3.7 would fit, 8 and 5 do not
     assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
     await scene.served("a")
     behaviour.large_images = 1
@@ -63,7 +63,7 @@ async def test_a_short_text_never_lowers_the_charge_below_memory_gb(scene: Scene
 
 
 @story({"a": 4})
-async def test_the_last_measurement_is_taken_before_the_end_of_a_short_life(scene: Scene) -> None:
+async def test_a_worker_is_measured_once_more_before_it_stops(scene: Scene) -> None:
     scene.host.behaviours["a"].footprint = 6 * GIB
     await scene.served("a")
     await scene.pool.stop("a")
@@ -71,7 +71,7 @@ async def test_the_last_measurement_is_taken_before_the_end_of_a_short_life(scen
 
 
 @story({"a": 4})
-async def test_a_process_that_served_nothing_teaches_nothing(scene: Scene) -> None:
+async def test_nothing_is_learned_from_a_process_without_requests(scene: Scene) -> None:
     scene.host.behaviours["a"].footprint = 1 * GIB
     request = scene.ask()
     await asyncio.sleep(0.5)
@@ -82,7 +82,7 @@ async def test_a_process_that_served_nothing_teaches_nothing(scene: Scene) -> No
 
 
 @story({"a": 4, "b": 4, "c": 4})
-async def test_idle_workers_leave_for_one_that_has_grown(scene: Scene) -> None:
+async def test_idle_workers_leave_when_another_has_outgrown_its_estimate(scene: Scene) -> None:
     for alias in "bca":
         await scene.served(alias)
     busy = scene.ask("a")
@@ -96,21 +96,21 @@ async def test_idle_workers_leave_for_one_that_has_grown(scene: Scene) -> None:
 
 
 @story({"a": 4, "b": 4})
-async def test_a_model_that_was_seen_to_need_more_than_the_budget_runs_alone_with_a_warning(
+async def test_a_model_measured_above_the_budget_runs_alone_with_a_warning(
     scene: Scene,
 ) -> None:
     scene.learn("a", 15)
     await scene.served("b")
-    said: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("manager.pool").addHandler(handler)
     await scene.served("a")
     logging.getLogger("manager.pool").removeHandler(handler)
     assert (scene.state("a"), scene.state("b")) == ("ready", "stopped")
-    assert "a was measured to need 15.0 GB and 12.0 GB are available: it is loaded alone" in said[0]
+    assert "a was measured to need 15.0 GB and 12.0 GB are available: it is loaded alone" in messages[0]
     await asyncio.sleep(5)
-    assert scene.state("a") == "ready", "one that is alone is in nobody's way"
+    assert scene.state("a") == "ready", "it need not leave while it is alone"
     await scene.served("b")
     assert (scene.state("a"), scene.state("b")) == ("stopped", "ready")
 
@@ -136,17 +136,17 @@ async def test_a_load_does_not_wait_forever_for_memory(scene: Scene) -> None:
 
 
 @story({"a": 8})
-async def test_a_load_that_follows_no_end_waits_for_nothing(scene: Scene) -> None:
+async def test_a_load_after_no_recent_exit_does_not_wait_for_memory(scene: Scene) -> None:
     scene.available = 0
     assert (await scene.ask("a").granted()).queue_s == pytest.approx(1, abs=0.1)
 
 
 @story({"a": 8, "b": 8, "c": 4})
-async def test_a_load_whose_memory_others_have_grown_into_is_planned_again(scene: Scene) -> None:
+async def test_a_load_is_planned_again_when_others_use_its_memory(scene: Scene) -> None:
     await scene.served("b")
     busy = scene.ask("c")
     await busy.granted()
-    scene.host.last("b").behaviour.leaves_s = 3.0  # it takes its time to leave
+    scene.host.last("b").behaviour.leaves_s = 3.0  # it exits slowly
     waiting = scene.ask("a")
     await asyncio.sleep(1)
     scene.host.behaviours["c"].footprint = 8 * GIB
@@ -208,7 +208,7 @@ def ticker(scene: Scene, platform: str, levels: dict[str, int]) -> Ticker:
 
 
 async def left_over(scene: Scene, ticking: Ticker, seconds: int) -> list[float]:
-    """When, of the next *seconds* in which the ticker runs, a worker left."""
+    """The times, within *seconds* of ticks, at which a worker left."""
     began, left = scene.now(), []
     before = sum(scene.state(alias) == "ready" for alias in "abcd")
     for _ in range(seconds):
@@ -236,7 +236,7 @@ async def test_on_macos_a_warning_acts_after_30_s_and_takes_one_worker_each_30_s
 
 
 @story({"a": 4, "b": 4})
-async def test_a_warning_does_not_hinder_a_load(scene: Scene) -> None:
+async def test_a_warning_does_not_prevent_a_load(scene: Scene) -> None:
     scene.pool.set_pressure(Pressure.WARNING)
     await scene.ask("a").granted()
 

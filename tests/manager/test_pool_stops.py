@@ -1,4 +1,4 @@
-"""The pool in virtual time: workers that are stopped, and the end of all."""
+"""The pool in virtual time: stopping workers, and shutdown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_stop_lets_open_requests_finish(scene: Scene) -> None:
 
 
 @story({"a": 4}, drain_timeout_s=30)
-async def test_a_drain_ends_when_its_time_is_up(scene: Scene) -> None:
+async def test_a_drain_ends_at_the_drain_timeout(scene: Scene) -> None:
     request = scene.ask()
     await request.granted()
     assert await scene.pool.stop("a")
@@ -121,7 +121,7 @@ async def test_a_crash_while_draining_ends_the_stop(scene: Scene) -> None:
 
 
 @story({"a": 4, "b": 4, "c": 4})
-async def test_stop_all_stops_all_side_by_side_and_names_them(scene: Scene) -> None:
+async def test_stop_all_stops_all_workers_concurrently_and_lists_them(scene: Scene) -> None:
     for alias in "ab":
         scene.host.behaviours[alias].leaves_s = 4.0
         await scene.served(alias)
@@ -130,7 +130,7 @@ async def test_stop_all_stops_all_side_by_side_and_names_them(scene: Scene) -> N
     assert scene.now() == pytest.approx(before + 4)
 
 
-# --- the end -------------------------------------------------------------------------------------
+# --- shutdown ------------------------------------------------------------------------------------
 
 
 @story({"a": 4, "b": 4, "c": 4}, drain_timeout_s=30)

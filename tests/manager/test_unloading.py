@@ -68,7 +68,7 @@ def test_idle_workers_leave_for_those_that_have_grown_least_recently_used_first(
     assert overcommitted(workers, 10) == ("c", "b")
 
 
-def test_all_idle_workers_leave_when_even_that_is_not_enough() -> None:
+def test_all_idle_workers_leave_even_if_that_is_not_enough() -> None:
     workers = world(view("a", charge=20, leases=1), view("b"), view("c", charge=1, last_used=1))
     assert overcommitted(workers, 10) == ("b", "c")
 
@@ -91,7 +91,9 @@ def test_the_last_worker_stays_however_large() -> None:
     ),
     st.integers(1, 30),
 )
-def test_no_busy_or_pinned_worker_leaves_and_none_in_vain(views: list[WorkerView], budget: int) -> None:
+def test_no_busy_or_pinned_worker_leaves_and_none_without_need(
+    views: list[WorkerView], budget: int
+) -> None:
     workers = world(*views)
     victims = overcommitted(workers, budget)
     assert all(workers[v].evictable for v in victims)

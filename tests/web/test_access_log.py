@@ -1,4 +1,4 @@
-"""Around each request: its id, its record, one log line, its time."""
+"""Each request has an id, a record, one log line and a processing time."""
 
 from __future__ import annotations
 

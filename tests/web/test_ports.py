@@ -21,7 +21,7 @@ from web.serve import PortTaken, bind, bind_all, make_server, urls
 
 
 @contextmanager
-def stranger(address: str, port: int = 0, *, shared: bool = False) -> Iterator[int]:
+def other_program(address: str, port: int = 0, *, shared: bool = False) -> Iterator[int]:
     """Another program on *address*; *shared*: as on BSD, its port is free on other addresses."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as sock:
@@ -59,14 +59,14 @@ class NoIpv6(socket.socket):
 
 def test_a_port_is_taken_when_a_program_accepts_on_either_loopback_address() -> None:
     for address in (*ports.LOOPBACK, *ports.EVERYWHERE):
-        with stranger(address) as port:
+        with other_program(address) as port:
             for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::"):
                 assert ports.taken(port, host), (address, host)
         assert not ports.taken(port), address
 
 
 def test_a_listener_with_a_full_backlog_still_has_its_port() -> None:
-    with stranger("127.0.0.1") as port, ExitStack() as clients:
+    with other_program("127.0.0.1") as port, ExitStack() as clients:
         for _ in range(400):  # a full backlog accepts no connections
             client = clients.enter_context(socket.socket())
             client.setblocking(False)
@@ -75,13 +75,13 @@ def test_a_listener_with_a_full_backlog_still_has_its_port() -> None:
 
 
 def test_a_program_on_one_address_counts_for_a_server_on_all_addresses() -> None:
-    with stranger("127.0.0.9") as port:  # stands for an address of the LAN
+    with other_program("127.0.0.9") as port:  # stands for an address of the LAN
         assert ports.taken_at("0.0.0.0", port) == "0.0.0.0"
         assert not ports.taken(port, "127.0.0.1")
 
 
 def test_a_port_whose_connections_linger_is_free() -> None:
-    with stranger("127.0.0.1") as port:
+    with other_program("127.0.0.1") as port:
         client = socket.create_connection(("127.0.0.1", port))
     client.close()
     assert not ports.taken(port)
@@ -92,7 +92,7 @@ def test_a_server_never_shares_a_port_even_if_the_kernel_allows_it(
 ) -> None:
     monkeypatch.setattr(socket, "socket", BsdSocket)
     for address in ("127.0.0.1", "::1"):
-        with stranger(address, shared=True) as port:
+        with other_program(address, shared=True) as port:
             for host in ("0.0.0.0", "127.0.0.1"):
                 if (host, address) != ("127.0.0.1", "127.0.0.1"):
                     serve._listening(host, port).close()  # the kernel allows it
@@ -107,7 +107,7 @@ def test_a_server_never_shares_a_port_even_if_the_kernel_allows_it(
 @pytest.mark.process
 def test_gateway_and_manager_exit_and_name_the_port_and_the_cure() -> None:
     for tier in ("gateway", "manager"):
-        with stranger("::1") as port:
+        with other_program("::1") as port:
             environ = {f"{tier.upper()}_PORT": str(port), "VISION_CONFIG": "config.demo.yaml"}
             done = subprocess.run(
                 [sys.executable, "-m", tier], env=environ, capture_output=True, text=True, timeout=60

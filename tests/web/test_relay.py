@@ -38,7 +38,7 @@ def test_headers_of_one_hop_of_a_page_and_private_ones_are_not_forwarded() -> No
     assert forwarded_headers([*headers, (b"X-A", b"y")], private=private) == [(b"X-A", b"y")]
 
 
-def test_headers_that_the_connection_header_names_end_here_too() -> None:
+def test_headers_named_by_the_connection_header_are_not_forwarded() -> None:
     headers = [(b"connection", b"close, X-Private"), (b"x-private", b"1"), (b"x-kept", b"2")]
     assert forwarded_headers(headers) == [(b"x-kept", b"2")]
 
@@ -145,7 +145,7 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
     assert sent[-1]["more_body"] is False
 
 
-def test_any_other_cut_response_is_cut_for_the_client() -> None:
+def test_any_other_cut_response_is_cut_for_the_client_too() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     with pytest.raises(Exception, match="broke off"):
         relayed_from(head)

@@ -47,7 +47,7 @@ def test_any_bytes_can_be_parsed(data: bytes) -> None:
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.booleans()))
-def test_what_is_written_is_what_is_parsed(data: dict[str, Any]) -> None:
+def test_written_events_are_parsed_back(data: dict[str, Any]) -> None:
     written = comment("step 1") + event(data, name="x", id=3) + error_event(data)
     first, *rest = EventReader().feed(written)
     assert first == Comment("step 1")

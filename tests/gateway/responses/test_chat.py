@@ -51,13 +51,13 @@ def test_parts_keep_their_order_and_kind() -> None:
         {"type": "input_text", "text": "한글"},
         {"type": "input_image", "image_url": "http://h/x.png"},
     ]
-    said = [
+    reply = [
         {"type": "output_text", "text": "a", "annotations": []},
         {"type": "refusal", "refusal": "b"},
     ]
-    messages = chat(input=[{"role": "user", "content": parts}, {"role": "assistant", "content": said}])[
-        "messages"
-    ]
+    messages = chat(
+        input=[{"role": "user", "content": parts}, {"role": "assistant", "content": reply}]
+    )["messages"]
     assert messages[0]["content"] == [
         {"type": "image_url", "image_url": {"url": "data:x", "detail": "low"}},
         {"type": "text", "text": "한글"},
@@ -78,9 +78,9 @@ def test_detail_is_the_nearest_value_of_a_chat() -> None:
 
 
 def test_consecutive_calls_join_the_message_before_them() -> None:
-    said = {"role": "assistant", "content": "I look."}
+    reply = {"role": "assistant", "content": "I look."}
     user = {"role": "user", "content": "hi"}
-    items = [user, said, call("c1"), call("c2"), result("c1"), result("c2"), call("c3"), result("c3")]
+    items = [user, reply, call("c1"), call("c2"), result("c1"), result("c2"), call("c3"), result("c3")]
     _, first, *results, second, last = chat(input=items)["messages"]
     assert first == {
         "role": "assistant",

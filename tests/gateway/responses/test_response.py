@@ -67,8 +67,8 @@ def test_an_empty_completion_is_an_empty_message() -> None:
 def test_calls_are_items_after_the_message() -> None:
     calls = [tool_call("c1"), tool_call("c2")]
     made = answered({"content": "I look.", "tool_calls": calls}, "tool_calls")
-    said, *items = made["output"]
-    assert said == text("I look.")
+    message_item, *items = made["output"]
+    assert message_item == text("I look.")
     assert items == [
         {
             "id": f"fc_{number}",
