@@ -36,7 +36,7 @@ from gateway.heartbeat import Heartbeat, progress_of
 from gateway.images_in.fetching import Fetcher
 from gateway.images_out.links import UrlRewrite, base_url
 from gateway.images_out.store import ImageStore
-from gateway.manager_client import ManagerClient, authorization, manager_errors
+from gateway.manager_client import ManagerClient, manager_errors
 from gateway.response_rewrite import Rewrite, error_in
 from web.errors import answer_errors, error_response
 from web.relay import (
@@ -132,7 +132,9 @@ class Exchange(Response):
     async def _relay(self, checked: Checked, record: RequestRecord, scope: Scope, send: Send) -> None:
         record.alias, record.prompt = checked.alias, checked.prompt
         record.streamed = checked.stream
-        rewrite = self._rewrite(checked, scope)
+        rewrite = checked.rewrite
+        if checked.wants_urls:
+            rewrite = UrlRewrite(self._services.images, base_url(self._settings, scope))
         if checked.stream:
             self._events = rewrite.events() if rewrite is not None else None
             self._heartbeat = self._heartbeat_of(checked.alias, send)
@@ -163,11 +165,6 @@ class Exchange(Response):
     @property
     def _begun(self) -> bool:
         return self._heartbeat is not None and self._heartbeat.begun
-
-    def _rewrite(self, checked: Checked, scope: Scope) -> Rewrite | None:
-        if checked.wants_urls:
-            return UrlRewrite(self._services.images, base_url(self._settings, scope))
-        return checked.rewrite
 
     def _heartbeat_of(self, alias: str, send: Send) -> Heartbeat:
         async def describe() -> str:
@@ -219,13 +216,13 @@ class Exchange(Response):
         await send({"type": "http.response.body", "body": body})
 
     async def _send_once(self, checked: Checked, scope: Scope) -> aiohttp.ClientResponse:
-        settings = self._settings
+        services = self._services
         headers = forwarded_headers(scope["headers"], private=_PRIVATE)
-        headers += [(b"content-type", b"application/json"), *authorization(settings)]
+        headers += [(b"content-type", b"application/json"), *services.manager.authorization]
         if checked.keep_alive is not None:
             headers.append((KEEP_ALIVE_HEADER, repr(checked.keep_alive).encode()))
-        url = f"{settings.manager_url}/workers/{checked.alias}{self._path}"
-        return await send_upstream(self._services.session, "POST", url, headers, checked.body)
+        url = f"{services.manager.url}/workers/{checked.alias}{self._path}"
+        return await send_upstream(services.session, "POST", url, headers, checked.body)
 
 
 def _invalid_response() -> UpstreamError:

@@ -146,7 +146,8 @@ class Pool:
         if not self._queue and worker.state is WorkerState.READY and not worker.worn_out:
             # No request is before it, so only its worker matters.
             ticket.grant(worker, ticket.asked_at)
-            self._replace_worn_out(worker)
+            if why := worker.worn_out:
+                worker.recycle(why)
             return ticket.result.result()
         self._queue.append(ticket)
         self._dispatch()
@@ -301,7 +302,8 @@ class Pool:
                 self._carry_out(made, ticket, now)
             self._queue.drop_done()
         for worker in self.workers.values():
-            self._replace_worn_out(worker)
+            if why := worker.worn_out:
+                worker.recycle(why)
         views = self._views()
         for alias in overcommitted(views, self.budget):
             why = "idle, and other workers outgrew their estimates"
@@ -335,10 +337,6 @@ class Pool:
             case Wait(until=until, pressure=pressure):
                 ticket.pressure = pressure
                 self._timer.arm(until)
-
-    def _replace_worn_out(self, worker: Worker) -> None:
-        if why := worker.worn_out:
-            worker.recycle(why)
 
     def _views(self) -> dict[str, WorkerView]:
         return {alias: worker.view() for alias, worker in self.workers.items()}
