@@ -157,9 +157,7 @@ def test_guessing_keys_is_rate_limited(tmp_path: Path, manager_url: str) -> None
     with limited(tmp_path, manager_url, rate, [0.0]) as http:
         reported = [http.get("/v1/models", headers=key(f"guess{n}")).status_code for n in range(4)]
         assert reported == [401, 401, 429, 429]
-        assert http.get("/v1/models", headers=key("a")).status_code == 200, (
-            "others are not affected"
-        )
+        assert http.get("/v1/models", headers=key("a")).status_code == 200, "others are not affected"
 
 
 def test_a_client_can_not_exceed_its_limit_of_open_requests(

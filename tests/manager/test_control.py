@@ -25,33 +25,6 @@ def test_health_is_quick_and_needs_nothing(bench: Bench) -> None:
         bench.raise_flag()
 
 
-def test_the_dashboard_s_fields_are_there_with_their_types(bench: Bench) -> None:
-    with bench.manager() as manager:
-        assert manager.status()["workers"] == {}
-        assert manager.ask().status_code == 200
-        status = manager.status()
-        worker = status["workers"]["a"]
-        assert set(worker) == {
-            *("port", "pid", "state", "memory_gb", "uptime_seconds", "idle_seconds"),
-            *("active_requests", "request_count", "model_path", "model_type"),
-        }
-        assert isinstance(worker["port"], int)
-        for name in ("memory_gb", "uptime_seconds", "idle_seconds"):
-            assert isinstance(worker[name], float), name
-        assert (worker["state"], worker["request_count"], worker["active_requests"]) == ("ready", 1, 0)
-        for name in ("total_gb", "available_gb", "used_gb", "used_percent", "usage_percent"):
-            assert isinstance(status["memory"][name], float), name
-        assert status["memory"]["models_loaded_gb"] == 1
-        assert status["memory"]["budget_gb"] == 8
-        assert set(status["models"]) == {"a", "image"}
-        assert status["models"]["image"]["status"] == "stopped"
-        assert status["config"] == {
-            "idle_timeout_seconds": -1,
-            "max_requests_before_restart": 0,
-            "safety_margin_gb": 0,
-        }
-
-
 def test_spawn_responds_with_an_object_once_the_worker_is_ready(bench: Bench) -> None:
     with bench.manager() as manager:
         answer = manager.post("/spawn/a")

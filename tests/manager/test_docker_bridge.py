@@ -44,14 +44,8 @@ def test_the_bridges_are_docker_s_own_interfaces() -> None:
     )
     assert found.address == "172.17.0.1"
     assert [str(network) for network in found.networks] == ["172.17.0.0/16", "172.18.0.0/16"]
-
-
-def test_containers_of_any_compose_project_are_known_and_the_lan_is_not() -> None:
-    found = bridges_of(
-        {"docker0": [("172.17.0.1", "255.255.0.0")], "br-0123456789ab": [("172.18.0.1", "255.255.0.0")]}
-    )
-    assert found.has("172.17.0.2")
-    assert found.has("172.18.0.5")
+    for container in ("172.17.0.2", "172.18.0.5"):  # of any compose project
+        assert found.has(container)
     for outsider in ("192.168.1.7", "172.19.0.2", "8.8.8.8", "::1", "", "nonsense"):
         assert not found.has(outsider)
 

@@ -118,16 +118,11 @@ def test_a_first_start_has_no_file_and_no_warning(file: Path, caplog: pytest.Log
 GOOD = render({"a": Peak(5 * GIB, 1.5)})
 DAMAGE = {
     "empty": b"",
-    "garbage": os.urandom(64),
     "not UTF-8": GOOD.replace(b'"a"', b'"\xff"'),
     "truncated": GOOD[: len(GOOD) // 2],
     "another number": GOOD.replace(b"5368709120", b"5368709121"),
-    "NaN": GOOD.replace(b"1.5", b"NaN"),
     "infinite": GOOD.replace(b"1.5", b"1e999"),
     "digits without end": GOOD.replace(b"5368709120", b"9" * 5000),
-    "no mapping": b"[1, 2]",
-    "no entries": b'{"version": 1}',
-    "entries that are a list": b'{"version": 1, "peaks": []}',
     "no checksum": b'{"version": 1, "peaks": {}}',
     "another version": GOOD.replace(b'"version": 1', b'"version": 2'),
     "deep": b"[" * 100_000,
@@ -220,21 +215,15 @@ def test_a_damaged_file_that_cannot_be_moved_aside_is_not_fatal(
 
 
 ENTRIES: list[Any] = [
-    None,
     [],
-    5,
     {},
     {"bytes": 5},
     {"bytes": 5, "learned_at": 1.0, "more": 1},
-    {"bytes": -5, "learned_at": 1.0},
     {"bytes": 0, "learned_at": 1.0},
     {"bytes": True, "learned_at": 1.0},
     {"bytes": 5.0, "learned_at": 1.0},
-    {"bytes": "5", "learned_at": 1.0},
     {"bytes": 10**30, "learned_at": 1.0},
     {"bytes": 5, "learned_at": -1.0},
-    {"bytes": 5, "learned_at": "now"},
-    {"bytes": 5, "learned_at": 1e300},
     {"bytes": 5, "learned_at": 10**400},
     {"bytes": 5, "learned_at": float("nan")},
     {"bytes": float("inf"), "learned_at": 1.0},

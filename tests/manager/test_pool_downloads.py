@@ -51,6 +51,8 @@ async def test_a_pull_that_a_load_waits_for_counts_as_its_download(scene: Scene)
         scene.pulled_at["a"] = scene.now()
         await asyncio.sleep(10)
         assert not request.task.done()
+    assert scene.host.processes == []
+    assert scene.pool.worker("a").download == scene.pulls["a"]
     assert scene.pool.worker("a").phase == "downloading"
     scene.pulls["a"] = Download(done_bytes=4, total_bytes=4)
     assert scene.pool.worker("a").phase == "verifying"

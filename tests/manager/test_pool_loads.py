@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from contracts.errors import LoadFailed, ModelNotFound
+from contracts.errors import LoadFailed
 from manager.launcher.process import LaunchFailed
 from tests.manager.virtual import Scene, story
 from tests.manager.virtual_host import Behaviour
@@ -82,12 +82,6 @@ async def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(sce
     assert lease.queue_s == 0
     assert scene.now() == before
     assert not loading.holds
-
-
-@story({"a": 4})
-async def test_an_alias_that_is_not_configured_is_not_found(scene: Scene) -> None:
-    with pytest.raises(ModelNotFound, match="model 'x' does not exist; there are: a, image"):
-        await scene.served("x")
 
 
 @story({"a": 4}, start_timeout_s=10, queue_timeout_s=1000)

@@ -7,7 +7,6 @@ import logging
 
 import pytest
 
-from contracts.control import Download
 from contracts.errors import LoadFailed, Unavailable
 from contracts.settings.base import GIB
 from manager.events import EventBus
@@ -159,18 +158,6 @@ async def test_a_load_is_planned_again_when_others_use_its_memory(scene: Scene) 
     await busy.finish()
     await waiting.granted()
     assert scene.state("c") == "stopped"
-
-
-@story({"a": 4})
-async def test_a_load_waits_for_the_pull_of_its_model(scene: Scene) -> None:
-    scene.pulls["a"] = Download(done_bytes=1, total_bytes=4)
-    waiting = scene.ask("a")
-    await asyncio.sleep(100)
-    assert scene.host.processes == []
-    assert scene.pool.worker("a").phase == "downloading"
-    assert scene.pool.worker("a").download == scene.pulls["a"]
-    del scene.pulls["a"]
-    await waiting.granted()
 
 
 # --- pressure --------------------------------------------------------------------------------------

@@ -6,20 +6,13 @@ import asyncio
 
 import pytest
 
-from contracts.errors import ModelNotFound, Unavailable
+from contracts.errors import Unavailable
 from manager.launcher.process import StopSignal
 from tests.manager.virtual import Scene, story
 
 TERMINATE, KILL = StopSignal.TERMINATE, StopSignal.KILL
 
 # --- stopping ------------------------------------------------------------------------------------
-
-
-@story({"a": 4})
-async def test_stopping_an_unloaded_model_succeeds(scene: Scene) -> None:
-    assert await scene.pool.stop("a") is False
-    with pytest.raises(ModelNotFound):
-        await scene.pool.stop("x")
 
 
 @story({"a": 4}, drain_timeout_s=30)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from manager.logs import WorkerLog
 from testkit import plain
 from testkit.stacks import wait_for
 from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, under_attack
-from web.logs import LineFormatter, printable
+from web.logs import printable
 
 FORGED = "2026-11-26 10:00:00,123 INFO gateway: forged"
 # Characters that end a line or move the cursor: C0, DEL, C1, Unicode line ends, direction marks.
@@ -74,18 +72,6 @@ def test_a_request_can_not_write_a_log_line_of_its_own(attacked: Attacked, tier:
     assert [line for line in lines if not _LINE.fullmatch(line)] == []
     assert [line for line in lines if not line.isprintable()] == []
     assert [line for line in lines if line.startswith(FORGED)] == []
-
-
-def test_a_traceback_can_not_imitate_a_log_line() -> None:
-    try:
-        raise ValueError(f"x\n{FORGED}\x1b[2J")
-    except ValueError:
-        record = logging.LogRecord("n", logging.ERROR, "f", 1, "a\n%s", (FORGED,), sys.exc_info())
-    first, *rest = LineFormatter().format(record).split("\n")
-    assert _LINE.fullmatch(first)
-    assert FORGED in first
-    assert any(FORGED in line for line in rest)
-    assert all(line.startswith("  ") and line.isprintable() for line in rest)
 
 
 @given(st.text(st.characters(exclude_categories=())))

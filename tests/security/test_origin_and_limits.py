@@ -93,13 +93,6 @@ def test_a_cross_site_form_changes_nothing(tiers: Tiers, tier: str, path: str, o
     assert "gateway.cors_origins" in answer.error["message"]
 
 
-@pytest.mark.parametrize(("tier", "path"), CHANGED)
-def test_a_cross_site_form_without_origin_changes_nothing(tiers: Tiers, tier: str, path: str) -> None:
-    hidden = ("Sec-Fetch-Site", "cross-site")
-    answer = send(tiers.url(tier), request(path, hidden, method="POST", body=CHAT))
-    refused(answer, 403, "foreign_origin", tier)
-
-
 def test_a_configured_origin_can_use_both_tiers(tiers: Tiers) -> None:
     page = {"origin": "http://page.example.org", "sec-fetch-site": "cross-site"}
     asks = {**page, "access-control-request-method": "POST"}
@@ -110,12 +103,6 @@ def test_a_configured_origin_can_use_both_tiers(tiers: Tiers) -> None:
     answer = plain.get(f"{tiers.gateway}/v1/models/a", headers=page)
     assert answer.status_code == 200
     assert answer.json()["state"] == "stopped", "the gateway reached the manager"
-
-
-def test_an_image_can_be_embedded_in_any_page(tiers: Tiers) -> None:
-    shown = ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")
-    answer = send(tiers.gateway, request("/v1/images/files/nope.png", *shown))
-    refused(answer, 404, "not_found", "gateway")
 
 
 def test_every_page_may_use_the_api_if_that_is_configured_but_not_stop_workers(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.logs import JsonFormatter, LineFormatter, printable
+from web.logs import JsonFormatter, LineFormatter
 from web.request_record import RequestRecord
 
 NASTY = "ok\n2026-01-01 00:00:00,000 INFO gateway: forged\r\x1b[31m\x85\u2028\u202e\x00"
@@ -34,11 +34,6 @@ def test_any_record_is_one_printable_line(text: str) -> None:
     line = LineFormatter().format(record("%s", args=(text,)))
     assert line.isprintable()
     assert JsonFormatter().format(record("%s", args=(text,))).isprintable()
-
-
-def test_printable_text_is_unchanged() -> None:
-    assert printable("빨간 원 · café") == "빨간 원 · café"
-    assert printable("a\nb\x1b[0m\udc80") == "a\\nb\\x1b[0m\\udc80"
 
 
 @pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()])
