@@ -46,7 +46,7 @@ class Checked:
     alias: str
     body: bytes
     keep_alive: float | None  # seconds, see ``contracts.wire.KeepAlive``
-    stream: bool = False  # the client asked for server-sent events
+    stream: bool = False  # the client requested server-sent events
     wants_urls: bool = False  # instead of images in the response
     rewrite: Rewrite | None = None  # another rewrite of the response
     linked_images: tuple[LinkedImage, ...] = ()
@@ -69,7 +69,7 @@ def check_chat(settings: Settings, body: bytes) -> Checked:
         request.keep_alive,
         stream=bool(request.stream),
         linked_images=images.linked,
-        prompt=_logged(settings, request.messages[-1].words),
+        prompt=request.messages[-1].words[:_LOGGED] if settings.logs.prompts else "",
     )
 
 

@@ -1,8 +1,8 @@
-"""What a gateway in a container can't know about its clients.
+"""A gateway in a container: warns when its clients may be indistinguishable.
 
-Docker Desktop (macOS, Windows) forwards every connection from one address, so limits per client are
-one limit for everybody. Engines on Linux keep the clients' IPv4 addresses. From inside, the two
-look the same.
+Docker Desktop (macOS, Windows) forwards every connection from one address, so limits per client become
+one limit for all clients. Engines on Linux keep the clients' IPv4 addresses. A process inside the
+container can't detect which of the two it runs under.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from contracts.settings.gateway import GatewaySettings
 
-MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))  # Docker's, and podman's
+MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))  # of Docker and of Podman
 
 
 def is_contained(marks: Iterable[Path] = MARKS) -> bool:
@@ -22,8 +22,8 @@ def is_contained(marks: Iterable[Path] = MARKS) -> bool:
 def shared_limits(gateway: GatewaySettings, *, has_keys: bool, contained: bool) -> str:
     """The warning about limits that clients without keys may share; "" when there is none.
 
-    The default of ``max_concurrent_per_client`` is wide enough for a household: only a value that the
-    settings name counts.
+    Only values that the settings name count: the default of ``max_concurrent_per_client`` is high
+    enough for a household.
     """
     named = [
         f"gateway.{name}"
@@ -33,7 +33,7 @@ def shared_limits(gateway: GatewaySettings, *, has_keys: bool, contained: bool) 
     if has_keys or not contained or not named:
         return ""
     return (
-        f"{' and '.join(named)}: clients are told apart by address, as no API key is set, and behind "
-        "Docker Desktop all clients have the same one, so all of them share one limit; give out keys "
+        f"{' and '.join(named)}: without API keys, clients are distinguished by address, and behind "
+        "Docker Desktop all clients have the same address, so they share one limit; set keys "
         "(GATEWAY_API_KEYS), or run the gateway without Docker (make install NATIVE=1)"
     )

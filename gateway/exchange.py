@@ -36,13 +36,12 @@ from gateway.heartbeat import Heartbeat, progress_of
 from gateway.images_in.fetching import Fetcher
 from gateway.images_out.links import UrlRewrite, base_url
 from gateway.images_out.store import ImageStore
-from gateway.manager_client import ManagerClient, authorization, manager_errors
+from gateway.manager_client import ManagerClient, manager_errors
 from gateway.response_rewrite import Rewrite, error_in
 from web.errors import answer_errors, error_response
 from web.relay import (
     EventRewrite,
     UpstreamDisconnected,
-    UpstreamRequest,
     end_stream,
     forward_response,
     forwarded_headers,
@@ -133,7 +132,9 @@ class Exchange(Response):
     async def _relay(self, checked: Checked, record: RequestRecord, scope: Scope, send: Send) -> None:
         record.alias, record.prompt = checked.alias, checked.prompt
         record.streamed = checked.stream
-        rewrite = self._rewrite(checked, scope)
+        rewrite = checked.rewrite
+        if checked.wants_urls:
+            rewrite = UrlRewrite(self._services.images, base_url(self._settings, scope))
         if checked.stream:
             self._events = rewrite.events() if rewrite is not None else None
             self._heartbeat = self._heartbeat_of(checked.alias, send)
@@ -165,11 +166,6 @@ class Exchange(Response):
     def _begun(self) -> bool:
         return self._heartbeat is not None and self._heartbeat.begun
 
-    def _rewrite(self, checked: Checked, scope: Scope) -> Rewrite | None:
-        if checked.wants_urls:
-            return UrlRewrite(self._services.images, base_url(self._settings, scope))
-        return checked.rewrite
-
     def _heartbeat_of(self, alias: str, send: Send) -> Heartbeat:
         async def describe() -> str:
             return progress_of((await self._services.manager.models()).get(alias))
@@ -177,17 +173,16 @@ class Exchange(Response):
         return Heartbeat(send, describe, every_s=self._settings.gateway.heartbeat_s)
 
     async def _send(self, checked: Checked, scope: Scope) -> aiohttp.ClientResponse:
-        session = self._services.session
         if checked.linked_images:
             checked = await self._services.fetcher.fetch_all(checked)
-        response = await send_upstream(session, self._upstream_request(checked, scope))
+        response = await self._send_once(checked, scope)
         if is_retryable(response):
             response.close()
             record = record_of(scope)
             record.repeated += 1
             # No delay here: the manager queues it until the worker may start again.
             log.info("[%s] %s ended before it answered: sent again", record.request_id, checked.alias)
-            response = await send_upstream(session, self._upstream_request(checked, scope))
+            response = await self._send_once(checked, scope)
         return response
 
     async def _send_rewritten(
@@ -220,15 +215,14 @@ class Exchange(Response):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _upstream_request(self, checked: Checked, scope: Scope) -> UpstreamRequest:
-        # ``forwarded_headers`` first: a client's Connection header must not name headers added below.
-        headers = [(k, v) for k, v in forwarded_headers(scope["headers"]) if k not in _PRIVATE]
-        headers.append((b"content-type", b"application/json"))
-        headers += authorization(self._settings)
+    async def _send_once(self, checked: Checked, scope: Scope) -> aiohttp.ClientResponse:
+        services = self._services
+        headers = forwarded_headers(scope["headers"], private=_PRIVATE)
+        headers += [(b"content-type", b"application/json"), *services.manager.authorization]
         if checked.keep_alive is not None:
             headers.append((KEEP_ALIVE_HEADER, repr(checked.keep_alive).encode()))
-        url = f"{self._settings.manager_url}/workers/{checked.alias}{self._path}"
-        return UpstreamRequest("POST", url, headers, checked.body)
+        url = f"{services.manager.url}/workers/{checked.alias}{self._path}"
+        return await send_upstream(services.session, "POST", url, headers, checked.body)
 
 
 def _invalid_response() -> UpstreamError:

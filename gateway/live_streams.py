@@ -21,10 +21,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contracts.errors import ApiError
 from gateway import SOURCE
 from gateway.exchange import Services
-from gateway.manager_client import authorization, manager_disconnected, manager_errors
+from gateway.manager_client import manager_disconnected, manager_errors
 from web.access_log import HEADER as REQUEST_ID
 from web.errors import answer_errors, error_response
-from web.relay import UpstreamRequest, forward_response, send_upstream
+from web.relay import forward_response, send_upstream
 from web.request_body import RequestBody
 from web.request_record import RequestRecord, record_of
 from web.serve import config_for
@@ -90,12 +90,12 @@ class ManagerStream(Response):
                     await request_body.while_connected(self._relay(record, scope, send))
 
     async def _relay(self, record: RequestRecord, scope: Scope, send: Send) -> None:
-        settings = self._services.settings
+        manager = self._services.manager
         headers = [(key, value) for key, value in scope["headers"] if key in _FORWARDED]
-        headers += authorization(settings)
-        upstream_request = UpstreamRequest("GET", f"{settings.manager_url}{self._path}", headers)
-        with manager_errors(settings):
-            response = await send_upstream(self._services.session, upstream_request)
+        headers += manager.authorization
+        url = f"{manager.url}{self._path}"
+        with manager_errors(self._services.settings):
+            response = await send_upstream(self._services.session, "GET", url, headers)
         await forward_response(
             response, send, cut_off=manager_disconnected, source=SOURCE, record=record
         )

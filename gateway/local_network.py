@@ -1,9 +1,9 @@
-"""macOS' Local Network privacy: what it looks like from here, and what the user can do about it.
+"""Detects when macOS blocks the local network (Local Network privacy), and says how to allow it. Pure.
 
-macOS 15 and later keep a program off the local network until its user allows it. A launchd agent
-gets no question and no notice: its connections fail with ``EHOSTUNREACH`` (65, "No route to host")
-at once, also to addresses that other programs reach. Loopback and the internet are not concerned.
-Pure; never seen on a Mac.
+macOS 15 and later block a program's access to the local network until the user allows it. For a launchd
+agent macOS shows no prompt: its connections fail at once with ``EHOSTUNREACH`` (65, "No route to
+host"), even to addresses that other programs reach. Loopback and the internet are not affected. Not
+tested on a Mac.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import errno
 
 CURE = (
-    "macOS may keep this program off the local network: allow Python in System Settings > Privacy & "
+    "macOS may block the local network for this program: allow Python in System Settings > Privacy & "
     "Security > Local Network, or run the gateway in Docker (docs/install.md)"
 )
 
 
 def hint(exc: BaseException, platform: str) -> str:
-    """``CURE`` when *exc* comes from a host without a route on macOS; else ""."""
+    """``CURE`` if *exc* reports a host without a route on macOS; otherwise ""."""
     return CURE if platform == "darwin" and _has_no_route(exc) else ""
 
 
 def _has_no_route(exc: BaseException | None) -> bool:
-    """Whether ``EHOSTUNREACH`` is what *exc*, or what caused it, says."""
+    """Whether *exc* or one of its causes is ``EHOSTUNREACH``."""
     if exc is None:
         return False
     if isinstance(exc, OSError) and exc.errno == errno.EHOSTUNREACH:

@@ -25,10 +25,14 @@ class ManagerClient:
     """Returns the manager's error responses unchanged; raises only when the manager is unreachable."""
 
     def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        token = settings.manager.token
+        # The header that the manager requires, if it requires one; for proxied requests too.
+        self.authorization = [(b"authorization", b"Bearer " + token.encode())] if token else []
+        self.url = settings.manager_url
         self._settings = settings
         self._http = httpx.AsyncClient(
-            base_url=settings.manager_url,
-            headers=authorization(settings),
+            base_url=self.url,
+            headers=self.authorization,
             transport=transport,
             trust_env=False,
             verify=False,  # plain HTTP; loading certificates takes a while
@@ -74,12 +78,6 @@ class ManagerClient:
             )
         except httpx.TransportError as exc:
             raise manager_unreachable(self._settings, exc) from exc
-
-
-def authorization(settings: Settings) -> list[tuple[bytes, bytes]]:
-    """The header that the manager requires, if it requires one."""
-    token = settings.manager.token
-    return [(b"authorization", b"Bearer " + token.encode())] if token else []
 
 
 @contextmanager

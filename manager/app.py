@@ -46,7 +46,6 @@ from web.origin_guard import ANY, SMALL_BODY, OriginGuard, OriginPolicy
 from web.relay import open_session
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
     from starlette.responses import Response
     from starlette.types import ASGIApp
 
@@ -75,7 +74,6 @@ class ManagerApp:
         self._wall_clock = wall_clock
         self._read_memory = read_memory
         self._started_at = clock()
-        self._session: ClientSession | None = None
         self._probe = HttpProbe()
         total = read_memory().total
         # Event ids of an earlier process are never mistaken for ids of this one.
@@ -115,7 +113,7 @@ class ManagerApp:
             awake=self._awake,
             pulling=self._pulling,
         )
-        self._proxy = Proxy(self.pool, self._open_session)
+        self._proxy = Proxy(self.pool)
         self._control = FastAPI(
             title="Vision Insight worker manager",
             lifespan=self._lifespan,
@@ -146,13 +144,9 @@ class ManagerApp:
         else:
             await self._control(scope, receive, send)
 
-    def _open_session(self) -> ClientSession:
-        assert self._session is not None, "the app was not started"
-        return self._session
-
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with open_session() as self._session:
+        async with open_session() as self._proxy.session:
             log.info("budget for all workers: %.1f GB (%s)", self._budget.bytes / GIB, self._budget.why)
             self.pool.start()
             ticking = asyncio.create_task(self.ticker.run(), name="ticker")

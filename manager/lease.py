@@ -36,14 +36,14 @@ class Lease:
 class Leasing:
     """A context manager for a lease. A class, because a generator is several times slower."""
 
-    __slots__ = ("_grant", "_lease", "_release")
+    __slots__ = ("_granted", "_lease", "_release")
 
-    def __init__(self, grant: Callable[[], Awaitable[Lease]], release: Callable[[Lease], None]) -> None:
-        self._grant = grant
+    def __init__(self, granted: Awaitable[Lease], release: Callable[[Lease], None]) -> None:
+        self._granted = granted
         self._release = release
 
     async def __aenter__(self) -> Lease:
-        self._lease = await self._grant()
+        self._lease = await self._granted
         return self._lease
 
     async def __aexit__(self, *exc: object) -> None:

@@ -31,8 +31,8 @@ class WorkerView:
 
     alias: str
     state: S
-    memory: int  # the charge in bytes; counted while the worker holds memory
-    declared: int | None = None  # memory_gb of the settings; None: ``memory``
+    charge: int  # in bytes; counted while the worker holds memory
+    declared: int | None = None  # memory_gb in the settings; None: ``charge``
     leases: int = 0
     last_used: float = 0.0
     busy_since: float = 0.0
@@ -170,13 +170,13 @@ def _apply(made: Plan, alias: str, world: dict[str, WorkerView], now: float) -> 
                 admits=None if target.admits is None else target.admits - 1,
             )
         case Start(memory, evict):
-            world[alias] = replace(target, state=S.STARTING, memory=memory)
+            world[alias] = replace(target, state=S.STARTING, charge=memory)
             for victim in evict:
                 world[victim] = replace(world[victim], state=S.STOPPING)
         case Wait(memory=memory, held=held) if memory:
             # Later requests may only use the memory that is left. The held workers still have theirs,
             # but accept no new requests.
-            world[alias] = replace(target, state=S.STARTING, memory=memory, reserved=True)
+            world[alias] = replace(target, state=S.STARTING, charge=memory, reserved=True)
             for other in held:
                 world[other] = replace(world[other], held=True)
 
@@ -208,7 +208,7 @@ def plan(request: Waiting, workers: Workers, terms: Terms, now: float) -> Plan:
     if worker.state in HOLDS_MEMORY:
         return Wait(f"{target} is {worker.state}")
     # 3. Declared larger than the whole budget
-    declared = worker.memory if worker.declared is None else worker.declared
+    declared = worker.charge if worker.declared is None else worker.declared
     if declared > budget:
         return Refuse(Why.TOO_LARGE)
     # 4. Failed recently
@@ -221,17 +221,17 @@ def plan(request: Waiting, workers: Workers, terms: Terms, now: float) -> Plan:
     # is launched when their memory is free.
     staying = [w for w in workers.values() if w.stays]
     pinned = [w for w in staying if w.pinned and w.state is not S.DRAINING]
-    room = budget - sum(w.memory for w in pinned)
+    room = budget - sum(w.charge for w in pinned)
     if declared > room:
         return Refuse(Why.PINNED, by=tuple(sorted(w.alias for w in pinned)))
     # 6. Nothing may be loaded now
     if not terms.loads:
         return Wait(f"{target} waits until memory pressure falls", pressure=True)
     # 7. Fits: now, and when reserved workers have replaced the held ones
-    memory = min(worker.memory, room)
-    alone = memory < worker.memory
-    now_short = sum(w.memory for w in staying if not w.reserved) + memory - budget
-    later_short = sum(w.memory for w in staying if not w.held) + memory - budget
+    memory = min(worker.charge, room)
+    alone = memory < worker.charge
+    now_short = sum(w.charge for w in staying if not w.reserved) + memory - budget
+    later_short = sum(w.charge for w in staying if not w.held) + memory - budget
     shortfall = max(now_short, later_short)
     if shortfall <= 0:
         return Start(memory, alone=alone)
@@ -280,17 +280,17 @@ def _until_enough(candidates: Sequence[WorkerView], shortfall: int) -> list[Work
         if shortfall <= 0:
             break
         chosen.append(w)
-        shortfall -= w.memory
+        shortfall -= w.charge
     return [] if shortfall > 0 else chosen
 
 
 def _spare(chosen: list[WorkerView], shortfall: int) -> tuple[str, ...]:
     """*chosen* without those that are not needed for *shortfall* bytes; the last are spared first."""
-    surplus = sum(w.memory for w in chosen) - shortfall
+    surplus = sum(w.charge for w in chosen) - shortfall
     kept = []
     for w in reversed(chosen):
-        if w.memory <= surplus:
-            surplus -= w.memory
+        if w.charge <= surplus:
+            surplus -= w.charge
         else:
             kept.append(w.alias)
     return tuple(reversed(kept))

@@ -17,11 +17,13 @@ from pathlib import Path
 from contracts.control import Download, WorkerState
 from contracts.errors import ApiError
 from contracts.settings import Settings
-from manager import refusal
+from manager import refusal, reloading
+from manager.headroom import Headroom
 from manager.launcher.process import Launcher
 from manager.launcher.standby import Standbys
 from manager.lease import Lease, Leasing, Ticket
 from manager.lifecycle import HOLDS_MEMORY, RUNNING, Cause
+from manager.lifetime import LifetimeLimits
 from manager.logs import WorkerLog
 from manager.memory import system
 from manager.memory.peaks import Peaks
@@ -38,21 +40,20 @@ from manager.planner import (
     WorkerView,
     schedule,
 )
+from manager.queue import Queue
 from manager.readiness import Probe
+from manager.timer import Timer
 from manager.unloading import (
     idle_deadline,
     idle_too_long,
     least_recently_used,
-    memory_is_free,
     next_idle_deadline,
     overcommitted,
 )
-from manager.worker import LifetimeLimits, Publish, Worker, WorkerContext
+from manager.worker import Publish, Worker, WorkerContext
 from manager.worker_run import Timeouts
 
 log = logging.getLogger(__name__)
-
-_SHORTEST_TIMER_S = 0.001  # timers may fire early, by up to the clock resolution
 
 
 class Pool:
@@ -75,20 +76,14 @@ class Pool:
         outdated: Callable[[str], None] = lambda alias: None,
         publish: Publish = lambda kind, data: None,
     ) -> None:
-        self.budget = budget
         self._clock = clock
         self._launcher = launcher
-        self._read_memory = read_memory
-        self._standbys = standbys
         self._max_wait_s = settings.manager.max_wait_s
         self._pressure = Pressure.NORMAL
-        self._freed_at = float("-inf")  # when a process last ended
         self._queue_limit = settings.manager.queue_limit
-        self._queue_timeout_s = settings.manager.queue_timeout_s
-        self._queue: list[Ticket] = []
+        self._queue = Queue(settings.manager.queue_timeout_s, clock)
         self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = Timer(clock, self._dispatch)
         self._loads: set[asyncio.Task[None]] = set()  # without a request
         context = WorkerContext(
             launcher=launcher,
@@ -96,7 +91,7 @@ class Pool:
             clock=clock,
             timeouts=timeouts or Timeouts.of(settings),
             peaks=peaks or Peaks(None),
-            has_room=self._has_room,
+            has_room=lambda worker: self._headroom.allows_launch(worker),
             changed=self._changed,
             fetching=fetching,
             pulled_at=pulled_at,
@@ -114,6 +109,9 @@ class Pool:
             )
             for alias, model in settings.models.items()
         }
+        self._headroom = Headroom(
+            budget, self.workers, standbys=standbys, read_memory=read_memory, clock=clock
+        )
 
     def __repr__(self) -> str:
         states = ", ".join(f"{w.alias} {w.state} {w.life.leases}" for w in self.workers.values())
@@ -128,7 +126,7 @@ class Pool:
         seconds, -1 for none; a later request without one restores the configured timeout. *counts*: it
         is a request and not only a load.
         """
-        return Leasing(lambda: self._granted(self.worker(alias), keep_alive, counts), self._release)
+        return Leasing(self._granted(alias, keep_alive, counts), self._release)
 
     def worker(self, alias: str) -> Worker:
         worker = self.workers.get(alias)
@@ -137,18 +135,19 @@ class Pool:
         return worker
 
     def queued(self, alias: str) -> int:
-        return sum(ticket.alias == alias for ticket in self._queue)
+        return self._queue.waiting_for(alias)
 
-    async def _granted(self, worker: Worker, keep_alive: float | None, counts: bool) -> Lease:
+    async def _granted(self, alias: str, keep_alive: float | None, counts: bool) -> Lease:
+        worker = self.worker(alias)
         if self._closing:
             raise refusal.shutting_down()
-        alias = worker.alias
         result: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         ticket = Ticket(alias, self._clock(), result, keep_alive, counts)
         if not self._queue and worker.state is WorkerState.READY and not worker.worn_out:
             # No request is before it, so only its worker matters.
             ticket.grant(worker, ticket.asked_at)
-            self._replace_worn_out(worker)
+            if why := worker.worn_out:
+                worker.recycle(why)
             return ticket.result.result()
         self._queue.append(ticket)
         self._dispatch()
@@ -161,19 +160,14 @@ class Pool:
             self._give_up(ticket)
             raise refusal.under_pressure(alias)
         try:
-            while not ticket.result.done() and (left := self._left_s(ticket, worker)) > 0:
-                await asyncio.wait({ticket.result}, timeout=left)
+            in_time = await self._queue.wait(ticket, lambda: worker.fetched_at)
         except asyncio.CancelledError:
             self._give_up(ticket)
             raise
-        if ticket.result.done():
+        if in_time:
             return ticket.result.result()
         self._give_up(ticket)
-        raise refusal.queue_timeout(alias, self._queue_timeout_s, worker.state, worker.download)
-
-    def _left_s(self, ticket: Ticket, worker: Worker) -> float:
-        """Seconds until *ticket* times out; the time does not run while its model is downloading."""
-        return max(ticket.asked_at, worker.fetched_at) + self._queue_timeout_s - self._clock()
+        raise refusal.queue_timeout(alias, self._queue.timeout_s, worker.state, worker.download)
 
     def _give_up(self, ticket: Ticket) -> None:
         if not ticket.result.done():
@@ -190,13 +184,18 @@ class Pool:
         if self._queue or worker.worn_out or (deadline is not None and deadline <= now):
             self._dispatch()
         else:  # no request waits for it: it becomes idle
-            self._arm_at(deadline, now)
+            self._timer.arm(deadline)
+
+    @property
+    def budget(self) -> int:
+        """Bytes for all workers."""
+        return self._headroom.budget
 
     @property
     def busy(self) -> bool:
         """A request is open or waiting, or a model is loading."""
         workers = self.workers.values()
-        return bool(self._queue) or any(w.leases or w.state is WorkerState.STARTING for w in workers)
+        return len(self._queue) > 0 or any(w.leases or w.state is WorkerState.STARTING for w in workers)
 
     # --- operators -------------------------------------------------------------------------------
 
@@ -207,8 +206,8 @@ class Pool:
             if declared > self.budget:
                 why = refusal.too_large(worker.alias, declared, self.budget)
                 log.warning("%s cannot be loaded: %s", worker.alias, why)
-            if worker.model.preload:
-                self._load(worker.alias, "preload")
+        for alias, why in reloading.at_start(self.workers.values()):
+            self._load(alias, why)
         self._dispatch()
 
     def _load(self, alias: str, why: str) -> None:
@@ -235,7 +234,7 @@ class Pool:
             return False
         incarnation = worker.life.incarnation
         if worker.state is WorkerState.STARTING:
-            self._refuse_queued(lambda: refusal.stopped_while_loading(alias), alias)
+            self._queue.refuse(lambda: refusal.stopped_while_loading(alias), alias)
         worker.stop("requested", Cause.REQUEST)
         self._dispatch()
         await worker.ended(incarnation)
@@ -253,7 +252,7 @@ class Pool:
 
     def set_budget(self, budget: int) -> None:
         """Set the budget in bytes that applies from now on."""
-        self.budget = budget
+        self._headroom.budget = budget
         self._dispatch()
 
     def relieve(self) -> bool:
@@ -277,9 +276,8 @@ class Pool:
     async def close(self, *, hurry: bool = False) -> None:
         """Grant no more leases, and stop all workers concurrently; *hurry*: without draining them."""
         self._closing = True
-        self._refuse_queued(refusal.shutting_down)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._queue.refuse(refusal.shutting_down)
+        self._timer.cancel()
         alive = [(w, w.life.incarnation) for w in self.workers.values() if w.state in HOLDS_MEMORY]
         for worker, _ in alive:
             worker.stop("the manager is shutting down", Cause.SHUTDOWN, hurry=hurry)
@@ -296,120 +294,60 @@ class Pool:
             return
         now = self._clock()
         if self._queue:
-            waiting = self._queue
+            waiting = list(self._queue)
             terms = Terms(self.budget, self._max_wait_s, loads=self._pressure < Pressure.CRITICAL)
             line = [Waiting(ticket.alias, ticket.asked_at) for ticket in waiting]
             plans = schedule(line, self._views(), terms, now)
-            self._queue = [
-                t for t, made in zip(waiting, plans, strict=True) if not self._carry_out(made, t, now)
-            ]
+            for ticket, made in zip(waiting, plans, strict=True):
+                self._carry_out(made, ticket, now)
+            self._queue.drop_done()
         for worker in self.workers.values():
-            self._replace_worn_out(worker)
+            if why := worker.worn_out:
+                worker.recycle(why)
         views = self._views()
         for alias in overcommitted(views, self.budget):
             why = "idle, and other workers outgrew their estimates"
             self.workers[alias].stop(why, Cause.OVERCOMMIT)
         for alias in idle_too_long(views, now):
             self.workers[alias].stop("idle", Cause.IDLE)
-        self._arm_at(next_idle_deadline(views, now), now)
-        self._tend_standbys()
+        self._timer.arm(next_idle_deadline(views, now))
+        self._headroom.limit_standbys(calm=self._pressure is Pressure.NORMAL)
 
-    def _carry_out(self, made: Plan, ticket: Ticket, now: float) -> bool:
-        """True when *ticket* has been granted or refused."""
+    def _carry_out(self, made: Plan, ticket: Ticket, now: float) -> None:
         worker = self.workers[ticket.alias]
         match made:
             case Serve():
                 ticket.grant(worker, now)
-                return True
             case Refuse():
                 error = refusal.refused(
                     made, worker.view(), budget=self.budget, last_error=worker.last_error, now=now
                 )
                 ticket.result.set_exception(error)
-                return True
             case Start(memory, evict, alone):
                 if obstacle := self._launcher.obstacle(worker.model):
                     # Refuse before anything is evicted for it.
                     ticket.result.set_exception(refusal.cannot_load(ticket.alias, obstacle))
-                    return True
+                    return
                 for victim in evict:
                     self.workers[victim].evicted_for = ticket.alias
                     self.workers[victim].stop(f"evicted for {ticket.alias}", Cause.ROOM)
                 if alone:
-                    log.warning("%s", refusal.alone(ticket.alias, worker.estimate, memory))
+                    log.warning("%s", refusal.alone(ticket.alias, worker.charge.estimate, memory))
                 worker.begin("requested", memory if alone else 0)
             case Wait(until=until, pressure=pressure):
                 ticket.pressure = pressure
-                self._arm_at(until, now)
-        return False
-
-    def _replace_worn_out(self, worker: Worker) -> None:
-        if why := worker.worn_out:
-            worker.recycle(why)
+                self._timer.arm(until)
 
     def _views(self) -> dict[str, WorkerView]:
         return {alias: worker.view() for alias, worker in self.workers.items()}
 
-    def _has_room(self, worker: Worker) -> bool:
-        others = sum(w.memory for w in self.workers.values() if w.charged and w is not worker)
-        if self._standbys is not None:  # one of them will become this worker
-            others += self._standbys.memory(adopted=1)
-        if others + worker.memory > self.budget:
-            return False
-        freed_ago = self._clock() - self._freed_at
-        return memory_is_free(worker.memory, self._read_memory().available, freed_ago)
-
-    def _tend_standbys(self) -> None:
-        """Keep as many as fit in the budget; none is started while a worker loads."""
-        if self._standbys is None:
-            return
-        holding = [w for w in self.workers.values() if w.state in HOLDS_MEMORY]
-        spare = self.budget - sum(w.memory for w in holding)
-        unlaunched = sum(w.state is WorkerState.STARTING and not w.charged for w in holding)
-        loading = any(w.state is WorkerState.STARTING for w in holding)
-        fitting = max(0, spare // self._standbys.memory_each) + unlaunched
-        calm = not loading and self._pressure is Pressure.NORMAL
-        self._standbys.limit(fitting, may_start=calm)
-
     def _changed(self, worker: Worker) -> None:
-        if not worker.charged and worker.state not in HOLDS_MEMORY:
-            self._freed_at = self._clock()
+        if worker.process is None and worker.state not in HOLDS_MEMORY:
+            self._headroom.process_ended()
             for other in self.workers.values():
                 if other.state is WorkerState.STARTING:
                     other.memory_was_freed()
-            if worker.recycling:
-                worker.recycling = ""
-                self._load(worker.alias, "recycled")
-            elif worker.life.load_failed:
-                # Reload the preloaded models that were evicted for it in vain.
-                for other in self.workers.values():
-                    gone = other.evicted_for == worker.alias and other.state is WorkerState.STOPPED
-                    if gone and other.model.preload:
-                        self._load(other.alias, f"{worker.alias} could not be loaded")
-            elif worker.crashed and (worker.model.preload or worker.model.pinned):
-                self._load(worker.alias, "crashed")
+            for alias, why in reloading.after_end(worker, self.workers.values()):
+                self._load(alias, why)
+            worker.recycling = ""
         self._dispatch()
-
-    def _arm_at(self, deadline: float | None, now: float) -> None:
-        """Run ``_dispatch`` at *deadline*; one timer suffices, because ``_dispatch`` arms the next."""
-        if deadline is None:
-            return
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = asyncio.get_running_loop().call_later(
-            max(_SHORTEST_TIMER_S, deadline - now), self._on_timer
-        )
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._dispatch()
-
-    def _refuse_queued(self, make: Callable[[], ApiError], alias: str | None = None) -> None:
-        """Refuse the tickets of *alias*, or all; each gets its own error object."""
-        for ticket in self._queue:
-            if alias in (None, ticket.alias):
-                ticket.result.set_exception(make())
-        self._queue = [t for t in self._queue if not t.result.done()]

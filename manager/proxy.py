@@ -10,7 +10,7 @@ gateway may send the request once more.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
@@ -22,11 +22,10 @@ from manager.lease import Lease
 from manager.pool import Pool
 from web.errors import answer_errors, error_response
 from web.relay import (
-    Headers,
     UpstreamDisconnected,
-    UpstreamRequest,
     UpstreamUnreachable,
     forward_response,
+    forwarded_headers,
     send_upstream,
 )
 from web.request_body import RequestBody
@@ -43,9 +42,11 @@ _SMALL = 1 << 16  # bytes
 
 
 class Proxy:
-    def __init__(self, pool: Pool, session: Callable[[], ClientSession]) -> None:
+    """``session``: opened by the app while it runs."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.session: ClientSession | None = None
         self._pool = pool
-        self._session = session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
@@ -64,7 +65,8 @@ class Proxy:
         self, record: RequestRecord, scope: Scope, send: Send, request_body: RequestBody
     ) -> None:
         record.alias, path = split(scope["raw_path"])
-        keep_alive = keep_alive_of(scope["headers"])
+        text = dict(scope["headers"]).get(KEEP_ALIVE_HEADER)
+        keep_alive = None if text is None else read_keep_alive(text.decode("latin-1"))
         async with self._pool.lease(record.alias, keep_alive=keep_alive) as lease:
             await self._relay(lease, path, record, scope, send, request_body)
 
@@ -79,16 +81,19 @@ class Proxy:
     ) -> None:
         alias = lease.worker.alias
         query = scope["query_string"].decode("latin-1")
-        upstream_request = UpstreamRequest(
-            method=scope["method"],
-            url=f"http://{lease.address}/{path}" + (f"?{query}" if query else ""),
-            headers=[(k, v) for k, v in scope["headers"] if k not in _FOR_THE_MANAGER],
-            body=await _body_of(scope["headers"], request_body),
-            content_length=_length_of(scope["headers"]),
-        )
+        length, body = await _body_of(dict(scope["headers"]), request_body)
+        url = f"http://{lease.address}/{path}" + (f"?{query}" if query else "")
         record.queue_ms, record.load_ms = round(lease.queue_s * 1e3), round(lease.load_s * 1e3)
         try:
-            answer = await send_upstream(self._session(), upstream_request)
+            assert self.session is not None, "the app was not started"
+            answer = await send_upstream(
+                self.session,
+                scope["method"],
+                url,
+                forwarded_headers(scope["headers"], private=_FOR_THE_MANAGER),
+                body,
+                length=length,
+            )
         except (UpstreamUnreachable, UpstreamDisconnected) as exc:
             # The end of a process is noticed a little later than the broken connection. Until then, a
             # retry would get the same dead process.
@@ -113,34 +118,23 @@ class Proxy:
         )
 
 
-def keep_alive_of(headers: Headers) -> float | None:
-    """The ``keep_alive`` of the request in seconds; raises ``InvalidRequest``."""
-    for key, value in headers:
-        if key == KEEP_ALIVE_HEADER:
-            return read_keep_alive(value.decode("latin-1"))
-    return None
-
-
 def split(raw_path: bytes) -> tuple[str, str]:
     """``b"/workers/vlm-fast/v1/x"`` -> ``("vlm-fast", "v1/x")``."""
     alias, _, path = raw_path.decode("latin-1").removeprefix(PREFIX).partition("/")
     return alias, path
 
 
-def _length_of(headers: Headers) -> int | None:
-    """The length of the request body in bytes; None: it is chunked, or there is none."""
-    for key, value in headers:
-        if key == b"content-length":  # the server has checked that it is a number
-            return int(value)
-    return None
+async def _body_of(
+    headers: Mapping[bytes, bytes], request_body: RequestBody
+) -> tuple[int | None, bytes | AsyncIterator[bytes] | None]:
+    """The request body, and its length in bytes if known. No body: ``(None, None)``.
 
-
-async def _body_of(headers: Headers, request_body: RequestBody) -> bytes | AsyncIterator[bytes] | None:
-    """A small body as bytes, which saves the HTTP client a task; any other as a stream; None: none."""
-    length = _length_of(headers)
-    if length is None:
-        chunked = any(key == b"transfer-encoding" for key, _ in headers)
-        return request_body.chunks() if chunked else None
+    A small body is bytes, which saves the HTTP client a task; any other is a stream.
+    """
+    text = headers.get(b"content-length")
+    if text is None:
+        return None, request_body.chunks() if b"transfer-encoding" in headers else None
+    length = int(text)  # the server has checked that it is a number
     if length > _SMALL:
-        return request_body.chunks()
-    return await request_body.read(length) if length else None
+        return length, request_body.chunks()
+    return length, await request_body.read(length) if length else None

@@ -101,7 +101,7 @@ def shutting_down() -> ApiError:
 
 
 def _declared(target: WorkerView) -> int:
-    return target.memory if target.declared is None else target.declared
+    return target.charge if target.declared is None else target.declared
 
 
 def _gb(memory: int) -> str:

@@ -57,7 +57,7 @@ class WorkerReport:
     @property
     def charged(self) -> int:
         """Bytes charged for a process that exists or is being launched."""
-        return self.view.memory if self.process else 0
+        return self.view.charge if self.process else 0
 
     @property
     def footprint(self) -> int:
@@ -124,7 +124,7 @@ def _running(report: WorkerReport, now: float) -> RunningWorker:
         port=process.handle.address.port if process.handle else report.model.port,
         pid=process.pid,
         state=view.state,
-        memory_gb=_gb(view.memory),
+        memory_gb=_gb(view.charge),
         uptime_seconds=round(now - process.launched_at, 3),
         idle_seconds=0.0 if view.leases else round(now - view.last_used, 3),
         active_requests=view.leases,
@@ -142,7 +142,7 @@ def _model(report: WorkerReport, now: float, wall_now: float) -> ModelStatus:
         kind=model.kind,
         port=model.port,
         status=view.state,
-        memory_gb=_gb(view.memory),
+        memory_gb=_gb(view.charge),
         declared_gb=_gb(model.memory_bytes),
         learned_gb=_gb(learned.bytes) if learned else 0.0,
         learned_age_seconds=round(max(0.0, wall_now - learned.learned_at), 1) if learned else 0.0,

@@ -110,8 +110,8 @@ class Ticker:
     def _publish_memory(self) -> None:
         """Publish an event when the budget, the charge or a footprint changes by 0.1 GiB."""
         workers = self._pool.workers.values()
-        charged = sum(w.memory for w in workers if w.charged)
-        footprints = {w.alias: w.footprint for w in workers}
+        charged = sum(w.charge.bytes for w in workers if w.process)
+        footprints = {w.alias: w.charge.footprint for w in workers}
         available = self._read_memory().available
         tenths = tuple(round(10 * b / GIB) for b in (self._pool.budget, charged, *footprints.values()))
         if tenths != self._published:

@@ -34,7 +34,7 @@ def overcommitted(workers: Workers, budget: int) -> tuple[str, ...]:
     No more than needed; all idle ones when they do not suffice. The last worker stays, however large.
     """
     staying = [w for w in workers.values() if w.stays]
-    excess = sum(w.memory for w in staying) - budget
+    excess = sum(w.charge for w in staying) - budget
     if excess <= 0 or len(staying) == 1:
         return ()
     idle = by_use(w for w in staying if w.evictable)

@@ -1,8 +1,8 @@
-"""One alias: its lifecycle, what is known about its memory, and its process while it has one.
+"""One alias: its lifecycle, and its process while it has one.
 
 Rules: state changes only through ``Lifecycle``, each with one log line and one event. The pool's
-decisions (``begin``, ``stop``) take effect at once and synchronously. The facts of a process are
-consumed in one place, ``_run``, and the pool is notified of each change.
+decisions (``begin``, ``stop``, ``recycle``) take effect at once and synchronously. The facts of a
+process are consumed in one place, ``_take``, and the pool is notified of each change.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from contracts.control import Download, ImageProgress, Phase, Work, WorkerState
-from contracts.settings import Settings
+from contracts.control import Download, ImageProgress, Work, WorkerState
 from contracts.settings.models import ImageSettings, VlmSettings
 from manager.launcher.process import Address, Handle, Launcher, LaunchSpec
 from manager.lifecycle import WHEN_REAPED, Cause, Event, Lifecycle
+from manager.lifetime import Lifetime, LifetimeLimits
+from manager.load_progress import NEVER, LoadProgress
 from manager.logs import WorkerLog
-from manager.memory.peaks import Peak, Peaks, peak_key
+from manager.memory.charge import Charge
+from manager.memory.peaks import Peaks, peak_key
 from manager.planner import WorkerView
 from manager.readiness import Probe
 from manager.status import WorkerReport
-from manager.watchdog import Growth
 from manager.worker_facts import Drained, Ended, Fact, Loading, Measured, Polled, Process, Ready
 from manager.worker_run import Leave, Orders, Timeouts, Waker, WorkerRun, new_nonce
 
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 Publish = Callable[[str, dict[str, Any]], None]
 _MEMORY_POLL_S = 0.1  # while the memory reserved for it is not free
-_NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,28 +47,9 @@ class WorkerContext:
     has_room: Callable[[Worker], bool]  # the memory of this worker is free now
     changed: Callable[[Worker], None]  # called after each change
     fetching: Callable[[str], Download | None] = lambda alias: None  # progress of its pull
-    pulled_at: Callable[[str], float] = lambda alias: _NEVER  # when the pull last progressed
+    pulled_at: Callable[[str], float] = lambda alias: NEVER  # when the pull last progressed
     outdated: Callable[[str], None] = lambda alias: None  # the Hub has newer files than it loaded
     publish: Publish = lambda kind, data: None
-
-
-@dataclass(frozen=True, slots=True)
-class LifetimeLimits:
-    """Settings that end or replace a worker's process automatically."""
-
-    idle_timeout_s: float  # -1: never
-    max_requests: int = 0  # 0: any number
-    growth: float = 0.0  # a share of the baseline; 0: any growth
-    growth_after: int = 1  # requests
-
-    @classmethod
-    def of(cls, settings: Settings, alias: str) -> LifetimeLimits:
-        return cls(
-            settings.idle_timeout_s(alias),
-            settings.manager.max_requests,
-            settings.memory.recycle_growth,
-            settings.memory.recycle_after,
-        )
 
 
 class Worker:
@@ -86,7 +67,7 @@ class Worker:
         self.log = worker_log
         self.life = Lifecycle()
         self.process: Process | None = None  # None: no process can hold memory
-        self.request_count = 0  # of this incarnation
+        self.lifetime = Lifetime(limits)
         self.recycling = ""  # why a fresh process will replace it
         self.evicted_for = ""  # the alias for which its last process was evicted
         self.last_error = ""  # why it failed last; "" once it is ready again
@@ -94,12 +75,10 @@ class Worker:
         self.work = Work()  # of all its processes
         self._work_before = Work()  # of this process, at the last poll
         self._context = context
-        self._limits = limits
+        self._load = LoadProgress(alias, context.fetching, context.pulled_at)
         self._peak_key = peak_key(model)
-        self._keep_alive_s: float | None = None  # set by the last request that was granted
-        self._given = 0  # bytes, less than the estimate, when it runs alone
+        self._given = 0  # see ``Charge``
         self._drain = Leave.DRAIN  # how it drains
-        self._growth = Growth(limits.growth, limits.growth_after)
         self._waker = Waker()
         self._task: asyncio.Task[None] | None = None
 
@@ -136,91 +115,43 @@ class Worker:
         return self.state is WorkerState.FAILED and not self.life.load_failed
 
     @property
-    def charged(self) -> bool:
-        """It has a process that may hold memory."""
-        return self.process is not None
-
-    @property
     def launched_at(self) -> float:
         return self.process.launched_at if self.process else 0.0
 
     @property
-    def learned(self) -> Peak | None:
-        """The highest peak of any process of the same model."""
-        return self._context.peaks.get(self._peak_key)
-
-    @property
-    def estimate(self) -> int:
-        """Bytes that it is expected to need.
-
-        A learned peak replaces ``memory_gb`` once it includes a large image. Until then it can only
-        raise the estimate: a short text needs far less memory than the next image will.
-        """
-        declared, learned = self.model.memory_bytes, self.learned
-        if learned is None:
-            return declared
-        return learned.bytes if learned.large else max(declared, learned.bytes)
-
-    @property
-    def footprint(self) -> int:
-        """Bytes, at the last measurement; 0 without a process."""
-        return self.process.footprint if self.process else 0
-
-    @property
-    def memory(self) -> int:
-        """Its charge in bytes: counted while it holds memory."""
-        peak = self.process.peak if self.process else 0
-        return max(self._given or self.estimate, self.footprint, peak)
+    def charge(self) -> Charge:
+        learned = self._context.peaks.get(self._peak_key)
+        declared, process = self.model.memory_bytes, self.process
+        if process is None:
+            return Charge(declared, learned, self._given)
+        return Charge(declared, learned, self._given, process.footprint, process.peak)
 
     @property
     def phase(self) -> str:
         """The phase of its load; "" when it is not loading."""
-        if self.state is not WorkerState.STARTING:
-            return ""
-        pull = self._context.fetching(self.alias)
-        if pull is not None:
-            whole = 0 < pull.total_bytes <= pull.done_bytes
-            return Phase.VERIFYING if whole else Phase.DOWNLOADING
-        return self.process.phase if self.process else "waiting for memory"
+        return self._load.phase(self.process) if self.state is WorkerState.STARTING else ""
 
     @property
     def download(self) -> Download | None:
         """Progress of the download of its files, while there is one."""
-        pull = self._context.fetching(self.alias)
-        if pull is not None:
-            return pull
-        starting = self.state is WorkerState.STARTING
-        return self.process.download if starting and self.process else None
+        return self._load.download(self.process if self.state is WorkerState.STARTING else None)
 
     @property
     def fetched_at(self) -> float:
-        """When bytes of its download last arrived; -inf: this process has downloaded nothing."""
-        own = self.process.fetched_at if self.process else _NEVER
-        return max(own, self._context.pulled_at(self.alias))
-
-    @property
-    def idle_timeout_s(self) -> float:
-        """Seconds that it stays loaded after its last request; -1: no limit."""
-        return self._limits.idle_timeout_s if self._keep_alive_s is None else self._keep_alive_s
+        """When bytes of its download last arrived; -inf: never."""
+        return self._load.fetched_at(self.process)
 
     @property
     def worn_out(self) -> str:
         """Why its process must be replaced; "" when it need not be."""
-        if self.state is not WorkerState.READY:
-            return ""
-        growth, limit = self._growth, self._limits.max_requests
-        if limit and self.request_count >= limit:
-            return f"it has served {self.request_count} requests"
-        if growth.outgrown:
-            return f"its footprint grew from {growth.baseline:,} to {growth.footprint:,} bytes"
-        return ""
+        return self.lifetime.worn_out if self.state is WorkerState.READY else ""
 
     def view(self) -> WorkerView:
-        life, limits = self.life, self._limits
+        life = self.life
         return WorkerView(
             alias=self.alias,
             state=life.state,
-            memory=self.memory,
+            charge=self.charge.bytes,
             declared=self.model.memory_bytes,
             leases=life.leases,
             last_used=life.last_used,
@@ -229,8 +160,8 @@ class Worker:
             retry_at=life.retry_at,
             load_failed=life.load_failed,
             pinned=self.model.pinned,
-            idle_timeout_s=self.idle_timeout_s,
-            admits=limits.max_requests - self.request_count if limits.max_requests else None,
+            idle_timeout_s=self.lifetime.idle_timeout_s,
+            admits=self.lifetime.admits,
         )
 
     def report(self, queued: int) -> WorkerReport:
@@ -239,9 +170,9 @@ class Worker:
             view=self.view(),
             model=self.model,
             process=replace(self.process) if self.process else None,
-            learned=self.learned,
+            learned=self.charge.learned,
             queued=queued,
-            request_count=self.request_count,
+            request_count=self.lifetime.requests,
             phase=self.phase,
             download=self.download,
             last_error=self.last_error,
@@ -255,14 +186,13 @@ class Worker:
 
         *given*: bytes that it must do with because there are no more; 0: its estimate.
         """
-        context, limits = self._context, self._limits
+        context = self._context
         self._fire(Event.START, reason)
         self._drain = Leave.DRAIN
         self.recycling = self.evicted_for = ""
-        self.request_count = 0
+        self.lifetime.begin()
         self._work_before = Work()
         self._given = given
-        self._growth = Growth(limits.growth, limits.growth_after)
         run = WorkerRun(
             LaunchSpec(self.alias, self.model.model_dump_json(), self.model.port, new_nonce()),
             orders=self._orders,
@@ -301,9 +231,7 @@ class Worker:
 
     def lease(self, keep_alive_s: float | None = None, *, counts: bool = True) -> int:
         """Count a request that begins; pass the returned number to ``release``."""
-        self.request_count += counts
-        if counts or keep_alive_s is not None:
-            self._keep_alive_s = keep_alive_s
+        self.lifetime.lease(keep_alive_s, counts=counts)
         return self.life.lease(self._context.clock())
 
     def release(self, incarnation: int) -> None:
@@ -332,7 +260,7 @@ class Worker:
             leave = Leave.STOP
         elif self.state is WorkerState.DRAINING:
             leave = self._drain
-        return Orders(leave, self.life.leases, self.request_count)
+        return Orders(leave, self.life.leases, self.lifetime.requests)
 
     async def _run(self, run: WorkerRun) -> None:
         reason = "stopped before it was launched"
@@ -355,7 +283,7 @@ class Worker:
         def leaving() -> bool:
             return self.leaving
 
-        while context.fetching(self.alias) is not None and not leaving():
+        while self._load.pull is not None and not leaving():
             await until(leaving, _MEMORY_POLL_S)
         deadline = context.clock() + context.timeouts.memory_s
         while not leaving() and not context.has_room(self):
@@ -394,8 +322,8 @@ class Worker:
                     context.publish("drawing", {"alias": self.alias, **now.model_dump()})
             case Measured(footprint):
                 if self.state is not WorkerState.STARTING:
-                    self._growth.measured(footprint, self.request_count)
-                if self.request_count and process.peak:
+                    self.lifetime.measured(footprint)
+                if self.lifetime.requests and process.peak:
                     large = process.served_large_image
                     context.peaks.learn(self._peak_key, process.peak, large=large)
                 context.changed(self)
@@ -411,7 +339,7 @@ class Worker:
         event = WHEN_REAPED[self.state]
         if event is Event.EXITED:
             if not self.recycling:  # a replacement keeps the keep_alive of the last request
-                self._keep_alive_s = None
+                self.lifetime.stopped()
             self.last_ending = "it was stopped"
         else:
             self.last_ending = self.last_error = reason

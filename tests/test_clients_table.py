@@ -30,7 +30,7 @@ def test_every_client_runs_most_scenarios() -> None:
 def test_the_report_shows_failures_and_the_reasons_of_skipped_scenarios() -> None:
     failed = {**PASSED, ("openai-node", "chat"): False}
     lines = section(failed).splitlines()
-    (chat,) = [line for line in lines if line.startswith("| chat about a picture (data URI)")]
+    (chat,) = [line for line in lines if line.startswith("| chat about an image (data URI)")]
     assert chat.count("✗") == 1
     assert chat.count("✓") == len(CLIENTS) - 1
     numbered = [line for line in lines if re.match(r"\d+\. ", line)]

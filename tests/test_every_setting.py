@@ -34,7 +34,7 @@ TURNS = "manager/test_pool_turns.py"
 REPLACEMENT = "manager/test_pool_replacement.py"
 URLS = "security/test_image_urls.py"
 LIFE = "integration/test_life.py"
-DOORS = "security/test_doors.py"
+ACCESS = "security/test_origin_and_limits.py"
 
 CHANGED_BY = {
     "gateway.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
@@ -43,7 +43,7 @@ CHANGED_BY = {
     "gateway.cors_origins": ("gateway/test_auth.py", "test_a_configured_origin_may_call_from_a_page_and_another_may_not"),
     "gateway.keys": ("gateway/test_api_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
     "gateway.keys_file": ("gateway/test_api_keys.py", "test_keys_come_from_the_settings_the_environment_and_a_file_and_each_has_a_name"),
-    "gateway.allowed_hosts": (DOORS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
+    "gateway.allowed_hosts": (ACCESS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
     "gateway.rate_limit": ("gateway/test_auth.py", "test_each_key_has_its_own_rate_limit_and_the_headers_report_it"),
     "gateway.max_concurrent_per_client": ("gateway/test_auth.py", "test_a_client_can_not_exceed_its_limit_of_open_requests"),
     "gateway.max_body_mb": ("gateway/test_routes.py", "test_a_body_beyond_the_limit_is_a_413"),
@@ -61,25 +61,25 @@ CHANGED_BY = {
     "images.max_per_request": (URLS, "test_the_number_of_images_is_bounded"),
     "manager.host": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
     "manager.port": (GATEWAY, "test_each_tier_listens_on_its_configured_address"),
-    "manager.allowed_hosts": (DOORS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
+    "manager.allowed_hosts": (ACCESS, "test_a_host_allowed_for_one_tier_is_not_allowed_for_the_other"),
     "manager.docker_bridge": ("manager/test_docker_bridge.py", "test_it_listens_on_the_bridge_on_linux_if_the_manager_serves_only_loopback"),
     "manager.token": (GATEWAY, "test_the_token_goes_to_the_manager_on_both_paths"),
     "manager.idle_timeout_s": (POOL, "test_an_idle_worker_leaves_after_its_timeout_counted_from_the_end_of_its_last_request"),
     "manager.start_timeout_s": (LOADS, "test_a_load_without_progress_fails_and_its_process_is_reaped"),
-    "manager.drain_timeout_s": (STOPS, "test_a_drain_ends_when_its_time_is_up"),
+    "manager.drain_timeout_s": (STOPS, "test_a_drain_ends_at_the_drain_timeout"),
     "manager.stop_timeout_s": (STOPS, "test_the_stop_ladder_ends_with_a_kill"),
     "manager.queue_limit": (POOL, "test_the_queue_of_each_alias_is_bounded"),
     "manager.queue_timeout_s": (POOL, "test_a_request_that_times_out_gets_an_error_and_the_load_continues"),
-    "manager.max_wait_s": (TURNS, "test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough"),
-    "manager.stall_timeout_s": (REPLACEMENT, "test_a_worker_that_does_not_get_on_with_its_work_is_killed_and_the_next_request_starts_it"),
-    "manager.max_requests": (REPLACEMENT, "test_a_process_serves_so_many_requests_and_is_replaced_without_losing_one"),
+    "manager.max_wait_s": (TURNS, "test_the_loaded_model_keeps_serving_until_the_other_has_waited_long_enough"),
+    "manager.stall_timeout_s": (REPLACEMENT, "test_a_worker_without_progress_is_killed_and_the_next_request_starts_it"),
+    "manager.max_requests": (REPLACEMENT, "test_a_process_is_replaced_after_max_requests_without_losing_one"),
     "manager.standby": ("manager/test_standby.py", "test_one_standby_by_default_with_enough_memory_or_as_many_as_configured"),
     "manager.state_dir": (HERE, "test_learned_peaks_are_stored_in_the_configured_folder"),
     "manager.log_dir": (HERE, "test_the_log_folder_and_size_are_as_configured"),
     "manager.log_max_mb": (HERE, "test_the_log_folder_and_size_are_as_configured"),
     "memory.max_unified_memory_gb": (LIFE, "test_a_cold_model_loads_once_for_all_requests_shares_memory_in_turn_and_is_unloaded_when_idle"),
     "memory.safety_margin_gb": (HERE, "test_the_safety_margin_is_subtracted_from_the_budget"),
-    "memory.recycle_growth": (REPLACEMENT, "test_how_much_it_may_grow_is_configured"),
+    "memory.recycle_growth": (REPLACEMENT, "test_the_allowed_growth_is_configurable"),
     "memory.recycle_after": (REPLACEMENT, "test_growth_of_the_first_requests_is_the_baseline"),
     "workers.wired_limit": (HERE, "test_the_wired_limit_is_passed_to_each_worker"),
     "logs.format": ("gateway/test_log_lines.py", "test_the_log_format_follows_the_settings"),
@@ -182,7 +182,7 @@ def test_learned_peaks_are_stored_in_the_configured_folder(tmp_path: Path) -> No
     peaks.learn(peak_key(settings.models["vlm-best"]), 5 * GIB)
     peaks.save()
     assert (tmp_path / "elsewhere" / "peaks.json").exists()
-    assert ManagerApp(settings).pool.workers["vlm-best"].estimate == 5 * GIB
+    assert ManagerApp(settings).pool.workers["vlm-best"].charge.estimate == 5 * GIB
 
 
 def test_the_wired_limit_is_passed_to_each_worker(tmp_path: Path) -> None:

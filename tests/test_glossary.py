@@ -39,6 +39,7 @@ CLEAN = (
     "docker-compose.yml",
     "Dockerfile",
     "docs",
+    "gateway",
     "hostctl",
     "launchd",
     "Makefile",
@@ -51,17 +52,20 @@ CLEAN = (
     "tests/__init__.py",
     "tests/bench",
     "tests/cli",
+    "tests/clients",
     "tests/conftest.py",
     "tests/contracts",
     "tests/demo",
     "tests/faults",
     "tests/fuzz",
+    "tests/gateway",
     "tests/hostctl",
     "tests/integration",
     "tests/live",
     "tests/manager",
     "tests/openapi",
     "tests/rehearsal",
+    "tests/security",
     "tests/test_audit.py",
     "tests/test_core.py",
     "tests/test_docs_shell.py",
@@ -76,7 +80,9 @@ CLEAN = (
     "tests/test_setup.py",
     "tests/test_setup_python.py",
     "tests/tools",
+    "tests/web",
     "tests/workers",
+    "web",
     "workers",
 )
 PRODUCT = ("contracts", "web", "gateway", "manager", "workers", "cli", "hostctl")
@@ -213,7 +219,7 @@ def _python(content: str) -> Iterator[Text]:
 
 def _web(content: str) -> Iterator[Text]:
     for match in re.finditer(
-        r"//(.*)|/\*(.*?)\*/|<!--(.*?)-->|'([^'\n]*)'|\"([^\"\n]*)\"|`([^`]*)`|>([^<>{}]+)<",
+        r"//([^\n]*)|/\*(.*?)\*/|<!--(.*?)-->|'([^'\n]*)'|\"([^\"\n]*)\"|`([^`]*)`|>([^<>{}]+)<",
         content,
         re.S,
     ):

@@ -1,12 +1,12 @@
-"""Keeps out requests sent by a stranger's web page or through a stranger's DNS.
+"""Refuses requests from foreign web pages, and requests that use a foreign host name (DNS rebinding).
 
 Browsers on the network can reach this machine, and they run pages written by strangers. Two headers
-give them away: ``Origin`` names the page's site, and ``Host`` is the name under which the browser
-found this machine, which is the stranger's own if its DNS points here (rebinding). curl and the SDKs
-send no ``Origin``.
-Rules: the decision needs only the request head and comes before anything else. One pass, because every
-request takes it. A refusal names the setting that would allow the request. A body whose
-``Content-Length`` is too large is refused here too, unread.
+reveal such requests: ``Origin`` is the site of the page, and ``Host`` is the name under which the
+browser found this machine; with rebinding, that is a name in the attacker's DNS. curl and the SDKs send
+no ``Origin``.
+Rules: the decision needs only the request head and is made first. It is one pass, because every request
+takes it. A refusal names the setting that would allow the request. A body whose ``Content-Length`` is
+too large is refused here too, unread.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _REMEMBERED = 256  # values of Host
 def is_own_host(host: str, allowed: Collection[str] = ()) -> bool:
     """Whether *host*, ``NAME[:PORT]``, can only mean this machine.
 
-    No DNS server of a stranger answers for an address, a single label or ``*.local``. Other names must
-    be in *allowed*, which may hold ``*.example.org`` for all names below one.
+    A stranger's DNS server can't answer for an address, a single label or ``*.local``. Other names must
+    be in *allowed*, where ``*.example.org`` allows all names below it.
     """
     match = _HOST.fullmatch(host.lower())
     if match is None:
@@ -121,7 +121,7 @@ class OriginPolicy:
             if not self._may_send(origin, host):
                 return self._foreign(f"pages from {_shown(origin)} may not send requests here")
         elif found.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in _SAFE:
-            return self._foreign("a page from another site, which hides its name, sent this request")
+            return self._foreign("a page from another site, which hides its origin, sent this request")
         length = found.get(b"content-length")
         if length is not None and length.isdigit():
             limit = self._body_limit(scope["path"])
@@ -162,7 +162,7 @@ def _shown(value: bytes) -> str:
 
 
 class OriginGuard:
-    """Answers what *policy* refuses; *app* gets everything else."""
+    """Responds to requests that *policy* refuses, and passes the others to *app*."""
 
     def __init__(self, app: ASGIApp, policy: OriginPolicy, *, source: str) -> None:
         self._app = app

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from http.cookies import SimpleCookie
 from typing import Protocol
 
@@ -39,7 +38,7 @@ _HOP_BY_HOP = frozenset(
 _PAGE = frozenset(b"origin referer sec-fetch-site sec-fetch-mode sec-fetch-dest sec-fetch-user".split())
 _REQUEST_DROPPED = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"accept-encoding", b"expect"}
 # Only the tier that holds the body may retry, which is never the client.
-_ANSWER_DROPPED = _HOP_BY_HOP | {b"date", b"server", RETRYABLE_HEADER}
+_RESPONSE_DROPPED = _HOP_BY_HOP | {b"date", b"server", RETRYABLE_HEADER}
 _TIMINGS = {QUEUE_HEADER: "queue_ms", LOAD_HEADER: "load_ms", MODEL_HEADER: "model_ms"}
 _SLICE = 1 << 18  # bytes
 
@@ -67,17 +66,6 @@ class EventRewrite(Protocol):
         """The last events of a stream that broke off."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
-    """One request to send upstream. ``body``: bytes, or an iterator with its length if known."""
-
-    method: str
-    url: str
-    headers: Headers
-    body: bytes | AsyncIterator[bytes] | None = None
-    content_length: int | None = None
-
-
 class _NoCookies(aiohttp.DummyCookieJar):
     """Stores no cookies, and avoids building an empty jar for each request."""
 
@@ -101,42 +89,51 @@ def open_session() -> aiohttp.ClientSession:
     )
 
 
-def forwarded_headers(headers: Headers, dropped: frozenset[bytes] = _REQUEST_DROPPED) -> Headers:
-    """*headers* without those that belong to one hop."""
+def forwarded_headers(
+    headers: Headers, *, private: frozenset[bytes] = frozenset(), response: bool = False
+) -> list[tuple[bytes, bytes]]:
+    """*headers* without those that belong to one hop, and without *private* ones (in lower case).
+
+    *response*: they are the headers of a response.
+    """
+    dropped = _RESPONSE_DROPPED if response else _REQUEST_DROPPED
     headers = list(headers)
     for key, value in headers:
         if key.lower() == b"connection":
             # The request id is ours, whatever the client lists.
             dropped |= {token.strip().lower() for token in value.split(b",")} - {REQUEST_ID}
+    dropped |= private
     return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 
 async def send_upstream(
-    session: aiohttp.ClientSession, upstream_request: UpstreamRequest
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    headers: Headers,
+    body: bytes | AsyncIterator[bytes] | None = None,
+    *,
+    length: int | None = None,
 ) -> aiohttp.ClientResponse:
-    """Send *upstream_request* and return when the response head has arrived. The caller closes the
-    response.
+    """Send a request and return when the response head has arrived. The caller closes the response.
 
-    Raises ``UpstreamUnreachable`` or ``UpstreamDisconnected``. Keeps no reference to the body.
+    *headers*: those of ``forwarded_headers``, and new ones. *length*: of a *body* that is an iterator,
+    if known. Raises ``UpstreamUnreachable`` or ``UpstreamDisconnected``. Keeps no reference to the
+    body.
     """
-    headers = [
-        (k.decode("latin-1"), v.decode("latin-1"))
-        for k, v in forwarded_headers(upstream_request.headers)
-    ]
-    body: bytes | AsyncIterator[bytes] | None = upstream_request.body
-    length = upstream_request.content_length
+    sent = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in headers]
     if isinstance(body, bytes):
         length = len(body)
         if length > _SLICE:
             body = _slices(body)
     if length is not None:
-        headers.append(("content-length", str(length)))
+        sent.append(("content-length", str(length)))
     try:
         return await session.request(
-            upstream_request.method,
-            upstream_request.url,
+            method,
+            url,
             data=body,
-            headers=headers,
+            headers=sent,
             allow_redirects=False,
         )
     except aiohttp.ClientConnectorError as exc:
@@ -169,7 +166,7 @@ async def forward_response(
     async with response:
         streamed = response.content_type == EVENT_STREAM
         rewrite = events if streamed else None
-        kept = [*forwarded_headers(response.raw_headers, _ANSWER_DROPPED), *extra_headers]
+        kept = [*forwarded_headers(response.raw_headers, response=True), *extra_headers]
         _note_timings(record, kept)
         if not begun:
             await send({"type": "http.response.start", "status": response.status, "headers": kept})
@@ -210,7 +207,7 @@ async def read_whole(
     Closes *response*. For the few responses that are rewritten. Raises ``UpstreamDisconnected``.
     """
     async with response:
-        kept = [*forwarded_headers(response.raw_headers, _ANSWER_DROPPED)]
+        kept = forwarded_headers(response.raw_headers, response=True)
         _note_timings(record, kept)
         parts, size = [], 0
         try:

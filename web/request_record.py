@@ -41,7 +41,7 @@ class RequestRecord:
     queue_ms: int | None = None
     load_ms: int | None = None
     model_ms: int | None = None
-    streamed: bool = False  # the client asked for a stream
+    streamed: bool = False  # the client requested a stream
     first_output_ms: float | None = None  # until the first chunk that is not a comment
     repeated: int = 0  # how often the request was sent to its worker again
     total_ms: float = 0.0

@@ -1,4 +1,4 @@
-"""Starts a tier's HTTP server. It binds first: a taken port is one log line, not a traceback."""
+"""Starts a tier's HTTP server. Binds first, so that a taken port is one log line and no traceback."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from web.receive_timeouts import Limits
 # into a connection that the server has just closed.
 KEEP_ALIVE_S = 75
 DEFAULT_LIMITS = Limits()
-_OPEN_FILES = 8192  # one per connection, and one more to the next tier
-# The kernel cuts it to its own limit: net.core.somaxconn on Linux, kern.ipc.somaxconn (128) on macOS.
+_OPEN_FILES = 8192  # one per connection, and one more for its connection to the next tier
+# The kernel reduces it to its own limit: net.core.somaxconn (Linux), kern.ipc.somaxconn (macOS: 128).
 _BACKLOG = 2048
-# What a kernel without IPv6, or with IPv6 switched off, answers.
+# The errors of a kernel without IPv6, or with IPv6 disabled.
 _NO_IPV6 = frozenset(
     {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.EPFNOSUPPORT}
 )
 
 
 class PortTaken(Exception):
-    """The port can't be had; the message says why."""
+    """The port is not available; the message says why."""
 
 
 def tune_garbage_collector() -> None:
@@ -43,15 +43,18 @@ def tune_garbage_collector() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens on *host*:*port*; raises ``PortTaken``, also beside a stranger there."""
+    """A socket that listens on *host*:*port*.
+
+    Raises ``PortTaken``, also if the system would allow a second listener next to another program's.
+    """
     _require_free(host, port)
     return _listening(host, port)
 
 
 def bind_all(host: str, port: int) -> list[socket.socket]:
-    """As ``bind``; "all addresses" means IPv4 and IPv6, as far as this machine has IPv6.
+    """Like ``bind``, but "all addresses" means IPv4 and, if this machine has it, IPv6.
 
-    Each family has its own socket, so that an IPv4 client has a plain address and no ``::ffff:``.
+    Each family has its own socket, so that the address of an IPv4 client has no ``::ffff:`` prefix.
     """
     if not is_everywhere(host):
         return [bind(host, port)]
@@ -69,7 +72,7 @@ def bind_all(host: str, port: int) -> list[socket.socket]:
 
 
 def urls(sockets: list[socket.socket]) -> str:
-    """Where *sockets* listen, for the log."""
+    """The URLs of *sockets*, for the log."""
     return ", ".join(f"http://{authority(*s.getsockname()[:2])}" for s in sockets)
 
 
@@ -92,7 +95,7 @@ def _listening(host: str, port: int, *, ipv6_only: bool = False) -> socket.socke
         if ipv6_only:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
-        # bind() is not enough: two binds can both succeed, two listens can't.
+        # bind() is not enough: two calls can both succeed. Two calls of listen() can't.
         sock.listen(_BACKLOG)
     except OSError as exc:
         sock.close()
@@ -103,9 +106,9 @@ def _listening(host: str, port: int, *, ipv6_only: bool = False) -> socket.socke
 def allow_many_connections() -> None:
     """Raise this process's limit of open files. launchd allows 256, too few for a server."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def config_for(

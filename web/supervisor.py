@@ -1,8 +1,7 @@
-"""What starts this process again when it ends, and the exit status that it understands.
+"""The exit status for invalid settings, which must not restart the process forever.
 
-systemd takes 2 as "wrong settings, don't start it again" (RestartPreventExitStatus). launchd has no
-such list: it starts whatever did not end with 0 again, every ten seconds for ever. Its property
-lists set VISION_SUPERVISOR.
+With systemd it is 2, which our units list in RestartPreventExitStatus. launchd has no such list: it
+restarts a process every ten seconds unless it exits with 0. Our property lists set VISION_SUPERVISOR.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ WRONG_SETTINGS = 2
 
 
 def wrong_settings(reason: str, environ: Mapping[str, str]) -> tuple[int, str]:
-    """The exit status of a tier that can't use its settings, and what it says."""
+    """The exit status and the message of a tier whose settings are invalid for *reason*."""
     if environ.get(VARIABLE) != "launchd":
         return WRONG_SETTINGS, reason
-    return 0, f"{reason}\nlaunchd does not start it again: correct the settings, then make restart"
+    return 0, f"{reason}\nlaunchd will not restart it: correct the settings, then run make restart"

@@ -104,12 +104,12 @@ class ResponseObject(BaseModel):
     safety_identifier: str | None
     service_tier: Literal["default"] = "default"
     store: Literal[False] = False  # always: responses are not stored
-    temperature: float
+    temperature: float | None  # null: not in the request, so the checkpoint's default applied
     text: dict[str, Any]
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     top_logprobs: int
-    top_p: float
+    top_p: float | None  # likewise
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None

@@ -20,7 +20,7 @@ from gateway.images_out.store import ImageStore, StoredImage, StoreFull
 from web.relay import EventRewrite
 
 FILES = "/v1/images/files/"  # stored images, readable without a key
-_AROUND = 1 << 18  # bytes of a response besides its images
+_AROUND = 1 << 18  # bytes of a response, its images not included
 
 
 class UrlRewrite:

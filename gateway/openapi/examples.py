@@ -62,13 +62,13 @@ _SEEN = {
     "required": ["color", "shape"],
     "additionalProperties": False,
 }
-_DRAWN = "a red circle on a blue background"
+_RESULT = "a red circle on a blue background"
 _EDITED = "a green circle on a blue background"
 
 BODIES: Mapping[str, Mapping[str, Example]] = MappingProxyType(
     {
         "chat_completions": {
-            "picture": Example(
+            "image": Example(
                 "A question about an image", _asking("What color is the circle?", temperature=0)
             ),
             "text": Example("Text only", {"messages": [{"role": "user", "content": "hello"}]}),
@@ -92,7 +92,7 @@ BODIES: Mapping[str, Mapping[str, Example]] = MappingProxyType(
             ),
         },
         "responses": {
-            "picture": Example(
+            "image": Example(
                 "A question about an image",
                 {
                     "input": [
@@ -110,14 +110,14 @@ BODIES: Mapping[str, Mapping[str, Example]] = MappingProxyType(
             "stream": Example("Text only, streamed", {"input": "hello", "stream": True}),
         },
         "images_generations": {
-            "plain": Example("One image", {"prompt": _DRAWN, "seed": 42}),
+            "plain": Example("One image", {"prompt": _RESULT, "seed": 42}),
             "url": Example(
                 "Two small images as URLs",
-                {"prompt": _DRAWN, "n": 2, "size": "64x64", "steps": 2, "response_format": "url"},
+                {"prompt": _RESULT, "n": 2, "size": "64x64", "steps": 2, "response_format": "url"},
             ),
             "stream": Example(
                 "A stream with two partial images",
-                {"prompt": _DRAWN, "stream": True, "partial_images": 2, "output_format": "jpeg"},
+                {"prompt": _RESULT, "stream": True, "partial_images": 2, "output_format": "jpeg"},
             ),
         },
         "images_edits": {

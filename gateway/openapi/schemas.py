@@ -70,7 +70,7 @@ def image_events(kind: str) -> Events:
 
 MANAGER_EVENTS = Events(
     "One event; its data is JSON. `transition` (alias, from, to, reason), `progress` of a load (alias, "
-    "phase, download), `drawing` (alias, step, steps, picture, pictures, eta_seconds), `memory` "
+    "phase, download), `drawing` (alias, step, steps, `picture`, `pictures`, eta_seconds), `memory` "
     "(budget_gb, charged_gb, available_gb, workers), `pressure` (level), `lost` (count of missed "
     "events).",
     ("transition", "progress", "drawing", "memory", "pressure", "lost", "error"),

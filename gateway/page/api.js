@@ -5,14 +5,15 @@ import { readEvents } from "./sse.js";
 
 const KEY = "vision-key";
 
-export const wanted = new EventTarget(); // "key": the gateway requires one and says why; "changed": the key was changed
+// Dispatches "key" (the gateway requires a key; detail: why) and "changed" (the user changed the key).
+export const keyEvents = new EventTarget();
 
 export const key = () => localStorage.getItem(KEY) ?? "";
 
 export function setKey(value) {
   if (value) localStorage.setItem(KEY, value);
   else localStorage.removeItem(KEY);
-  wanted.dispatchEvent(new Event("changed"));
+  keyEvents.dispatchEvent(new Event("changed"));
 }
 
 export class ApiError extends Error {
@@ -42,7 +43,7 @@ export async function ask(path, { method = "GET", body, signal, headers = {} } =
   const message = await messageOf(answer);
   // A refusal of an old key says nothing about the current one.
   const current = sent.authorization === (key() ? `Bearer ${key()}` : undefined);
-  if (answer.status === 401 && current) wanted.dispatchEvent(new CustomEvent("key", { detail: message }));
+  if (answer.status === 401 && current) keyEvents.dispatchEvent(new CustomEvent("key", { detail: message }));
   throw new ApiError(message, answer.status);
 }
 

@@ -1,6 +1,6 @@
 // Starts all parts of the page.
 
-import { key, setKey, wanted } from "./api.js";
+import { key, keyEvents, setKey } from "./api.js";
 import { startAsk } from "./ask.js";
 import { byId, showNote } from "./dom.js";
 import { startDraw } from "./draw.js";
@@ -29,7 +29,7 @@ function startKey() {
   byId("key-cancel").addEventListener("click", () => dialog.close());
   input.addEventListener("keydown", (pressed) => { if (pressed.key === "Enter") save(); });
   // No error message before the first key is entered.
-  wanted.addEventListener("key", ({ detail }) => open(key() ? detail : ""));
+  keyEvents.addEventListener("key", ({ detail }) => open(key() ? detail : ""));
 }
 
 function startConnection() {
@@ -37,7 +37,7 @@ function startConnection() {
   const show = (text, state = "") => { note.textContent = text; note.className = state; };
   live.addEventListener("up", () => show("connected", "up"));
   live.addEventListener("down", () => show(live.locked ? "API key required" : "not connected, retrying"));
-  wanted.addEventListener("changed", () => { if (!live.up) show("connecting"); });
+  keyEvents.addEventListener("changed", () => { if (!live.up) show("connecting"); });
 }
 
 function startMemory() {

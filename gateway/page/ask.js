@@ -1,6 +1,6 @@
 // Ask: a streamed chat about images, with the analysis tasks as buttons.
 
-import { getJson, isAbort, postJson, stream, wanted } from "./api.js";
+import { getJson, isAbort, keyEvents, postJson, stream } from "./api.js";
 import { button, el, field, showNote } from "./dom.js";
 import { offerModels } from "./draw.js";
 import { imagePlace } from "./images.js";
@@ -139,7 +139,7 @@ export function startAsk(panel) {
   });
   offerModels(model, "chat", () => {});
   shown.addEventListener("ask", mayOffer);
-  wanted.addEventListener("changed", () => { if (isShown("ask")) mayOffer(); });
+  keyEvents.addEventListener("changed", () => { if (isShown("ask")) mayOffer(); });
   receives("ask", attach);
   panel.append(el("div", { class: "work" }, form, talk));
 }

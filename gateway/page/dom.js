@@ -24,8 +24,8 @@ export const field = (text, input) => el("label", {}, text, input);
 /** Replaces the options of *select* by [value, text] pairs; keeps the choice if it still exists. */
 export function choices(select, pairs, preferred = select.value) {
   select.replaceChildren(...pairs.map(([value, text]) => el("option", { value, textContent: text })));
-  const wanted = pairs.some(([value]) => value === preferred) ? preferred : pairs[0]?.[0];
-  if (wanted !== undefined) select.value = wanted;
+  const chosen = pairs.some(([value]) => value === preferred) ? preferred : pairs[0]?.[0];
+  if (chosen !== undefined) select.value = chosen;
 }
 
 /** Shows *text* in *where*; *bad*: as an error. */

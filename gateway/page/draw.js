@@ -1,6 +1,6 @@
 // Draw: text to images.
 
-import { draw } from "./drawing.js";
+import { draw } from "./generation.js";
 import { button, choices, el, field } from "./dom.js";
 import { live, modelsFor } from "./live.js";
 

@@ -1,6 +1,6 @@
 // Edit: one or several images, a prompt, and a mask or a strength, as far as the model supports them.
 
-import { draw } from "./drawing.js";
+import { draw } from "./generation.js";
 import { dice, offerModels, seedField } from "./draw.js";
 import { button, el, field, showNote } from "./dom.js";
 import { loaded, imagePlace } from "./images.js";

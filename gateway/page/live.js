@@ -3,7 +3,7 @@
 // it too), at most once a second. A stream that ends is reopened after the last event seen, with
 // increasing delays.
 
-import { ApiError, ask, getJson, wanted } from "./api.js";
+import { ApiError, ask, getJson, keyEvents } from "./api.js";
 import { readEvents } from "./sse.js";
 
 const FIRST_WAIT = 500;
@@ -37,7 +37,7 @@ class Live extends EventTarget {
         this.locked = error instanceof ApiError && error.status === 401;
       }
       this.#setUp(false);
-      if (this.locked) await new Promise((go) => wanted.addEventListener("changed", go, { once: true }));
+      if (this.locked) await new Promise((go) => keyEvents.addEventListener("changed", go, { once: true }));
       else await new Promise((go) => setTimeout(go, this.#wait * (0.75 + Math.random() / 2)));
       this.#wait = Math.min(LONGEST_WAIT, this.#wait * 2);
     }
@@ -73,7 +73,7 @@ class Live extends EventTarget {
   }
 
   async #load() {
-    if (this.locked) return; // the user was asked for a key and may look around without one
+    if (this.locked) return; // the page has requested a key, and the user may look around without one
     this.#askedAt = Date.now();
     try {
       const [status, models] = await Promise.all([getJson("v1/system/status"), getJson("v1/models")]);

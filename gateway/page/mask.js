@@ -47,7 +47,7 @@ export class Mask {
     pen.moveTo(...(this.#last ?? point));
     pen.lineTo(...point);
     pen.stroke();
-    // A zero-length line draws nothing, but a tap should leave a dot.
+    // A zero-length line leaves no mark, but a tap must leave a dot.
     pen.beginPath();
     pen.arc(...point, this.#width / 2, 0, 2 * Math.PI);
     pen.fill();

@@ -61,7 +61,8 @@ class Card {
 
   #rows({ memory }) {
     const { model, running } = this;
-    const drawing = model.drawing.kind ? `step ${model.drawing.step} of ${model.drawing.steps}` : "";
+    const { kind: generating, step, steps: allSteps } = model.drawing;
+    const progress = generating ? `step ${step} of ${allSteps}` : "";
     const rows = [
       ["memory", running
         ? `${gb(model.measured_gb)} used, ${gb(model.memory_gb)} charged, budget ${gb(memory.budget_gb)}`
@@ -69,7 +70,7 @@ class Card {
       ["requests", `${running?.active_requests ?? 0} running, ${model.queued} waiting, ${running?.request_count ?? 0} total`],
       ["unloads", ""],
     ];
-    if (drawing) rows.push(["progress", drawing]);
+    if (progress) rows.push(["progress", progress]);
     if (model.last_error) rows.push(["last error", model.last_error]);
     if (model.retry_in_seconds) rows.push(["can start in", `${Math.ceil(model.retry_in_seconds)} s`]);
     return rows;

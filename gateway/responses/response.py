@@ -50,12 +50,12 @@ def new_response(request: ResponseRequest, id: str, created_at: int, model: str)
         parallel_tool_calls=request.parallel_tool_calls is not False,
         prompt_cache_key=request.prompt_cache_key,
         safety_identifier=request.safety_identifier,
-        temperature=1.0 if request.temperature is None else request.temperature,
+        temperature=request.temperature,
         text=_text(request),
         tool_choice=_choice(request.tool_choice),
         tools=_tools(request),
         top_logprobs=request.top_logprobs or 0,
-        top_p=1.0 if request.top_p is None else request.top_p,
+        top_p=request.top_p,
         user=request.user,
     )
 

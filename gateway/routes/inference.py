@@ -22,7 +22,7 @@ from contracts.wire.images import (
 from contracts.wire.response_object import ResponseEvent, ResponseObject
 from contracts.wire.responses import ResponseRequest
 from gateway.checks import check_analyze, check_edit, check_generation
-from gateway.exchange import Check, Exchange
+from gateway.exchange import Exchange
 from gateway.legacy_functions import check_chat_or_legacy
 from gateway.openapi.schemas import (
     CHAT_EVENTS,
@@ -65,10 +65,6 @@ def _answer(model: type[BaseModel], events: dict[str, Any] | None = None) -> dic
     return {200: {"model": model, "description": "The result.", "content": events or {}}}
 
 
-def _exchange(request: Request, path: str, check: Check, *, takes_forms: bool = False) -> Exchange:
-    return Exchange(request.app.state.services, path, check, takes_forms=takes_forms)
-
-
 @router.post(
     "/v1/chat/completions",
     tags=["chat"],
@@ -81,7 +77,7 @@ async def chat_completions(request: Request) -> Response:
     Any number of images per message and turn; tools, JSON schemas, logprobs; ``stream: true`` for
     server-sent events. Absent sampling fields have OpenAI's defaults.
     """
-    return _exchange(request, "/v1/chat/completions", check_chat_or_legacy)
+    return Exchange(request.app.state.services, "/v1/chat/completions", check_chat_or_legacy)
 
 
 @router.post(
@@ -95,7 +91,7 @@ async def responses(request: Request) -> Response:
 
     Responses are not stored: send the whole input each time.
     """
-    return _exchange(request, "/v1/chat/completions", check_response)
+    return Exchange(request.app.state.services, "/v1/chat/completions", check_response)
 
 
 @router.post(
@@ -110,7 +106,7 @@ async def images_generations(request: Request) -> Response:
     Returns images as base64 or, with ``response_format: url``, as URLs that expire. ``stream: true``
     also sends previews. A model's ``capabilities`` (``GET /v1/models``) list what it supports.
     """
-    return _exchange(request, "/v1/images/generations", check_generation)
+    return Exchange(request.app.state.services, "/v1/images/generations", check_generation)
 
 
 @router.post(
@@ -127,7 +123,7 @@ async def images_edits(request: Request) -> Response:
 
     JSON with base64, or a multipart form as OpenAI's SDKs send it (``image[]`` is read as ``image``).
     """
-    return _exchange(request, "/v1/images/edits", check_edit, takes_forms=True)
+    return Exchange(request.app.state.services, "/v1/images/edits", check_edit, takes_forms=True)
 
 
 @router.post(
@@ -138,7 +134,7 @@ async def images_edits(request: Request) -> Response:
 )
 async def vision_analyze(request: Request) -> Response:
     """Caption, transcribe, describe or analyze an image, list its objects, or ask your own question."""
-    return _exchange(request, "/v1/vision/analyze", check_analyze)
+    return Exchange(request.app.state.services, "/v1/vision/analyze", check_analyze)
 
 
 ROUTES = [route for route in router.routes if isinstance(route, ProxiedRoute)]

@@ -1,6 +1,6 @@
-"""One stack with a key and a small limit, LiteLLM's proxy before it, and a process for each client.
+"""One stack with a key and a small limit, LiteLLM's proxy in front of it, a process for each client.
 
-``--write`` puts what was seen into docs/dev/clients.md.
+``--write`` writes the results into docs/dev/clients.md.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.clients.conversation import Conversation
 from tests.clients.proxies import LiteLLMProxy
 from tests.clients.report import DOCUMENT, SECTION, Results, section
 from tests.clients.table import Client
-from tests.clients.world import CIRCLE, KEY, MAX_BODY_MB, write_pictures, write_world
+from tests.clients.world import CIRCLE, KEY, MAX_BODY_MB, write_images, write_world
 
 CHANGES = {
     "gateway.api_key": KEY,
     "gateway.max_body_mb": MAX_BODY_MB,
-    "images.fetch_allow": ["127.0.0.0/8"],  # where the picture of the tests is
-    "models.image-gen.edit_steps": 4,  # enough for a strength of a half, and quicker
+    "images.fetch_allow": ["127.0.0.0/8"],  # the web server of ``circle_url``
+    "models.image-gen.edit_steps": 4,  # enough for strength 0.5, and faster
 }
 
 
@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stack(folder: Path) -> Iterator[LocalStack]:
-    """Its models are loaded: what a client waits for is its own request."""
+    """All models are loaded, so a client waits for its own request only."""
     with running(folder / "stack", CHANGES) as stack:
         with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=60) as http:
             for alias in stack.settings.models:
@@ -83,7 +83,7 @@ def stack(folder: Path) -> Iterator[LocalStack]:
 
 @pytest.fixture(scope="session")
 def circle_url() -> Iterator[str]:
-    """A picture on a web server of the tests."""
+    """The URL of an image on a web server."""
 
     class Circle(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -107,7 +107,7 @@ def circle_url() -> Iterator[str]:
 def proxy(
     stack: LocalStack, folder: Path, request: pytest.FixtureRequest
 ) -> Iterator[LiteLLMProxy | None]:
-    """Started at once when a chosen test wants it: it is slow, and comes last."""
+    """Started first if a selected test needs it, because it starts slowly."""
     clients = [_params(item).get("client") for item in request.session.items]
     if not any(client is not None and client.through for client in clients):
         yield None
@@ -123,8 +123,8 @@ Asker = Callable[[Client], Conversation]
 def conversation_with(
     stack: LocalStack, folder: Path, circle_url: str, proxy: LiteLLMProxy | None
 ) -> Iterator[Asker]:
-    """Gives the process of a client; the one before it ends, so that there is one at a time."""
-    pictures = write_pictures(folder)
+    """Starts the process of a client, and ends the one before it."""
+    images = write_images(folder)
     with ExitStack() as current:
         at: list[tuple[str, Conversation]] = []
 
@@ -143,7 +143,7 @@ def conversation_with(
                 world,
                 base_url,
                 key=key,
-                pictures=pictures,
+                images=images,
                 circle_url=circle_url,
                 strict=not client.through,
             )

@@ -1,4 +1,4 @@
-"""A client's process, asked for one scenario after the other."""
+"""A client's process, which runs one scenario after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostctl.local_stack import ROOT
 
 
 class ClientFailed(Exception):
-    """The client raised, or ended; the message is what it said."""
+    """The client raised an error or ended; with its message."""
 
 
 class Conversation:
@@ -62,7 +62,7 @@ class Conversation:
         self._answers.put("")
 
     def ask(self, scenario: str, timeout_s: float) -> dict[str, Any]:
-        """What the client saw. Raises ``ClientFailed`` with its words, or the end of its log."""
+        """The client's result. Raises ``ClientFailed`` with its error, or the end of its log."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(scenario + "\n")

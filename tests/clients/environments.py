@@ -1,4 +1,4 @@
-"""Installs what the clients need: ``python -m tests.clients.environments``."""
+"""Installs the clients' packages: ``python -m tests.clients.environments``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy, with our stack behind it, configured as docs/clients.md says."""
+"""LiteLLM's proxy in front of our stack, configured as in docs/clients.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AT_HOME = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"
 
 
 class LiteLLMProxy:
-    """``with LiteLLMProxy(...) as proxy:`` starts it; it takes its time until ``wait`` returns."""
+    """``with LiteLLMProxy(...) as proxy:`` starts it; ``wait`` returns when it responds."""
 
     key = "sk-of-the-proxy"
 
@@ -65,7 +65,7 @@ class LiteLLMProxy:
             self._process.wait()
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until it responds."""
         wait_for(self._answers, _START_S)
 
     def _answers(self) -> bool:

@@ -1,7 +1,7 @@
-"""What was seen, as the table of docs/dev/clients.md: scenarios down, clients across.
+"""The results as the table of docs/dev/clients.md: a row per scenario, a column per client.
 
-Rules: pure, but for the versions, which are read from the locks. A cell is a tick, a cross, or the
-number of a note that says why the client can't do it.
+Rules: pure, except for the versions, which are read from the lock files. A cell is a tick, a cross, or
+the number of a note that says why the client does not support it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.clients.table import CLIENTS, Client
 DOCUMENT = ROOT / "docs" / "dev" / "clients.md"
 SECTION = "clients and scenarios"
 
-Results = dict[tuple[str, str], bool]  # by the names of client and scenario
+Results = dict[tuple[str, str], bool]  # by names of client and scenario
 
 
 def section(results: Results) -> str:
-    """Raises ``KeyError`` when something that a client does has no result."""
+    """Raises ``KeyError`` when a supported scenario has no result."""
     notes: list[str] = []
     lines = [
         "| | " + " | ".join(client.title for client in CLIENTS) + " |",
@@ -45,7 +45,7 @@ def _cell(client: Client, scenario: Scenario, results: Results, notes: list[str]
 
 
 def versions() -> set[str]:
-    """``"openai 3.54.0 (openai-python)"`` of each package that a client is."""
+    """``"openai 3.54.0 (openai-python)"`` for each package of a client."""
     return {
         f"{package} {_version(client.environment, package)} ({client.title})"
         for client in CLIENTS

@@ -1,7 +1,7 @@
-"""What every client is asked to do, and what it must then have seen.
+"""The scenarios that every client runs, and the results that they must have.
 
 Rules: a scenario is a row here and a function in each client's script (``scripts/``). The script only
-does it and tells what its user would see; right and wrong are decided here, once for all clients.
+runs it and reports what its user would see. The result is judged here, in the same way for all clients.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from testkit.images import RED_CIRCLE_CAPTION, opened, png
 from tests.clients.world import CIRCLE, EDITING, HOLE, SHAPE
 
 Seen = Mapping[str, Any]
-LEFT_AFTER_S = 10.0  # by then a client that leaves has done so; the whole answer takes longer
+LEFT_AFTER_S = 10.0  # a client that leaves has left by then; the whole response takes longer
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """``shows``: a row's title in the docs. ``judge`` raises for what is not right."""
+    """``shows``: title of its row in the docs. ``judge`` raises if the result is wrong."""
 
     name: str
     shows: str
     judge: Callable[[Seen], None]
-    leaves: bool = False  # the client goes away before the answer is whole
+    leaves: bool = False  # the client disconnects before the response is complete
 
 
 # --- models and chat -----------------------------------------------------------------------------
@@ -47,86 +47,86 @@ def _the_caption_is_right(seen: Seen) -> None:
     assert seen["text"] == RED_CIRCLE_CAPTION
 
 
-def _the_caption_comes_in_pieces(seen: Seen) -> None:
+def _the_caption_is_streamed(seen: Seen) -> None:
     assert "".join(seen["pieces"]) == RED_CIRCLE_CAPTION
     assert len([piece for piece in seen["pieces"] if piece]) > 3
 
 
 def _the_tokens_are_counted(seen: Seen) -> None:
-    assert seen["prompt_tokens"] > 50, "the picture counts"
+    assert seen["prompt_tokens"] > 50, "the image counts"
     assert 3 < seen["completion_tokens"] < 50
 
 
-def _keeps_to_the_schema(value: Mapping[str, Any]) -> None:
+def _matches_the_schema(value: Mapping[str, Any]) -> None:
     assert set(value) == set(SHAPE["required"])
     for name, chosen in value.items():
         assert chosen in SHAPE["properties"][name]["enum"]
 
 
-def _the_tool_is_called_as_its_schema_says(seen: Seen) -> None:
+def _the_tool_call_matches_its_schema(seen: Seen) -> None:
     assert seen["name"] == "report"
-    _keeps_to_the_schema(seen["arguments"])
+    _matches_the_schema(seen["arguments"])
 
 
-def _the_object_is_what_the_picture_shows(seen: Seen) -> None:
-    _keeps_to_the_schema(seen["object"])
+def _the_object_matches_the_image(seen: Seen) -> None:
+    _matches_the_schema(seen["object"])
     assert (seen["object"]["color"], seen["object"]["shape"]) == ("red", "circle")
 
 
-# --- pictures ------------------------------------------------------------------------------------
-# ``seeded``: the client has sent our own fields, a seed and a strength; not every client can.
+# --- images ------------------------------------------------------------------------------------
+# ``seeded``: the client has sent a seed and a strength, which not every client can.
 
 
-def _one_picture(seen: Seen) -> Image.Image:
-    (picture,) = seen["pictures"]
-    return opened(picture)
+def _one_image(seen: Seen) -> Image.Image:
+    (image,) = seen["images"]
+    return opened(image)
 
 
-def _the_picture_shows_the_words(seen: Seen) -> None:
-    picture = _one_picture(seen)
-    assert picture.size == (128, 128)
-    assert check_caption(picture, RED_CIRCLE_CAPTION).right
+def _the_image_shows_the_prompt(seen: Seen) -> None:
+    image = _one_image(seen)
+    assert image.size == (128, 128)
+    assert check_caption(image, RED_CIRCLE_CAPTION).right
 
 
-def _two_pictures_show_the_words(seen: Seen) -> None:
-    first, second = seen["pictures"]
+def _two_images_show_the_prompt(seen: Seen) -> None:
+    first, second = seen["images"]
     assert first != second
-    for picture in (first, second):
-        assert check_caption(opened(picture), RED_CIRCLE_CAPTION).right
+    for image in (first, second):
+        assert check_caption(opened(image), RED_CIRCLE_CAPTION).right
 
 
-def _the_picture_appears_while_it_is_drawn(seen: Seen) -> None:
+def _the_image_is_streamed_while_it_is_generated(seen: Seen) -> None:
     assert len(seen["partial"]) == 2
     assert {opened(partial).size for partial in seen["partial"]} == {(128, 128)}
-    _the_picture_shows_the_words(seen)
+    _the_image_shows_the_prompt(seen)
 
 
-def _the_circle_is_recoloured_in_its_place(seen: Seen) -> None:
-    verdict = check_caption(_one_picture(seen), EDITING)
+def _the_circle_changes_only_its_color(seen: Seen) -> None:
+    verdict = check_caption(_one_image(seen), EDITING)
     assert verdict.right, verdict
     (circle,) = verdict.observed.objects
     place = CIRCLE.things[0]
-    near = 0.05 if seen["seeded"] else 0.25  # at the default strength it moves a little
+    near = 0.05 if seen["seeded"] else 0.25  # at the default strength it moves slightly
     assert abs(circle.cx - place.cx) < near, verdict
     assert abs(circle.cy - place.cy) < near, verdict
 
 
-def _only_what_the_mask_marks_is_redrawn(seen: Seen) -> None:
-    edited = _one_picture(seen).convert("RGB")
-    if seen["seeded"]:  # a third of all seeds leave something odd in the hole
+def _only_the_masked_area_is_redrawn(seen: Seen) -> None:
+    edited = _one_image(seen).convert("RGB")
+    if seen["seeded"]:  # a third of all seeds leave artifacts in the hole
         assert check_caption(edited, EDITING).right
     source = opened(base64.b64encode(png(CIRCLE)).decode()).convert("RGB")
     changed = ImageChops.difference(edited, source)
     assert changed.getbbox() is not None
     ImageDraw.Draw(changed).rectangle(HOLE, fill=0)
-    assert changed.getbbox() is None, "something outside of the mask has changed"
+    assert changed.getbbox() is None, "pixels outside the mask have changed"
 
 
-# --- errors, and clients that leave --------------------------------------------------------------
+# --- errors, and clients that disconnect ---------------------------------------------------------
 
 
-def _says(pattern: str, status: int) -> Callable[[Seen], None]:
-    """The words of the server reach the user; and the status, where the client tells it."""
+def _reports(pattern: str, status: int) -> Callable[[Seen], None]:
+    """The server's message reaches the user, and the status if the client reports it."""
 
     def judge(seen: Seen) -> None:
         assert re.search(pattern, seen["message"]), seen
@@ -135,42 +135,42 @@ def _says(pattern: str, status: int) -> Callable[[Seen], None]:
     return judge
 
 
-def _gave_up_in_time(seen: Seen) -> None:
+def _timed_out(seen: Seen) -> None:
     assert re.search("time", f"{seen['kind']} {seen['message']}", re.IGNORECASE), seen
-    assert seen["after_s"] < LEFT_AFTER_S, "longer than it had"
+    assert seen["after_s"] < LEFT_AFTER_S, "longer than its timeout"
 
 
-def _left_after_a_few_pieces(seen: Seen) -> None:
+def _left_after_a_few_chunks(seen: Seen) -> None:
     assert len(seen["pieces"]) >= 3
-    assert seen["after_s"] < LEFT_AFTER_S, "it did not leave: it was served to the end"
+    assert seen["after_s"] < LEFT_AFTER_S, "it did not leave: the response was complete"
 
 
 _TOO_LARGE = r"larger than (1048576 bytes|1 Mi?B)"
 
 SCENARIOS = (
-    Scenario("list_models", "models listed", _models_are_listed),
+    Scenario("list_models", "list models", _models_are_listed),
     Scenario("retrieve_model", "a model by another of its names", _another_name_finds_the_model),
-    Scenario("chat", "chat about a picture (data URI)", _the_caption_is_right),
-    Scenario("chat_url", "chat about a picture (http URL)", _the_caption_is_right),
-    Scenario("chat_stream", "chat, streamed", _the_caption_comes_in_pieces),
-    Scenario("stream_usage", "usage of a stream", _the_tokens_are_counted),
-    Scenario("tools", "a tool is called", _the_tool_is_called_as_its_schema_says),
-    Scenario("json_schema", "an answer by a JSON schema", _the_object_is_what_the_picture_shows),
+    Scenario("chat", "chat about an image (data URI)", _the_caption_is_right),
+    Scenario("chat_url", "chat about an image (http URL)", _the_caption_is_right),
+    Scenario("chat_stream", "chat, streamed", _the_caption_is_streamed),
+    Scenario("stream_usage", "usage in a stream", _the_tokens_are_counted),
+    Scenario("tools", "a tool call", _the_tool_call_matches_its_schema),
+    Scenario("json_schema", "output that matches a JSON schema", _the_object_matches_the_image),
     Scenario("responses", "`/v1/responses`", _the_caption_is_right),
-    Scenario("responses_stream", "`/v1/responses`, streamed", _the_caption_comes_in_pieces),
-    Scenario("generate", "a picture drawn", _the_picture_shows_the_words),
-    Scenario("generate_n", "two pictures of one prompt", _two_pictures_show_the_words),
-    Scenario("generate_stream", "a picture while it is drawn", _the_picture_appears_while_it_is_drawn),
-    Scenario("edit_file", "an edit: one file", _the_circle_is_recoloured_in_its_place),
-    Scenario("edit_list", "an edit: a list", _the_circle_is_recoloured_in_its_place),
-    Scenario("edit_mask", "an edit: with a mask", _only_what_the_mask_marks_is_redrawn),
-    Scenario("edit_json", "an edit: as JSON", _the_circle_is_recoloured_in_its_place),
-    Scenario("unknown_model", "error: unknown model", _says("model 'no/such' does not exist", 404)),
-    Scenario("bad_size", "error: a size it can't draw", _says("the limit of this model is 65536", 400)),
-    Scenario("wrong_key", "error: wrong key", _says("the API key is not valid", 401)),
-    Scenario("too_large", "error: a request too large", _says(_TOO_LARGE, 413)),
-    Scenario("too_large_form", "error: a file too large", _says(_TOO_LARGE, 413)),
-    Scenario("too_many", "error: two pictures to edit", _says("edit one image; 2 were sent", 400)),
-    Scenario("time_out", "a time-out stops the worker", _gave_up_in_time, leaves=True),
-    Scenario("abort", "leaving a stream stops the worker", _left_after_a_few_pieces, leaves=True),
+    Scenario("responses_stream", "`/v1/responses`, streamed", _the_caption_is_streamed),
+    Scenario("generate", "an image is generated", _the_image_shows_the_prompt),
+    Scenario("generate_n", "two images for one prompt", _two_images_show_the_prompt),
+    Scenario("generate_stream", "an image is streamed", _the_image_is_streamed_while_it_is_generated),
+    Scenario("edit_file", "an edit: one file", _the_circle_changes_only_its_color),
+    Scenario("edit_list", "an edit: a list", _the_circle_changes_only_its_color),
+    Scenario("edit_mask", "an edit: with a mask", _only_the_masked_area_is_redrawn),
+    Scenario("edit_json", "an edit: as JSON", _the_circle_changes_only_its_color),
+    Scenario("unknown_model", "error: unknown model", _reports("model 'no/such' does not exist", 404)),
+    Scenario("bad_size", "error: size too large", _reports("the limit of this model is 65536", 400)),
+    Scenario("wrong_key", "error: wrong key", _reports("the API key is not valid", 401)),
+    Scenario("too_large", "error: request too large", _reports(_TOO_LARGE, 413)),
+    Scenario("too_large_form", "error: file too large", _reports(_TOO_LARGE, 413)),
+    Scenario("too_many", "error: two images to edit", _reports("edit one image; 2 were sent", 400)),
+    Scenario("time_out", "a timeout stops the worker", _timed_out, leaves=True),
+    Scenario("abort", "a disconnect stops the worker", _left_after_a_few_chunks, leaves=True),
 )

@@ -1,6 +1,6 @@
-"""The clients: how each is started, what it is installed from, and what it can't be asked to do.
+"""The clients: how each is started and installed, and which scenarios it does not support.
 
-Rules: every client does every scenario, or ``cannot`` says why not; the docs show that reason.
+Rules: a client runs every scenario, or ``cannot`` has the reason, which the docs show.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tests.clients.scenarios import SCENARIOS, Scenario
 
 @dataclass(frozen=True)
 class Client:
-    """``script``: in ``scripts/``. ``environment``: its lock file and its folder of packages; "" is the
-    project's own. ``packages``: those whose versions the docs tell. ``unseeded``: scenarios whose
-    pictures come out by chance, as it can't send a seed. ``through``: the proxy that stands before us.
+    """``script``: in ``scripts/``. ``environment``: its lock file and package folder; "": the project's
+    own. ``packages``: those whose versions the docs list. ``unseeded``: scenarios whose images vary,
+    because the client can't send a seed. ``through``: the proxy between it and our stack.
     """
 
     name: str
@@ -50,10 +50,10 @@ def _each(why: str, *names: str) -> dict[str, str]:
 
 _RESPONSES = ("responses", "responses_stream")
 _MODELS = ("list_models", "retrieve_model")
-_PICTURES = (*_names("generate", "edit"), "bad_size", "too_large_form", "too_many")
-_STREAMED = "streams no pictures"
-_FORMS = "edits by forms only"
-_PLAIN = "speaks `/v1/chat/completions`"
+_IMAGES = (*_names("generate", "edit"), "bad_size", "too_large_form", "too_many")
+_STREAMED = "does not stream images"
+_FORMS = "edits with forms only"
+_PLAIN = "uses `/v1/chat/completions`"
 
 CLIENTS = (
     Client("openai-python", "openai-python", "openai_sync", packages=("openai",)),
@@ -93,10 +93,7 @@ CLIENTS = (
         "pydantic_agents",
         "pydantic-ai",
         ("pydantic-ai-slim", "openai"),
-        cannot={
-            **_each("has no call for it", *_MODELS),
-            **_each("has no call for it", *_PICTURES),
-        },
+        cannot={**_each("has no call for it", *_MODELS), **_each("has no call for it", *_IMAGES)},
     ),
     Client(
         "langchain",
@@ -104,10 +101,7 @@ CLIENTS = (
         "langchain_chat",
         "langchain",
         ("langchain-openai", "openai"),
-        cannot={
-            **_each("has no call for it", *_MODELS),
-            **_each("has no call for it", *_PICTURES),
-        },
+        cannot={**_each("has no call for it", *_MODELS), **_each("has no call for it", *_IMAGES)},
     ),
     Client(
         "litellm",
@@ -127,8 +121,8 @@ CLIENTS = (
         "open_webui",
         unseeded=frozenset(_names("edit")),
         cannot={
-            "retrieve_model": "asks for the list only",
-            "json_schema": "never asks for it",
+            "retrieve_model": "requests the list only",
+            "json_schema": "never requests it",
             **_each(_PLAIN, *_RESPONSES),
             "generate_stream": _STREAMED,
             "edit_mask": "sends none",
@@ -140,10 +134,10 @@ CLIENTS = (
         "LiteLLM's proxy in front",
         "openai_sync",
         cannot={
-            **_each("knows the names of its own config", *_MODELS),
-            "wrong_key": "has keys of its own",
+            **_each("lists the names in its own config", *_MODELS),
+            "wrong_key": "has its own keys",
             "generate_stream": _STREAMED,
-            "time_out": "asks on when its client has left",
+            "time_out": "continues when its client has left",
             "edit_json": _FORMS,
         },
         through="litellm",

@@ -14,9 +14,9 @@ from tests.clients.table import CLIENTS, Client, does
 
 pytestmark = [pytest.mark.process, pytest.mark.mlx]
 
-_CHANCES = 3  # of drawings without a seed, of which the demo model gets one in sixty wrong
+_ATTEMPTS = 3  # without a seed, the demo model gets one image in sixty wrong
 _ANSWER_S = 60.0
-_STOPPED_S = 10.0  # on a busy machine; what is left to itself goes on for half a minute
+_STOPPED_S = 10.0  # on a busy machine; a request that is not cancelled continues for half a minute
 
 
 @pytest.mark.parametrize(
@@ -32,21 +32,21 @@ def test_a_client_works_as_with_openai(
     client: Client, scenario: Scenario, conversation_with: Asker, stack: LocalStack
 ) -> None:
     conversation = conversation_with(client)
-    for chance in range(_CHANCES if scenario.name in client.unseeded else 1, 0, -1):
+    for attempts_left in range(_ATTEMPTS if scenario.name in client.unseeded else 1, 0, -1):
         seen = conversation.ask(scenario.name, _ANSWER_S)
         if scenario.leaves:
             wait_for(lambda: _nothing_is_in_flight(stack), _STOPPED_S)
         try:
             scenario.judge(seen)
         except AssertionError:
-            if chance == 1:
+            if attempts_left == 1:
                 raise
         else:
             return
 
 
 def _nothing_is_in_flight(stack: LocalStack) -> bool:
-    """No request at the manager, and no work on the model's thread."""
+    """No request at the manager, and no job on the model thread."""
     status = plain.get(f"{stack.url}/v1/system/status", headers=stack.headers).json()
     worker = status["workers"]["vlm-best"]
     health = plain.get(f"http://127.0.0.1:{worker['port']}/health").json()

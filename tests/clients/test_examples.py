@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md do what they say, each in the environment of its client."""
+"""The examples in docs/clients.md work, each in the environment of its client."""
 
 from __future__ import annotations
 

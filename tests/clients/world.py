@@ -1,4 +1,4 @@
-"""What a client is given: where the stack is, pictures, words, schemas."""
+"""The inputs of a client: the address of the stack, images, prompts, schemas."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from testkit.images import RED_CIRCLE_CAPTION, png
 
 KEY = "a-key-for-the-tests-of-clients"
 EDITING = "a green circle on a blue background"
-CIRCLE = Scene("blue", (Thing("red", "circle", 0.35, 0.4, 0.25),))  # where no new drawing would put it
-HOLE = (5, 11, 84, 91)  # of 128 x 128 pixels: the circle and some ground
+CIRCLE = Scene("blue", (Thing("red", "circle", 0.35, 0.4, 0.25),))  # an unusual place
+HOLE = (5, 11, 84, 91)  # of 128 x 128 pixels: the circle and some background
 MAX_BODY_MB = 1
 
 _COLOR = {"type": "string", "enum": ["red", "green", "blue", "yellow"]}
@@ -28,7 +28,7 @@ SHAPE: dict[str, Any] = {
     "required": ["shape", "color", "background"],
     "additionalProperties": False,
 }
-# An answer that takes long: it can't end before all of them are written.
+# A long response: it can't end before all numbers are generated.
 NUMBERS: dict[str, Any] = {
     "type": "object",
     "properties": {"numbers": {"type": "array", "items": {"type": "integer"}, "minItems": 1000}},
@@ -37,11 +37,11 @@ NUMBERS: dict[str, Any] = {
 }
 
 
-def write_pictures(folder: Path) -> dict[str, str]:
-    """Writes the pictures into *folder*; their paths by name."""
+def write_images(folder: Path) -> dict[str, str]:
+    """Write the images into *folder*; returns their paths by name."""
     files = {
         "circle": png(CIRCLE),
-        "large": png(CIRCLE) + bytes(MAX_BODY_MB * 3 << 19),  # half as much again as is taken
+        "large": png(CIRCLE) + bytes(MAX_BODY_MB * 3 << 19),  # 1.5 times the limit
     }
     for name, data in files.items():
         (folder / f"{name}.png").write_bytes(data)
@@ -52,18 +52,18 @@ def write_pictures(folder: Path) -> dict[str, str]:
 
 
 def write_world(
-    file: Path, base_url: str, *, key: str, pictures: dict[str, str], circle_url: str, strict: bool
+    file: Path, base_url: str, *, key: str, images: dict[str, str], circle_url: str, strict: bool
 ) -> None:
-    """*strict*: the answers are ours alone, so that nothing in them may be wrong."""
+    """*strict*: no other server is involved, so responses are validated strictly."""
     world = {
         "base_url": base_url,
         "key": key,
         "strict": strict,
-        **pictures,
+        **images,
         "circle_url": circle_url,
         "ask_caption": "Caption this image.",
         "ask_objects": "List the objects in this image.",
-        "drawing": RED_CIRCLE_CAPTION,
+        "prompt": RED_CIRCLE_CAPTION,
         "editing": EDITING,
         "shape": SHAPE,
         "numbers": NUMBERS,

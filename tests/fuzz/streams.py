@@ -13,11 +13,13 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from contracts.control import KEEP_ALIVE_HEADER
 from contracts.errors import InvalidRequest, WorkerFailed
+from contracts.wire import read_keep_alive
 from gateway.auth import given_key
 from gateway.images_out.links import base_url
 from manager.events import BusEvent, event_of, last_event_id
-from manager.proxy import keep_alive_of, split
+from manager.proxy import split
 from tests.fuzz.seeds import SETTINGS_READ as SETTINGS
 from web.access_log import AccessLog
 from web.http_protocol import protocol_class
@@ -186,7 +188,8 @@ def examine(scope: Scope) -> None:
         assert base_url(SETTINGS, scope).isprintable()
     given_key(headers)
     with contextlib.suppress(InvalidRequest):
-        assert (keep_alive_of(headers) or 0) >= -1
+        text = dict(headers).get(KEEP_ALIVE_HEADER)
+        assert text is None or read_keep_alive(text.decode("latin-1")) >= -1
     last_event_id(dict(headers).get(b"last-event-id", b"").decode("latin-1"))
 
 

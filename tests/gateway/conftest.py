@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from testkit import plain
 from testkit.servers import free_port, served
 from tests.gateway.stand_in import manager as manager
 from tests.gateway.stand_in import manager_url as manager_url
+
+# Runs ``uname`` once and caches it: OpenAI's SDK asks for it in tests that must start no process.
+platform.processor()
 
 CONFIG = """\
 defaults: {chat: a, analyze: a, generate: b, edit: b}

@@ -1,8 +1,7 @@
-"""A stand-in for the manager: records what it is sent and answers as it is told to.
+"""A stand-in for the manager: records requests, and responds as a test has set.
 
-Tests share one, since to start and stop a server takes longer than most of them. A ``conftest.py`` that
-imports ``manager`` and ``manager_url`` has it; each test below that folder, whether it asks for
-``manager`` or not, finds it as if nobody had used it before.
+Tests share one, because starting a server takes longer than most tests. It is available below each
+``conftest.py`` that imports ``manager`` and ``manager_url``, and reset before each test there.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ STATUS: dict[str, Any] = {
 }
 
 
-def images_response(drawn: list[bytes], form: str) -> dict[str, Any]:
-    """What an image worker answers."""
+def images_response(images: list[bytes], form: str) -> dict[str, Any]:
+    """The response of an image worker."""
     tokens: dict[str, Any] = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
     details = {"image_tokens": 0, "text_tokens": 1}
     return {
         "created": 1,
         "data": [
             {"b64_json": base64.b64encode(data).decode(), "revised_prompt": "p", "seed": seed}
-            for seed, data in enumerate(drawn)
+            for seed, data in enumerate(images)
         ],
         "output_format": form,
         "size": "16x16",
@@ -69,18 +68,18 @@ class Received:
 
 @dataclass
 class StandIn:
-    """``mode``: echo, stream, hang (never answers), break (cuts an event stream), fail (a 429), draw
-    (``drawn``: the bytes of each picture), cut (half an answer), given (see ``answer``). First it
-    waits for *slow* seconds; until then ``model`` is the status of alias a.
+    """``mode``: echo, stream, hang (never responds), break (cuts an event stream), fail (a 429), images
+    (``images``: the bytes of each), cut (half a response), given (see ``answer``). It waits for *slow*
+    seconds first; ``model`` is the status of alias a.
 
-    The next ``deaths`` requests are answered as when their worker ends before it has answered.
+    The next ``deaths`` requests get the response for a worker that ended before it responded.
     """
 
     mode: str = "echo"
     deaths: int = 0
     slow: float = 0.0
     model: dict[str, Any] = field(default_factory=dict)
-    drawn: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
     given: tuple[Any, int, bool] = ({}, 200, False)
     received: list[Received] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
@@ -88,19 +87,11 @@ class StandIn:
     control_tokens: list[str] = field(default_factory=list)
 
     def reset(self) -> None:
-        self.mode = "echo"
-        self.deaths = 0
-        self.slow = 0.0
-        self.model = {}
-        self.drawn = []
-        self.given = ({}, 200, False)
-        self.received = []
-        self.control = []
-        self.control_tokens = []
-        self.client_left = threading.Event()  # what still runs for an earlier test tells its own
+        # A new event too: what still runs for an earlier test sets the old one.
+        vars(self).update(vars(StandIn()))
 
     def answer(self, body: Any, status: int = 200, *, cut: bool = False) -> None:
-        """Answer *body*: bytes are an event stream, which is *cut* behind them, anything else JSON."""
+        """Respond with *body*: bytes are an event stream, *cut* at its end; anything else is JSON."""
         self.mode, self.given = "given", (body, status, cut)
 
     def app(self) -> Starlette:
@@ -150,9 +141,9 @@ class StandIn:
         if self.mode == "cut":
             return Response(b"{", headers={"content-length": "100", "connection": "close"})
         timings = {"x-vision-queue-ms": "12", "x-vision-load-ms": "5", "x-vision-model-ms": "34"}
-        if self.mode == "draw":
+        if self.mode == "images":
             form = json.loads(body).get("output_format", "png")
-            return JSONResponse(images_response(self.drawn, form), headers=timings)
+            return JSONResponse(images_response(self.images, form), headers=timings)
         if self.mode == "given":
             return self._given(timings)
         return JSONResponse({"echo": len(body)}, headers=timings)

@@ -73,7 +73,7 @@ def test_a_key_is_compared_with_all_in_constant_time_and_never_looked_up() -> No
 
 
 @pytest.mark.parametrize(
-    ("gateway", "text", "says"),
+    ("gateway", "text", "expected"),
     [
         ("{keys: {a: CANARY-1 x}}", "", "key 'a'"),
         ("{keys: {'a b': CANARY-1}}", "", "name of a key"),
@@ -99,13 +99,13 @@ def test_a_key_is_compared_with_all_in_constant_time_and_never_looked_up() -> No
     ],
 )
 def test_key_errors_name_the_place_and_never_a_key(
-    tmp_path: Path, gateway: str, text: str, says: str
+    tmp_path: Path, gateway: str, text: str, expected: str
 ) -> None:
     keys_file(tmp_path, text)
     with pytest.raises(SettingsError) as caught:
         keyring(tmp_path, gateway)
     reported = str(caught.value)
-    assert says in reported
+    assert expected in reported
     assert "CANARY" not in reported
     # What a traceback shows of the errors behind it, without the lines of this test.
     chain = "".join(
@@ -185,7 +185,7 @@ def test_a_key_is_never_in_a_response_a_log_or_a_repr(
                 note(http.get(path, headers=headers))
     seen.extend(caplog.text.splitlines())
     assert [text for text in seen if CANARY in text] == []
-    assert "key=phone" in caplog.text, "its name is what is reported"
+    assert "key=phone" in caplog.text, "the name is reported"
     assert "key=laptop" in caplog.text
     forwarded = [str(received.headers) for received in manager.received]
     assert [text for text in forwarded if f"{CANARY}-token" not in text] == []

@@ -108,7 +108,7 @@ def test_the_bearer_token_wins_over_the_other_header() -> None:
     assert given_key([]) is None
 
 
-# --- how much ---------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def test_guessing_keys_is_rate_limited(tmp_path: Path, manager_url: str) -> None
     with limited(tmp_path, manager_url, rate, [0.0]) as http:
         reported = [http.get("/v1/models", headers=key(f"guess{n}")).status_code for n in range(4)]
         assert reported == [401, 401, 429, 429]
-        assert http.get("/v1/models", headers=key("a")).status_code == 200, "nobody else suffers"
+        assert http.get("/v1/models", headers=key("a")).status_code == 200, "others are not affected"
 
 
 def test_a_client_can_not_exceed_its_limit_of_open_requests(
@@ -178,7 +178,7 @@ def test_a_client_can_not_exceed_its_limit_of_open_requests(
         assert refused.json()["error"]["code"] == "too_many_open_requests"
         assert "gateway.max_concurrent_per_client" in refused.json()["error"]["message"]
         assert http.get("/v1/models", headers=key("b")).status_code == 200
-        # Who leaves makes room.
+        # A client that leaves frees its place.
         wait_for(lambda: http.get("/v1/models", headers=key("a")).status_code == 200)
 
 

@@ -23,7 +23,7 @@ def test_the_description_is_served_as_json_and_yaml(client: httpx.Client) -> Non
     assert made["servers"] == [{"url": "/"}]
 
 
-def test_the_page_loads_only_what_this_gateway_has(client: httpx.Client) -> None:
+def test_the_page_loads_only_files_of_this_gateway(client: httpx.Client) -> None:
     page = client.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     loaded = re.findall(r'(?:src|href)="(.*?)"', page.text)
@@ -35,7 +35,7 @@ def test_the_page_loads_only_what_this_gateway_has(client: httpx.Client) -> None
     assert "//" not in page.text
 
 
-def test_the_page_may_run_no_script_but_its_files(client: httpx.Client) -> None:
+def test_the_page_may_run_only_its_own_scripts(client: httpx.Client) -> None:
     policy = client.get("/docs").headers["content-security-policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'"

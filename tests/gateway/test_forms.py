@@ -30,9 +30,7 @@ def test_form_fields_keep_their_order() -> None:
     assert read(WHOLE) == [("prompt", "p"), ("mask", b"PNG")]
 
 
-def test_a_truncated_form_is_refused(
-    subtests: pytest.Subtests,
-) -> None:
+def test_a_truncated_form_is_refused(subtests: pytest.Subtests) -> None:
     for size in range(len(WHOLE) - len("--\r\n")):
         with subtests.test(size=size), pytest.raises(InvalidRequest, match="multipart form"):
             read(WHOLE[:size])

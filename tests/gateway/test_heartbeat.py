@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -136,7 +135,3 @@ def test_a_client_that_disconnects_during_the_comments_ends_the_request(
     with hasty.stream("POST", CHAT, json=STREAMED) as answer:
         assert next(answer.iter_lines()).startswith(": ")
     assert manager.client_left.wait(3)
-
-
-def test_an_unreachable_manager_is_reported_at_once(tmp_path: Path, lonely: httpx.Client) -> None:
-    assert lonely.post(CHAT, json=STREAMED).status_code == 503

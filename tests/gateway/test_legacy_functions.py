@@ -1,4 +1,4 @@
-"""Chats in the form before tools: what the worker receives and what the client gets."""
+"""Chats in the form before tools: the worker's request and the client's response."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def chunk(*delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 def asked(settings: Settings, **fields: Any) -> dict[str, Any]:
-    """What goes on of a request of *fields*."""
+    """The forwarded body of a request with *fields*."""
     body = json.dumps({"messages": [HI], **fields}).encode()
     sent: dict[str, Any] = json.loads(check_chat_or_legacy(settings, body).body)
     return sent
@@ -69,7 +69,7 @@ def refused(settings: Settings, **fields: Any) -> InvalidRequest:
     return caught.value
 
 
-# --- what is asked -------------------------------------------------------------------------------
+# --- the request ---------------------------------------------------------------------------------
 
 
 def test_functions_become_tools_without_parallel_calls(settings: Settings) -> None:
@@ -89,9 +89,9 @@ def test_a_function_can_be_required_by_name(settings: Settings) -> None:
 
 
 def test_a_result_belongs_to_the_last_call_of_its_function(settings: Settings) -> None:
-    said = {"role": "assistant", "content": None, "function_call": CALL}
+    reply = {"role": "assistant", "content": None, "function_call": CALL}
     result = {"role": "function", "name": "look", "content": "seen"}
-    messages = asked(settings, messages=[HI, said, result, said, result])["messages"]
+    messages = asked(settings, messages=[HI, reply, result, reply, result])["messages"]
     ids = [message["tool_calls"][0]["id"] for message in (messages[1], messages[3])]
     assert len(set(ids)) == 2
     assert [message["tool_call_id"] for message in (messages[2], messages[4])] == ids
@@ -152,17 +152,19 @@ _JSON = st.recursive(
 )
 
 
-@given(functions=_JSON, call=_JSON, said=_JSON, role=st.sampled_from(["assistant", "function", "user"]))
+@given(
+    functions=_JSON, call=_JSON, reply=_JSON, role=st.sampled_from(["assistant", "function", "user"])
+)
 def test_any_input_is_accepted_or_refused(
-    settings: Settings, functions: Any, call: Any, said: Any, role: str
+    settings: Settings, functions: Any, call: Any, reply: Any, role: str
 ) -> None:
-    message = {"role": role, "content": "x", "name": said, "function_call": said}
+    message = {"role": role, "content": "x", "name": reply, "function_call": reply}
     body = {"messages": [HI, message], "functions": functions, "function_call": call}
     with suppress(InvalidRequest):
         check_chat_or_legacy(settings, json.dumps(body).encode())
 
 
-# --- what is answered ----------------------------------------------------------------------------
+# --- the response --------------------------------------------------------------------------------
 
 
 def test_a_call_is_reported_in_the_legacy_form(sdk: Any, manager: StandIn) -> None:
@@ -220,14 +222,15 @@ def test_an_error_in_a_stream_names_what_the_client_sent() -> None:
     assert json.loads(data.removeprefix(b"data: "))["error"]["message"] == "functions: no"
 
 
-@pytest.mark.parametrize("cut", range(1, 40, 3))
-def test_a_stream_reads_the_same_however_it_is_cut(cut: int) -> None:
+def test_a_stream_is_rewritten_the_same_however_it_is_cut() -> None:
     stream = b": loading\n\n" + sse(
         chunk({"content": "한"}), chunk({}, finish_reason="tool_calls"), "[DONE]"
     )
-    whole, cutted = LegacyEvents(ParamNames({})), LegacyEvents(ParamNames({}))
-    pieces = [stream[at : at + cut] for at in range(0, len(stream), cut)]
-    assert b"".join(map(cutted.feed, pieces)) == whole.feed(stream)
+    whole = LegacyEvents(ParamNames({})).feed(stream)
+    for size in range(1, 40, 3):
+        events = LegacyEvents(ParamNames({}))
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert b"".join(map(events.feed, pieces)) == whole, size
 
 
 def test_an_error_of_the_worker_names_the_function(client: httpx.Client, manager: StandIn) -> None:

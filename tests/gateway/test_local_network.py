@@ -1,7 +1,7 @@
-"""Hosts without a route: on macOS the error names the privacy setting that may be the reason.
+"""Hosts without a route: on macOS the error names the privacy setting that may cause it.
 
-The refusal comes from a real kernel, in a network namespace with an ``unreachable`` route; that it is
-macOS is a parameter.
+The error comes from a real kernel, in a network namespace with an ``unreachable`` route; macOS is a
+parameter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hostctl.local_stack import ROOT
 from testkit.needs import lacking
 from tests.gateway.conftest import make_settings
 
-# The camera has an address that is allowed and has no route; the other one is not allowed.
+# The first address is allowed and has no route; the second one is not allowed.
 PROGRAM = """
 import asyncio, json, pathlib, sys
 import uvloop
@@ -33,7 +33,7 @@ from gateway.checks import check_chat
 from gateway.images_in.fetching import Fetcher
 from gateway.manager_client import ManagerClient
 from tests.gateway.conftest import make_settings
-from web.relay import UpstreamRequest, UpstreamUnreachable, open_session, send_upstream
+from web.relay import UpstreamUnreachable, open_session, send_upstream
 from gateway.manager_client import manager_unreachable
 
 folder, platform = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -41,7 +41,7 @@ extra = "gateway: {manager_host: 10.9.9.7}\\nimages: {fetch_allow: [10.9.9.0/24]
 settings = make_settings(folder, "http://x:8100", extra)
 
 async def main():
-    told = {}
+    messages = {}
     fetcher = Fetcher(settings, platform=platform)
     for host in ("10.9.9.1", "10.8.8.1"):
         part = {"type": "image_url", "image_url": {"url": f"http://{host}/x.png"}}
@@ -49,26 +49,26 @@ async def main():
         try:
             await fetcher.fetch_all(check_chat(settings, body))
         except InvalidRequest as exc:
-            told[host] = exc.message
+            messages[host] = exc.message
     session = open_session()
     try:
-        await send_upstream(session, UpstreamRequest("POST", settings.manager_url, []))
+        await send_upstream(session, "POST", settings.manager_url, [])
     except UpstreamUnreachable as exc:
-        told["relay"] = manager_unreachable(settings, exc, platform).message
+        messages["relay"] = manager_unreachable(settings, exc, platform).message
     try:
         await ManagerClient(settings).status()
     except Exception as exc:
-        told["control"] = manager_unreachable(settings, exc, platform).message
+        messages["control"] = manager_unreachable(settings, exc, platform).message
     await session.close()
     await fetcher.close()
-    print(json.dumps(told))
+    print(json.dumps(messages))
 
 uvloop.run(main())
 """
 NAMED = "System Settings > Privacy & Security > Local Network"
 
 
-def told(folder: Path, platform: str) -> dict[str, str]:
+def messages(folder: Path, platform: str) -> dict[str, str]:
     route = (
         "ip link set lo up && ip route add unreachable 10.9.9.0/24 && ip addr add 10.9.8.1/32 dev lo"
     )
@@ -83,17 +83,17 @@ def told(folder: Path, platform: str) -> dict[str, str]:
 @pytest.mark.process
 def test_a_host_without_a_route_names_local_network_privacy_on_macos_alone(tmp_path: Path) -> None:
     if os.geteuid() or not (shutil.which("ip") and shutil.which("unshare")):
-        lacking("a network namespace of one's own: root, ip and unshare")
-    mac = told(tmp_path, "darwin")
+        lacking("network namespaces: root, ip and unshare")
+    mac = messages(tmp_path, "darwin")
     assert set(mac) == {"10.9.9.1", "10.8.8.1", "relay", "control"}
     for who in ("10.9.9.1", "relay", "control"):
         assert NAMED in mac[who], who
         assert "Docker" in mac[who]
-    assert NAMED not in mac["10.8.8.1"]  # the settings refuse it: nothing is said about the network
-    assert not [text for text in told(tmp_path, "linux").values() if NAMED in text]
+    assert NAMED not in mac["10.8.8.1"]  # refused by the settings
+    assert not [text for text in messages(tmp_path, "linux").values() if NAMED in text]
 
 
-def test_the_reason_is_found_behind_what_libraries_raise_in_its_place() -> None:
+def test_the_cause_is_found_behind_the_errors_of_libraries() -> None:
     def raised(cause: BaseException) -> BaseException:
         try:
             raise ConnectionError("no connection") from cause
@@ -109,7 +109,7 @@ def test_the_reason_is_found_behind_what_libraries_raise_in_its_place() -> None:
         assert not local_network.hint(exc, "darwin")
 
 
-def test_a_manager_that_refuses_says_nothing_of_it(tmp_path: Path) -> None:
+def test_a_refused_connection_does_not_mention_local_network_privacy(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, "http://x:1")
     error = manager_unreachable(settings, OSError(errno.ECONNREFUSED, "refused"), "darwin")
     assert isinstance(error, ManagerUnreachable)

@@ -1,4 +1,4 @@
-"""What the gateway logs about requests, and what it never logs."""
+"""Request log lines: the format, and the content that is never logged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REQUESTS = [
 
 
 def logged(tmp_path: Path, manager_url: str, settings: str) -> list[str]:
-    """The lines of a gateway, a process of its own, that was asked each of ``REQUESTS``."""
+    """The log of a gateway process that received each of ``REQUESTS``."""
     port = free_port()
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG + settings)
@@ -65,13 +65,13 @@ def is_up(client: httpx.Client) -> bool:
 
 @pytest.fixture(scope="module")
 def for_machines(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> list[str]:
-    """In JSON, and of prompts what there is unless configured."""
+    """In JSON; prompts as by default."""
     return logged(tmp_path_factory.mktemp("json"), manager_url, "logs: {format: json}\n")
 
 
 @pytest.fixture(scope="module")
 def for_people(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> list[str]:
-    """In the form that there is unless configured, and with prompts."""
+    """In the default format, with prompts."""
     return logged(tmp_path_factory.mktemp("prompts"), manager_url, "logs: {prompts: true}\n")
 
 

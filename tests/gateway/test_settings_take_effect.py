@@ -45,7 +45,7 @@ def test_the_default_of_a_route_is_the_configured_alias(
     assert manager.received[0].path.startswith(f"/workers/{data['defaults'][route]}/")
 
 
-def test_a_configuration_without_image_models_serves_and_says_that_it_draws_nothing(
+def test_without_image_models_the_image_routes_are_a_404_and_the_others_work(
     tmp_path: Path, manager: StandIn, manager_url: str
 ) -> None:
     data = yaml.safe_load(CONFIG)
@@ -66,7 +66,7 @@ def test_a_configuration_without_image_models_serves_and_says_that_it_draws_noth
 
 
 def test_the_manager_is_contacted_on_the_configured_host(tmp_path: Path, manager_url: str) -> None:
-    # Nobody listens there; what is seen is where the gateway looked.
+    # Nothing listens there; the error shows the address.
     settings = make_settings(tmp_path, manager_url, "gateway: {manager_host: nowhere.invalid}\n")
     with served(create_app(settings)) as url:
         answer = plain.post(f"{url}/v1/chat/completions", json=HELLO, timeout=20)
@@ -88,10 +88,7 @@ def test_the_token_goes_to_the_manager_on_both_paths(
 @pytest.mark.process
 @pytest.mark.parametrize(
     "hosts",
-    [
-        {"gateway": "127.0.0.1", "manager": "0.0.0.0"},
-        {"gateway": "0.0.0.0", "manager": "127.0.0.1"},
-    ],
+    [{"gateway": "127.0.0.1", "manager": "0.0.0.0"}, {"gateway": "0.0.0.0", "manager": "127.0.0.1"}],
     ids=lambda hosts: hosts["gateway"],
 )
 def test_each_tier_listens_on_its_configured_address(tmp_path: Path, hosts: dict[str, str]) -> None:
@@ -101,7 +98,7 @@ def test_each_tier_listens_on_its_configured_address(tmp_path: Path, hosts: dict
         for tier, host in hosts.items():
             process = process_of(stack, tier)
             listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
-            # The gateway's "all addresses" means both families; the manager is asked by IPv4 alone.
+            # The gateway's "all addresses" means both families; the manager uses IPv4 only.
             both = tier == "gateway" and is_everywhere(host)
             port = getattr(stack.settings, tier).port
             assert listening == {(address, port) for address in (EVERYWHERE if both else (host,))}

@@ -52,7 +52,7 @@ def eventually(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> An
 
 
 def _ports() -> Iterator[int]:
-    """Ports of this test process alone: `make test` runs two side by side."""
+    """Ports of this test process alone: `make test` runs several concurrently."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
     mine = range(20_000 + 3_000 * number, 23_000 + 3_000 * number)
     return iter(random.sample(mine, len(mine)))
@@ -62,7 +62,7 @@ _PORTS = _ports()
 
 
 def unused_port() -> int:
-    """A port that is free, below those that the system gives to clients, and never given twice."""
+    """A port that is free, below the ephemeral range, and never returned twice."""
     for port in _PORTS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,26 +82,26 @@ def alive(pid: int) -> bool:
 
 
 class Bench:
-    """A folder with a journal and flags, and managers over models of one's own making."""
+    """A folder with a journal and flags, and managers with models of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.journal = folder / "journal"
         self.journal.touch()
-        self.flag = str(folder / "flag")  # what workers wait for in many tests
+        self.flag = str(folder / "flag")  # workers wait for it in many tests
 
     def raise_flag(self) -> None:
         Path(self.flag).touch()
 
     def model(self, *, memory_gb: float = 1, **knobs: Any) -> dict[str, Any]:
-        """A model of the configuration whose worker behaves as *knobs* say."""
+        """A model of the configuration whose worker behaves according to *knobs*."""
         path = json.dumps({"journal": str(self.journal), **knobs})
         return {"kind": "vlm", "path": path, "port": unused_port(), "memory_gb": memory_gb}
 
     def config(
         self, models: dict[str, dict[str, Any]] | None = None, **sections: Any
     ) -> dict[str, Any]:
-        """Data for ``Settings``; ``a`` is there unless *models* say otherwise."""
+        """Data for ``Settings``; by default with model ``a``."""
         image = {"kind": "image", "family": "flux1-schnell", "path": "x", "memory_gb": 1}
         models = {"a": self.model()} if models is None else models
         first = next(iter(models))
@@ -132,8 +132,8 @@ class Bench:
     def manager(
         self, models: dict[str, dict[str, Any]] | None = None, **sections: Any
     ) -> Iterator[Manager]:
-        """A manager that serves; what it leaves behind fails the test."""
-        # Fake workers are declared to need gigabytes and take none: measuring them would teach that.
+        """A running manager; processes that it leaves behind fail the test."""
+        # Not measured: fake workers declare gigabytes and use none, which would be learned.
         launcher = LocalLauncher(FAKE_WORKER, measure=lambda pid: None)
         app = ManagerApp(self.settings(models, **sections), launcher=launcher)
         with served(app) as url, Manager(url, app, self) as manager:

@@ -1,6 +1,6 @@
-"""A world for the planner alone: arrivals, loads, answers and ends in simulated time, no processes.
+"""A simulated world for the planner: arrivals, loads and ends in simulated time, without processes.
 
-``Simulation`` carries out what ``schedule`` plans, and checks at every event what must always hold.
+``Simulation`` carries out the plans of ``schedule`` and checks the invariants at every event.
 ``fewest_loads`` is the least number of loads with which two models that exclude each other can serve
 the same requests, by exhaustive search with knowledge of the future.
 """
@@ -40,8 +40,8 @@ class Simulation:
     _queue: list[tuple[Waiting, Asked]] = field(default_factory=list)
     _events: list[tuple[float, int, str, object]] = field(default_factory=list)
     _counter: int = 0
-    _unlaunched: dict[str, int] = field(default_factory=dict)  # bytes they were promised
-    _used: dict[str, int] = field(default_factory=dict)  # bytes of those that have a process
+    _unlaunched: dict[str, int] = field(default_factory=dict)  # bytes reserved
+    _used: dict[str, int] = field(default_factory=dict)  # bytes of running processes
 
     def run(self) -> Simulation:
         for asked in self.asked:
@@ -51,7 +51,7 @@ class Simulation:
             getattr(self, f"_{what}")(about)
             self._dispatch()
             self._launch()
-            assert sum(self._used.values()) <= self.terms.budget, "a breach of the budget"
+            assert sum(self._used.values()) <= self.terms.budget, "the budget is exceeded"
         assert not self._queue, f"starved: {self._queue}"
         return self
 
@@ -75,8 +75,8 @@ class Simulation:
         del self._used[alias]
         self._change(alias, state=S.STOPPED)
 
-    def _looked(self, _: None) -> None:
-        """Nothing happens but the look itself."""
+    def _replanned(self, _: None) -> None:
+        """Only triggers planning."""
 
     def _dispatch(self) -> None:
         plans = schedule([w for w, _ in self._queue], self.workers, self.terms, self.now)
@@ -105,7 +105,7 @@ class Simulation:
                     self._unlaunched[alias] = memory
                     self.loads += 1
                 case Wait(until=until) if until is not None:
-                    self._at(until, "looked", None)
+                    self._at(until, "replanned", None)
             left.append((waiting, asked))
         self._queue = left
 
@@ -126,10 +126,10 @@ def random_simulation(seed: int) -> Simulation:
         memory = rng.randint(1, budget)
         is_pinned = rng.random() < 0.1 and pinned + memory <= 4
         pinned += memory * is_pinned
-        # A model may have been measured to need more than there is, or more than it was declared.
-        seen = rng.choice([memory, memory, memory, rng.randint(1, 16)]) if not is_pinned else memory
+        # A model may have been measured above the budget, or above its declared memory.
+        measured = rng.choice([memory, memory, memory, rng.randint(1, 16)]) if not is_pinned else memory
         declared = min(memory, budget - 4)
-        workers[alias] = WorkerView(alias, S.STOPPED, seen, declared=declared, pinned=is_pinned)
+        workers[alias] = WorkerView(alias, S.STOPPED, measured, declared=declared, pinned=is_pinned)
     busy = rng.choice([0.1, 1.0, 4.0])
     at, asked = 0.0, []
     for _ in range(rng.randint(1, 24)):
@@ -147,9 +147,9 @@ def random_simulation(seed: int) -> Simulation:
 def fewest_loads(asked: Sequence[Asked], *, load_s: float, max_wait_s: float) -> int:
     """The optimum for two models of which only one fits, under the same ``max_wait_s``.
 
-    At every arrival and every end of a load or an answer it may grant what waits for the loaded model
-    or hold it back, and swap an idle model or keep it; once another has waited for ``max_wait_s`` it
-    may neither grant nor keep.
+    At every arrival and every end of a load or a request it may grant the requests that wait for the
+    loaded model or hold them back, and swap an idle model or keep it; once another has waited for
+    ``max_wait_s`` it may neither grant nor keep.
     """
     arrivals = sorted(asked, key=lambda a: a.at)
 
@@ -161,7 +161,7 @@ def fewest_loads(asked: Sequence[Asked], *, load_s: float, max_wait_s: float) ->
         loaded: str,
         loading_until: float,
         running: tuple[float, ...],
-        served: bool,  # since the last load: to swap before that would be in vain
+        served: bool,  # since the last load: swapping before that would be useless
     ) -> float:
         ready = bool(loaded) and loading_until <= now
         others = [w for w in waiting if w[1] != loaded]

@@ -1,4 +1,4 @@
-"""While work is open a Mac stays awake: one ``caffeinate``, here a stand-in that behaves alike."""
+"""While work is open a Mac stays awake: one ``caffeinate`` process, here a stand-in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.manager.conftest import FAKE_WORKER, Bench, Manager, alive, eventuall
 
 pytestmark = pytest.mark.process
 
-# As /usr/bin/caffeinate: stays until it is ended, or until the process after -w is gone.
+# As /usr/bin/caffeinate: runs until it is ended, or the process after -w has exited.
 STAND_IN = """#!/bin/sh
 echo "$$ $*" >> {journal}
 while kill -0 "$3" 2>/dev/null; do sleep 0.02; done
@@ -55,7 +55,7 @@ def awake(caffeinate: Caffeinate) -> Iterator[Awake]:
     held.close()
 
 
-def test_the_machine_stays_awake_during_work_and_a_moment_after() -> None:
+def test_the_machine_stays_awake_during_work_and_shortly_after() -> None:
     def stays(now: float, worked_at: float | None = 0.0) -> bool:
         return must_stay_awake(busy=False, worked_at=worked_at, now=now)
 
@@ -76,7 +76,7 @@ def test_one_process_is_held_while_work_is_open_and_none_when_idle(
     ((pid, arguments),) = caffeinate.started()
     assert arguments == f"-i -w {os.getpid()}"
     awake.update(False, 5)
-    assert alive(pid), "the next turn of a conversation may come"
+    assert alive(pid), "the next request of a conversation may follow"
     awake.update(False, 4 + LINGER_S)
     assert not alive(pid)
     awake.update(True, 60)
@@ -96,7 +96,7 @@ def test_a_killed_caffeinate_is_replaced_after_a_minute(awake: Awake, caffeinate
     assert awake.held
 
 
-def test_after_the_end_none_is_started(awake: Awake) -> None:
+def test_after_close_no_caffeinate_is_started(awake: Awake) -> None:
     awake.update(True, 0)
     awake.close()
     awake.update(True, 1)
@@ -134,7 +134,7 @@ def test_a_manager_that_is_killed_leaves_none_behind(caffeinate: Caffeinate) -> 
     eventually(lambda: not caffeinate.living())
 
 
-def test_the_manager_holds_it_for_an_open_request_and_ends_it_with_itself(
+def test_the_manager_holds_caffeinate_during_a_request_and_ends_it(
     bench: Bench, caffeinate: Caffeinate
 ) -> None:
     launcher = LocalLauncher(FAKE_WORKER, measure=lambda pid: None)

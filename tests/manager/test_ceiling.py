@@ -1,4 +1,4 @@
-"""The budget never exceeds what the GPU of a Mac may hold, and says which rule it comes from."""
+"""The budget never exceeds a Mac's GPU limit, and names the rule that decides it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEQUOIA: tuple[tuple[int, ...], ...] = ((14, 7), (15, 6, 1), ())  # (): not know
 TAHOE: tuple[tuple[int, ...], ...] = ((26, 0), (27,))
 
 
-def test_the_share_of_the_gpu_is_that_of_the_version_of_macos() -> None:
+def test_the_gpu_s_share_of_memory_depends_on_the_macos_version() -> None:
     """As ``recommendedMaxWorkingSetSize`` was logged on Macs of these sizes."""
     found = {
         (memory, version): ceiling_gb(Mac(memory * GIB, version))
@@ -49,7 +49,7 @@ def test_the_share_of_the_gpu_is_that_of_the_version_of_macos() -> None:
     }
 
 
-def test_the_sysctl_decides_once_it_is_set() -> None:
+def test_a_set_sysctl_decides() -> None:
     assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=14 * GIB)) == 14
     assert ceiling_gb(Mac(16 * GIB, (15,), wired_limit=99 * GIB)) == 16
 
@@ -70,7 +70,7 @@ def test_other_systems_have_no_sysctl() -> None:
     assert sysctl(WIRED_LIMIT) is None
 
 
-def test_a_mac_is_read_from_its_version_and_its_sysctl() -> None:
+def test_mac_of_reads_version_and_sysctl() -> None:
     def read(version: str, mebibytes: int | None) -> Mac | None:
         values = {} if mebibytes is None else {WIRED_LIMIT: mebibytes}
         return mac_of(GIB, name="darwin", version=lambda: version, sysctl=values.get)
@@ -81,7 +81,7 @@ def test_a_mac_is_read_from_its_version_and_its_sysctl() -> None:
     assert read("15.6", -1) == Mac(GIB, (15, 6), 0)
 
 
-def test_the_budget_says_which_rule_it_comes_from() -> None:
+def test_the_budget_names_the_rule_that_decides_it() -> None:
     capped = MemorySettings(max_unified_memory_gb=6.0)
     margin = MemorySettings(safety_margin_gb=4.0)
     tahoe = Mac(16 * GIB, (26, 0))
@@ -102,10 +102,10 @@ def test_the_budget_says_which_rule_it_comes_from() -> None:
 def test_the_limit_reported_by_metal_is_stored_for_the_same_conditions(tmp_path: Path) -> None:
     file = tmp_path / "state" / "gpu.json"
     budget = Budget(SETTINGS, 16 * GIB, MINI, file)
-    assert not budget.update(12 * GIB), "higher than what is known: no change"
+    assert not budget.update(12 * GIB), "higher than the known limit: no change"
     assert budget.update(9 * GIB)
     assert not budget.update(9 * GIB)
-    assert not budget.update(0), "a worker without a GPU says nothing"
+    assert not budget.update(0), "a worker without a GPU reports 0"
     budget.save()
     assert Budget(SETTINGS, 16 * GIB, MINI, file).bytes == 9 * GIB
     for other in (
@@ -137,9 +137,7 @@ def test_a_damaged_file_is_ignored_and_replaced(tmp_path: Path) -> None:
         assert Budget(SETTINGS, 16 * GIB, MINI, file).bytes == 9 * GIB
 
 
-def test_a_disk_that_takes_nothing_costs_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritable_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     budget = Budget(SETTINGS, 16 * GIB, MINI, tmp_path / "state" / "gpu.json")
     budget.update(9 * GIB)
@@ -149,7 +147,7 @@ def test_a_disk_that_takes_nothing_costs_one_warning(
     assert len(caplog.records) == 1
 
 
-def test_a_wired_limit_above_half_of_what_the_gpu_may_hold_is_refused_at_the_start() -> None:
+def test_a_wired_limit_above_half_of_the_gpu_limit_is_refused_at_startup() -> None:
     ceiling = ceiling_of(MINI)
     for size, cured in ((0.0, True), (5.3, True), (5.4, False), (99.0, False)):
         settings = WorkerSettings(wired_limit=size)
@@ -186,4 +184,4 @@ async def test_the_first_worker_lowers_the_budget_to_the_limit_reported_by_metal
     ticker.check_budget()
     await asyncio.sleep(1)
     assert scene.pool.budget == 8 * GIB
-    assert [scene.state(alias) for alias in "ab"] == ["stopped", "ready"], "the idle one leaves"
+    assert [scene.state(alias) for alias in "ab"] == ["stopped", "ready"], "the idle worker is unloaded"

@@ -9,7 +9,7 @@ import pytest
 from manager.app import ManagerApp
 from testkit import plain
 from testkit.servers import served
-from tests.manager.conftest import Bench, Manager, error_of
+from tests.manager.conftest import Bench, error_of
 
 pytestmark = pytest.mark.process
 
@@ -25,48 +25,7 @@ def test_health_is_quick_and_needs_nothing(bench: Bench) -> None:
         bench.raise_flag()
 
 
-def test_the_dashboard_s_fields_are_there_with_their_types(bench: Bench) -> None:
-    with bench.manager() as manager:
-        assert manager.status()["workers"] == {}
-        assert manager.ask().status_code == 200
-        status = manager.status()
-        worker = status["workers"]["a"]
-        assert set(worker) == {
-            *("port", "pid", "state", "memory_gb", "uptime_seconds", "idle_seconds"),
-            *("active_requests", "request_count", "model_path", "model_type"),
-        }
-        assert isinstance(worker["port"], int)
-        for name in ("memory_gb", "uptime_seconds", "idle_seconds"):
-            assert isinstance(worker[name], float), name
-        assert (worker["state"], worker["request_count"], worker["active_requests"]) == ("ready", 1, 0)
-        for name in ("total_gb", "available_gb", "used_gb", "used_percent", "usage_percent"):
-            assert isinstance(status["memory"][name], float), name
-        assert status["memory"]["models_loaded_gb"] == 1
-        assert status["memory"]["budget_gb"] == 8
-        assert set(status["models"]) == {"a", "image"}
-        assert status["models"]["image"]["status"] == "stopped"
-        assert status["config"] == {
-            "idle_timeout_seconds": -1,
-            "max_requests_before_restart": 0,
-            "safety_margin_gb": 0,
-        }
-
-
-def test_loading_and_failed_workers_stay_out_of_workers(bench: Bench) -> None:
-    models = {"a": bench.model(ready_when=bench.flag), "b": bench.model(exit=1)}
-    with bench.manager(models) as manager:
-        loading = manager.ask_in_background("a")
-        manager.in_state("starting", "a")
-        assert manager.ask("b").status_code == 503
-        status = manager.status()
-        assert status["workers"] == {}
-        assert (status["models"]["a"]["status"], status["models"]["a"]["queued"]) == ("starting", 1)
-        assert status["models"]["b"]["status"] == "failed"
-        bench.raise_flag()
-        assert loading.result().status_code == 200
-
-
-def test_spawn_answers_with_an_object_once_the_worker_is_ready(bench: Bench) -> None:
+def test_spawn_responds_with_an_object_once_the_worker_is_ready(bench: Bench) -> None:
     with bench.manager() as manager:
         answer = manager.post("/spawn/a")
         assert answer.status_code == 200
@@ -76,15 +35,6 @@ def test_spawn_answers_with_an_object_once_the_worker_is_ready(bench: Bench) -> 
         assert (body["port"], body["pid"]) == (worker["port"], worker["pid"])
         assert manager.post("/spawn/a").json()["pid"] == body["pid"]
         assert bench.notes("begin") == []
-
-
-def test_a_spawn_that_fails_says_why(bench: Bench) -> None:
-    model = bench.model(exit=1, last_words="load failed: no weights\n")
-    with bench.manager({"a": model}) as manager:
-        answer = manager.post("/spawn/a")
-        assert (answer.status_code, error_of(answer)["code"]) == (503, "load_failed")
-        assert "no weights" in error_of(answer)["message"]
-        assert error_of(answer)["type"] == "server_error"
 
 
 def test_stop_is_200_for_a_loaded_and_for_an_unloaded_worker(bench: Bench) -> None:
@@ -103,17 +53,7 @@ def test_stop_is_200_for_a_loaded_and_for_an_unloaded_worker(bench: Bench) -> No
         assert len(bench.notes("terminated")) == 1
 
 
-def test_a_start_can_be_stopped(bench: Bench) -> None:
-    with bench.manager({"a": bench.model(ready_when=bench.flag)}) as manager:
-        waiting = manager.ask_in_background()
-        bench.noted("launched")
-        assert manager.post("/stop/a").json()["was_loaded"] is True
-        assert manager.state() == "stopped"
-        answer = waiting.result()
-        assert (answer.status_code, error_of(answer)["code"]) == (503, "stopped")
-
-
-def test_stop_all_stops_all_and_names_them(bench: Bench) -> None:
+def test_stop_all_stops_all_workers_and_lists_them(bench: Bench) -> None:
     with bench.manager({alias: bench.model() for alias in "abc"}) as manager:
         assert manager.post("/stop-all").json() == {"success": True, "stopped": []}
         for alias in "ac":
@@ -209,17 +149,11 @@ def test_without_the_token_every_route_but_health_is_a_401(
         {"authorization": "Bearer s3cret"},
         {"authorization": "bearer s3cret"},
         {"x-manager-token": "s3cret"},
-        {"authorization": "Bearer of-somebody-else", "x-manager-token": "s3cret"},
+        {"authorization": "Bearer another", "x-manager-token": "s3cret"},
     ],
 )
-def test_with_the_token_all_is_open(guarded: str, headers: dict[str, str]) -> None:
+def test_with_the_token_every_route_is_open(guarded: str, headers: dict[str, str]) -> None:
     with plain.Client(base_url=guarded, headers=headers) as http:
         assert http.get("/status").status_code == 200
         assert http.post("/stop/a").status_code == 200
         assert http.post("/workers/nobody/x").status_code == 404
-
-
-def test_without_a_configured_token_every_request_is_admitted(bench: Bench) -> None:
-    with bench.manager() as manager:
-        assert isinstance(manager, Manager)
-        assert manager.http.get("/status", headers={"authorization": "Bearer x"}).status_code == 200

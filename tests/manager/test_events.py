@@ -1,10 +1,9 @@
-"""The event bus: everybody hears everything in order, or how much was lost; nobody is waited for."""
+"""The event bus: readers get all events in order, or the number of lost ones; no reader delays it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from itertools import pairwise
 from typing import Any
 
@@ -23,10 +22,7 @@ from manager.events import (
     last_event_id,
     stream,
 )
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 20))
+from tests.loops import in_loop
 
 
 def numbered(bus: EventBus, count: int) -> None:
@@ -38,146 +34,115 @@ async def rest(subscription: Subscription) -> list[BusEvent]:
     return [event async for event in subscription]
 
 
-def test_every_reader_gets_all_events_in_order() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        async with bus.subscribe() as one, bus.subscribe() as two:
-            numbered(bus, 3)
-            bus.close()
-            heard = await rest(one)
-            assert heard == await rest(two)
-        assert [h.data["number"] for h in heard] == [0, 1, 2]
-        assert [h.id for h in heard] == [1, 2, 3]
-
-    run(test())
-
-
-def test_a_reader_that_waits_is_woken() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        async with bus.subscribe() as reader:
-            waiting = asyncio.ensure_future(anext(reader))
-            await asyncio.sleep(0)
-            assert not waiting.done()
-            bus.publish("pressure", {"level": "warning"})
-            assert (await waiting) == BusEvent("pressure", {"level": "warning"}, 1)
-
-    run(test())
-
-
-def test_a_new_reader_gets_only_new_events() -> None:
-    async def test() -> None:
-        bus = EventBus()
+@in_loop
+async def test_every_reader_gets_all_events_in_order() -> None:
+    bus = EventBus()
+    async with bus.subscribe() as one, bus.subscribe() as two:
         numbered(bus, 3)
-        async with bus.subscribe() as reader:
-            bus.publish("pressure", {})
-            bus.close()
-            assert [h.kind for h in await rest(reader)] == ["pressure"]
-
-    run(test())
-
-
-def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        async with bus.subscribe() as slow, bus.subscribe() as quick:
-            for number in range(READER_LIMIT + 44):
-                bus.publish("memory", {"number": number})
-                await anext(quick)
-            bus.close()
-            lost, *heard = await rest(slow)
-            assert lost == BusEvent("lost", {"count": 44}, 0)
-            assert [h.data["number"] for h in heard] == list(range(44, READER_LIMIT + 44))
-            assert await rest(quick) == []
-
-    run(test())
-
-
-def test_a_reader_that_reconnects_gets_missed_events() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        numbered(bus, 5)
-        async with bus.subscribe(last_id=3) as reader:
-            numbered(bus, 1)
-            bus.close()
-            assert [h.id for h in await rest(reader)] == [4, 5, 6]
-
-    run(test())
-
-
-def test_a_reader_that_reconnects_late_gets_the_number_of_lost_events() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        numbered(bus, KEPT + 10)
         bus.close()
-        async with bus.subscribe(last_id=4) as reader:
-            lost, *heard = await rest(reader)
-        assert lost == BusEvent("lost", {"count": 6}, 0)
-        assert [h.id for h in heard] == list(range(11, KEPT + 11))
-        assert heard == bus.recent
+        received = await rest(one)
+        assert received == await rest(two)
+    assert [h.data["number"] for h in received] == [0, 1, 2]
+    assert [h.id for h in received] == [1, 2, 3]
 
-    run(test())
+
+@in_loop
+async def test_a_new_reader_gets_only_new_events() -> None:
+    bus = EventBus()
+    numbered(bus, 3)
+    async with bus.subscribe() as reader:
+        bus.publish("pressure", {})
+        bus.close()
+        assert [h.kind for h in await rest(reader)] == ["pressure"]
+
+
+@in_loop
+async def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number() -> None:
+    bus = EventBus()
+    async with bus.subscribe() as slow, bus.subscribe() as quick:
+        for number in range(READER_LIMIT + 44):
+            bus.publish("memory", {"number": number})
+            await anext(quick)
+        bus.close()
+        lost, *received = await rest(slow)
+        assert lost == BusEvent("lost", {"count": 44}, 0)
+        assert [h.data["number"] for h in received] == list(range(44, READER_LIMIT + 44))
+        assert await rest(quick) == []
+
+
+@in_loop
+async def test_a_reader_that_reconnects_gets_missed_events() -> None:
+    bus = EventBus()
+    numbered(bus, 5)
+    async with bus.subscribe(last_id=3) as reader:
+        numbered(bus, 1)
+        bus.close()
+        assert [h.id for h in await rest(reader)] == [4, 5, 6]
+
+
+@in_loop
+async def test_a_reader_that_reconnects_late_gets_the_number_of_lost_events() -> None:
+    bus = EventBus()
+    numbered(bus, KEPT + 10)
+    bus.close()
+    async with bus.subscribe(last_id=4) as reader:
+        lost, *received = await rest(reader)
+    assert lost == BusEvent("lost", {"count": 6}, 0)
+    assert [h.id for h in received] == list(range(11, KEPT + 11))
+    assert received == bus.recent
 
 
 @pytest.mark.parametrize("last_id", [0, 7, 999, 1003, 10**17])
-def test_an_id_of_an_earlier_manager_gets_all_that_is_kept(last_id: int) -> None:
-    async def test() -> None:
-        bus = EventBus(first_id=1000)
-        numbered(bus, 3)
-        bus.close()
-        async with bus.subscribe(last_id=last_id) as reader:
-            assert [h.id for h in await rest(reader)] == [1000, 1001, 1002]
-
-    run(test())
+@in_loop
+async def test_an_id_of_an_earlier_manager_gets_all_that_is_kept(last_id: int) -> None:
+    bus = EventBus(first_id=1000)
+    numbered(bus, 3)
+    bus.close()
+    async with bus.subscribe(last_id=last_id) as reader:
+        assert [h.id for h in await rest(reader)] == [1000, 1001, 1002]
 
 
-def test_a_reader_that_leaves_is_forgotten() -> None:
-    async def test() -> None:
-        bus = EventBus()
+@in_loop
+async def test_a_reader_that_leaves_is_forgotten() -> None:
+    bus = EventBus()
 
-        async def reader() -> None:
-            async with bus.subscribe() as subscription:
-                await anext(subscription)
+    async def reader() -> None:
+        async with bus.subscribe() as subscription:
+            await anext(subscription)
 
-        reading = asyncio.ensure_future(reader())
+    reading = asyncio.ensure_future(reader())
+    await asyncio.sleep(0)
+    assert bus.readers == 1
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert bus.readers == 0
+
+
+@in_loop
+async def test_closing_ends_current_and_later_subscriptions() -> None:
+    bus = EventBus()
+    async with bus.subscribe() as reader:
+        waiting = asyncio.ensure_future(rest(reader))
         await asyncio.sleep(0)
-        assert bus.readers == 1
-        reading.cancel()
-        await asyncio.wait([reading])
-        assert bus.readers == 0
+        bus.close()
+        assert await waiting == []
+    bus.publish("memory", {})
+    async with bus.subscribe() as late:
+        assert await rest(late) == []
 
-    run(test())
 
-
-def test_closing_ends_current_and_later_subscriptions() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        async with bus.subscribe() as reader:
-            waiting = asyncio.ensure_future(rest(reader))
+@in_loop
+async def test_a_cancelled_wait_loses_no_event() -> None:
+    bus = EventBus()
+    async with bus.subscribe() as reader:
+        for number in range(20):
+            waiting = asyncio.ensure_future(anext(reader))
             await asyncio.sleep(0)
-            bus.close()
-            assert await waiting == []
-        bus.publish("memory", {})
-        async with bus.subscribe() as late:
-            assert await rest(late) == []
-
-    run(test())
-
-
-def test_a_wait_that_is_given_up_loses_nothing() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        async with bus.subscribe() as reader:
-            for number in range(20):
-                waiting = asyncio.ensure_future(anext(reader))
-                await asyncio.sleep(0)
-                bus.publish("memory", {"number": number})
-                waiting.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await waiting
-                assert (await anext(reader)).data == {"number": number}
-
-    run(test())
+            bus.publish("memory", {"number": number})
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert (await anext(reader)).data == {"number": number}
 
 
 def test_a_published_event_does_not_change_with_the_publisher_s_data() -> None:
@@ -195,7 +160,7 @@ def test_an_event_has_id_kind_and_one_line_of_json() -> None:
     )
 
 
-def test_lost_has_no_id_so_that_a_reconnect_starts_at_the_last_real_event() -> None:
+def test_lost_has_no_id_so_a_reconnect_starts_at_the_last_real_event() -> None:
     assert event_of(BusEvent("lost", {"count": 3})) == b'event: lost\ndata: {"count":3}\n\n'
 
 
@@ -215,50 +180,44 @@ def test_a_last_event_id_that_is_not_ours_is_none(header: str | None, last_id: i
     assert last_event_id(header) == last_id
 
 
-def test_the_stream_begins_at_once_and_ends_when_the_bus_closes() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        async with bus.subscribe() as reader:
-            bus.publish("pressure", {"level": "normal"})
-            bus.close()
-            chunks = [chunk async for chunk in stream(reader)]
-        assert chunks == [HEARTBEAT, event_of(bus.recent[0])]
-
-    run(test())
+@in_loop
+async def test_the_stream_begins_at_once_and_ends_when_the_bus_closes() -> None:
+    bus = EventBus()
+    async with bus.subscribe() as reader:
+        bus.publish("pressure", {"level": "normal"})
+        bus.close()
+        chunks = [chunk async for chunk in stream(reader)]
+    assert chunks == [HEARTBEAT, event_of(bus.recent[0])]
 
 
-def test_silence_is_filled_with_comments_and_costs_no_event() -> None:
-    async def test() -> None:
-        bus = EventBus()
-        async with bus.subscribe() as reader:
-            body = stream(reader, heartbeat_s=0.01)
-            assert [await anext(body) for _ in range(4)] == [HEARTBEAT] * 4
-            numbered(bus, 3)
-            bus.close()
-            rest = [chunk async for chunk in body]
-        assert [chunk for chunk in rest if chunk != HEARTBEAT] == [event_of(h) for h in bus.recent]
-
-    run(test())
+@in_loop
+async def test_heartbeats_fill_silence_and_lose_no_event() -> None:
+    bus = EventBus()
+    async with bus.subscribe() as reader:
+        body = stream(reader, heartbeat_s=0.01)
+        assert [await anext(body) for _ in range(4)] == [HEARTBEAT] * 4
+        numbered(bus, 3)
+        bus.close()
+        rest = [chunk async for chunk in body]
+    assert [chunk for chunk in rest if chunk != HEARTBEAT] == [event_of(h) for h in bus.recent]
 
 
 @given(st.lists(st.sampled_from(["publish", "read"]), max_size=600))
-def test_received_and_lost_events_add_up_to_all_events(steps: list[str]) -> None:
-    async def test() -> None:
-        bus = EventBus()
-        published = 0
-        heard: list[BusEvent] = []
-        async with bus.subscribe() as reader:
-            for step in steps:
-                if step == "publish":
-                    for _ in range(50):
-                        bus.publish("memory", {})
-                    published += 50
-                elif published and (not heard or heard[-1].id != published):
-                    heard.append(await anext(reader))
-            bus.close()
-            heard += await rest(reader)
-        ids = [h.id for h in heard if h.kind != "lost"]
-        assert len(ids) + sum(h.data["count"] for h in heard if h.kind == "lost") == published
-        assert all(later > earlier for earlier, later in pairwise(ids))
-
-    run(test())
+@in_loop
+async def test_received_and_lost_events_add_up_to_all_events(steps: list[str]) -> None:
+    bus = EventBus()
+    published = 0
+    received: list[BusEvent] = []
+    async with bus.subscribe() as reader:
+        for step in steps:
+            if step == "publish":
+                for _ in range(50):
+                    bus.publish("memory", {})
+                published += 50
+            elif published and (not received or received[-1].id != published):
+                received.append(await anext(reader))
+        bus.close()
+        received += await rest(reader)
+    ids = [h.id for h in received if h.kind != "lost"]
+    assert len(ids) + sum(h.data["count"] for h in received if h.kind == "lost") == published
+    assert all(later > earlier for earlier, later in pairwise(ids))

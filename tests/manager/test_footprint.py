@@ -1,4 +1,4 @@
-"""Footprints: a real process's on Linux, the layout and the call of the one on macOS."""
+"""Footprints: of a real process on Linux; struct and call on macOS."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_memory_that_a_process_takes_is_in_its_footprint() -> None:
 
 @linux
 @pytest.mark.process
-def test_a_process_that_was_not_reaped_yet_costs_nothing() -> None:
+def test_a_process_that_was_not_reaped_yet_has_no_footprint() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     zombie = footprint(child.pid)
@@ -107,7 +107,9 @@ def test_the_struct_has_the_layout_of_sys_resource_h() -> None:
     assert RusageInfoV2.ri_diskio_byteswritten.offset == 152
 
 
-def standing_in(result: int, value: int, asked: list[tuple[int, int]]) -> Callable[[], ProcPidRusage]:
+def libproc_stand_in(
+    result: int, value: int, asked: list[tuple[int, int]]
+) -> Callable[[], ProcPidRusage]:
     """A libproc that writes *value* where the C struct has the footprint, by offset."""
     signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 
@@ -122,12 +124,12 @@ def standing_in(result: int, value: int, asked: list[tuple[int, int]]) -> Callab
 
 def test_the_footprint_on_macos_is_read_from_libproc() -> None:
     asked: list[tuple[int, int]] = []
-    assert macos_footprint(42, standing_in(0, 9 << 30, asked)) == 9 << 30
+    assert macos_footprint(42, libproc_stand_in(0, 9 << 30, asked)) == 9 << 30
     assert asked == [(42, RUSAGE_INFO_V2)]
 
 
 def test_a_process_unknown_to_macos_has_no_footprint() -> None:
-    assert macos_footprint(42, standing_in(-1, 9 << 30, [])) is None
+    assert macos_footprint(42, libproc_stand_in(-1, 9 << 30, [])) is None
     assert macos_footprint(42, lambda: None) is None
 
 

@@ -1,4 +1,4 @@
-"""The lifecycle's page and its docstring say what its table says, no more and no less."""
+"""The lifecycle's page and docstring agree with its table."""
 
 from __future__ import annotations
 
@@ -57,11 +57,7 @@ def differences(edges: list[Edge]) -> dict[str, list[Edge]]:
     }
 
 
-NONE: dict[str, list[Edge]] = {
-    "missing in the text": [],
-    "not in the table": [],
-    "there twice": [],
-}
+NONE: dict[str, list[Edge]] = {"missing in the text": [], "not in the table": [], "there twice": []}
 
 
 def test_the_diagram_is_the_table() -> None:
@@ -72,7 +68,7 @@ def test_the_docstring_is_the_table() -> None:
     assert differences(edges_of_docstring(lifecycle.__doc__ or "")) == NONE
 
 
-def test_a_missing_edge_and_a_strange_one_are_named() -> None:
+def test_missing_and_unknown_edges_are_reported() -> None:
     changed = DIAGRAM.replace("stopped --> starting: start", "stopped --> ready: start")
     assert differences(edges_of_mermaid(changed)) == {
         "missing in the text": [("stopped", "start", "starting")],
@@ -89,14 +85,14 @@ def rows(heading: str) -> dict[str, list[str]]:
     return {first.strip("`"): others for first, *others in cells}
 
 
-def test_every_state_is_explained_with_whether_it_holds_memory_and_takes_requests() -> None:
+def test_every_state_is_documented_with_memory_and_requests() -> None:
     states = rows("States")
     assert set(states) == set(WorkerState)
     assert {state for state, (_, memory, _) in states.items() if memory == "yes"} == HOLDS_MEMORY
     assert {state for state, (_, _, requests) in states.items() if requests == "yes"} == LEASABLE
 
 
-def test_every_event_is_explained() -> None:
+def test_every_event_is_documented() -> None:
     assert set(rows("Events")) == set(Event)
 
 

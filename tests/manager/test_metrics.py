@@ -42,7 +42,7 @@ def metrics(tmp_path: Path, clock: Clock) -> ManagerMetrics:
 
 
 def moved(metrics: ManagerMetrics, *states: WorkerState, cause: str = "") -> None:
-    """*cause* is that of the first step."""
+    """*cause*: of the first transition."""
     for old, new in pairwise(states):
         data = {"alias": "vlm-best", "from": old, "to": new, "reason": "free text", "cause": cause}
         metrics.count("transition", data)
@@ -65,7 +65,7 @@ def test_a_load_is_timed_from_the_decision_to_ready(metrics: ManagerMetrics, clo
     assert counted(metrics, "vision_worker_failed_starts_total") == 0
 
 
-def test_a_failed_start_is_no_crash_and_a_crash_no_failed_start(metrics: ManagerMetrics) -> None:
+def test_failed_starts_and_crashes_are_counted_separately(metrics: ManagerMetrics) -> None:
     moved(metrics, S.STOPPED, S.STARTING, S.FAILED)
     assert counted(metrics, "vision_worker_failed_starts_total") == 1
     assert counted(metrics, "vision_worker_crashes_total") == 0
@@ -76,7 +76,7 @@ def test_a_failed_start_is_no_crash_and_a_crash_no_failed_start(metrics: Manager
 
 
 @pytest.mark.parametrize("cause", Cause)
-def test_each_reason_to_leave_is_there_from_the_start_and_counted_once(
+def test_each_cause_has_a_series_from_the_start_and_is_counted_once(
     metrics: ManagerMetrics, cause: Cause
 ) -> None:
     assert counted(metrics, "vision_worker_evictions_total", reason=cause) == 0
@@ -84,7 +84,7 @@ def test_each_reason_to_leave_is_there_from_the_start_and_counted_once(
     assert counted(metrics, "vision_worker_evictions_total", reason=cause) == 1
 
 
-def test_an_unknown_alias_is_no_label(metrics: ManagerMetrics) -> None:
+def test_an_unknown_alias_never_becomes_a_label(metrics: ManagerMetrics) -> None:
     for alias, status in (("vlm-best", 200), ("x1", 404), ("x2", 404), ("-", 200)):
         metrics.ended(RequestRecord(0.0, alias=alias, status=status))
     labels = [
@@ -145,7 +145,7 @@ def figures(manager: Manager) -> Figures:
 
 
 @pytest.mark.process
-def test_a_real_life_is_counted(bench: Bench) -> None:
+def test_a_load_a_request_and_a_stop_are_counted(bench: Bench) -> None:
     with bench.manager() as manager:
         assert value(figures(manager), "vision_worker_up", alias="a") == 0
         assert manager.ask().status_code == 200
@@ -171,7 +171,7 @@ def test_an_evicted_worker_has_the_cause_room(bench: Bench) -> None:
 
 
 @pytest.mark.process
-def test_they_need_the_token_like_every_other_route(bench: Bench) -> None:
+def test_metrics_need_the_token_like_every_other_route(bench: Bench) -> None:
     with bench.manager(manager={"token": "t0ken"}) as manager:
         assert manager.http.get("/metrics").status_code == 401
         keyed = manager.http.get("/metrics", headers={"authorization": "Bearer t0ken"})

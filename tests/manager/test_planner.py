@@ -1,17 +1,13 @@
-"""The planner: each branch of plan(), the fairness of schedule(), and properties of both."""
+"""The planner by examples: each branch of ``plan``, and the fairness of ``schedule``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from contracts.control import WorkerState as S
-from manager.lifecycle import HOLDS_MEMORY
 from manager.planner import (
     Plan,
     Refuse,
@@ -22,14 +18,13 @@ from manager.planner import (
     Waiting,
     Why,
     WorkerView,
-    choose_victims,
     plan,
     schedule,
 )
 
 
-def view(alias: str, state: S = S.READY, memory: int = 4, **kw: Any) -> WorkerView:
-    return WorkerView(alias, state, memory, **kw)
+def view(alias: str, state: S = S.READY, charge: int = 4, **kw: Any) -> WorkerView:
+    return WorkerView(alias, state, charge, **kw)
 
 
 def ask(target: WorkerView, *others: WorkerView, budget: int = 12, now: float = 100.0) -> Plan:
@@ -45,20 +40,20 @@ def line_up(waiting: str, *workers: WorkerView, budget: int = 12, now: float = 1
 # --- plan ----------------------------------------------------------------------------------------
 
 
-def test_ready_is_served() -> None:
+def test_a_request_for_a_ready_worker_is_served() -> None:
     assert ask(view("a")) == Serve()
 
 
 @pytest.mark.parametrize("state", [S.STARTING, S.DRAINING, S.STOPPING])
-def test_a_worker_in_motion_is_waited_for(state: S) -> None:
+def test_a_request_waits_for_a_worker_that_starts_or_leaves(state: S) -> None:
     assert ask(view("a", state)) == Wait(f"a is {state}")
 
 
-def test_too_large_for_the_whole_budget_is_refused() -> None:
+def test_a_model_larger_than_the_budget_is_refused() -> None:
     assert ask(view("a", S.STOPPED, 13)) == Refuse(Why.TOO_LARGE)
 
 
-def test_as_large_as_the_whole_budget_is_started() -> None:
+def test_a_model_as_large_as_the_budget_is_started() -> None:
     assert ask(view("a", S.STOPPED, 12)) == Start(12)
 
 
@@ -68,19 +63,19 @@ def test_a_failed_load_is_refused_until_its_backoff_has_passed() -> None:
     assert ask(failed, now=101.0) == Start(4)
 
 
-def test_a_crash_is_waited_out() -> None:
+def test_after_a_crash_a_request_waits_for_the_backoff() -> None:
     crashed = view("a", S.FAILED, retry_at=101.0)
     assert ask(crashed, now=100.9) == Wait("a crashed", until=101.0)
     assert ask(crashed, now=101.0) == Start(4)
 
 
-def test_only_pinned_workers_in_the_way_refuse_at_once_and_are_named() -> None:
-    pinned = [view("c", memory=4, pinned=True), view("b", memory=1, pinned=True)]
+def test_a_request_blocked_by_pinned_workers_only_is_refused_at_once() -> None:
+    pinned = [view("c", charge=4, pinned=True), view("b", charge=1, pinned=True)]
     assert ask(view("a", S.STOPPED, 8), *pinned) == Refuse(Why.PINNED, by=("b", "c"))
 
 
 def test_a_model_that_will_fit_with_the_pinned_workers_waits() -> None:
-    pinned, busy = view("b", memory=4, pinned=True), view("c", memory=4, leases=1)
+    pinned, busy = view("b", charge=4, pinned=True), view("c", charge=4, leases=1)
     assert ask(view("a", S.STOPPED, 8), pinned, busy) == Wait("a waits for memory", 8, ("c",))
 
 
@@ -95,50 +90,50 @@ def test_enough_free_memory_evicts_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", [S.STOPPED, S.FAILED])
-def test_a_worker_without_a_process_takes_no_room(state: S) -> None:
+def test_a_worker_without_a_process_takes_no_memory(state: S) -> None:
     assert ask(view("a", S.STOPPED, 12), view("b", state, 12, retry_at=999.0)) == Start(12)
 
 
 @pytest.mark.parametrize("state", [S.STARTING, S.DRAINING])
-def test_a_worker_on_its_way_up_or_draining_holds_its_room(state: S) -> None:
+def test_a_starting_or_draining_worker_keeps_its_memory(state: S) -> None:
     waits = ask(view("a", S.STOPPED, 8), view("b", state, 8))
     assert waits == Wait("a waits for memory", memory=8)
 
 
 def test_memory_of_stopping_workers_counts_as_free_and_nothing_is_evicted_for_it() -> None:
-    leaving, idle = view("b", S.STOPPING, memory=8), view("c", memory=8)
+    leaving, idle = view("b", S.STOPPING, charge=8), view("c", charge=8)
     assert ask(view("a", S.STOPPED, 8), leaving, idle, budget=16) == Start(8)
 
 
-def test_least_recently_used_goes_first() -> None:
-    newer, older = view("b", memory=6, last_used=9), view("c", memory=6, last_used=3)
+def test_the_least_recently_used_worker_is_evicted_first() -> None:
+    newer, older = view("b", charge=6, last_used=9), view("c", charge=6, last_used=3)
     assert ask(view("a", S.STOPPED, 6), newer, older) == Start(6, ("c",))
 
 
 def test_a_victim_whose_memory_is_not_needed_is_spared() -> None:
-    small, large = view("b", memory=2, last_used=1), view("c", memory=8, last_used=2)
+    small, large = view("b", charge=2, last_used=1), view("c", charge=8, last_used=2)
     assert ask(view("a", S.STOPPED, 8), small, large, budget=10) == Start(8, ("c",))
 
 
 def test_a_busy_worker_is_never_evicted_and_is_held_for_its_turn_to_end() -> None:
-    busy = view("b", memory=8, leases=1)
+    busy = view("b", charge=8, leases=1)
     assert ask(view("a", S.STOPPED, 8), busy) == Wait("a waits for memory", 8, ("b",))
 
 
 def test_the_longest_busy_worker_is_held_and_no_more_than_needed() -> None:
-    busy = [view(alias, memory=4, leases=1, busy_since=since) for alias, since in (("b", 9), ("c", 3))]
+    busy = [view(alias, charge=4, leases=1, busy_since=since) for alias, since in (("b", 9), ("c", 3))]
     assert ask(view("a", S.STOPPED, 8), *busy) == Wait("a waits for memory", 8, ("c",))
 
 
 def test_no_worker_is_held_when_that_would_not_free_enough() -> None:
-    busy, loading = view("b", memory=4, leases=1), view("c", S.STARTING, 8)
+    busy, loading = view("b", charge=4, leases=1), view("c", S.STARTING, 8)
     assert ask(view("a", S.STOPPED, 12), busy, loading) == Wait("a waits for memory", memory=12)
 
 
 # --- schedule ------------------------------------------------------------------------------------
 
 
-def test_nothing_waits_nothing_to_do() -> None:
+def test_without_requests_there_are_no_plans() -> None:
     assert line_up("", view("a")) == []
 
 
@@ -146,65 +141,62 @@ def test_all_requests_of_a_ready_worker_are_served() -> None:
     assert line_up("a a a", view("a")) == [Serve()] * 3
 
 
-def test_many_requests_are_one_start() -> None:
+def test_many_requests_for_one_model_are_one_start() -> None:
     assert line_up("a a a", view("a", S.STOPPED)) == [
         Start(4),
         *[Wait("an earlier request waits for a")] * 2,
     ]
 
 
-def test_a_refusal_meets_all_requests_of_the_alias() -> None:
+def test_a_refusal_applies_to_all_requests_for_the_alias() -> None:
     assert line_up("a a", view("a", S.STOPPED, 99)) == [Refuse(Why.TOO_LARGE)] * 2
 
 
-def test_a_ready_worker_is_served_past_one_that_loads() -> None:
+def test_a_ready_worker_is_served_while_another_loads() -> None:
     assert line_up("a b", view("a", S.STOPPED), view("b")) == [Start(4), Serve()]
 
 
 def test_a_worker_that_a_request_has_just_been_granted_is_not_evicted_for_the_next() -> None:
-    plans = line_up("b a", view("a", S.STOPPED, 8), view("b", memory=8))
+    plans = line_up("b a", view("a", S.STOPPED, 8), view("b", charge=8))
     assert plans == [Serve(), Wait("a waits for memory", 8, ("b",))]
 
 
 def test_a_later_request_does_not_overtake_one_that_waits_for_its_worker_s_memory() -> None:
-    plans = line_up("a b", view("a", S.STOPPED, 8), view("b", memory=8, leases=1))
-    assert plans == [
-        Wait("a waits for memory", 8, ("b",)),
-        Wait("b must leave for an earlier request"),
-    ]
+    plans = line_up("a b", view("a", S.STOPPED, 8), view("b", charge=8, leases=1))
+    assert plans == [Wait("a waits for memory", 8, ("b",)), Wait("b must leave for an earlier request")]
 
 
-def test_a_worker_that_is_not_in_the_way_is_served_past_one_that_waits_for_memory() -> None:
+def test_a_worker_that_need_not_leave_is_served_while_another_waits_for_memory() -> None:
     workers = [
         view("a", S.STOPPED, 8),
-        view("b", memory=8, leases=1, busy_since=1),
-        view("c", memory=4, leases=1, busy_since=2),
+        view("b", charge=8, leases=1, busy_since=1),
+        view("c", charge=4, leases=1, busy_since=2),
     ]
     assert line_up("a c", *workers) == [Wait("a waits for memory", 8, ("b",)), Serve()]
 
 
 def test_an_idle_worker_that_must_leave_too_is_held_as_well() -> None:
-    workers = [view("a", S.STOPPED, 12), view("b", memory=6, leases=1), view("c", memory=6)]
+    workers = [view("a", S.STOPPED, 12), view("b", charge=6, leases=1), view("c", charge=6)]
     waits, later = line_up("a c", *workers)
     assert waits == Wait("a waits for memory", 12, ("c", "b"))
     assert later == Wait("c must leave for an earlier request")
 
 
 def test_nothing_starts_in_memory_that_an_earlier_request_has_reserved() -> None:
-    workers = [view("a", S.STOPPED, 12), view("b", memory=6, leases=1), view("c", S.STOPPED, 6)]
+    workers = [view("a", S.STOPPED, 12), view("b", charge=6, leases=1), view("c", S.STOPPED, 6)]
     waits, later = line_up("a c", *workers)
     assert isinstance(waits, Wait)
     assert isinstance(later, Wait)
 
 
 def test_a_model_that_fits_with_the_earlier_reservation_is_started() -> None:
-    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1), view("c", S.STOPPED, 4)]
+    workers = [view("a", S.STOPPED, 8), view("b", charge=8, leases=1), view("c", S.STOPPED, 4)]
     assert line_up("a c", *workers) == [Wait("a waits for memory", 8, ("b",)), Start(4)]
 
 
 def test_nothing_starts_in_the_memory_of_a_busy_worker_that_an_earlier_request_waits_for() -> None:
     # Once c has left there is room for both; until then there is none, and c may stay busy for long.
-    workers = [view("a", S.STOPPED, 6), view("b", S.STOPPED, 6), view("c", memory=12, leases=1)]
+    workers = [view("a", S.STOPPED, 6), view("b", S.STOPPED, 6), view("c", charge=12, leases=1)]
     assert line_up("a b", *workers) == [
         Wait("a waits for memory", 6, ("c",)),
         Wait("b waits for memory", 6),
@@ -212,7 +204,7 @@ def test_nothing_starts_in_the_memory_of_a_busy_worker_that_an_earlier_request_w
 
 
 def test_two_loads_never_count_on_the_same_memory() -> None:
-    workers = [view("a", S.STOPPED, 8), view("b", S.STOPPED, 8), view("c", memory=8)]
+    workers = [view("a", S.STOPPED, 8), view("b", S.STOPPED, 8), view("c", charge=8)]
     plans = line_up("a b", *workers)
     assert plans == [Start(8, ("c",)), Wait("b waits for memory", memory=8)]
 
@@ -226,28 +218,25 @@ def at(now: float, waiting: str, *workers: WorkerView, **terms: Any) -> list[Pla
     return schedule(line, {w.alias: w for w in workers}, Terms(12, **terms), now)
 
 
-def test_the_loaded_model_is_served_past_one_that_has_not_waited_for_long() -> None:
-    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1)]
+def test_a_loaded_model_is_served_while_another_has_not_waited_long() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", charge=8, leases=1)]
     plans = at(109, "a@100 b@109", *workers, max_wait_s=10)
     assert plans == [Wait("a waits for memory", 8), Serve()]
 
 
 def test_a_model_whose_turn_is_over_gets_no_more_requests() -> None:
-    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1)]
+    workers = [view("a", S.STOPPED, 8), view("b", charge=8, leases=1)]
     plans = at(110, "a@100 b@110", *workers, max_wait_s=10)
-    assert plans == [
-        Wait("a waits for memory", 8, ("b",)),
-        Wait("b must leave for an earlier request"),
-    ]
+    assert plans == [Wait("a waits for memory", 8, ("b",)), Wait("b must leave for an earlier request")]
 
 
-def test_an_idle_model_gives_way_at_once() -> None:
-    workers = [view("a", S.STOPPED, 8), view("b", memory=8)]
+def test_an_idle_model_is_evicted_at_once() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", charge=8)]
     assert at(100, "a@100", *workers, max_wait_s=10) == [Start(8, ("b",))]
 
 
 def test_memory_is_also_reserved_for_a_request_that_has_not_waited_long() -> None:
-    workers = [view("a", S.STOPPED, 8), view("b", memory=8, leases=1), view("c", S.STOPPED, 8)]
+    workers = [view("a", S.STOPPED, 8), view("b", charge=8, leases=1), view("c", S.STOPPED, 8)]
     plans = at(101, "a@100 c@101", *workers, max_wait_s=10)
     assert plans == [Wait("a waits for memory", 8), Wait("c waits for memory", 8)]
 
@@ -256,23 +245,23 @@ def test_memory_is_also_reserved_for_a_request_that_has_not_waited_long() -> Non
 
 
 def test_a_model_measured_above_the_budget_runs_alone() -> None:
-    large, other = view("a", S.STOPPED, 15, declared=8), view("b", memory=1)
+    large, other = view("a", S.STOPPED, 15, declared=8), view("b", charge=1)
     assert ask(large, other) == Start(12, ("b",), alone=True)
 
 
 def test_a_model_that_runs_alone_runs_with_the_pinned_workers() -> None:
     large = view("a", S.STOPPED, 15, declared=8)
-    assert ask(large, view("b", memory=3, pinned=True)) == Start(9, alone=True)
+    assert ask(large, view("b", charge=3, pinned=True)) == Start(9, alone=True)
 
 
-def test_only_what_is_declared_refuses_a_model() -> None:
+def test_only_the_declared_memory_refuses_a_model() -> None:
     assert ask(view("a", S.STOPPED, 4, declared=13)) == Refuse(Why.TOO_LARGE)
-    pinned = view("b", memory=5, pinned=True)
+    pinned = view("b", charge=5, pinned=True)
     assert ask(view("a", S.STOPPED, 4, declared=8), pinned) == Refuse(Why.PINNED, by=("b",))
 
 
 def test_a_worker_that_outgrew_the_budget_is_unloaded_when_idle() -> None:
-    grown = view("b", memory=20)
+    grown = view("b", charge=20)
     assert ask(view("a", S.STOPPED, 8), grown) == Start(8, ("b",))
     assert ask(view("a", S.STOPPED, 8), replace(grown, leases=1)) == Wait(
         "a waits for memory", 8, ("b",)
@@ -295,170 +284,3 @@ def test_a_worker_admits_no_more_requests_than_its_process_may_serve() -> None:
     first, second, third = line_up("a a a", view("a", admits=2))
     assert (first, second) == (Serve(), Serve())
     assert third == Wait("a fresh process will replace a")
-
-
-# --- properties ----------------------------------------------------------------------------------
-
-
-@st.composite
-def worlds(draw: st.DrawFn) -> tuple[dict[str, WorkerView], int]:
-    """Workers as they can be: what is loaded fits into the budget (what leaves may come on top)."""
-    views = []
-    for alias in "abcdef"[: draw(st.integers(1, 6))]:
-        state = draw(st.sampled_from(list(S)))
-        views.append(
-            WorkerView(
-                alias,
-                state,
-                memory=draw(st.integers(1, 9)),
-                leases=draw(st.integers(0, 2)) if state in (S.READY, S.DRAINING) else 0,
-                last_used=draw(st.integers(0, 99)),
-                busy_since=draw(st.integers(0, 99)),
-                retry_at=draw(st.integers(90, 110)),
-                load_failed=draw(st.booleans()),
-                pinned=draw(st.booleans()),
-                idle_timeout_s=draw(st.sampled_from([-1.0, 0.0, 50.0])),
-            )
-        )
-    staying = sum(v.memory for v in views if v.state in HOLDS_MEMORY and v.state is not S.STOPPING)
-    return {v.alias: v for v in views}, staying + draw(st.integers(0, 9))
-
-
-def queues(world: dict[str, WorkerView]) -> st.SearchStrategy[list[str]]:
-    return st.lists(st.sampled_from(sorted(world)), max_size=12)
-
-
-@given(st.data())
-def test_a_schedule_never_breaks_its_promises(data: st.DataObject) -> None:
-    world, budget = data.draw(worlds())
-    waiting = data.draw(queues(world))
-    plans = schedule([Waiting(alias, 0) for alias in waiting], world, Terms(budget), 100)
-    assert len(plans) == len(waiting)
-    served: set[str] = set()
-    started: list[str] = []
-    evicted: list[str] = []
-    held: set[str] = set()
-    for alias, made in zip(waiting, plans, strict=True):
-        match made:
-            case Serve():
-                assert world[alias].state is S.READY
-                assert alias not in held, (
-                    "granted ahead of an earlier request that waits for its memory"
-                )
-                assert alias not in evicted
-                served.add(alias)
-            case Start(memory, victims):
-                assert memory == world[alias].memory
-                assert world[alias].state in (S.STOPPED, S.FAILED)
-                assert all(world[v].evictable for v in victims), "a busy or pinned victim"
-                assert not served & set(victims), "a victim that was just granted"
-                started.append(alias)
-                evicted += victims
-            case Wait():
-                assert not any(world[h].pinned for h in made.held)
-                held |= set(made.held)
-            case Refuse(Why.PINNED):
-                assert made.by
-                assert all(world[p].pinned for p in made.by)
-    assert len(started) == len(set(started)), "one load however many ask"
-    assert len(evicted) == len(set(evicted))
-    # Once what leaves has left, everything that stays or starts fits.
-    staying = [
-        w
-        for w in world.values()
-        if w.state in HOLDS_MEMORY and w.state is not S.STOPPING and w.alias not in evicted
-    ]
-    assert sum(w.memory for w in staying) + sum(world[a].memory for a in started) <= budget
-    # All requests for one alias get the same kind of plan.
-    for alias in set(waiting):
-        kinds = {type(p) for a, p in zip(waiting, plans, strict=True) if a == alias}
-        assert kinds in ({Serve}, {Refuse}, {Wait}, {Start}, {Start, Wait}, {Serve, Wait})
-
-
-@given(worlds(), st.integers(1, 40))
-def test_victims_are_enough_and_none_is_in_vain(
-    generated: tuple[dict[str, WorkerView], int], shortfall: int
-) -> None:
-    world = generated[0]
-    victims = [world[alias] for alias in choose_victims(world.values(), shortfall)]
-    freed = sum(w.memory for w in victims)
-    if victims:
-        assert all(w.evictable for w in victims)
-        assert freed >= shortfall
-        assert all(freed - w.memory < shortfall for w in victims), "a victim in vain"
-    else:
-        assert sum(w.memory for w in world.values() if w.evictable) < shortfall
-
-
-@given(st.data())
-def test_a_held_worker_is_evicted_when_idle(data: st.DataObject) -> None:
-    world, budget = data.draw(worlds())
-    alias = data.draw(st.sampled_from(sorted(world)))
-    asked = Waiting(alias, 0)
-    made = plan(asked, world, Terms(budget), 100)
-    if isinstance(made, Wait) and made.held:
-        idle = {a: replace(w, leases=0) if a in made.held else w for a, w in world.items()}
-        assert isinstance(plan(asked, idle, Terms(budget), 100), Start)
-
-
-def test_a_stream_of_requests_for_the_loaded_model_starves_no_other() -> None:
-    world = {"w0": view("w0", memory=9), "w1": view("w1", memory=1), "z": view("z", S.STOPPED, 12)}
-    assert gets_its_turn(world, 12, iter([["w0", "w0"]] * 9)) == 2
-
-
-@given(st.data())
-def test_a_stream_of_requests_for_any_other_models_starves_none(data: st.DataObject) -> None:
-    budget = 12
-    sizes = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=5), label="sizes")
-    world: dict[str, WorkerView] = {}
-    for i, size in enumerate(sizes):
-        fits = sum(w.memory for w in world.values()) + size <= budget
-        world[f"w{i}"] = view(f"w{i}", S.READY if fits else S.STOPPED, size)
-    world["z"] = view("z", S.STOPPED, data.draw(st.integers(1, budget), label="z"))
-    pair = st.lists(st.sampled_from([a for a in world if a != "z"]), min_size=2, max_size=2)
-    gets_its_turn(world, budget, iter(lambda: data.draw(pair), None))
-
-
-def gets_its_turn(world: dict[str, WorkerView], budget: int, others: Iterator[list[str]]) -> int:
-    """Run a world in which, in each round, two requests of *others* arrive and the two oldest end.
-
-    Without fairness some worker would be busy forever. Returns the round in which ``z``, queued after
-    the first four, is started: as soon as the earlier requests have ended.
-    """
-    running: list[str] = []
-    queue = [*next(others), *next(others), "z"]
-    for now in range(20):
-        queue = run_once(world, queue, running, budget, now)
-        if world["z"].state is S.STARTING:
-            return now
-        for alias in running[:2]:
-            world[alias] = replace(world[alias], leases=world[alias].leases - 1, last_used=now)
-        running = running[2:]
-        queue += next(others)
-    raise AssertionError(f"starved: {world}, {queue}")
-
-
-def run_once(
-    world: dict[str, WorkerView], queue: list[str], running: list[str], budget: int, now: float
-) -> list[str]:
-    """Carry out a schedule, in a world where starts and stops take no time. Returns who still waits."""
-    left = []
-    plans = schedule([Waiting(alias, now) for alias in queue], world, Terms(budget), now)
-    for alias, made in zip(queue, plans, strict=True):
-        worker = world[alias]
-        match made:
-            case Serve():
-                since = worker.busy_since if worker.leases else now
-                world[alias] = replace(
-                    worker, leases=worker.leases + 1, last_used=now, busy_since=since
-                )
-                running.append(alias)
-            case Start(_, victims):
-                for victim in victims:
-                    world[victim] = replace(world[victim], state=S.STOPPED)
-                state = S.STARTING if alias == "z" else S.READY
-                world[alias] = replace(worker, state=state, last_used=now)
-                left.append(alias)
-            case _:
-                left.append(alias)
-    return left

@@ -1,4 +1,4 @@
-"""Requests whose model is being downloaded: they wait as long as bytes come, and no longer."""
+"""Requests whose model is being downloaded wait while bytes arrive, and no longer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ async def test_a_request_does_not_time_out_while_its_model_downloads(scene: Scen
 
 
 @story({"a": 4}, queue_timeout_s=30)
-async def test_the_load_after_a_download_has_the_whole_time_again_and_no_more(scene: Scene) -> None:
+async def test_the_load_after_a_download_has_the_full_queue_timeout_again(scene: Scene) -> None:
     behaviour = scene.host.behaviours["a"]
     behaviour.download_s, behaviour.load_s = 100.0, 200.0
     error = await scene.ask().refused()
     assert isinstance(error, QueueTimeout)
     assert error.message == "a could not serve this within 30 s (it is starting)"
-    assert scene.now() == pytest.approx(129, abs=1.1)  # the last byte came in its last second
+    assert scene.now() == pytest.approx(129, abs=1.1)  # the last byte arrived within the last second
 
 
 @story({"a": 4}, queue_timeout_s=30)
@@ -51,6 +51,8 @@ async def test_a_pull_that_a_load_waits_for_counts_as_its_download(scene: Scene)
         scene.pulled_at["a"] = scene.now()
         await asyncio.sleep(10)
         assert not request.task.done()
+    assert scene.host.processes == []
+    assert scene.pool.worker("a").download == scene.pulls["a"]
     assert scene.pool.worker("a").phase == "downloading"
     scene.pulls["a"] = Download(done_bytes=4, total_bytes=4)
     assert scene.pool.worker("a").phase == "verifying"

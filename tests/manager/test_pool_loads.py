@@ -6,12 +6,10 @@ import asyncio
 
 import pytest
 
-from contracts.errors import (
-    LoadFailed,
-    ModelNotFound,
-)
+from contracts.errors import LoadFailed
 from manager.launcher.process import LaunchFailed
-from tests.manager.virtual import Behaviour, Scene, story
+from tests.manager.virtual import Scene, story
+from tests.manager.virtual_host import Behaviour
 
 # --- loads ---------------------------------------------------------------------------------------
 
@@ -39,7 +37,7 @@ async def test_a_lease_has_its_queue_time_and_its_load_time(scene: Scene) -> Non
 
 
 @story({"a": 8, "b": 8})
-async def test_waiting_for_memory_is_no_part_of_the_load(scene: Scene) -> None:
+async def test_waiting_for_memory_is_not_part_of_the_load_time(scene: Scene) -> None:
     busy = scene.ask("b")
     await busy.granted()
     waiting = scene.ask("a")
@@ -62,13 +60,11 @@ async def test_a_load_continues_when_its_client_leaves(scene: Scene) -> None:
 
 
 @story({"a": 4})
-async def test_a_client_that_leaves_just_as_it_is_granted_releases_its_lease(
-    scene: Scene,
-) -> None:
+async def test_a_client_that_leaves_just_as_it_is_granted_releases_its_lease(scene: Scene) -> None:
     request = scene.ask()
     await scene.settle(lambda: scene.pool.queued("a") == 1)
     # Runs after the grant and before the request resumes.
-    scene.pool._queue[0].result.add_done_callback(lambda _: request.task.cancel())
+    next(iter(scene.pool._queue)).result.add_done_callback(lambda _: request.task.cancel())
     await asyncio.wait({request.task})
     assert request.lease is None
     assert scene.state() == "ready"
@@ -86,12 +82,6 @@ async def test_a_request_for_a_ready_worker_does_not_wait_for_another_s_load(sce
     assert lease.queue_s == 0
     assert scene.now() == before
     assert not loading.holds
-
-
-@story({"a": 4})
-async def test_an_alias_that_is_not_configured_is_not_found(scene: Scene) -> None:
-    with pytest.raises(ModelNotFound, match="model 'x' does not exist; there are: a, image"):
-        await scene.served("x")
 
 
 @story({"a": 4}, start_timeout_s=10, queue_timeout_s=1000)
@@ -153,7 +143,7 @@ async def test_after_its_backoff_a_model_is_loaded_again(scene: Scene) -> None:
 
 
 @story({"a": 4})
-async def test_a_process_that_cannot_even_be_launched_is_a_failed_load(scene: Scene) -> None:
+async def test_a_process_that_cannot_be_launched_is_a_failed_load(scene: Scene) -> None:
     scene.host.behaviours["a"].launch_error = LaunchFailed("cannot start python: no memory")
     error = await scene.ask().refused()
     assert isinstance(error, LoadFailed)
@@ -162,7 +152,7 @@ async def test_a_process_that_cannot_even_be_launched_is_a_failed_load(scene: Sc
 
 
 @story({"a": 4})
-async def test_a_fault_of_the_manager_fails_the_load_and_leaves_nothing_stuck(scene: Scene) -> None:
+async def test_an_internal_error_of_the_manager_fails_the_load_and_blocks_nothing(scene: Scene) -> None:
     scene.host.behaviours["a"].launch_error = ZeroDivisionError()
     assert isinstance(await scene.ask().refused(), LoadFailed)
     scene.host.behaviours["a"].launch_error = None
@@ -192,14 +182,6 @@ async def test_after_a_crash_the_next_request_waits_for_the_backoff_and_starts_i
 async def test_a_lease_on_a_living_process_is_not_broken(scene: Scene) -> None:
     lease = await scene.ask().granted()
     assert not await lease.broken(within_s=0.5)
-
-
-@story({"a": 4})
-async def test_a_process_that_ends_orderly_unasked_has_crashed_too(scene: Scene) -> None:
-    await scene.served()
-    scene.host.last("a").end(0)
-    await scene.settle()
-    assert scene.state() == "failed"
 
 
 # --- preload -------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Lifecycle, planner and pool together under any order of events, in virtual time.
+"""Lifecycle, planner and pool under any order of events, in virtual time.
 
-Clients ask, finish and leave; processes load, hang, fail, crash and ignore signals; people stop and
-touch; time passes. After every step the budget holds and the books are right, nobody busy was evicted,
-and at the end everybody has been answered and no process is left.
+Clients send requests, finish and leave; processes load, hang, fail, crash and ignore signals; operators
+stop and touch workers; time passes. After every step the budget holds, the counts are consistent and no
+busy worker was evicted. At the end every request has a result and no process is left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from contracts.errors import ApiError
 from manager.launcher.process import StopSignal
 from manager.lifecycle import HOLDS_MEMORY
 from manager.memory.pressure import Pressure
-from tests.manager.virtual import Behaviour, FakeProcess, Request, Scene, settings_of, virtual_time
+from tests.manager.virtual import Request, Scene, settings_of
+from tests.manager.virtual_host import Behaviour, FakeProcess, virtual_time
 
 MODELS: dict[str, Any] = {  # under a budget of 12
     "a": {"memory_gb": 8, "idle_timeout_s": 20},
@@ -62,7 +63,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.runner = self.time.__enter__()
         self.folder = tempfile.TemporaryDirectory()
         self.requests: list[Request] = []
-        self.stopped: set[tuple[str, int]] = set()  # alias and incarnation that somebody stopped
+        self.stopped: set[tuple[str, int]] = set()  # alias and incarnation, stopped on request
         self.stops: list[asyncio.Task[Any]] = []
         self.wrongs: list[str] = []
         self.runner.run(self.open())
@@ -78,19 +79,19 @@ class PoolMachine(RuleBasedStateMachine):
         if stop is StopSignal.KILL and (process.behaviour.stalls or process.behaviour.deaf):
             return  # by the watchdog
         if worker.life.leases and not asked:
-            self.wrongs.append(f"{process} was busy and nobody stopped it")
-        replaced = bool(worker.recycling) or worker.request_count >= MANAGER["max_requests"]
+            self.wrongs.append(f"{process} was busy and its stop was not requested")
+        replaced = bool(worker.recycling) or worker.lifetime.requests >= MANAGER["max_requests"]
         if worker.model.pinned and not asked and not replaced and worker.state is not S.STARTING:
-            self.wrongs.append(f"{process} is pinned and nobody stopped it")
+            self.wrongs.append(f"{process} is pinned and its stop was not requested")
 
     async def then_settle(self, action: Coroutine[Any, Any, None]) -> None:
         await action
-        await self.scene.settle()  # a granted request must have noticed it
+        await self.scene.settle()  # lets granted requests resume
 
-    # --- what can happen -------------------------------------------------------------------------
+    # --- events          -------------------------------------------------------------------------
 
     @rule(alias=aliases, keep_alive=st.sampled_from([None, None, 0.0, 30.0, -1.0]))
-    def somebody_asks(self, alias: str, keep_alive: float | None) -> None:
+    def a_client_asks(self, alias: str, keep_alive: float | None) -> None:
         async def ask() -> None:
             self.requests.append(self.scene.ask(alias, keep_alive))
             await self.scene.settle()
@@ -98,7 +99,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.runner.run(ask())
 
     @rule(alias=aliases, count=st.integers(2, 7))
-    def many_ask_at_once(self, alias: str, count: int) -> None:
+    def many_clients_ask_at_once(self, alias: str, count: int) -> None:
         async def ask() -> None:
             self.requests += [self.scene.ask(alias) for _ in range(count)]
             await self.scene.settle()
@@ -107,7 +108,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(r.holds for r in self.requests))
     @rule(data=st.data())
-    def an_answer_ends(self, data: st.DataObject) -> None:
+    def a_request_ends(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from([r for r in self.requests if r.holds]))
         self.runner.run(self.then_settle(request.finish()))
 
@@ -127,11 +128,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.runner.run(end())
 
     @rule(alias=aliases, behaviour=behaviours)
-    def the_next_process_will_behave_otherwise(self, alias: str, behaviour: Behaviour) -> None:
+    def the_next_process_behaves_differently(self, alias: str, behaviour: Behaviour) -> None:
         self.scene.host.behaviours[alias] = behaviour
 
     @rule(alias=aliases)
-    def somebody_stops_a_worker(self, alias: str) -> None:
+    def an_operator_stops_a_worker(self, alias: str) -> None:
         async def stop() -> None:
             self.stopped.add((alias, self.pool.worker(alias).life.incarnation))
             self.stops.append(asyncio.create_task(self.pool.stop(alias)))
@@ -140,14 +141,14 @@ class PoolMachine(RuleBasedStateMachine):
         self.runner.run(stop())
 
     @rule(alias=aliases)
-    def somebody_touches_a_worker(self, alias: str) -> None:
+    def an_operator_touches_a_worker(self, alias: str) -> None:
         async def touch() -> None:
             self.pool.touch(alias)
 
         self.runner.run(touch())
 
     @rule(level=st.sampled_from(list(Pressure)))
-    def the_system_has_more_or_less_memory(self, level: Pressure) -> None:
+    def the_memory_pressure_changes(self, level: Pressure) -> None:
         async def play() -> None:
             self.pool.set_pressure(level)
             if level is not Pressure.NORMAL:
@@ -160,18 +161,18 @@ class PoolMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.runner.run(self.then_settle(asyncio.sleep(seconds)))
 
-    # --- what always holds -----------------------------------------------------------------------
+    # --- invariants        -----------------------------------------------------------------------
 
     @invariant()
     def the_budget_is_kept(self) -> None:
         assert self.scene.host.peak <= self.scene.budget
 
     @invariant()
-    def nobody_is_stopped_who_is_busy_or_pinned(self) -> None:
+    def no_busy_or_pinned_worker_is_stopped(self) -> None:
         assert self.wrongs == []
 
     @invariant()
-    def the_books_are_right(self) -> None:
+    def the_counts_are_consistent(self) -> None:
         for alias, worker in self.pool.workers.items():
             life = worker.life
             held = [
@@ -185,12 +186,12 @@ class PoolMachine(RuleBasedStateMachine):
             assert life.leases == (len(held) if life.state in HOLDS_MEMORY else 0), worker
             living = [p for p in self.scene.host.living() if p.alias == alias]
             assert len(living) <= 1
-            assert not living or worker.charged
+            assert not living or worker.process
             assert (life.state in (S.READY, S.DRAINING)) <= (worker.handle is not None)
 
     @invariant()
-    def nobody_waits_for_a_worker_that_could_serve(self) -> None:
-        """Unless it is held back for an earlier request, which then waits itself."""
+    def no_request_waits_for_a_worker_that_could_serve(self) -> None:
+        """Unless the worker is held for an earlier request, which waits itself."""
         waiting = [t.alias for t in self.pool._queue]
         if waiting:
             assert self.pool.worker(waiting[0]).state is not S.READY
@@ -201,15 +202,15 @@ class PoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.runner.run(self.everybody_is_answered())
+            self.runner.run(self.every_request_has_a_result())
         finally:
             self.time.__exit__(None, None, None)
             self.folder.cleanup()
 
-    async def everybody_is_answered(self) -> None:
+    async def every_request_has_a_result(self) -> None:
         for request in self.requests:
             request.let_finish()
-        # Longer than anybody may wait.
+        # Longer than any request may wait.
         await asyncio.sleep(MANAGER["queue_timeout_s"] + 1)
         for request in self.requests:
             assert request.task.done(), request
@@ -222,8 +223,5 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
-    max_examples=40,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -1,4 +1,4 @@
-"""The pool in virtual time: workers that are stopped, and the end of all."""
+"""The pool in virtual time: stopping workers, and shutdown."""
 
 from __future__ import annotations
 
@@ -6,23 +6,13 @@ import asyncio
 
 import pytest
 
-from contracts.errors import (
-    ModelNotFound,
-    Unavailable,
-)
+from contracts.errors import Unavailable
 from manager.launcher.process import StopSignal
 from tests.manager.virtual import Scene, story
 
 TERMINATE, KILL = StopSignal.TERMINATE, StopSignal.KILL
 
 # --- stopping ------------------------------------------------------------------------------------
-
-
-@story({"a": 4})
-async def test_stopping_an_unloaded_model_succeeds(scene: Scene) -> None:
-    assert await scene.pool.stop("a") is False
-    with pytest.raises(ModelNotFound):
-        await scene.pool.stop("x")
 
 
 @story({"a": 4}, drain_timeout_s=30)
@@ -40,7 +30,7 @@ async def test_a_stop_lets_open_requests_finish(scene: Scene) -> None:
 
 
 @story({"a": 4}, drain_timeout_s=30)
-async def test_a_drain_ends_when_its_time_is_up(scene: Scene) -> None:
+async def test_a_drain_ends_at_the_drain_timeout(scene: Scene) -> None:
     request = scene.ask()
     await request.granted()
     assert await scene.pool.stop("a")
@@ -103,7 +93,7 @@ async def test_a_load_that_still_waits_for_its_memory_can_be_stopped(scene: Scen
 @story({"a": 4})
 async def test_a_stop_during_the_launch_leaves_no_process(scene: Scene) -> None:
     request = scene.ask()
-    await scene.settle(lambda: scene.pool.worker("a").charged)
+    await scene.settle(lambda: scene.pool.worker("a").process is not None)
     assert scene.host.processes == []  # it is being launched
     await scene.pool.stop("a")
     await request.refused()
@@ -124,7 +114,7 @@ async def test_a_crash_while_draining_ends_the_stop(scene: Scene) -> None:
 
 
 @story({"a": 4, "b": 4, "c": 4})
-async def test_stop_all_stops_all_side_by_side_and_names_them(scene: Scene) -> None:
+async def test_stop_all_stops_all_workers_concurrently_and_lists_them(scene: Scene) -> None:
     for alias in "ab":
         scene.host.behaviours[alias].leaves_s = 4.0
         await scene.served(alias)
@@ -133,7 +123,7 @@ async def test_stop_all_stops_all_side_by_side_and_names_them(scene: Scene) -> N
     assert scene.now() == pytest.approx(before + 4)
 
 
-# --- the end -------------------------------------------------------------------------------------
+# --- shutdown ------------------------------------------------------------------------------------
 
 
 @story({"a": 4, "b": 4, "c": 4}, drain_timeout_s=30)

@@ -1,4 +1,4 @@
-"""The pool in virtual time: whose turn it is, and how long a worker stays after it."""
+"""The pool in virtual time: turns, and how long a worker stays loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from tests.manager.virtual import Scene, story
 
 
 @story({"a": 8, "b": 8}, max_wait_s=20)
-async def test_the_loaded_model_serves_on_until_the_other_has_waited_long_enough(scene: Scene) -> None:
+async def test_the_loaded_model_keeps_serving_until_the_other_has_waited_long_enough(
+    scene: Scene,
+) -> None:
     running = [scene.ask("b")]
     await running[0].granted()
     waiting = scene.ask("a")
@@ -44,10 +46,10 @@ async def test_all_requests_that_wait_for_a_model_are_served_in_one_turn(scene: 
 
 
 @story({"a": 8, "b": 8}, max_wait_s=20)
-async def test_a_short_pause_between_two_requests_ends_no_turn(scene: Scene) -> None:
+async def test_a_short_pause_between_requests_does_not_end_a_turn(scene: Scene) -> None:
     await scene.served("b")
     waiting = scene.ask("a")
-    for _ in range(20):  # one client that asks, reads for half a second, and asks again
+    for _ in range(20):  # one client that pauses for half a second between requests
         await asyncio.sleep(0.5)
         await scene.served("b")
     assert len(scene.host.of("b")) == 1
@@ -57,7 +59,7 @@ async def test_a_short_pause_between_two_requests_ends_no_turn(scene: Scene) -> 
 
 
 @story({"a": 8, "b": 8}, max_wait_s=5)
-async def test_pauses_stretch_no_turn_beyond_its_end(scene: Scene) -> None:
+async def test_pauses_do_not_extend_a_turn(scene: Scene) -> None:
     await scene.served("b")
     waiting = scene.ask("a")
     for _ in range(100):
@@ -68,11 +70,11 @@ async def test_pauses_stretch_no_turn_beyond_its_end(scene: Scene) -> None:
     assert (await waiting.granted()).queue_s == pytest.approx(5 + 1, abs=0.4)
 
 
-# --- how long it stays -----------------------------------------------------------------------------
+# --- keep_alive ------------------------------------------------------------------------------------
 
 
 @story({"a": 4}, idle_timeout_s=100)
-async def test_a_request_says_how_long_the_model_stays_after_it(scene: Scene) -> None:
+async def test_keep_alive_sets_how_long_the_model_stays_after_the_request(scene: Scene) -> None:
     request = scene.ask(keep_alive=5)
     await request.granted()
     await request.finish()
@@ -83,7 +85,7 @@ async def test_a_request_says_how_long_the_model_stays_after_it(scene: Scene) ->
 
 
 @story({"a": 4}, idle_timeout_s=100)
-async def test_with_0_it_leaves_at_once_and_with_minus_1_never(scene: Scene) -> None:
+async def test_keep_alive_0_unloads_at_once_and_minus_1_never(scene: Scene) -> None:
     request = scene.ask(keep_alive=0)
     await request.granted()
     await request.finish()
@@ -94,13 +96,13 @@ async def test_with_0_it_leaves_at_once_and_with_minus_1_never(scene: Scene) -> 
     await request.finish()
     await asyncio.sleep(1000)
     assert scene.state() == "ready"
-    await scene.served()  # one that says nothing: as configured
+    await scene.served()  # without keep_alive: as configured
     await asyncio.sleep(101)
     assert scene.state() == "stopped"
 
 
 @story({"a": 4}, idle_timeout_s=100)
-async def test_a_load_by_hand_without_keep_alive_changes_nothing(scene: Scene) -> None:
+async def test_a_manual_load_without_keep_alive_changes_nothing(scene: Scene) -> None:
     async with scene.pool.lease("a", -1, counts=False):
         pass
     async with scene.pool.lease("a", counts=False):
@@ -110,7 +112,7 @@ async def test_a_load_by_hand_without_keep_alive_changes_nothing(scene: Scene) -
 
 
 @story({"a": 4}, idle_timeout_s=20, max_requests=1)
-async def test_it_outlives_the_replacement_of_the_process(scene: Scene) -> None:
+async def test_keep_alive_outlives_the_replacement_of_the_process(scene: Scene) -> None:
     request = scene.ask(keep_alive=-1)
     await request.granted()
     await request.finish()

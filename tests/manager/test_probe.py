@@ -1,4 +1,4 @@
-"""The probe of a worker's health: whatever listens on the port, it gets an answer or none, in time."""
+"""The probe of a worker's health: it returns in time, whatever listens on the port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manager.readiness import PROBE_TIMEOUT_S, HttpProbe, ProbeResponse
 from tests.security.elsewhere import Behaviour, elsewhere
 
 
-def heard(says: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResponse | None:
+def probed(response: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResponse | None:
     """The result of a probe of a server that sends this."""
 
     async def ask(port: int) -> ProbeResponse | None:
@@ -23,29 +23,29 @@ def heard(says: bytes | Behaviour, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeR
             await probe.aclose()
 
     with elsewhere() as server:
-        server.pages["/health"] = says
+        server.pages["/health"] = response
         return asyncio.run(ask(server.port))
 
 
-def test_an_answer_has_its_status_and_its_body() -> None:
-    says = b"HTTP/1.1 503 Not Yet\r\ncontent-length: 2\r\n\r\n{}"
-    assert heard(says) == ProbeResponse(503, b"{}")
+def test_a_probe_returns_status_and_body() -> None:
+    response = b"HTTP/1.1 503 Not Yet\r\ncontent-length: 2\r\n\r\n{}"
+    assert probed(response) == ProbeResponse(503, b"{}")
 
 
-def test_a_redirect_is_an_answer_and_leads_nowhere() -> None:
-    says = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
-    assert heard(says) == ProbeResponse(302, b"")
+def test_a_redirect_is_not_followed() -> None:
+    response = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
+    assert probed(response) == ProbeResponse(302, b"")
 
 
-def test_of_a_body_without_end_no_more_is_read_than_a_health_may_have() -> None:
-    says = b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n" + bytes(1 << 20)
-    answer = heard(says)
+def test_an_endless_body_is_read_up_to_a_limit() -> None:
+    response = b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n" + bytes(1 << 20)
+    answer = probed(response)
     assert answer is not None
     assert len(answer.body) < 1 << 20
 
 
 @pytest.mark.parametrize(
-    "says",
+    "response",
     [
         b"",
         b"SSH-2.0-OpenSSH_9.6\r\n",
@@ -56,8 +56,8 @@ def test_of_a_body_without_end_no_more_is_read_than_a_health_may_have() -> None:
         b"HTTP/1.1 200 OK\r\nx: " + bytes(1 << 20),
     ],
 )
-def test_a_server_without_valid_http_gives_no_response(says: bytes) -> None:
-    assert heard(says) is None
+def test_a_server_without_valid_http_gives_no_response(response: bytes) -> None:
+    assert probed(response) is None
 
 
 def test_a_response_without_end_times_out() -> None:
@@ -72,4 +72,4 @@ def test_a_response_without_end_times_out() -> None:
             except TimeoutError:
                 pass
 
-    assert heard(dribbles, timeout_s=0.3) is None
+    assert probed(dribbles, timeout_s=0.3) is None

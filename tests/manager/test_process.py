@@ -1,4 +1,4 @@
-"""Worker processes, as the manager starts and ends them: real ones, of a few lines each."""
+"""Real worker processes of a few lines each, as the manager starts and ends them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def start(
     output: Callable[[bytes], None] = lambda data: None,
     **environ: str,
 ) -> LocalHandle:
-    """A worker whose program is *code*; it is gone when *stack* is."""
+    """A worker that runs *code*; it ends with *stack*."""
     launcher = LocalLauncher(
         (sys.executable, "-c", code), environ={**os.environ, **environ} if environ else None
     )
@@ -68,12 +68,12 @@ def act(play: Callable[[AsyncExitStack], Coroutine[Any, Any, None]]) -> None:
 
 
 def close_the_pipe(handle: LocalHandle) -> None:
-    """As the end of the manager does."""
+    """As when the manager exits."""
     assert handle._popen.stdin is not None
     handle._popen.stdin.close()
 
 
-def test_a_worker_gets_the_agreed_arguments_in_the_root_of_the_repository() -> None:
+def test_a_worker_gets_its_arguments_and_runs_in_the_repository_root() -> None:
     seen = Output()
 
     async def play(stack: AsyncExitStack) -> None:
@@ -96,7 +96,7 @@ def test_workers_are_started_with_this_python_by_default() -> None:
     assert LocalLauncher().command(SPEC)[:3] == [sys.executable, "-m", "workers"]
 
 
-def test_all_output_is_passed_on_before_wait_returns() -> None:
+def test_all_output_is_delivered_before_wait_returns() -> None:
     seen = Output()
 
     async def play(stack: AsyncExitStack) -> None:
@@ -178,7 +178,7 @@ def test_a_signal_to_an_ended_process_has_no_effect() -> None:
     act(play)
 
 
-def test_a_program_that_is_not_there_is_a_failed_launch() -> None:
+def test_a_missing_program_is_a_failed_launch() -> None:
     async def launch() -> None:
         await LocalLauncher(("/no/such/program",)).launch(SPEC, lambda data: None)
 
@@ -204,15 +204,6 @@ def test_keys_of_the_other_tiers_do_not_reach_model_code() -> None:
 
     act(play)
     assert seen.text == "['HF_TOKEN']\n"
-
-
-def test_a_handle_shows_what_it_is() -> None:
-    async def play(stack: AsyncExitStack) -> None:
-        handle = await start(stack, UNTIL_EOF)
-        assert repr(handle) == f"<LocalHandle pid={handle.pid} at 127.0.0.1:1 status=None>"
-
-    act(play)
-    assert repr(LocalLauncher(("python", "w.py"))) == "<LocalLauncher python w.py>"
 
 
 @pytest.mark.parametrize(
@@ -244,7 +235,7 @@ def test_a_handle_shows_what_it_is() -> None:
         (3, ["out of memory", "2026-11-23 11:40:01,123 INFO x: y"], "out of memory (exit status 3)"),
     ],
 )
-def test_the_reason_of_an_end_is_the_last_line_with_a_fault(
+def test_the_reason_for_an_exit_is_the_last_line_with_a_fault(
     status: int, lines: list[str], text: str
 ) -> None:
     assert ending(status, lines) == text

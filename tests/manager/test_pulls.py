@@ -1,4 +1,4 @@
-"""Pulls, with real processes: scripts of a few lines, and the real one against a local Hub."""
+"""Pulls, with real processes: short scripts, and the real one against a local Hub."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FOREVER = "time.sleep(600)\n"
 
 
 class Script:
-    """A program that stands for ``workers.pull``; notes the pid of each process that runs it."""
+    """Stands for ``workers.pull``; records the pid of each process."""
 
     def __init__(self, folder: Path, code: str) -> None:
         self._file = folder / "pull.py"
@@ -78,7 +78,7 @@ def test_a_pull_reports_its_progress_and_its_result(tmp_path: Path) -> None:
     async def play(pulls: Pulls) -> None:
         task = asyncio.create_task(pulls.pull("a", MODEL))
         await asyncio.sleep(0)
-        assert pulls.progress("a") == Download()  # nothing is known of it yet
+        assert pulls.progress("a") == Download()  # no report yet
         await until(lambda: pulls.progress("a") == Download(done_bytes=1, total_bytes=2))
         assert pulls.progress("b") is None
         script.go()
@@ -91,7 +91,7 @@ def test_a_pull_reports_its_progress_and_its_result(tmp_path: Path) -> None:
     played(lambda: Pulls(script.launch, on_change=lambda *change: changes.append(change)), play)
 
 
-def test_a_later_request_joins_the_pull(tmp_path: Path) -> None:
+def test_later_requests_join_the_pull(tmp_path: Path) -> None:
     script = Script(tmp_path, UNTIL_RELEASED + READY)
 
     async def play(pulls: Pulls) -> None:
@@ -128,7 +128,7 @@ def test_an_update_delays_no_load_and_a_pull_joins_it(tmp_path: Path) -> None:
     played(lambda: Pulls(script.launch, on_change=lambda _, download: changes.append(download)), play)
 
 
-def test_a_pull_knows_when_bytes_last_came(tmp_path: Path) -> None:
+def test_a_pull_records_when_bytes_last_arrived(tmp_path: Path) -> None:
     script = Script(tmp_path, HALF * 5 + UNTIL_RELEASED + READY)
     now = 100.0
 
@@ -142,7 +142,7 @@ def test_a_pull_knows_when_bytes_last_came(tmp_path: Path) -> None:
         task = asyncio.create_task(pulls.pull("a", MODEL))
         await until(lambda: pulls.progress("a") == Download(done_bytes=1, total_bytes=2))
         await asyncio.sleep(0.1)
-        assert pulls.fetched_at("a") == 102  # at the first of the five lines that say the same
+        assert pulls.fetched_at("a") == 102  # the first of five equal lines
         script.go()
         await task
 
@@ -230,7 +230,7 @@ def test_a_failed_pull_without_a_waiting_client_is_logged(
     played(lambda: Pulls(script.launch), play)
 
 
-def test_a_launch_that_fails_is_a_pull_that_fails() -> None:
+def test_a_failed_launch_is_a_failed_pull() -> None:
     async def launch(spec: LaunchSpec, output: Output) -> Handle:
         raise LaunchFailed("no host takes it")
 
@@ -269,7 +269,7 @@ def test_the_log_shows_start_end_and_progress_every_ten_seconds(
 
     def clock() -> float:
         nonlocal now
-        now += 0.5  # looked at twice where a line is due
+        now += 0.5  # read twice when a line is due
         return now
 
     async def play(pulls: Pulls) -> None:
@@ -287,7 +287,7 @@ def test_the_log_shows_start_end_and_progress_every_ten_seconds(
 @pytest.mark.parametrize(
     "line", ["", "load failed: x", "[1]", '{"a": 1}', '{"phase": "x", "download": 1}']
 )
-def test_a_line_that_is_no_report_is_other_output(line: str) -> None:
+def test_a_line_that_is_not_a_report_is_other_output(line: str) -> None:
     assert read_report(line) is None
 
 
@@ -345,7 +345,7 @@ class TestTheRealOne:
             with pytest.raises(Unavailable):
                 await task
 
-        async def gone_on_with(pulls: Pulls) -> None:
+        async def continued(pulls: Pulls) -> None:
             fetched = (await pulls.pull("a", MODEL)).fetched_bytes
             assert 0 < fetched < sum(file.stat().st_size for file in FAST.iterdir()) - 10**6
             assert (await pulls.pull("a", MODEL)).fetched_bytes == 0
@@ -355,11 +355,11 @@ class TestTheRealOne:
             served.bytes_per_second = 2e6
             played(Pulls, begun)
             served.bytes_per_second = None
-            played(Pulls, gone_on_with)
+            played(Pulls, continued)
 
 
 def _use_hub(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
-    """Children of this process take *url* for the Hub."""
+    """Child processes use *url* as the Hub."""
     environ = children_environ(url, home)
     for name in [name for name in os.environ if name not in environ]:
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""Readiness: who is believed, and what counts as progress."""
+"""Readiness: which responses are valid, and what counts as progress."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def test_503_is_not_ready() -> None:
         ProbeResponse(200, b"[]"),
     ],
 )
-def test_another_process_on_the_port_is_never_ready_and_is_reported(
-    foreign: ProbeResponse,
-) -> None:
+def test_another_process_on_the_port_is_never_ready_and_is_reported(foreign: ProbeResponse) -> None:
     readiness = judge()
     assert not readiness.update(foreign, 105.0)
     assert readiness.progressed_at == 100.0
@@ -56,7 +54,7 @@ def test_a_missing_response_is_no_progress() -> None:
     assert readiness.overdue(110.0)
 
 
-def test_a_change_of_phase_or_detail_is_progress_and_sameness_is_none() -> None:
+def test_only_a_change_of_phase_or_detail_is_progress() -> None:
     readiness = judge()
     readiness.update(answer(phase="downloading", detail="1 %"), 105.0)
     readiness.update(answer(phase="downloading", detail="2 %"), 112.0)
@@ -73,7 +71,7 @@ def test_a_worker_that_reports_a_failure_has_failed() -> None:
     assert str(readiness) == "failed (no weights)"
 
 
-def test_another_process_that_leaves_the_port_is_forgotten() -> None:
+def test_another_process_is_forgotten_when_it_leaves_the_port() -> None:
     readiness = judge()
     readiness.update(ProbeResponse(404, b""), 101.0)
     readiness.update(answer(), 102.0)

@@ -1,4 +1,4 @@
-"""What the planner promises over thousands of random schedules."""
+"""The planner's guarantees over thousands of random schedules."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ SCHEDULES = 2_000
 CASES = 300
 
 
-def test_no_schedule_starves_anybody_breaches_the_budget_or_evicts_a_busy_worker() -> None:
+def test_no_schedule_starves_a_request_breaks_the_budget_or_evicts_a_busy_worker() -> None:
     for seed in range(SCHEDULES):
         simulation = random_simulation(seed)
         try:
             simulation.run()
         except AssertionError as exc:
             raise AssertionError(f"seed {seed}: {exc}") from exc
-        # Everybody else's turn, each at its longest, and then one's own. Without turns: everybody's
-        # who came before.
+        # All other turns at their longest, then its own. Without turns: all earlier requests.
         longest = max(asked.seconds for asked in simulation.asked)
         max_wait_s = simulation.terms.max_wait_s
         turn = max_wait_s + longest + simulation.stop_s + simulation.load_s
@@ -45,7 +44,7 @@ def loads_of(asked: list[Asked], max_wait_s: float) -> int:
     return Simulation(workers, Terms(12, max_wait_s), asked, load_s=1.0).run().loads
 
 
-def test_swaps_stay_near_the_fewest_that_are_possible() -> None:
+def test_the_number_of_loads_is_near_the_optimum() -> None:
     planned = possible = 0
     for seed in range(CASES):
         asked, max_wait_s = two_models(seed)

@@ -1,4 +1,4 @@
-"""Standby workers: how many there are, what they are charged, and that they become workers."""
+"""Standby workers: how many there are, their charge, and how they become workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from manager.app import standbys
 from manager.launcher.process import Handle, LaunchFailed, LaunchSpec, LocalLauncher, Output, StopSignal
 from manager.launcher.standby import DEFAULT_FROM, READY_LINE, Standbys
 from tests.manager.conftest import alive, eventually
-from tests.manager.virtual import FakeHost, FakeProcess, Scene, settings_of, virtual_time
+from tests.manager.virtual import Scene, settings_of
+from tests.manager.virtual_host import FakeHost, FakeProcess, virtual_time
 
 SPEC = LaunchSpec("a", "{}", 9001, "nonce")
 
@@ -41,7 +42,7 @@ class FakeParked:
 
 
 class FakeParker:
-    """A ``Parker`` over the fake host; its parked processes take half a GiB and know all at once."""
+    """A ``Parker`` over the fake host; its parked processes take half a GiB and are ready at once."""
 
     def __init__(self, host: FakeHost) -> None:
         self.host = host
@@ -67,15 +68,15 @@ class FakeParker:
 Play = Callable[["Scene", FakeParker, Standbys], Coroutine[Any, Any, None]]
 
 
-def with_standbys(tmp_path: Path, models: dict[str, Any], wanted: int, play: Play) -> None:
-    """A pool in virtual time whose launcher keeps *wanted* standby workers."""
+def with_standbys(tmp_path: Path, models: dict[str, Any], size: int, play: Play) -> None:
+    """A pool in virtual time whose launcher keeps *size* standby workers."""
 
     async def whole() -> None:
         made: list[tuple[FakeParker, Standbys]] = []
 
         def keep(host: FakeHost) -> Standbys:
             parker = FakeParker(host)
-            made.append((parker, Standbys(parker, ["vlm"], wanted, clock=host.now)))
+            made.append((parker, Standbys(parker, ["vlm"], size, clock=host.now)))
             return made[0][1]
 
         scene = Scene(settings_of(tmp_path, models), standbys=keep)
@@ -90,7 +91,7 @@ def with_standbys(tmp_path: Path, models: dict[str, Any], wanted: int, play: Pla
         runner.run(whole())
 
 
-def test_a_cold_start_takes_the_standby_and_another_takes_its_place(tmp_path: Path) -> None:
+def test_a_cold_start_uses_the_standby_and_another_is_started(tmp_path: Path) -> None:
     async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         assert (kept.count, kept.ready) == (1, 1)
         await scene.served("a")
@@ -117,7 +118,7 @@ def test_none_is_started_while_a_worker_loads(tmp_path: Path) -> None:
 
 def test_standby_workers_give_way_to_workers(tmp_path: Path) -> None:
     async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
-        await scene.served("a")  # takes all there is
+        await scene.served("a")  # takes the whole budget
         await scene.settle()
         assert kept.count == 0
         await scene.served("b")
@@ -135,7 +136,7 @@ def test_more_standbys_than_fit_are_dismissed_before_a_load(tmp_path: Path) -> N
             scene.pool._dispatch()
             await scene.settle()
         assert kept.count == 3
-        await scene.served("a")  # 12 GiB budget: one becomes it, one more fits beside
+        await scene.served("a")  # 12 GiB budget: one becomes the worker, one more fits
         await asyncio.sleep(1)
         assert scene.host.peak <= scene.budget
         assert kept.count == 1
@@ -160,9 +161,7 @@ def test_a_standby_that_exits_is_not_replaced_at_once(tmp_path: Path) -> None:
     with_standbys(tmp_path, {"a": 4}, 1, play)
 
 
-def test_a_standby_that_ends_as_it_is_adopted_fails_no_request(
-    tmp_path: Path,
-) -> None:
+def test_a_standby_that_ends_as_it_is_adopted_fails_no_request(tmp_path: Path) -> None:
     async def play(scene: Scene, parker: FakeParker, kept: Standbys) -> None:
         request = scene.ask("a")
         await scene.settle(lambda: bool(parker.adopted))

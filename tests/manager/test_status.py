@@ -1,4 +1,4 @@
-"""/status, the pure part: the dashboard's names, and numbers that are always numbers."""
+"""/status, the pure part: the dashboard's names, and numbers that are never null."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ READING = MemoryReading(total=16 * GIB, available=4 * GIB)
 
 
 class Here:
-    """A ``Handle`` of which only these are used."""
+    """The parts of a ``Handle`` that are used."""
 
     pid = 77
     address = Address("127.0.0.1", 8001)
@@ -101,7 +101,7 @@ def test_a_busy_worker_is_not_idle() -> None:
 
 
 @pytest.mark.parametrize("state", list(S))
-def test_only_workers_that_serve_are_among_the_workers_and_all_are_among_the_models(state: S) -> None:
+def test_workers_lists_only_workers_that_serve_and_models_lists_all(state: S) -> None:
     answer = status(viewed(READY, state=state))
     assert ("a" in answer["workers"]) == (state in (S.READY, S.DRAINING))
     assert answer["models"]["a"]["status"] == state
@@ -142,7 +142,7 @@ def test_a_model_shows_the_progress_of_its_image() -> None:
     assert found["models"]["a"]["drawing"] == drawing.model_dump()
 
 
-def test_the_memory_is_the_system_s_and_the_budget_s() -> None:
+def test_memory_has_the_system_s_and_the_budget_s_figures() -> None:
     reserved = WorkerReport(WorkerView("b", S.STARTING, 10 * GIB), SETTINGS.models["b"])
     measured = replace(READY, process=replace(PROCESS, footprint=3 * GIB))
     assert status(measured, reserved)["memory"] == {
@@ -160,7 +160,7 @@ def test_the_memory_is_the_system_s_and_the_budget_s() -> None:
     }
 
 
-def test_the_rest_of_the_answer() -> None:
+def test_the_remaining_fields_of_the_status() -> None:
     answer = status()
     parts = {"status", "uptime_seconds", "workers", "models", "memory", "standby", "config"}
     assert set(answer) == parts
@@ -179,7 +179,7 @@ reports = st.builds(
         WorkerView,
         alias=st.sampled_from("ab"),
         state=st.sampled_from(list(S)),
-        memory=st.integers(0, 1 << 40),
+        charge=st.integers(0, 1 << 40),
         leases=st.integers(0, 9),
         retry_at=st.floats(0, 1000),
     ),

@@ -20,8 +20,8 @@ from manager.unloading import (
 )
 
 
-def view(alias: str, state: S = S.READY, memory: int = 4, **kw: Any) -> WorkerView:
-    return WorkerView(alias, state, memory, **kw)
+def view(alias: str, state: S = S.READY, charge: int = 4, **kw: Any) -> WorkerView:
+    return WorkerView(alias, state, charge, **kw)
 
 
 def world(*workers: WorkerView) -> dict[str, WorkerView]:
@@ -63,18 +63,18 @@ def test_no_worker_leaves_while_all_fit() -> None:
 
 
 def test_idle_workers_leave_for_those_that_have_grown_least_recently_used_first() -> None:
-    workers = world(view("a", memory=9, leases=1), view("b", last_used=2), view("c", last_used=1))
+    workers = world(view("a", charge=9, leases=1), view("b", last_used=2), view("c", last_used=1))
     assert overcommitted(workers, 13) == ("c",)
     assert overcommitted(workers, 10) == ("c", "b")
 
 
-def test_all_idle_workers_leave_when_even_that_is_not_enough() -> None:
-    workers = world(view("a", memory=20, leases=1), view("b"), view("c", memory=1, last_used=1))
+def test_all_idle_workers_leave_even_if_that_is_not_enough() -> None:
+    workers = world(view("a", charge=20, leases=1), view("b"), view("c", charge=1, last_used=1))
     assert overcommitted(workers, 10) == ("b", "c")
 
 
 def test_the_last_worker_stays_however_large() -> None:
-    assert overcommitted(world(view("a", memory=20), view("b", S.STOPPING, 9)), 10) == ()
+    assert overcommitted(world(view("a", charge=20), view("b", S.STOPPING, 9)), 10) == ()
 
 
 @given(
@@ -83,7 +83,7 @@ def test_the_last_worker_stays_however_large() -> None:
             WorkerView,
             alias=st.sampled_from("abcdef"),
             state=st.sampled_from(list(S)),
-            memory=st.integers(1, 9),
+            charge=st.integers(1, 9),
             leases=st.integers(0, 1),
             pinned=st.booleans(),
         ),
@@ -91,12 +91,14 @@ def test_the_last_worker_stays_however_large() -> None:
     ),
     st.integers(1, 30),
 )
-def test_no_busy_or_pinned_worker_leaves_and_none_in_vain(views: list[WorkerView], budget: int) -> None:
+def test_no_busy_or_pinned_worker_leaves_and_none_without_need(
+    views: list[WorkerView], budget: int
+) -> None:
     workers = world(*views)
     victims = overcommitted(workers, budget)
     assert all(workers[v].evictable for v in victims)
     if victims:
-        assert sum(w.memory for w in views if w.stays) > budget
+        assert sum(w.charge for w in views if w.stays) > budget
 
 
 # --- pressure, and memory that is late -------------------------------------------------------------

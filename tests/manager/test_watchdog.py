@@ -1,4 +1,4 @@
-"""The watchdog kills who hangs and nobody else; growth is noticed when it lasts."""
+"""The watchdog kills hanging workers and no others; lasting growth is noticed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Polls:
         self.watchdog = Watchdog(stall_timeout_s, self.now, poll_s=poll_s)
 
     def until_complaint(
-        self, heard: WorkerHealth | None, seconds: float, *, busy: bool = True
+        self, answer: WorkerHealth | None, seconds: float, *, busy: bool = True
     ) -> tuple[float, str]:
-        """After how many seconds of *heard* there was a complaint, and which."""
+        """The first complaint while the answer is *answer*, and after how many seconds."""
         start, end = self.now, self.now + seconds
         while self.now < end:
             self.now += self.poll_s
-            if complaint := self.watchdog.check(heard, self.now, busy=busy):
+            if complaint := self.watchdog.check(answer, self.now, busy=busy):
                 return self.now - start, complaint
         return seconds, ""
 
@@ -46,7 +46,7 @@ def test_a_job_without_a_token_or_step_for_the_whole_time_is_a_stall() -> None:
     )
 
 
-def test_one_request_is_counted_in_good_english() -> None:
+def test_one_request_is_reported_in_the_singular() -> None:
     complaint = Polls().until_complaint(health(jobs=1), 1000)[1]
     assert complaint == "no token or step for 180 s while 1 request was open"
 
@@ -57,7 +57,7 @@ def test_a_slow_job_with_progress_is_never_killed() -> None:
         assert polls.until_complaint(health(jobs=1, progress=progress), 179) == (179, "")
 
 
-def test_an_idle_worker_makes_no_progress_and_need_not() -> None:
+def test_an_idle_worker_needs_no_progress() -> None:
     polls = Polls()
     assert polls.until_complaint(health(jobs=0), 2000) == (2000, "")
     after, complaint = polls.until_complaint(health(jobs=1), 1000)
@@ -72,7 +72,7 @@ def test_a_worker_that_does_not_respond_for_the_stall_timeout_is_killed(busy: bo
     assert ("open requests" in complaint) is busy
 
 
-def test_an_answer_ends_the_silence() -> None:
+def test_a_response_ends_the_silence() -> None:
     polls = Polls()
     for _ in range(10):
         assert polls.until_complaint(None, 179) == (179, "")
@@ -88,30 +88,28 @@ def test_a_stall_is_noticed_between_missing_responses() -> None:
     assert complaint.startswith("no token or step for 180 s")
 
 
-@pytest.mark.parametrize("heard", [None, health(jobs=1)])
-def test_a_machine_that_slept_gives_every_worker_a_fresh_chance(heard: WorkerHealth | None) -> None:
+@pytest.mark.parametrize("answer", [None, health(jobs=1)])
+def test_after_sleep_all_stall_timeouts_start_again(answer: WorkerHealth | None) -> None:
     polls = Polls()
-    assert polls.until_complaint(heard, 179) == (179, "")
+    assert polls.until_complaint(answer, 179) == (179, "")
     polls.now += 8 * 3600
-    after, complaint = polls.until_complaint(heard, 1000)
+    after, complaint = polls.until_complaint(answer, 1000)
     assert after >= STALL_S
     assert complaint
 
 
-@pytest.mark.parametrize("heard", [None, health(jobs=1)])
-def test_a_clock_set_back_kills_no_worker(heard: WorkerHealth | None) -> None:
+@pytest.mark.parametrize("answer", [None, health(jobs=1)])
+def test_a_clock_set_back_kills_no_worker(answer: WorkerHealth | None) -> None:
     polls = Polls()
-    polls.until_complaint(heard, 100)
+    polls.until_complaint(answer, 100)
     polls.now -= 5000
-    after, complaint = polls.until_complaint(heard, 1000)
+    after, complaint = polls.until_complaint(answer, 1000)
     assert after >= STALL_S
     assert complaint
 
 
 @pytest.mark.parametrize(("poll_s", "probe_s"), [(1.0, 2.0), (0.05, 2.0), (1.0, 3.9), (10.0, 2.0)])
-def test_a_poll_that_waits_for_an_answer_in_vain_is_not_taken_for_sleep(
-    poll_s: float, probe_s: float
-) -> None:
+def test_a_poll_without_a_response_does_not_count_as_sleep(poll_s: float, probe_s: float) -> None:
     watchdog, now = Watchdog(60.0, 0.0, poll_s=poll_s), 0.0
     while now < 60.0:
         now += poll_s + probe_s
@@ -119,22 +117,22 @@ def test_a_poll_that_waits_for_an_answer_in_vain_is_not_taken_for_sleep(
     assert complaint
 
 
-HEARD = st.one_of(st.none(), st.builds(health, st.integers(0, 2), st.integers(0, 3)))
+HEALTH = st.one_of(st.none(), st.builds(health, st.integers(0, 2), st.integers(0, 3)))
 
 
-@given(st.lists(st.tuples(HEARD, st.floats(-100, 400, allow_nan=False), st.booleans()), max_size=80))
+@given(st.lists(st.tuples(HEALTH, st.floats(-100, 400, allow_nan=False), st.booleans()), max_size=80))
 def test_no_worker_is_killed_before_the_whole_stall_timeout_was_watched(
     polls: list[tuple[WorkerHealth | None, float, bool]],
 ) -> None:
-    """The time watched is the sum of the gaps that were no sleep, since the worker last did well."""
+    """The time watched: the sum of the gaps without sleep since the worker last made progress."""
     watchdog, now = Watchdog(20.0, 0.0, poll_s=1.0), 0.0
     watched, progress = 0.0, None
-    for heard, step, busy in polls:
+    for answer, step, busy in polls:
         now += step
         watched = watched + step if 0 <= step <= 5 else 0.0
-        if heard is not None and (heard.jobs == 0 or heard.progress != progress):
-            watched, progress = 0.0, heard.progress
-        if watchdog.check(heard, now, busy=busy):
+        if answer is not None and (answer.jobs == 0 or answer.progress != progress):
+            watched, progress = 0.0, answer.progress
+        if watchdog.check(answer, now, busy=busy):
             assert watched >= 20.0 - 1e-6
 
 
@@ -171,7 +169,7 @@ def test_growth_0_never_replaces_a_worker() -> None:
     assert not growth.outgrown
 
 
-def test_no_worker_is_outgrown_while_its_baseline_is_being_made() -> None:
+def test_no_worker_is_outgrown_before_its_baseline_is_fixed() -> None:
     growth = Growth(0.5, after=20)
     for requests in range(21):
         growth.measured(2**requests, requests)

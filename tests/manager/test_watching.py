@@ -1,4 +1,4 @@
-"""What people can watch: events, logs, pulls, and what status says of memory."""
+"""Observation: events, logs, pulls, and the memory in the status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEMO_MODEL = str(Path(__file__).resolve().parents[2] / "demo" / "models" / "vlm-
 
 
 class Stream:
-    """Server-sent events, read by a thread as they come."""
+    """Server-sent events, read by a thread as they arrive."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -47,7 +47,7 @@ class Stream:
                 elif line.startswith("data: "):
                     self.events.append((kind, json.loads(line[6:])))
         except (httpx.HTTPError, httpx.StreamError):
-            return  # the test has closed it
+            return  # closed by the test
         self.ended = True
 
     def of(self, kind: str) -> list[Any]:
@@ -91,7 +91,7 @@ def test_a_disconnected_reader_gets_missed_events(bench: Bench) -> None:
         assert [t["to"] for t in again.of("transition")] == ["stopping", "stopped"]
 
 
-def test_logs_are_shown_and_followed_over_the_ends_of_processes(bench: Bench) -> None:
+def test_logs_are_shown_and_followed_across_restarts(bench: Bench) -> None:
     with bench.manager({"a": bench.model(say="hello from a worker\n")}) as manager:
         manager.ask()
         eventually(lambda: manager.http.get("/logs/a").text == "hello from a worker\n")
@@ -160,7 +160,7 @@ def test_status_shows_declared_learned_measured_and_peak_memory(bench: Bench) ->
         assert 0 <= stopped["learned_age_seconds"] < 60
     again = ManagerApp(settings)
     learned = again.peaks.get(peak_key(settings.models["a"]))
-    assert learned is not None, "what was learned outlives the manager"
+    assert learned is not None, "learned peaks outlive the manager"
     assert 64 << 20 < learned.bytes < GIB
 
 

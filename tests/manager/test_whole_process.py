@@ -1,4 +1,4 @@
-"""``python -m manager`` as a process: how it starts, how it ends, and that it leaves nothing behind."""
+"""``python -m manager`` as a process: start, shutdown, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Running:
         return plain.post(f"{self.url}/workers/{alias}/{path}", timeout=TIMEOUT_S)
 
     def ask_in_background(self, alias: str, path: str) -> None:
-        """Its answer, or error, will be in ``answers`` under *path*."""
+        """Its response or error will be in ``answers`` under *path*."""
 
         def ask() -> None:
             try:
@@ -130,7 +130,7 @@ def test_a_signal_ends_the_manager_and_leaves_no_worker_and_it_can_be_started_ag
             assert text.splitlines()[-1].endswith("manager: stopped")
 
 
-def test_sigterm_lets_open_answers_end_and_takes_nothing_new(bench: Bench) -> None:
+def test_sigterm_finishes_open_requests_and_refuses_new_ones(bench: Bench) -> None:
     models = {"a": bench.model(), "b": bench.model(ready_when=str(bench.folder / "never"))}
     with running(bench, bench.config(models)) as manager:
         manager.ask_in_background("a", f"wait?until={bench.flag}")
@@ -138,7 +138,7 @@ def test_sigterm_lets_open_answers_end_and_takes_nothing_new(bench: Bench) -> No
         manager.ask_in_background("b", "echo")
         bench.noted("launched", "b")
         manager.process.terminate()
-        eventually(lambda: "echo" in manager.answers)  # refused while the other continues
+        eventually(lambda: "echo" in manager.answers)  # refused while the other request continues
         waiting = manager.answers["echo"]
         assert isinstance(waiting, httpx.Response)
         assert waiting.status_code == 503
@@ -169,7 +169,7 @@ def test_the_drain_of_a_shutdown_is_bounded_and_cut_off_requests_get_an_error(be
         assert status == 0
 
 
-def test_a_second_interrupt_waits_for_no_answer(bench: Bench) -> None:
+def test_a_second_interrupt_does_not_wait_for_requests(bench: Bench) -> None:
     with running(bench, bench.config()) as manager:
         manager.ask_in_background("a", f"wait?until={bench.flag}")
         bench.noted("begin")
@@ -189,7 +189,7 @@ def _refuses(url: str) -> bool:
     return False
 
 
-def test_with_a_parent_pipe_it_leaves_orderly_when_its_parent_does(bench: Bench) -> None:
+def test_with_a_parent_pipe_it_shuts_down_when_its_parent_exits(bench: Bench) -> None:
     with running(bench, bench.config(), "--parent-pipe") as manager:
         assert manager.ask("a").status_code == 200
         assert manager.process.stdin is not None
@@ -199,7 +199,7 @@ def test_with_a_parent_pipe_it_leaves_orderly_when_its_parent_does(bench: Bench)
         assert manager.living_workers() == []
 
 
-def test_without_one_a_closed_standard_input_means_nothing(bench: Bench) -> None:
+def test_without_a_parent_pipe_a_closed_standard_input_is_ignored(bench: Bench) -> None:
     with running(bench, bench.config()) as manager:
         assert manager.process.stdin is not None
         manager.process.stdin.close()
@@ -217,7 +217,7 @@ def test_a_new_manager_serves_right_after_kill_9_of_the_old_one(bench: Bench) ->
             eventually(lambda: successor.ask("a").status_code == 200)
 
 
-# --- it can't start -------------------------------------------------------------------------------
+# --- failed starts --------------------------------------------------------------------------------
 
 
 def outcome(*arguments: str, cwd: Path, **environ: str) -> tuple[int, str]:
@@ -232,11 +232,11 @@ def outcome(*arguments: str, cwd: Path, **environ: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_port_of_the_environment_that_is_taken_is_one_line_with_the_cure_and_status_1(
+def test_a_taken_port_is_one_line_with_the_cure_and_status_1(
     bench: Bench,
 ) -> None:
     file = bench.folder / "config.yaml"
-    file.write_text(yaml.safe_dump(bench.config()))  # its port is free: the environment wins
+    file.write_text(yaml.safe_dump(bench.config()))  # its port is free: the environment has precedence
     port = unused_port()
     with socket.create_server(("127.0.0.1", port)):
         status, text = outcome(cwd=bench.folder, VISION_CONFIG=str(file), MANAGER_PORT=str(port))
@@ -256,8 +256,3 @@ def test_invalid_settings_are_reported_with_status_2(bench: Bench) -> None:
     (line,) = text.splitlines()
     assert line.startswith(f"{file}:")
     assert ": manager.prot: " in line
-
-
-def test_a_settings_file_that_is_not_there_is_status_2(bench: Bench) -> None:
-    status, text = outcome("--config", "nowhere.yaml", cwd=bench.folder)
-    assert (status, text) == (2, "nowhere.yaml: cannot be read: No such file or directory\n")

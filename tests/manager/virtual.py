@@ -1,232 +1,23 @@
-"""A pool in virtual time: a loop whose clock leaps to what is due next, and processes made of nothing.
-
-What takes minutes takes no time here and always happens in the same order. A wait that nothing will
-ever end is an error at once.
-"""
+"""A pool in virtual time: its settings, its clients, and tests as stories about them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import selectors
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from contracts.control import Download
 from contracts.settings import Settings
 from contracts.settings.base import GIB
-from contracts.settings.models import ImageSettings, VlmSettings
-from manager.launcher.process import Address, LaunchSpec, Output, StopSignal
 from manager.launcher.standby import Standbys
 from manager.lease import Lease
 from manager.memory.peaks import Peaks, peak_key
 from manager.memory.system import MemoryReading
 from manager.pool import Pool
-from manager.readiness import ProbeResponse
 from manager.worker_run import POLL_S, Timeouts
-
-
-class Deadlock(Exception):
-    """Everybody waits, and no timer runs."""
-
-
-FOREVER_S = 50_000.0  # longer than anything that is waited for here
-
-
-class _LeapingSelector(selectors.DefaultSelector):
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # Workers are looked after once a second, for ever.
-        if timeout is None or self.now > FOREVER_S:
-            raise Deadlock
-        self.now += max(0.0, timeout)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._leaping = _LeapingSelector()
-        super().__init__(self._leaping)
-
-    def time(self) -> float:
-        return self._leaping.now
-
-
-@contextlib.contextmanager
-def virtual_time() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        yield runner
-
-
-@dataclass
-class Behaviour:
-    """How the next processes of an alias behave."""
-
-    load_s: float = 1.0  # the download included
-    download_s: float = 0.0  # of it, a byte a second, until ``cut_s``
-    cut_s: float = FOREVER_S  # when no byte comes any more
-    newer: str = ""  # the commit that the Hub has, when it loads an older one
-    progress: bool = True  # while it loads
-    fails_with: str | None = None  # its last words, at the end of the load
-    hangs: bool = False  # for ever, in its last phase
-    stubborn: bool = False  # ignores TERMINATE
-    leaves_s: float = 0.0  # from TERMINATE to its end
-    footprint: int | None = None  # bytes; None: what it is declared to need
-    large_images: int = 1  # served, as it reports once it is ready
-    stalls: bool = False  # has a job in hand and does not get on
-    deaf: bool = False  # /health does not answer once it is ready
-    launch_error: Exception | None = None
-
-
-class FakeProcess:
-    """A ``Handle``."""
-
-    def __init__(self, host: FakeHost, spec: LaunchSpec, output: Output, pid: int) -> None:
-        self.spec = spec
-        self.alias = spec.alias
-        self.behaviour = host.behaviours[spec.alias]
-        own = self.behaviour.footprint
-        self.memory = host.memory[spec.alias] if own is None else own
-        self.was_parked = self.frozen = False
-        self.signals: list[StopSignal] = []
-        self.probes = 0
-        self._host = host
-        self._output = output
-        self._pid = pid
-        self._status: int | None = None
-        self._ended = asyncio.Event()
-        self._launched_at = host.now()
-        if self.behaviour.fails_with is not None:
-            asyncio.get_running_loop().call_later(self.behaviour.load_s, self._fail)
-
-    def __repr__(self) -> str:
-        return f"<FakeProcess {self.alias} pid={self._pid} status={self._status}>"
-
-    def _fail(self) -> None:
-        if self._status is None:
-            self._output(f"{self.behaviour.fails_with}\n".encode())
-            self.end(1)
-
-    @property
-    def pid(self) -> int:
-        return self._pid
-
-    @property
-    def address(self) -> Address:
-        return Address("somewhere", self.spec.port)
-
-    def poll(self) -> int | None:
-        return self._status
-
-    def signal(self, stop: StopSignal) -> None:
-        if self._status is not None:
-            return
-        self.signals.append(stop)
-        self._host.signalled(self, stop)
-        if stop is StopSignal.KILL:
-            self.end(-9)
-        elif not self.behaviour.stubborn:
-            asyncio.get_running_loop().call_later(self.behaviour.leaves_s, self.end, 0)
-
-    async def footprint(self) -> int | None:
-        await asyncio.sleep(0)
-        if self._status is not None:
-            return None
-        own = self.behaviour.footprint
-        if own is not None:
-            self.memory = own
-            self._host.count()
-        return self.memory
-
-    async def wait(self) -> int:
-        await self._ended.wait()
-        assert self._status is not None
-        return self._status
-
-    def end(self, status: int = -9) -> None:
-        if self._status is None:
-            self._status = status
-            self._ended.set()
-
-    def health(self) -> ProbeResponse | None:
-        age = self._host.now() - self._launched_at
-        ready = age >= self.behaviour.load_s and not self.behaviour.hangs
-        if self.frozen or (ready and self.behaviour.deaf):
-            return None
-        self.probes += 1
-        fetching = age < self.behaviour.download_s
-        body: dict[str, Any] = {
-            "jobs": int(self.behaviour.stalls),
-            "progress": 0 if self.behaviour.stalls else self.probes,
-            "alias": self.alias,
-            "phase": "ready" if ready else "downloading" if fetching else "loading",
-            "detail": f"{age:.1f} s" if self._gets_on(age) else "",
-            "revision": "old" if self.behaviour.newer else "",
-            "newer_revision": self.behaviour.newer,
-            "nonce": self.spec.nonce,
-            "pid": self._pid,
-            "work": {"large_pictures": self.behaviour.large_images if ready else 0},
-        }
-        if fetching:
-            done, total = int(min(age, self.behaviour.cut_s)), int(self.behaviour.download_s)
-            body["download"] = Download(
-                done_bytes=done, total_bytes=total, bytes_per_second=1, eta_seconds=total - done
-            ).model_dump()
-        return ProbeResponse(200 if ready else 503, json.dumps(body).encode())
-
-    def _gets_on(self, age: float) -> bool:
-        behaviour = self.behaviour
-        if age < behaviour.download_s:
-            return age < behaviour.cut_s
-        return behaviour.progress and age < behaviour.load_s
-
-
-@dataclass
-class FakeHost:
-    """A ``Launcher`` and a ``Probe``; counts what lives."""
-
-    now: Callable[[], float]
-    memory: dict[str, int]  # bytes
-    behaviours: dict[str, Behaviour]
-    signalled: Callable[[FakeProcess, StopSignal], None] = lambda process, stop: None
-    processes: list[FakeProcess] = field(default_factory=list)
-    peak: int = 0
-
-    def obstacle(self, model: VlmSettings | ImageSettings) -> str:
-        return "its folder is gone" if model.path == "nowhere" else ""
-
-    async def launch(self, spec: LaunchSpec, output: Output) -> FakeProcess:
-        await asyncio.sleep(0)
-        error = self.behaviours[spec.alias].launch_error
-        if error is not None:
-            raise error
-        process = FakeProcess(self, spec, output, pid=1000 + len(self.processes))
-        self.processes.append(process)
-        self.count()
-        return process
-
-    def count(self) -> None:
-        self.peak = max(self.peak, sum(p.memory for p in self.living()))
-
-    async def probe(self, address: Address) -> ProbeResponse | None:
-        await asyncio.sleep(0)
-        for process in self.living():
-            if process.address == address:
-                return process.health()
-        return None
-
-    def living(self) -> list[FakeProcess]:
-        return [p for p in self.processes if p.poll() is None]
-
-    def of(self, alias: str) -> list[FakeProcess]:
-        return [p for p in self.processes if p.alias == alias]
-
-    def last(self, alias: str) -> FakeProcess:
-        return self.of(alias)[-1]
+from tests.manager.virtual_host import Behaviour, FakeHost, virtual_time
 
 
 def settings_of(
@@ -240,12 +31,7 @@ def settings_of(
         made[alias] = {"kind": "vlm", "path": alias, "port": port, **keys}
     image = {"kind": "image", "family": "flux1-schnell", "path": "p", "port": 9999, "memory_gb": 1}
     data = {
-        "manager": {
-            "log_dir": str(folder),
-            "idle_timeout_s": -1,
-            "max_wait_s": 0,
-            **manager,
-        },
+        "manager": {"log_dir": str(folder), "idle_timeout_s": -1, "max_wait_s": 0, **manager},
         "memory": {"max_unified_memory_gb": 12, "safety_margin_gb": 0, **(memory or {})},
         "defaults": {"chat": first, "analyze": first, "generate": "image", "edit": "image"},
         "models": {**made, "image": image},
@@ -278,7 +64,7 @@ class Scene:
         self.pulls: dict[str, Download] = {}
         self.pulled_at: dict[str, float] = {}
         self.outdated: list[str] = []
-        self.available = 1 << 40  # bytes that the system has left
+        self.available = 1 << 40  # bytes available on the system
         self.events: list[tuple[str, dict[str, Any]]] = []
         kept = standbys(self.host) if standbys else None
         self.pool = Pool(
@@ -299,23 +85,23 @@ class Scene:
 
     def ask(self, alias: str = "a", keep_alive: float | None = None) -> Request:
         request = Request(self, alias, keep_alive)
-        self.requests.append(request)  # a task that nobody holds may vanish
+        self.requests.append(request)  # a task without a reference may be collected
         return request
 
     def learn(self, alias: str, gib: float) -> None:
-        """As if an earlier run of *alias* had been seen to need so much."""
+        """As if *gib* had been measured in an earlier run of *alias*."""
         self.peaks.learn(peak_key(self.pool.worker(alias).model), int(gib * GIB), large=True)
 
     def state(self, alias: str = "a") -> str:
         return self.pool.worker(alias).state
 
     async def served(self, alias: str = "a") -> None:
-        """A whole request, which takes no time once it is granted."""
+        """A request that takes no time once it is granted."""
         async with self.pool.lease(alias):
             pass
 
     async def end(self) -> None:
-        """Close the pool: no process is left, and the budget has been kept all the time."""
+        """Close the pool; no process is left, and the budget was never exceeded."""
         await self.pool.close(hurry=True)
         for request in self.requests:
             request.task.cancel()
@@ -324,7 +110,7 @@ class Scene:
         assert self.host.peak <= self.budget
 
     async def settle(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Let everything happen that is due now, or just so much that *until* is true."""
+        """Run everything that is due now, or stop as soon as *until* is true."""
         for _ in range(50):
             if until():
                 return
@@ -359,7 +145,7 @@ class Request:
         return self.lease is not None and not self.task.done()
 
     async def granted(self) -> Lease:
-        """The lease; raises what the request is answered with instead."""
+        """The lease; raises the error that the request gets instead."""
         await self._granted.wait()
         if self.lease is None:
             await self.task
@@ -367,7 +153,7 @@ class Request:
         return self.lease
 
     async def refused(self) -> BaseException:
-        """The error that it is answered with."""
+        """The error that it gets."""
         await asyncio.wait({self.task})
         error = self.task.exception()
         assert error is not None
@@ -392,9 +178,9 @@ Story = Callable[[Scene], Coroutine[Any, Any, None]]
 def story(
     models: dict[str, Any], memory: dict[str, Any] | None = None, **manager: Any
 ) -> Callable[[Story], Callable[[Path], None]]:
-    """Makes a test of a coroutine that acts on a Scene with *models* and settings of the manager.
+    """Turn a coroutine function into a test, with a Scene of *models* and of *manager* settings.
 
-    However it goes, closing the pool at its end must leave no process, and the budget has been kept.
+    The pool is closed at the end: no process may be left, and the budget must never be exceeded.
     """
 
     def decorate(play: Story) -> Callable[[Path], None]:

@@ -1,6 +1,6 @@
-"""Files of few bytes that would unfold into many, or take long: made by hand, as Pillow makes none.
+"""Small files that unfold into many bytes or take long to decode. Made by hand: Pillow makes none.
 
-Rule: every process that collects tests imports this; what takes long to make is made when it is used.
+Rule: every process that collects tests imports this module, so slow files are made when they are used.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PNG_HEAD = 33  # bytes before the first chunk that is not the header
 
 
 def png_with(kind: bytes, data: bytes, times: int = 1) -> bytes:
-    """A small picture with chunks before its pixels."""
+    """A small image with chunks before its pixels."""
     whole = png_of(8, 8, 8, 2, (b"\0" + bytes(24)) * 8)
     chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     return whole[:PNG_HEAD] + chunk * times + whole[PNG_HEAD:]
 
 
 def zeros(size: int) -> bytes:
-    """So many zero bytes as zlib packs them, a block repeated: to pack gigabytes takes seconds."""
+    """*size* zero bytes as zlib packs them. One block is repeated: packing gigabytes takes seconds."""
     blocks, rest = divmod(size, BLOCK)
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     end = packer.compress(bytes(rest)) + packer.flush()
@@ -37,7 +37,9 @@ def zeros(size: int) -> bytes:
 @cache
 def _packed_block() -> bytes:
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    return packer.compress(bytes(BLOCK)) + packer.flush(zlib.Z_FULL_FLUSH)  # knows nothing of the last
+    return packer.compress(bytes(BLOCK)) + packer.flush(
+        zlib.Z_FULL_FLUSH
+    )  # independent of the block before it
 
 
 def tiled(side: int) -> bytes:
@@ -50,18 +52,18 @@ def tiled(side: int) -> bytes:
 
 
 def frames(form: str, number: int) -> bytes:
-    pictures = [Image.new("RGB", (64, 64), (i % 256, i // 256, 0)) for i in range(number)]
-    return saved(pictures[0], form, save_all=True, append_images=pictures[1:])
+    images = [Image.new("RGB", (64, 64), (i % 256, i // 256, 0)) for i in range(number)]
+    return saved(images[0], form, save_all=True, append_images=images[1:])
 
 
 def large(form: str, **options: object) -> bytes:
     return saved(Image.effect_noise((600, 600), 90).convert("RGB"), form, **options)
 
 
-# Refused at the gateway, by its head: its kind and what the message says.
+# Refused by the gateway because of the header; with words of the message.
 BY_HEAD = {
     "png of 3600 million pixels": (png_claiming(60_000, 60_000), "64 million pixels"),
-    "png of all the pixels there can be": (png_claiming(2**31 - 1, 2**31 - 1), "64 million pixels"),
+    "png of the most pixels possible": (png_claiming(2**31 - 1, 2**31 - 1), "64 million pixels"),
     "gif of 4295 million pixels": (gif(65_535, 65_535), "64 million pixels"),
     "bmp of 3600 million pixels": (bmp(60_000, 60_000), "64 million pixels"),
     "jpeg of 4225 million pixels": (jpeg(65_000, 65_000), "64 million pixels"),
@@ -73,13 +75,13 @@ BY_HEAD = {
     "jpeg of ten thousand passes": (with_scans(10_000), "scans"),
 }
 
-# Passed on by the gateway, refused by the worker.
+# Forwarded by the gateway, refused by the worker.
 BY_PIXELS = {
     "text that unfolds into 200 MB": png_with(b"zTXt", b"Comment\0\0" + zeros(200 << 20)),
     "a thousand texts": png_with(b"zTXt", b"Comment\0\0" + zeros(1 << 20), 1_000),
     "international text": png_with(b"iTXt", b"Comment\0\1\0\0\0" + zeros(200 << 20)),
     "a profile that unfolds into 200 MB": png_with(b"iCCP", b"x\0\0" + zeros(200 << 20)),
-    "pixels that unfold into more than there are": png_of(8, 8, 8, 2, None),
+    "more pixel data than pixels": png_of(8, 8, 8, 2, None),
     "half a jpeg": large("JPEG")[:20_000],
     "half a webp": large("WEBP")[:20_000],
     "half a gif": large("GIF")[:20_000],
@@ -90,9 +92,9 @@ BY_PIXELS = {
     "the head of a webp": webp(8_000, 8_000),
 }
 
-# Good pictures that a careless reader would choke on.
+# Valid images that cost much if all frames are decoded.
 GOOD = {
-    "gif of 5000 pictures": partial(frames, "GIF", 5_000),
-    "png of 1000 pictures": partial(frames, "PNG", 1_000),
-    "webp of 1000 pictures": partial(frames, "WEBP", 1_000),
+    "gif of 5000 frames": partial(frames, "GIF", 5_000),
+    "png of 1000 frames": partial(frames, "PNG", 1_000),
+    "webp of 1000 frames": partial(frames, "WEBP", 1_000),
 }

@@ -1,7 +1,7 @@
-"""Gateways over real sockets in this process, for attacks; no worker is ever started.
+"""Gateways over real sockets in this process, for attacks; no worker is started.
 
-``tiers`` is one in front of a manager. ``client`` may fetch images from 127.0.0.1 alone, where there is
-a server (``there``), and knows the names that a test makes up (``names``).
+``tiers`` is a gateway in front of a manager. ``client`` belongs to a gateway that may fetch images from
+public addresses and 127.0.0.1, where a server listens (``there``); its resolver is ``names``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ALLOWED = "images: {fetch_allow: [127.0.0.1], fetch_timeout_s: 2, max_mb: 1}\n"
 
 @dataclass
 class Names:
-    """A resolver: each look-up of a name gives the next of its answers, and the last one for good."""
+    """A resolver: each lookup of a name returns its next answer, and the last one from then on."""
 
     known: dict[str, list[list[str]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ _NAMES = Names()
 
 @pytest.fixture(autouse=True)
 def names() -> Names:
-    """The names that ``client`` and ``public`` know: none until a test says so."""
+    """The names that ``client`` and ``public`` can resolve: none until a test adds one."""
     _NAMES.known.clear()
     _NAMES.asked.clear()
     return _NAMES
@@ -87,7 +87,7 @@ def names() -> Names:
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterator[httpx.Client]:
-    """It may fetch from 127.0.0.1 besides public addresses, a MiB in two seconds."""
+    """May fetch from public addresses and 127.0.0.1: 1 MiB per image, within two seconds."""
     folder = tmp_path_factory.mktemp("allowed")
     with gateway(folder, manager_url, ALLOWED, _NAMES) as http:
         yield http
@@ -95,7 +95,7 @@ def client(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterat
 
 @pytest.fixture(scope="session")
 def public(tmp_path_factory: pytest.TempPathFactory, manager_url: str) -> Iterator[httpx.Client]:
-    """It has the settings that there are when nothing is configured."""
+    """Has the default settings."""
     with gateway(tmp_path_factory.mktemp("public"), manager_url, "", _NAMES) as http:
         yield http
 
@@ -106,7 +106,7 @@ TIERS = ("gateway", "manager")
 
 
 class Tiers:
-    """The URLs of both."""
+    """The URLs of both tiers."""
 
     def __init__(self, gateway: str, manager: str) -> None:
         self.gateway = gateway

@@ -1,7 +1,4 @@
-"""A server somewhere else, which answers an image URL with whatever bytes a test wants.
-
-It speaks no HTTP of its own: what it sends is what the test says, at the pace that the test says.
-"""
+"""An image server that sends arbitrary bytes: a test decides what it sends, and how fast."""
 
 from __future__ import annotations
 
@@ -27,15 +24,15 @@ def redirect(location: str, status: str = "302 Found", *headers: str) -> bytes:
 
 @dataclass
 class Elsewhere:
-    """``pages``: for each path the bytes of the answer, or what to do with the connection."""
+    """``pages``: for each path, the bytes of the response, or a function of the connection."""
 
     port: int = 0
     pages: dict[str, bytes | Behaviour] = field(default_factory=dict)
-    heads: list[bytes] = field(default_factory=list)  # of the requests, as they came
+    heads: list[bytes] = field(default_factory=list)  # of the requests, as received
     connections: int = 0
     open: int = 0
     most_open: int = 0
-    gone: threading.Event = field(default_factory=threading.Event)  # a client left in the middle
+    gone: threading.Event = field(default_factory=threading.Event)  # a client disconnected early
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def url(self, path: str, host: str = "127.0.0.1", scheme: str = "http") -> str:
@@ -78,7 +75,7 @@ class Elsewhere:
 
 @contextmanager
 def elsewhere(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[Elsewhere]:
-    """Each connection in a thread of its own, for as long as the block runs."""
+    """Serve each connection in its own thread while the block runs."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)
     server = Elsewhere(listener.getsockname()[1])
@@ -87,7 +84,7 @@ def elsewhere(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Ite
         if tls is not None:
             try:
                 connection = tls.wrap_socket(connection, server_side=True)
-            except OSError:  # the client did not like the certificate
+            except OSError:  # the client refused the certificate
                 connection.close()
                 return
         server.serve(connection)

@@ -1,8 +1,8 @@
-"""Raw bytes against a stack of real processes, and what came of them at the far end.
+"""Raw bytes sent to a stack of real processes, and the requests that reach its worker.
 
-A gateway, a manager and a fake worker that writes down each request as it came. Rules: what is sent is
-sent as it is, by a socket; answers are read by the standard library's client; what the worker got is
-read from its own record.
+A gateway, a manager and a fake worker that records each request as received. Rules: bytes are sent
+unchanged, through a socket; responses are parsed by the standard library's client; the record shows
+what the worker received.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from testkit import plain
 from testkit.servers import free_port
 from tests.faults.stack import Stack
 
-PATIENCE_S = 0.3  # for an answer that is not expected
+PATIENCE_S = 0.3  # wait for an unexpected response
 TIMEOUT_S = 15.0
 CHAT = "/v1/chat/completions"
 ALIAS = "a"
@@ -36,10 +36,10 @@ class Answer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The answers on one connection, and whether the server closed it."""
+    """The responses on one connection, and whether the server closed it."""
 
     answers: list[Answer]
-    rest: bytes  # what is no answer
+    rest: bytes  # bytes that are no response
     closed: bool
 
     @property
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """A request at the worker, as it came."""
+    """A request as the worker received it."""
 
     connection: int
     head: str
@@ -64,7 +64,7 @@ class Arrived(NamedTuple):
 
 
 class Attacked:
-    """A stack under attack. *tier*: ``gateway`` or ``manager``, whose port is hit."""
+    """A stack under attack. *tier*: ``gateway`` or ``manager``, whose port is attacked."""
 
     def __init__(self, stack: Stack, wire: Path) -> None:
         self.stack = stack
@@ -75,11 +75,11 @@ class Attacked:
         return settings.gateway.port if tier == "gateway" else settings.manager.port
 
     def url(self, tier: str, path: str | None = None) -> str:
-        """By default where chat requests go."""
+        """*path*: by default that of chat requests."""
         return f"http://127.0.0.1:{self.port(tier)}{path or path_of(tier).decode()}"
 
     def arrived(self, marker: str) -> list[Arrived]:
-        """The requests at the worker that have *marker* in head or body."""
+        """The worker's requests with *marker* in their head or body."""
         lines = self._wire.read_text().splitlines() if self._wire.exists() else []
         requests = [Arrived(**json.loads(line)) for line in lines if marker in line]
         return [r for r in requests if marker in r.head or marker in r.body]
@@ -88,13 +88,13 @@ class Attacked:
         return socket.create_connection(("127.0.0.1", self.port(tier)), TIMEOUT_S)
 
     def send(self, tier: str, data: bytes, *, expect: int = -1) -> Outcome:
-        """What comes back when *data* is sent on a connection of its own; *expect* as of ``read``."""
+        """Send *data* on a new connection and read the responses; *expect* as in ``read``."""
         with self.connection(tier) as sock:
             sock.sendall(data)
             return self.read(sock, expect)
 
     def read(self, sock: socket.socket, expect: int = -1) -> Outcome:
-        """All answers until the server closes; with *expect*: after so many, a moment for more."""
+        """All responses until the server closes; after *expect* of them, wait ``PATIENCE_S`` only."""
         data, closed = b"", False
         answers: list[Answer] = []
         rest = b""
@@ -112,7 +112,7 @@ class Attacked:
         return Outcome(*parsed(data, closed=True), closed)
 
     def is_alive(self, tier: str) -> bool:
-        """Whether a decent request is answered still."""
+        """Whether a valid request still succeeds."""
         return plain.post(self.url(tier), json=HELLO, timeout=TIMEOUT_S).status_code == 200
 
 
@@ -120,7 +120,7 @@ HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 def parsed(data: bytes, *, closed: bool) -> tuple[list[Answer], bytes]:
-    """The whole answers in *data*, and what is left of it."""
+    """The complete responses in *data*, and the rest of it."""
     answers = []
     while b"\r\n\r\n" in data:
         stream = io.BytesIO(data)
@@ -128,7 +128,7 @@ def parsed(data: bytes, *, closed: bool) -> tuple[list[Answer], bytes]:
         try:
             response.begin()
             if response.length is None and not response.chunked and not closed:
-                break  # it lasts as long as the connection
+                break  # it ends with the connection
             body = response.read()
         except (http.client.HTTPException, ValueError):
             break
@@ -139,7 +139,7 @@ def parsed(data: bytes, *, closed: bool) -> tuple[list[Answer], bytes]:
 
 
 class _Reader:
-    """What ``HTTPResponse`` takes for a socket."""
+    """Stands for the socket that ``HTTPResponse`` reads from."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         self._stream = stream
@@ -149,7 +149,7 @@ class _Reader:
 
 
 class _Unclosed:
-    """The stream, which stays open for the next answer."""
+    """The stream, which stays open for the next response."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         self._stream = stream
@@ -162,30 +162,30 @@ class _Unclosed:
 
 
 def path_of(tier: str) -> bytes:
-    """Where *tier* takes chat requests."""
+    """The path of chat requests at *tier*."""
     return (CHAT if tier == "gateway" else f"/workers/{ALIAS}{CHAT}").encode()
 
 
 def head(path: bytes, *fields: bytes, method: bytes = b"POST", version: bytes = b"1.1") -> bytes:
-    """The head of a request with these header lines, as they are."""
+    """The head of a request with these header lines, unchanged."""
     first = b"%b %b HTTP/%b" % (method, path, version)
     return b"\r\n".join([first, b"host: localhost", *fields, b"", b""])
 
 
 def request(path: bytes, body: bytes = b"", *fields: bytes, method: bytes = b"POST") -> bytes:
-    """A request whose framing is right."""
+    """A request with valid framing."""
     framing = [b"content-length: %d" % len(body)] if method == b"POST" else []
     return head(path, *fields, *framing, method=method) + body
 
 
 def body(marker: str) -> bytes:
-    """A chat request that *marker* tells from others."""
+    """A chat request that contains *marker*."""
     return json.dumps({**HELLO, "user": marker}).encode()
 
 
 @contextmanager
 def under_attack(folder: Path, **gateway: Any) -> Iterator[Attacked]:
-    """A stack whose models are fake; *gateway*: keys of that section."""
+    """A stack with fake models; *gateway*: keys of that settings section."""
     wire = folder / "wire"
     fake = json.dumps({"wire": str(wire)})
     image = {"kind": "image", "family": "flux1-schnell", "port": free_port(), "memory_gb": 1}

@@ -70,11 +70,11 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "endless body": (endless, 413, "1 MiB"),
     "endless chunks": (endless_chunks, 413, "1 MiB"),
     "a body with a large content-length": (answer(STAR, length=10**12), 413, "1 MiB"),
-    "a length beyond all numbers": (answer(STAR, length=10**400), 400, "can't fetch"),
+    "an absurd length": (answer(STAR, length=10**400), 400, "can't fetch"),
     "a body shorter than its length": (
         answer(STAR, length=len(STAR) + 1), 400, "before the image was complete",
     ),
-    "a length that is none": (answer(STAR).replace(b"th: ", b"th: x"), 400, "can't fetch"),
+    "an invalid length": (answer(STAR).replace(b"th: ", b"th: x"), 400, "can't fetch"),
     "two lengths": (answer(STAR, "Content-Length: 5"), 400, "can't fetch"),
     "endless head": (endless_head, 400, "can't fetch"),
     "a closed connection": (b"", 400, "can't fetch"),
@@ -90,10 +90,10 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "no content": (b"HTTP/1.1 204 No\r\n\r\n", 400, "204"),
     "a part": (answer(STAR, status="206 Partial"), 400, "206"),
     "an error": (answer(STAR, status="500 X"), 400, "500"),
-    "a wish for a password": (
+    "a request for a password": (
         answer(STAR, 'WWW-Authenticate: Basic realm="x"', status="401 X"), 400, "401",
     ),
-    "a switch of protocols": (answer(STAR, "Upgrade: x", status="101 X"), 400, ""),
+    "a protocol switch": (answer(STAR, "Upgrade: x", status="101 X"), 400, ""),
     "a pixel bomb": (answer(png_claiming(60_000, 60_000)), 400, "64 million pixels"),
 }  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_a_disconnect_cancels_the_fetches(
     there.pages["/drip"] = drip
     with pytest.raises(httpx.ReadTimeout):
         client.post(CHAT, json=chat(there.url("/drip")), timeout=0.5)
-    assert there.gone.wait(1.4)  # before the time for an image is up
+    assert there.gone.wait(1.4)  # before the fetch timeout
     assert manager.received == []
 
 
@@ -198,11 +198,11 @@ def test_slow_name_lookups_do_not_block_other_requests(
 
 
 def test_refused_images_cost_no_memory(tmp_path: Path, manager_url: str) -> None:
-    """Counted where it would be spent: in this process, which the gateway of the test shares."""
+    """Measured in this process, in which the gateway runs."""
     bomb = answer(gzip.compress(bytes(64 << 20)), "Content-Encoding: gzip")
     assert len(bomb) < 1 << 20
     with elsewhere() as there, gateway(tmp_path, manager_url, ALLOWED, Names()) as http:
-        there.pages = {"/bomb": bomb, "/endless": endless, "/told": answer(STAR, length=10**9)}
+        there.pages = {"/bomb": bomb, "/endless": endless, "/announced": answer(STAR, length=10**9)}
         tracemalloc.start()
         try:
             for path in there.pages:

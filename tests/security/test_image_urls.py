@@ -40,7 +40,7 @@ def sent(manager: StandIn) -> Any:
     return json.loads(received.body)
 
 
-# --- where it may stand -------------------------------------------------------------------------------
+# --- where URLs are accepted ----------------------------------------------------------------------
 
 PLACES: list[tuple[str, Callable[[str], Any], str]] = [
     (ANALYZE, lambda url: {"image": url, "task": "ocr"}, "image"),
@@ -63,7 +63,7 @@ PLACES: list[tuple[str, Callable[[str], Any], str]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "param"), PLACES)
-def test_an_image_may_be_a_url_wherever_there_is_an_image(
+def test_every_image_field_accepts_a_url(
     client: httpx.Client, manager: StandIn, url: str, path: str, body: Any, param: str
 ) -> None:
     def raw(image: str) -> bytes:
@@ -93,7 +93,7 @@ def test_images_of_a_chat_are_replaced_over_all_turns_and_fetched_once_each(
     there.pages["/circle"] = answer(CIRCLE)
     circle = there.url("/circle")
     raw = chat(url, circle, url)
-    raw["messages"].append({"role": "assistant", "content": url})  # words, though they are a URL
+    raw["messages"].append({"role": "assistant", "content": url})  # text, not an image
     raw["messages"] += chat(f"data:image/png;base64,{B64}", circle)["messages"]
     assert client.post(CHAT, json=raw).status_code == 200
     messages = sent(manager)["messages"]
@@ -154,7 +154,7 @@ def test_a_body_with_repeated_fields_is_sent_as_it_was_checked(
     assert set(there.paths) <= {"/star"}
 
 
-# --- settings -----------------------------------------------------------------------------------------
+# --- settings ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", ["off", "'off'", "false"])
@@ -228,9 +228,9 @@ def test_the_size_of_an_image_is_bounded(
     client: httpx.Client, manager: StandIn, there: Elsewhere, in_body: bool
 ) -> None:
     for size, status in ((1 << 20, 200), ((1 << 20) + 1, 413)):
-        picture = STAR + b"\0" * (size - len(STAR))
-        there.pages["/x"] = answer(picture)
-        text = base64.b64encode(picture).decode() if in_body else there.url("/x")
+        image = STAR + b"\0" * (size - len(STAR))
+        there.pages["/x"] = answer(image)
+        text = base64.b64encode(image).decode() if in_body else there.url("/x")
         answered = client.post(CHAT, json=chat(text))
         assert answered.status_code == status, answered.text
     error = problem(answered, 413)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +15,10 @@ from manager.logs import WorkerLog
 from testkit import plain
 from testkit.stacks import wait_for
 from tests.security.hops import ALIAS, CHAT, HELLO, TIERS, Attacked, request, under_attack
-from web.logs import LineFormatter, printable
+from web.logs import printable
 
 FORGED = "2026-11-26 10:00:00,123 INFO gateway: forged"
-# What ends a line or moves a cursor somewhere: C0, DEL, C1, Unicode's line ends, direction of writing.
+# Characters that end a line or move the cursor: C0, DEL, C1, Unicode line ends, direction marks.
 NASTY = ("\n", "\r", "\r\n", "\x00", "\x08", "\x0b", "\x0c", "\x1b[2J", "\x1b]0;x\x07", "\x7f", "\x85",
          "\x9b2J", "\u2028", "\u2029", "\u202e", "\u2066")  # fmt: skip
 _LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [a-z._]+: .*")
@@ -46,7 +44,7 @@ PATHS = {
 @pytest.mark.process
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_request_can_not_write_a_log_line_of_its_own(attacked: Attacked, tier: str) -> None:
-    """In paths, queries, ids, keys, names of models, prompts, and what is no request at all."""
+    """In paths, queries, ids, keys, model names, prompts, and data that is no request."""
     asked = 0
     for nasty in NASTY:
         text = f"before{nasty}{FORGED}"
@@ -76,29 +74,12 @@ def test_a_request_can_not_write_a_log_line_of_its_own(attacked: Attacked, tier:
     assert [line for line in lines if line.startswith(FORGED)] == []
 
 
-def test_a_traceback_can_not_imitate_a_log_line() -> None:
-    try:
-        raise ValueError(f"x\n{FORGED}\x1b[2J")
-    except ValueError:
-        record = logging.LogRecord("n", logging.ERROR, "f", 1, "a\n%s", (FORGED,), sys.exc_info())
-    first, *rest = LineFormatter().format(record).split("\n")
-    assert _LINE.fullmatch(first)
-    assert FORGED in first
-    assert any(FORGED in line for line in rest)
-    assert all(line.startswith("  ") and line.isprintable() for line in rest)
-
-
 @given(st.text(st.characters(exclude_categories=())))
 def test_printable_text_has_one_line_and_fits_into_utf_8(text: str) -> None:
     escaped = printable(text)
     assert escaped.isprintable()
     assert escaped.encode().decode() == escaped
     assert (escaped == text) == text.isprintable()
-
-
-@pytest.mark.parametrize("text", ["a b", "한국어", "é", "😀", "'\"\\"])
-def test_printable_text_is_unchanged(text: str) -> None:
-    assert printable(text) == text
 
 
 @pytest.mark.parametrize("nasty", NASTY)

@@ -32,7 +32,7 @@ ROUTES = {
         ("POST", "/workers/{}/v1/chat/completions"),
     ],
 }
-# Some lead out of a folder, some to the alias that there is, some to another route of the same tier.
+# Some lead out of a folder, some to the existing alias, some to another route of the same tier.
 NAMES = [
     "..",
     ".",
@@ -56,6 +56,8 @@ NAMES = [
     "127.0.0.1:22",
     "@127.0.0.1:22",
     "%00",
+    "a%0d%0aX-Evil:%201",
+    "%E2%80%A6",
     f"{ALIAS}%00",
     f"{ALIAS}%00.png",
     f"{ALIAS}%2f..%2f{ALIAS}",
@@ -98,11 +100,11 @@ def test_a_path_traversal_name_is_unknown(attacked: Attacked, subtests: pytest.S
         with subtests.test(name[:30], tier=tier):
             before = files(attacked.stack.folder)
             for method, route in ROUTES[tier]:
-                # As it is: a client library would put the path in order first.
+                # A client library would normalize the path first.
                 path = route.format(name).encode()
                 raw = head(path, b"connection: close", b"content-length: 0", method=method.encode())
                 outcome = attacked.send(tier, raw)
-                if method == "HEAD" and not outcome.answers:  # the length that it tells doesn't come
+                if method == "HEAD" and not outcome.answers:  # a response without the announced body
                     assert outcome.rest.startswith(b"HTTP/1.1 404 ")
                     continue
                 (answer,) = outcome.answers
@@ -112,6 +114,7 @@ def test_a_path_traversal_name_is_unknown(attacked: Attacked, subtests: pytest.S
                     assert error["source"] == tier
                     assert len(error["message"]) < 2100
                 assert b"root:" not in answer.body
+                assert "x-evil" not in answer.headers
             assert files(attacked.stack.folder) == before
             assert {state["status"] for state in attacked.stack.status()["models"].values()} == {
                 "stopped"
@@ -136,7 +139,7 @@ def test_the_path_after_an_alias_reaches_only_its_worker(
     raw = head(f"/workers/{ALIAS}/{path}?marked".encode(), b"connection: close", method=b"GET")
     (answer,) = attacked.send("manager", raw).answers
     assert answer.status == 200
-    reported = json.loads(answer.body)  # by the fake worker, which tells what it was asked for
+    reported = json.loads(answer.body)  # the fake worker returns the request
     assert reported["target"].startswith("/")
     port = attacked.stack.settings.models[ALIAS].port
     assert ["host", f"127.0.0.1:{port}"] in reported["headers"]

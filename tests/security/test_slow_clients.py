@@ -1,6 +1,6 @@
-"""Clients that take their time: a connection is given up, an upload that gets on and an answer are not.
+"""Slow clients: a stalled connection is closed; a slow upload with progress and a response are not cut.
 
-A small app behind the server that all tiers run on, with limits of tenths of a second.
+A small app on the server that all tiers use, with limits of tenths of a second.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Counter:
-    """Answers with how many bytes it was sent; ``/stream`` streams for 0.75 seconds, ``/early`` answers
-    before it has read anything, ``/busy`` reads nothing for so long."""
+    """Responds with the size of the body. ``/stream`` streams for 0.75 s, ``/early`` responds before it
+    reads the body, ``/busy`` starts to read after 0.75 s.
+    """
 
     def __init__(self) -> None:
         self.gone = threading.Event()
@@ -74,7 +75,7 @@ def url(server: tuple[str, Counter]) -> str:
 
 
 def took(answer: Answer, began: float, least: float = 0.2) -> Answer:
-    """*answer*, which came after the limit and not long after it."""
+    """*answer*, which arrived soon after the limit."""
     elapsed = time.monotonic() - began
     assert least <= elapsed < 10
     return answer
@@ -98,7 +99,7 @@ def test_a_silent_connection_is_closed_without_a_response(url: str) -> None:
 def test_a_head_that_is_never_complete_is_a_408(url: str, head: list[bytes]) -> None:
     began = time.monotonic()
     answer = took(send(url, *head, pause_s=0.01), began)
-    # A client that still sends may lose the answer: its connection is reset.
+    # A client that is still sending may lose the response: its connection is reset.
     assert answer.status in (408, 0)
     if answer.status:
         assert answer.error["code"] == "request_timeout"
@@ -108,7 +109,7 @@ def test_the_next_request_s_head_has_its_own_timeout(url: str) -> None:
     with connect(url) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert sock.recv(1000).endswith(b"0\r\n\r\n")
-        time.sleep(0.6)  # between two requests nobody hurries
+        time.sleep(0.6)  # no limit between two requests
         sock.sendall(b"GET / HTTP/1.1\r\n")
         began = time.monotonic()
         answer = took(read(sock), began)
@@ -131,14 +132,14 @@ def test_a_stalled_body_is_a_408_and_a_disconnect_for_the_app(
 def test_a_dripping_body_times_out(url: str) -> None:
     began = time.monotonic()
     with connect(url) as sock:
-        # 80 bytes a second, where 200 are wanted.
+        # 80 bytes per second; 200 are required.
         sent = drip(sock, [CHUNKED, *[b"1\r\na\r\n"] * 80], 0.075)
         assert sent < 60, "it was cut while it still sent"
     assert 0.35 < time.monotonic() - began < 10
 
 
 def test_a_steady_slow_upload_is_accepted(url: str) -> None:
-    # Thrice as long as a body has, at twice the rate that it must have.
+    # Three times the time of a body, at twice the required rate.
     size, step = 600, 20
     head = POST + b"Content-Length: %d\r\n\r\n" % size
     began = time.monotonic()
@@ -155,7 +156,7 @@ def test_a_stream_longer_than_any_timeout_is_not_cut(url: str) -> None:
     assert time.monotonic() - began > 0.7
 
 
-def test_a_stream_is_not_cut_by_half_a_request_behind_it(url: str) -> None:
+def test_half_a_request_after_a_stream_does_not_cut_the_stream(url: str) -> None:
     with connect(url) as sock:
         sock.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\nGET /half HTTP/1.1\r\n")
         stream = b""
@@ -197,7 +198,7 @@ def test_the_rest_of_an_answered_body_times_out(url: str) -> None:
     began = time.monotonic()
     with connect(url) as sock:
         sent = drip(sock, [head, *[chunk] * 500], 0.01)
-        assert sent < 400, "it was cut in spite of sending fast"
+        assert sent < 400, "it was cut although it sent fast"
     assert time.monotonic() - began < 8
 
 
@@ -225,8 +226,8 @@ def test_too_many_connections_are_refused_with_an_error(url: str) -> None:
     wait_for(lambda: send(url, POST + b"\r\n").status == 200)
 
 
-def test_a_suspended_server_times_nobody_out() -> None:
-    """Its event loop is blocked for longer than a client has; the client has sent all it must."""
+def test_a_suspended_server_times_no_client_out() -> None:
+    """The event loop is blocked for longer than the limit, while the client has sent everything."""
 
     class Blocked(Counter):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

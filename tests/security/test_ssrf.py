@@ -23,9 +23,9 @@ from tests.security.conftest import ALLOWED, PARAM, Names, chat, gateway, proble
 from tests.security.elsewhere import Elsewhere, answer, elsewhere, redirect
 
 CHAT = "/v1/chat/completions"
-PICTURE = png(GREEN_STAR)
+IMAGE = png(GREEN_STAR)
 
-# PORT is that of a server which would tell that it was reached.
+# PORT is that of a server that counts its connections.
 ATTACKS = [
     "http://127.0.0.1:PORT/x", "http://127.0.0.2:PORT/x", "http://127.255.255.254:PORT/x",
     "http://localhost:PORT/x", "http://LOCALHOST:PORT/x", "http://localhost.:PORT/x",
@@ -92,10 +92,10 @@ def test_blocked_closed_and_unknown_hosts_return_the_same_error(
     expected = error_of(public, "unknown.test", "/")
     assert "images.fetch_allow" in expected
     assert error_of(public, "private.test", "/") == expected
-    assert error_of(public, "127.0.0.1", f":{there.port}/") == expected  # there is a server
-    assert error_of(public, "127.0.0.1", f":{free_port()}/") == expected  # there is none
-    assert error_of(client, "closed.test", f":{free_port()}/") == expected  # allowed, and not there
-    assert error_of(client, "odd.test", f":{there.port}/ssh") == expected  # there, and no web server
+    assert error_of(public, "127.0.0.1", f":{there.port}/") == expected  # a server listens
+    assert error_of(public, "127.0.0.1", f":{free_port()}/") == expected  # no server
+    assert error_of(client, "closed.test", f":{free_port()}/") == expected  # allowed, no server
+    assert error_of(client, "odd.test", f":{there.port}/ssh") == expected  # not a web server
 
 
 # --- names --------------------------------------------------------------------------------------------
@@ -104,8 +104,8 @@ def test_blocked_closed_and_unknown_hosts_return_the_same_error(
 def test_a_name_is_resolved_once_and_the_checked_address_is_used(
     client: httpx.Client, names: Names, there: Elsewhere
 ) -> None:
-    """DNS rebinding: the second answer would be the victim."""
-    there.pages["/x"] = answer(PICTURE)
+    """DNS rebinding: the second answer would be the internal address."""
+    there.pages["/x"] = answer(IMAGE)
     names.known["rebind.test"] = [["127.0.0.1"], ["127.0.0.2"]]
     assert client.post(CHAT, json=chat(there.url("/x", "rebind.test"))).status_code == 200
     assert names.asked == ["rebind.test"]
@@ -125,11 +125,8 @@ def test_one_blocked_address_blocks_the_name(
 
 def test_a_server_is_found_at_any_of_its_addresses(tmp_path: Path, manager_url: str) -> None:
     names = Names({"two.test": [["127.0.0.9", "127.0.0.1"]]})
-    with (
-        elsewhere() as there,
-        gateway(tmp_path, manager_url, "images: {fetch: any}\n", names) as http,
-    ):
-        there.pages["/x"] = answer(PICTURE)
+    with elsewhere() as there, gateway(tmp_path, manager_url, "images: {fetch: any}\n", names) as http:
+        there.pages["/x"] = answer(IMAGE)
         assert http.post(CHAT, json=chat(there.url("/x", "two.test"))).status_code == 200
 
 
@@ -152,7 +149,7 @@ def test_redirects_follow_the_rules_of_urls(
             names.known["inside.test"] = [["127.0.0.2"]]
             there.heads.clear()
             there.pages["/r"] = redirect(where.replace("PORT", str(there.port)), status)
-            there.pages["/x"] = answer(PICTURE)
+            there.pages["/x"] = answer(IMAGE)
             assert problem(client.post(CHAT, json=chat(there.url("/r"))))["param"] == PARAM
             assert set(there.paths) == {"/r"}
             assert manager.received == []
@@ -163,7 +160,7 @@ def test_a_name_in_a_redirect_is_resolved_and_checked_again(
 ) -> None:
     names.known["turn.test"] = [["127.0.0.1"], ["127.0.0.2"]]
     there.pages["/r"] = redirect("/x")
-    there.pages["/x"] = answer(PICTURE)
+    there.pages["/x"] = answer(IMAGE)
     problem(client.post(CHAT, json=chat(there.url("/r", "turn.test"))))
     assert names.asked == ["turn.test"] * 2
     assert there.paths == ["/r"]
@@ -174,7 +171,7 @@ def test_three_redirects_are_followed_and_a_fourth_is_not(
 ) -> None:
     for step in range(4):
         there.pages[f"/{step}"] = redirect(f"/{step + 1}")
-    there.pages["/4"] = answer(PICTURE)
+    there.pages["/4"] = answer(IMAGE)
     assert client.post(CHAT, json=chat(there.url("/1"))).status_code == 200
     there.heads.clear()
     error = problem(client.post(CHAT, json=chat(there.url("/0"))))
@@ -188,14 +185,14 @@ def test_a_loop_ends(client: httpx.Client, there: Elsewhere) -> None:
     assert there.paths == ["/loop"] * 4
 
 
-# --- what goes out ------------------------------------------------------------------------------------
+# --- what is sent ------------------------------------------------------------------------------------
 
 
 def test_client_headers_are_not_sent_and_cookies_are_dropped(
     client: httpx.Client, there: Elsewhere
 ) -> None:
     there.pages["/r"] = redirect("/x", "302 Found", "Set-Cookie: id=1; Path=/")
-    there.pages["/x"] = answer(PICTURE, "Set-Cookie: id=2; Path=/")
+    there.pages["/x"] = answer(IMAGE, "Set-Cookie: id=2; Path=/")
     headers = {
         "authorization": "Bearer s3cret",
         "x-api-key": "s3cret",
@@ -218,7 +215,7 @@ def test_a_proxy_of_the_environment_is_not_used(
     with elsewhere() as proxy:
         for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
-        there.pages["/x"] = answer(PICTURE)
+        there.pages["/x"] = answer(IMAGE)
         with gateway(tmp_path, manager_url, ALLOWED, Names()) as http:
             direct = plain.Client(base_url=http.base_url, trust_env=False, timeout=20)
             with direct:
@@ -231,7 +228,7 @@ def test_a_proxy_of_the_environment_is_not_used(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate of itself, for camera.test and 127.0.0.1."""
+    """A key and a self-signed certificate for camera.test and 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera.test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -247,9 +244,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("tls") / "both.pem"
     file.write_bytes(
         key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         + made.public_bytes(serialization.Encoding.PEM)
     )
@@ -269,7 +264,7 @@ def test_the_certificate_is_verified_for_the_name(
         elsewhere(tls=own) as there,
         gateway(tmp_path, manager_url, ALLOWED, names, tls=trusted) as http,
     ):
-        there.pages["/x"] = answer(PICTURE)
+        there.pages["/x"] = answer(IMAGE)
         for host, status in {"camera.test": 200, "127.0.0.1": 200, "other.test": 400}.items():
             sent = http.post(CHAT, json=chat(there.url("/x", host, "https")))
             assert sent.status_code == status, sent.text
@@ -277,4 +272,4 @@ def test_the_certificate_is_verified_for_the_name(
     assert there.connections == 2
     with elsewhere(tls=own) as there, gateway(tmp_path, manager_url, ALLOWED, names) as http:
         error = problem(http.post(CHAT, json=chat(there.url("/x", "camera.test", "https"))))
-        assert there.connections == 0, error  # nobody trusts who signed it
+        assert there.connections == 0, error  # the issuer is not trusted

@@ -1,4 +1,4 @@
-"""Raw bytes to a server and back, for what no HTTP client sends."""
+"""Raw requests that no HTTP client would send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAIT_S = 20.0
 
 
 class Answer(NamedTuple):
-    """``status`` 0: the server hung up without a word."""
+    """``status`` 0: the server closed the connection without a response."""
 
     status: int
     head: str
@@ -33,14 +33,14 @@ def connect(url: str) -> socket.socket:
 
 
 def send(url: str, *parts: bytes, pause_s: float = 0.0) -> Answer:
-    """Send *parts*, *pause_s* between them, and read until the server hangs up."""
+    """Send *parts* with pauses, and read until the server closes the connection."""
     with connect(url) as sock:
         drip(sock, parts, pause_s)
         return read(sock)
 
 
 def drip(sock: socket.socket, parts: Iterable[bytes], pause_s: float) -> int:
-    """Send as many of *parts* as the server takes; returns how many."""
+    """Send *parts* until the server stops accepting them; returns the number sent."""
     sent = 0
     for part in parts:
         try:
@@ -54,13 +54,13 @@ def drip(sock: socket.socket, parts: Iterable[bytes], pause_s: float) -> int:
 
 
 def read(sock: socket.socket) -> Answer:
-    """All that comes until the end of the connection, as one answer."""
+    """Everything until the end of the connection, as one response."""
     data = b""
     try:
         while chunk := sock.recv(1 << 16):
             data += chunk
     except ConnectionResetError:
-        pass  # it hung up while we still sent
+        pass  # closed while we were still sending
     head, _, body = data.partition(b"\r\n\r\n")
     status = int(head.split(b" ")[1]) if head else 0
     return Answer(status, head.decode("latin-1"), body)
@@ -73,7 +73,7 @@ def request(
     host: str | None = "127.0.0.1",
     body: bytes | None = None,
 ) -> bytes:
-    """One request as bytes; the connection ends with its answer."""
+    """One request as bytes; the connection is closed after its response."""
     lines = [f"{method} {target} HTTP/1.1", "Connection: close"]
     if host is not None:
         lines.append(f"Host: {host}")

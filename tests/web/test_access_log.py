@@ -1,4 +1,4 @@
-"""Around each request: its id, its record, one log line, its time."""
+"""Each request has an id, a record, one log line and a processing time."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ def test_the_last_usage_of_a_response_counts() -> None:
     assert list(record.usage) == [None, None, None]
 
 
-def test_quiet_paths_are_logged_only_when_they_fail(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_quiet_paths_are_logged_only_when_they_fail(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "t.access")
     asked(answering(), path="/well")
     assert caplog.messages == []

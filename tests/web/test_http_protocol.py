@@ -1,4 +1,4 @@
-"""Coalesced writes: nothing is lost, reordered or delayed for long. And what uvicorn must provide."""
+"""Coalesced writes are complete, in order and sent soon; uvicorn has what the protocol overrides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recorder:
 
 
 def recorded(use: Callable[[Any], Any]) -> Recorder:
-    """*use* a transport in one turn of the event loop; what has been written after the next."""
+    """*use* a transport in one turn of the event loop; returns the writes after the next turn."""
     recorder = Recorder()
 
     async def run() -> None:
@@ -105,15 +105,6 @@ def test_large_writes_are_not_coalesced() -> None:
 
     assert sum(len(call) for call in recorded(use).calls) == 64 << 14
     assert seen == [16]
-
-
-def test_other_calls_are_delegated_to_the_transport() -> None:
-    recorder: Any = Recorder()
-
-    async def run() -> Any:
-        return CoalescingTransport(recorder, asyncio.get_running_loop()).get_extra_info("socket")
-
-    assert asyncio.run(run()) == "the socket"
 
 
 def test_uvicorn_has_the_undocumented_names_that_the_protocol_uses() -> None:

@@ -1,4 +1,4 @@
-"""The policy tells requests of foreign pages from those of people and programs."""
+"""The policy distinguishes requests of foreign pages from those of people and programs."""
 
 from __future__ import annotations
 
@@ -12,90 +12,39 @@ from contracts.errors import ApiError
 from web.origin_guard import OriginPolicy, is_own_host, is_same_site
 
 OWN = [
-    "127.0.0.1",
-    "127.0.0.1:8000",
-    "192.168.1.20:8000",
-    "[::1]:8000",
-    "[fd00::1]",
-    "[fe80::1%25en0]:8000",
-    "localhost",
-    "LOCALHOST:8000",
-    "mac",
-    "Mac-mini:8000",
-    "vibe-vision-gateway:8000",
-    "vision_gateway",
-    "mac.local",
-    "Mac-mini.local:8000",
-    "a.b.local",
+    "127.0.0.1", "127.0.0.1:8000", "192.168.1.20:8000", "[::1]:8000", "[fd00::1]",
+    "[fe80::1%25en0]:8000", "localhost", "LOCALHOST:8000", "mac", "Mac-mini:8000",
+    "vibe-vision-gateway:8000", "vision_gateway", "mac.local", "Mac-mini.local:8000", "a.b.local",
     "host.docker.internal:8100",
-]
+]  # fmt: skip
 FOREIGN = [
-    "",
-    ":8000",
-    "evil.com",
-    "evil.com:8000",
-    "mac.evil.com",
-    "localhost.evil.com",
-    "127.0.0.1.evil.com",
-    "127.0.0.1.nip.io",
-    "1.2.3",
-    "256.1.1.1",
-    "127.0.0.1.",
-    "evil.com.",
-    "ai.",
-    ".local",
-    "a..local",
-    "-a.local",
-    "mac.local.evil.com",
-    "host.docker.internal.evil.com",
-    "docker.internal",
-    "[::1",
-    "[::1].evil.com",
-    "[evil.com]",
-    "[127.0.0.1]",
-    "::1",
-    "mac:8000:8000",
-    "mac:",
-    "mac:80a",
-    "mac:123456",
-    "mac/evil.com",
-    "evil.com@mac",
-    "mac evil.com",
-    "mac,evil.com",
-    "mac\r\nx: y",
-    "mac\x00",
-    "mäc.local",
-    "a" * 64 + ".local",
+    "", ":8000", "evil.com", "evil.com:8000", "mac.evil.com", "localhost.evil.com",
+    "127.0.0.1.evil.com", "127.0.0.1.nip.io", "1.2.3", "256.1.1.1", "127.0.0.1.", "evil.com.",
+    "ai.", ".local", "a..local", "-a.local", "mac.local.evil.com", "host.docker.internal.evil.com",
+    "docker.internal", "[::1", "[::1].evil.com", "[evil.com]", "[127.0.0.1]", "::1",
+    "mac:8000:8000", "mac:", "mac:80a", "mac:123456", "mac/evil.com", "evil.com@mac",
+    "mac evil.com", "mac,evil.com", "mac\r\nx: y", "mac\x00", "mäc.local", "a" * 64 + ".local",
     "a" * 400,
-]
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", OWN)
-def test_addresses_single_labels_and_local_names_are_own_hosts(host: str) -> None:
-    assert is_own_host(host)
+def test_addresses_single_labels_and_local_names_are_own_hosts() -> None:
+    assert [host for host in OWN if not is_own_host(host)] == []
 
 
-@pytest.mark.parametrize("host", FOREIGN)
-def test_other_names_are_foreign(host: str) -> None:
-    assert not is_own_host(host)
-    assert code(scope({"host": host})) == "foreign_host"
+def test_other_names_are_foreign() -> None:
+    for host in FOREIGN:
+        assert not is_own_host(host), host
+        assert code(scope({"host": host})) == "foreign_host", host
 
 
-@pytest.mark.parametrize(
-    ("host", "allowed"),
-    [
-        ("vision.example.org", True),
-        ("VISION.example.org:443", True),
-        ("a.home.arpa", True),
-        ("b.a.home.arpa", True),
-        ("home.arpa", False),
-        ("example.org", False),
-        ("x.vision.example.org", False),
-        ("evilhome.arpa", False),
-    ],
-)
-def test_names_can_be_allowed_singly_or_by_wildcard(host: str, allowed: bool) -> None:
-    assert is_own_host(host, {"vision.example.org", "*.home.arpa"}) is allowed
+def test_names_can_be_allowed_singly_or_by_wildcard() -> None:
+    allowed = ("vision.example.org", "VISION.example.org:443", "a.home.arpa", "b.a.home.arpa")
+    others = ("home.arpa", "example.org", "x.vision.example.org", "evilhome.arpa")
+    found = {
+        host: is_own_host(host, {"vision.example.org", "*.home.arpa"}) for host in allowed + others
+    }
+    assert found == dict.fromkeys(allowed, True) | dict.fromkeys(others, False)
 
 
 @given(st.text(st.characters(codec="latin-1"), max_size=40))
@@ -151,14 +100,11 @@ def code(request: dict[str, Any], **rules: Any) -> str | None:
 MAC = ("host", "mac:8000")
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
-@pytest.mark.parametrize("origin", ["http://evil.com", "null", "", "http://mac", "http://mac:8000/"])
-def test_a_page_of_another_site_is_always_refused(origin: str, method: str) -> None:
-    assert code(scope([MAC, ("origin", origin)], method)) == "foreign_origin"
-
-
-def test_a_request_without_origin_is_allowed() -> None:
-    assert refusal(scope([MAC])) is None
+def test_a_page_of_another_site_is_always_refused() -> None:
+    for origin in ("http://evil.com", "null", "", "http://mac", "http://mac:8000/"):
+        for method in ("GET", "POST", "OPTIONS", "DELETE"):
+            found = code(scope([MAC, ("origin", origin)], method))
+            assert found == "foreign_origin", (origin, method)
 
 
 def test_own_pages_and_configured_ones_may_send() -> None:
@@ -182,7 +128,7 @@ def test_the_public_url_is_an_own_host_behind_a_proxy() -> None:
     [
         ("POST", "cross-site", "foreign_origin"),
         ("DELETE", "cross-site", "foreign_origin"),
-        ("GET", "cross-site", None),  # a picture in a page
+        ("GET", "cross-site", None),  # an image in a page
         ("HEAD", "cross-site", None),
         ("POST", "same-origin", None),
         ("POST", "none", None),

@@ -1,4 +1,4 @@
-"""Whether a port is taken, and what a server does beside a stranger: over real sockets."""
+"""Whether a port is taken, and how a server reacts to another program on it. Real sockets."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from web.serve import PortTaken, bind, bind_all, make_server, urls
 
 
 @contextmanager
-def stranger(address: str, port: int = 0, *, shared: bool = False) -> Iterator[int]:
-    """Another program on *address*; *shared*: as on BSD, others may have its port elsewhere."""
+def other_program(address: str, port: int = 0, *, shared: bool = False) -> Iterator[int]:
+    """Another program on *address*; *shared*: as on BSD, its port is free on other addresses."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -39,7 +39,7 @@ def stranger(address: str, port: int = 0, *, shared: bool = False) -> Iterator[i
 
 
 class BsdSocket(socket.socket):
-    """Binds as macOS does: beside a listener of the same user on a more or a less specific address."""
+    """Binds as on macOS: a listener on a more or less specific address is no obstacle."""
 
     def bind(self, address: Any) -> None:
         self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -57,57 +57,57 @@ class NoIpv6(socket.socket):
         super().__init__(family, *args, **kwargs)
 
 
-def test_a_port_is_taken_when_somebody_accepts_on_either_loopback_address() -> None:
+def test_a_port_is_taken_when_a_program_accepts_on_either_loopback_address() -> None:
     for address in (*ports.LOOPBACK, *ports.EVERYWHERE):
-        with stranger(address) as port:
+        with other_program(address) as port:
             for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::"):
                 assert ports.taken(port, host), (address, host)
         assert not ports.taken(port), address
 
 
-def test_a_listener_that_accepts_nobody_still_has_its_port() -> None:
-    with stranger("127.0.0.1") as port, ExitStack() as clients:
-        for _ in range(400):  # a backlog that is full lets nobody in
+def test_a_listener_with_a_full_backlog_still_has_its_port() -> None:
+    with other_program("127.0.0.1") as port, ExitStack() as clients:
+        for _ in range(400):  # a full backlog accepts no connections
             client = clients.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
         assert ports.taken_at("127.0.0.1", port)
 
 
-def test_a_stranger_on_one_address_of_the_network_counts_for_a_server_on_all() -> None:
-    with stranger("127.0.0.9") as port:  # as much ours as an address of the LAN
+def test_a_program_on_one_address_counts_for_a_server_on_all_addresses() -> None:
+    with other_program("127.0.0.9") as port:  # stands for an address of the LAN
         assert ports.taken_at("0.0.0.0", port) == "0.0.0.0"
         assert not ports.taken(port, "127.0.0.1")
 
 
 def test_a_port_whose_connections_linger_is_free() -> None:
-    with stranger("127.0.0.1") as port:
+    with other_program("127.0.0.1") as port:
         client = socket.create_connection(("127.0.0.1", port))
     client.close()
     assert not ports.taken(port)
 
 
-def test_a_server_never_starts_beside_a_stranger_though_the_kernel_would_let_it(
+def test_a_server_never_shares_a_port_even_if_the_kernel_allows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(socket, "socket", BsdSocket)
     for address in ("127.0.0.1", "::1"):
-        with stranger(address, shared=True) as port:
+        with other_program(address, shared=True) as port:
             for host in ("0.0.0.0", "127.0.0.1"):
                 if (host, address) != ("127.0.0.1", "127.0.0.1"):
-                    serve._listening(host, port).close()  # the kernel's answer
+                    serve._listening(host, port).close()  # the kernel allows it
                 for start in (bind, bind_all):
                     with pytest.raises(PortTaken) as refused:
                         start(host, port)
-                    told = str(refused.value)
-                    assert ports.authority(address, port) in told
-                    assert f"lsof -nP -iTCP:{port}" in told
+                    message = str(refused.value)
+                    assert ports.authority(address, port) in message
+                    assert f"lsof -nP -iTCP:{port}" in message
 
 
 @pytest.mark.process
-def test_gateway_and_manager_name_the_port_and_the_cure_and_leave() -> None:
+def test_gateway_and_manager_exit_and_name_the_port_and_the_cure() -> None:
     for tier in ("gateway", "manager"):
-        with stranger("::1") as port:
+        with other_program("::1") as port:
             environ = {f"{tier.upper()}_PORT": str(port), "VISION_CONFIG": "config.demo.yaml"}
             done = subprocess.run(
                 [sys.executable, "-m", tier], env=environ, capture_output=True, text=True, timeout=60
@@ -170,14 +170,14 @@ def test_a_machine_without_ipv6_listens_on_ipv4_as_before(monkeypatch: pytest.Mo
         assert not ports.taken(port)
 
 
-def test_another_fault_of_ipv6_is_none_to_pass_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_ipv6_are_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", NoIpv6)
     monkeypatch.setattr(NoIpv6, "refusal", errno.EMFILE)
     with pytest.raises(PortTaken):
         bind_all("0.0.0.0", 0)
 
 
-def test_a_host_that_is_named_is_the_only_one() -> None:
+def test_a_specific_host_is_the_only_address() -> None:
     (only,) = bind_all("127.0.0.1", 0)
     with only:
         assert only.getsockname()[0] == "127.0.0.1"

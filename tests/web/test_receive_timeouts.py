@@ -71,10 +71,6 @@ def test_nothing_times_out_before_the_shortest_limit(sizes: list[int], stage: St
         assert len(sizes) < 30
 
 
-def test_the_repr_shows_stage_and_size() -> None:
-    assert repr(timer(Stage.BODY)) == "<ReceiveTimer BODY [0 bytes, waited 0.0 s]>"
-
-
 def test_one_byte_chunks_do_not_count_as_excessive_framing() -> None:
     of = timer(Stage.BODY)
     for _ in range(10_000):

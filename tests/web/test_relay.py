@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
+from aiohttp import ClientResponse, ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
@@ -15,7 +16,6 @@ from contracts.errors import WorkerFailed
 from testkit.servers import free_port
 from web.relay import (
     UpstreamDisconnected,
-    UpstreamRequest,
     UpstreamUnreachable,
     forward_response,
     forwarded_headers,
@@ -28,19 +28,17 @@ from web.request_record import RequestRecord
 T = TypeVar("T")
 
 
-@pytest.mark.parametrize(
-    "name", [b"Connection", b"Keep-Alive", b"Transfer-Encoding", b"Upgrade", b"TE", b"Trailer", b"Host"]
-)
-def test_hop_by_hop_headers_end_here(name: bytes) -> None:
-    assert forwarded_headers([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
+_ONE_HOP = (b"Connection", b"Keep-Alive", b"Transfer-Encoding", b"Upgrade", b"TE", b"Trailer", b"Host")
+_OF_A_PAGE = (b"Origin", b"Referer", b"Sec-Fetch-Site", b"sec-fetch-mode")
 
 
-@pytest.mark.parametrize("name", [b"Origin", b"Referer", b"Sec-Fetch-Site", b"sec-fetch-mode"])
-def test_browser_page_headers_are_not_forwarded(name: bytes) -> None:
-    assert forwarded_headers([(name, b"x"), (b"X-Other", b"y")]) == [(b"X-Other", b"y")]
+def test_headers_of_one_hop_of_a_page_and_private_ones_are_not_forwarded() -> None:
+    headers = [(name, b"x") for name in (*_ONE_HOP, *_OF_A_PAGE, b"X-Private")]
+    private = frozenset({b"x-private"})
+    assert forwarded_headers([*headers, (b"X-A", b"y")], private=private) == [(b"X-A", b"y")]
 
 
-def test_headers_that_the_connection_header_names_end_here_too() -> None:
+def test_headers_named_by_the_connection_header_are_not_forwarded() -> None:
     headers = [(b"connection", b"close, X-Private"), (b"x-private", b"1"), (b"x-kept", b"2")]
     assert forwarded_headers(headers) == [(b"x-kept", b"2")]
 
@@ -59,15 +57,15 @@ async def relayed(port: int, record: RequestRecord) -> list[Message]:
         sent.append(message)
 
     async with open_session() as session:
-        answer = await send_upstream(session, outbound_to(port))
+        answer = await posted(session, port)
         await forward_response(
             answer, send, cut_off=lambda: WorkerFailed("cut"), source="test", record=record
         )
     return sent
 
 
-def outbound_to(port: int) -> UpstreamRequest:
-    return UpstreamRequest("POST", f"http://127.0.0.1:{port}/x", [], b"body")
+async def posted(session: ClientSession, port: int) -> ClientResponse:
+    return await send_upstream(session, "POST", f"http://127.0.0.1:{port}/x", [], b"body")
 
 
 async def with_server(answer: bytes, use: Callable[[int], Awaitable[T]]) -> T:
@@ -129,7 +127,7 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server, open_session() as session:
-            answer = await send_upstream(session, outbound_to(port))
+            answer = await posted(session, port)
             cut = WorkerFailed("cut")
             work = asyncio.create_task(
                 forward_response(answer, send, cut_off=lambda: cut, source="t", record=RequestRecord(0))
@@ -147,7 +145,7 @@ def test_a_stop_of_this_server_ends_an_event_stream_with_an_error_event() -> Non
     assert sent[-1]["more_body"] is False
 
 
-def test_any_other_cut_response_is_cut_for_the_client() -> None:
+def test_any_other_cut_response_is_cut_for_the_client_too() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     with pytest.raises(Exception, match="broke off"):
         relayed_from(head)
@@ -169,22 +167,19 @@ def test_a_response_keeps_its_status_and_its_own_headers() -> None:
 RETRYABLE = b"HTTP/1.1 %b X\r\nx-vision-retryable: 1\r\ncontent-length: 2\r\n\r\n{}"
 
 
-@pytest.mark.parametrize(("status", "repeated"), [(b"503", True), (b"200", False), (b"500", False)])
-def test_only_a_marked_503_is_retryable(status: bytes, repeated: bool) -> None:
+def test_only_a_marked_503_is_retryable() -> None:
     async def asked(port: int) -> bool:
-        async with open_session() as session, await send_upstream(session, outbound_to(port)) as answer:
-            return is_retryable(answer)
-
-    assert asyncio.run(with_server(RETRYABLE % status, asked)) is repeated
-
-
-def test_an_unmarked_503_is_not_retryable() -> None:
-    async def asked(port: int) -> bool:
-        async with open_session() as session, await send_upstream(session, outbound_to(port)) as answer:
+        async with open_session() as session, await posted(session, port) as answer:
             return is_retryable(answer)
 
     plain = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"
-    assert asyncio.run(with_server(plain, asked)) is False
+    for answer, retryable in (
+        (RETRYABLE % b"503", True),
+        (RETRYABLE % b"200", False),
+        (RETRYABLE % b"500", False),
+        (plain, False),
+    ):
+        assert asyncio.run(with_server(answer, asked)) is retryable, answer
 
 
 def test_the_retryable_mark_is_never_forwarded() -> None:
@@ -214,7 +209,7 @@ def test_a_body_of_any_size_is_sent_whole_with_its_length(size: int) -> None:
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         async with server, open_session() as session:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-            async with await send_upstream(session, UpstreamRequest("POST", url, [], bytes(size))):
+            async with await send_upstream(session, "POST", url, [], bytes(size)):
                 return await received
 
     assert asyncio.run(run()) == bytes(size)

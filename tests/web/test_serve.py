@@ -1,4 +1,4 @@
-"""The limit of open files of a server."""
+"""A server's limit of open files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.process
-def test_a_server_may_hold_more_connections_than_launchd_allows_a_service_by_itself() -> None:
+def test_a_server_raises_the_limit_of_open_files_that_launchd_sets() -> None:
     code = (
         "import resource as r; from web.serve import allow_many_connections as allow;"
         "hard = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (256, hard));"

@@ -21,13 +21,7 @@ STREAM = (
     'data: {"a": "é\u2028b"}\n\n'
     "data: never ended"
 ).encode()
-EVENTS = [
-    Comment("loading 한 %"),
-    Data("one"),
-    Data("two\nlines"),
-    Data(""),
-    Data('{"a": "é\u2028b"}'),
-]
+EVENTS = [Comment("loading 한 %"), Data("one"), Data("two\nlines"), Data(""), Data('{"a": "é\u2028b"}')]
 
 
 @given(cuts=st.lists(st.integers(0, len(STREAM))))
@@ -53,7 +47,7 @@ def test_any_bytes_can_be_parsed(data: bytes) -> None:
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.booleans()))
-def test_what_is_written_is_what_is_parsed(data: dict[str, Any]) -> None:
+def test_written_events_are_parsed_back(data: dict[str, Any]) -> None:
     written = comment("step 1") + event(data, name="x", id=3) + error_event(data)
     first, *rest = EventReader().feed(written)
     assert first == Comment("step 1")

@@ -1,4 +1,4 @@
-"""Wrong settings end a tier for good, whatever starts it."""
+"""A tier with invalid settings exits and is not restarted, whichever supervisor started it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostctl.local_stack import ROOT
 from web.supervisor import VARIABLE, wrong_settings
 
 
-def test_only_launchd_is_told_that_all_is_well() -> None:
+def test_invalid_settings_exit_with_0_only_under_launchd() -> None:
     assert wrong_settings("config.yaml:3: x", {}) == (2, "config.yaml:3: x")
     assert wrong_settings("config.yaml:3: x", {VARIABLE: "systemd"})[0] == 2
     status, words = wrong_settings("config.yaml:3: x", {VARIABLE: "launchd"})
@@ -24,7 +24,7 @@ def test_only_launchd_is_told_that_all_is_well() -> None:
 
 
 @pytest.mark.process
-def test_both_tiers_end_as_their_property_lists_need_it(tmp_path: Path) -> None:
+def test_both_tiers_exit_as_their_property_lists_require(tmp_path: Path) -> None:
     for tier in ("manager", "gateway"):
         file = ROOT / "launchd" / f"com.vision-insight.{tier}.plist"
         agent = plistlib.loads(file.read_bytes())
@@ -37,4 +37,4 @@ def test_both_tiers_end_as_their_property_lists_need_it(tmp_path: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        assert "launchd does not start it again" in done.stderr
+        assert "launchd will not restart it" in done.stderr

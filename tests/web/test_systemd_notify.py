@@ -1,4 +1,4 @@
-"""What systemd receives, over a real datagram socket."""
+"""Messages to systemd, over a real datagram socket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_systemd_receives_its_own_messages(systemd: socket.socket) -> None:
     assert reported == [b"READY=1\nSTATUS=serving", b"WATCHDOG=1", b"STOPPING=1"]
 
 
-def test_no_child_speaks_for_this_process(systemd: socket.socket) -> None:
+def test_child_processes_can_not_report_for_this_one(systemd: socket.socket) -> None:
     environ = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}
     notifier = Notifier.taken_from(environ)
     assert environ == {}
@@ -44,13 +44,13 @@ def test_without_systemd_nothing_happens() -> None:
     notifier.ready("serving")
 
 
-def test_an_abstract_address_is_understood() -> None:
+def test_an_abstract_address_is_supported() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind("")  # one that the kernel chooses
+        channel.bind("")  # the kernel chooses one
         channel.settimeout(5)
         Notifier("@" + channel.getsockname()[1:].decode()).stopping()
         assert channel.recv(100) == b"STOPPING=1"
 
 
-def test_a_systemd_that_is_gone_costs_nothing(tmp_path: Path) -> None:
+def test_a_missing_systemd_causes_no_error(tmp_path: Path) -> None:
     Notifier(str(tmp_path / "nobody")).ready("serving")

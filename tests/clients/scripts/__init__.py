@@ -1,1 +1,1 @@
-"""One script for each client; it runs in an environment of that client."""
+"""One script per client; it runs in that client's environment."""

@@ -1,13 +1,13 @@
 /*
- * The AI SDK by one of its providers: `compatible` (/v1/chat/completions) or `openai`, whose models
- * speak /v1/responses.
+ * The AI SDK with one of its providers: `compatible` (/v1/chat/completions) or `openai`
+ * (/v1/responses).
  */
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateImage, generateText, jsonSchema, Output, streamText, tool } from 'ai';
 
 import {
-  ENOUGH, PATIENCE_MS, picture, refused, secondsSince, serve, WORLD,
+  ENOUGH, PATIENCE_MS, imageFile, refused, secondsSince, serve, WORLD,
 } from './protocol.mjs';
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
@@ -21,13 +21,13 @@ function provider(apiKey = WORLD.key) {
     name: 'vision',
     includeUsage: true,
     supportsStructuredOutputs: true,
-    // Ours to fetch: the SDK itself would, and not from a LAN.
+    // The gateway fetches URLs. Otherwise the SDK would, which can't reach a LAN.
     supportedUrls: () => ({ 'image/*': [/^https?:/] }),
   });
 }
 
 const vision = provider();
-const name = which === 'openai' ? 'openai' : 'vision'; // under which options are passed on
+const name = which === 'openai' ? 'openai' : 'vision'; // the key of provider options
 const greedy = { model: vision('vlm-best'), temperature: 0, maxRetries: 0 };
 const painter = (of = vision) => (which === 'openai' ? of.image : of.imageModel)('image-gen');
 const long = {
@@ -36,7 +36,7 @@ const long = {
   maxOutputTokens: 4000,
 };
 
-function about(question, image = picture()) {
+function about(question, image = imageFile()) {
   const text = { type: 'text', text: WORLD[question] };
   return [{ role: 'user', content: [text, { type: 'image', image }] }];
 }
@@ -50,8 +50,8 @@ async function draw(prompt, options, fields = {}) {
     ...fields,
   });
   return {
-    pictures: answer.images.map((image) => image.base64),
-    seeded: which !== 'openai', // that one passes on no option that it doesn't know
+    images: answer.images.map((image) => image.base64),
+    seeded: which !== 'openai', // that provider drops unknown options
   };
 }
 
@@ -61,7 +61,7 @@ const edit = (images, mask) =>
     mask ? { seed: 3 } : { strength: 0.5, seed: 1 },
   );
 
-/* The pieces of a stream, and its usage; an error of the stream is raised. */
+/* The chunks of a stream, and its usage; throws the stream's error. */
 async function streamed(request, enough = Infinity) {
   let error;
   const pieces = [];
@@ -111,27 +111,27 @@ const scenarios = {
 
   responses_stream: captions,
 
-  generate: () => draw(WORLD.drawing, { seed: 0 }),
+  generate: () => draw(WORLD.prompt, { seed: 0 }),
 
-  generate_n: () => draw(WORLD.drawing, { seed: 0 }, { n: 2, maxImagesPerCall: 2 }),
+  generate_n: () => draw(WORLD.prompt, { seed: 0 }, { n: 2, maxImagesPerCall: 2 }),
 
-  edit_file: () => edit([picture()]),
+  edit_file: () => edit([imageFile()]),
 
-  edit_list: () => edit([picture()]),
+  edit_list: () => edit([imageFile()]),
 
-  edit_mask: () => edit([picture()], picture('mask')),
+  edit_mask: () => edit([imageFile()], imageFile('mask')),
 
   unknown_model: () => refused(() => text({ model: vision('no/such'), prompt: 'x' })),
 
-  bad_size: () => refused(() => draw(WORLD.drawing, {}, { size: '1024x1024' })),
+  bad_size: () => refused(() => draw(WORLD.prompt, {}, { size: '1024x1024' })),
 
   wrong_key: () => refused(() => text({ model: provider('wrong')('vlm-best'), prompt: 'x' })),
 
-  too_large: () => refused(() => text({ messages: about('ask_caption', picture('large')) })),
+  too_large: () => refused(() => text({ messages: about('ask_caption', imageFile('large')) })),
 
-  too_large_form: () => refused(() => edit([picture('large')])),
+  too_large_form: () => refused(() => edit([imageFile('large')])),
 
-  too_many: () => refused(() => edit([picture(), picture()])),
+  too_many: () => refused(() => edit([imageFile(), imageFile()])),
 
   time_out() {
     const abortSignal = AbortSignal.timeout(PATIENCE_MS);

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would be fetched
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it is downloaded
 import litellm
 
 from tests.clients.scripts.protocol import (
@@ -90,8 +90,8 @@ def generate_n() -> Seen:
 
 
 def _draw(**fields: Any) -> Seen:
-    asked: Any = {"model": "openai/image-gen", "prompt": WORLD["drawing"], **US, **fields}
-    return _pictures(litellm.image_generation(**asked, extra_body={"seed": 0}))
+    asked: Any = {"model": "openai/image-gen", "prompt": WORLD["prompt"], **US, **fields}
+    return _images(litellm.image_generation(**asked, extra_body={"seed": 0}))
 
 
 def edit_file() -> Seen:
@@ -117,11 +117,11 @@ def _edit(**fields: Any) -> Seen:
         **US,
         **fields,
     }
-    return _pictures(litellm.image_edit(**asked))
+    return _images(litellm.image_edit(**asked))
 
 
-def _pictures(answer: Any) -> Seen:
-    return {"pictures": [data.b64_json for data in answer.data], "seeded": True}
+def _images(answer: Any) -> Seen:
+    return {"images": [data.b64_json for data in answer.data], "seeded": True}
 
 
 def unknown_model() -> Seen:

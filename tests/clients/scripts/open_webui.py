@@ -1,7 +1,7 @@
-"""What Open WebUI sends, written after its source and sent by httpx: it was read, not run.
+"""The requests of Open WebUI, taken from its source code and sent with httpx. Open WebUI was not run.
 
-Its chats are streamed, with the fields that its settings fill in; a picture comes as a data URI. Its
-pictures come by JSON and by forms with `response_format`; a list of files is `image[]`, one is `image`.
+Chats are streamed, with the fields from its settings, and images are data URIs. Image requests are JSON
+or forms with `response_format`. One file is `image`; in a list, files are `image[]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.clients.scripts.protocol import (
     Seen,
     about,
     data_uri,
-    picture,
+    image_bytes,
     refused,
     response_format,
     serve,
@@ -34,7 +34,7 @@ client = httpx.Client(
 
 
 class Shown(Exception):
-    """The error as its users see it: of a chat, the words of the answer."""
+    """The error as its users see it: the message of the response."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.status_code = answer.status_code
@@ -81,7 +81,7 @@ def list_models() -> Seen:
 
 
 def chat() -> Seen:
-    """Not streamed: so it asks for titles and tags."""
+    """Not streamed, as in its requests for titles and tags."""
     body = _chat_body("ask_caption", stream=False, max_completion_tokens=100)
     del body["stream_options"]
     answer = _checked(client.post("/chat/completions", json=body))
@@ -116,7 +116,7 @@ def tools() -> Seen:
     return {"name": name, "arguments": json.loads(arguments)}
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------
 
 
 def generate() -> Seen:
@@ -130,37 +130,32 @@ def generate_n() -> Seen:
 def _draw(**fields: Any) -> Seen:
     body = {
         "model": "image-gen",
-        "prompt": WORLD["drawing"],
+        "prompt": WORLD["prompt"],
         "n": 1,
         "size": "128x128",
         "response_format": "b64_json",
-        "seed": 0,  # by its field for additional parameters
+        "seed": 0,  # in its field for additional parameters
         **fields,
     }
-    return _pictures(_checked(client.post("/images/generations", json=body)))
+    return _images(_checked(client.post("/images/generations", json=body)))
 
 
 def edit_file() -> Seen:
-    return _edit([("image", picture())])
+    return _edit([("image", image_bytes())])
 
 
 def edit_list() -> Seen:
-    return _edit([("image[]", picture())])
+    return _edit([("image[]", image_bytes())])
 
 
 def _edit(files: list[tuple[str, bytes]]) -> Seen:
-    form = {
-        "model": "image-gen",
-        "prompt": WORLD["editing"],
-        "n": "1",
-        "response_format": "b64_json",
-    }
-    parts = [(name, ("picture.png", data, "image/png")) for name, data in files]
-    return _pictures(_checked(client.post("/images/edits", data=form, files=parts)))
+    form = {"model": "image-gen", "prompt": WORLD["editing"], "n": "1", "response_format": "b64_json"}
+    parts = [(name, ("image.png", data, "image/png")) for name, data in files]
+    return _images(_checked(client.post("/images/edits", data=form, files=parts)))
 
 
-def _pictures(answer: Any) -> Seen:
-    return {"pictures": [data["b64_json"] for data in answer["data"]], "seeded": False}
+def _images(answer: Any) -> Seen:
+    return {"images": [data["b64_json"] for data in answer["data"]], "seeded": False}
 
 
 # --- errors, and leaving -------------------------------------------------------------------------
@@ -184,11 +179,11 @@ def too_large() -> Seen:
 
 
 def too_large_form() -> Seen:
-    return refused(lambda: _edit([("image", picture("large"))]))
+    return refused(lambda: _edit([("image", image_bytes("large"))]))
 
 
 def too_many() -> Seen:
-    return refused(lambda: _edit([("image[]", picture()), ("image[]", picture())]))
+    return refused(lambda: _edit([("image[]", image_bytes()), ("image[]", image_bytes())]))
 
 
 def _long(**fields: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""openai-python's asynchronous client, judging strictly, by its helpers where it has some."""
+"""openai-python's asynchronous client with strict validation; uses its helpers where they exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.clients.scripts.protocol import (
     Seen,
     about,
     data_uri,
-    picture,
+    image_bytes,
     refused_later,
     response_format,
     serve,
@@ -25,10 +25,7 @@ from tests.clients.scripts.protocol import (
 )
 
 client = openai.AsyncOpenAI(
-    base_url=WORLD["base_url"],
-    api_key=WORLD["key"],
-    max_retries=0,
-    _strict_response_validation=True,
+    base_url=WORLD["base_url"], api_key=WORLD["key"], max_retries=0, _strict_response_validation=True
 )
 completions = client.chat.completions
 GREEDY: Any = {"model": "vlm-best", "temperature": 0}
@@ -107,21 +104,21 @@ def _asked() -> Any:
 
 
 async def generate() -> Seen:
-    return _pictures(await client.images.generate(**_drawing()))
+    return _images(await client.images.generate(**_generation()))
 
 
 async def generate_n() -> Seen:
-    return _pictures(await client.images.generate(**_drawing(), n=2))
+    return _images(await client.images.generate(**_generation(), n=2))
 
 
 async def generate_stream() -> Seen:
     partial, whole = [], []
-    async for event in await client.images.generate(**_drawing(), stream=True, partial_images=2):
+    async for event in await client.images.generate(**_generation(), stream=True, partial_images=2):
         if event.type == "image_generation.partial_image":
             partial.append(event.b64_json)
         else:
             whole.append(event.b64_json)
-    return {"partial": partial, "pictures": whole}
+    return {"partial": partial, "images": whole}
 
 
 async def edit_file() -> Seen:
@@ -138,7 +135,7 @@ async def edit_mask() -> Seen:
 
 
 async def edit_json() -> Seen:
-    """By its way to call what it has no method for."""
+    """With the SDK's generic method for other routes."""
     body = {
         "model": "image-gen",
         "prompt": WORLD["editing"],
@@ -147,11 +144,11 @@ async def edit_json() -> Seen:
         "seed": 1,
     }
     answer = await client.post("/images/edits", body=body, cast_to=openai.types.ImagesResponse)
-    return _pictures(answer)
+    return _images(answer)
 
 
-def _drawing() -> Any:
-    return {"model": "image-gen", "prompt": WORLD["drawing"], "extra_body": {"seed": 0}}
+def _generation() -> Any:
+    return {"model": "image-gen", "prompt": WORLD["prompt"], "extra_body": {"seed": 0}}
 
 
 async def _edit(**fields: Any) -> Seen:
@@ -161,11 +158,11 @@ async def _edit(**fields: Any) -> Seen:
         "extra_body": {"strength": 0.5, "seed": 1},
         **fields,
     }
-    return _pictures(await client.images.edit(**asked))
+    return _images(await client.images.edit(**asked))
 
 
-def _pictures(answer: openai.types.ImagesResponse) -> Seen:
-    return {"pictures": [data.b64_json for data in answer.data or ()], "seeded": True}
+def _images(answer: openai.types.ImagesResponse) -> Seen:
+    return {"images": [data.b64_json for data in answer.data or ()], "seeded": True}
 
 
 async def unknown_model() -> Seen:
@@ -174,7 +171,7 @@ async def unknown_model() -> Seen:
 
 
 async def bad_size() -> Seen:
-    return await refused_later(client.images.generate(**_drawing(), size="1024x1024"))
+    return await refused_later(client.images.generate(**_generation(), size="1024x1024"))
 
 
 async def wrong_key() -> Seen:
@@ -187,7 +184,7 @@ async def too_large() -> Seen:
 
 
 async def too_large_form() -> Seen:
-    return await refused_later(_edit(image=("large.png", picture("large"))))
+    return await refused_later(_edit(image=("large.png", image_bytes("large"))))
 
 
 async def too_many() -> Seen:
@@ -200,7 +197,7 @@ async def time_out() -> Seen:
 
 
 async def abort() -> Seen:
-    """By the end of the task that reads, as a web server does whose own client has left."""
+    """Cancels the task that reads, as a web server does when its own client disconnects."""
     began = time.monotonic()
     pieces: list[str] = []
     enough = asyncio.Event()

@@ -1,18 +1,18 @@
 /*
- * openai-node. A file that is streamed from the disk makes its form chunked, with the files first.
+ * openai-node. Files streamed from disk make the form chunked, with the files first.
  */
 import fs from 'node:fs';
 
 import OpenAI, { toFile } from 'openai';
 
 import {
-  dataUri, ENOUGH, PATIENCE_MS, picture, refused, secondsSince, serve, WORLD,
+  dataUri, ENOUGH, PATIENCE_MS, imageFile, refused, secondsSince, serve, WORLD,
 } from './protocol.mjs';
 
 const client = new OpenAI({ baseURL: WORLD.base_url, apiKey: WORLD.key, maxRetries: 0 });
 const greedy = { model: 'vlm-best', temperature: 0 };
 const long = { ...greedy, response_format: responseFormat('numbers'), max_tokens: 4000 };
-const drawing = { model: 'image-gen', prompt: WORLD.drawing, seed: 0 };
+const generation = { model: 'image-gen', prompt: WORLD.prompt, seed: 0 };
 const editing = { model: 'image-gen', prompt: WORLD.editing, strength: 0.5, seed: 1 };
 
 function about(question, url = dataUri()) {
@@ -31,11 +31,11 @@ function responseFormat(schema) {
 const chatOf = (messages, fields = {}) =>
   client.chat.completions.create({ ...greedy, messages, ...fields });
 const textOf = (answer) => ({ text: answer.choices[0].message.content });
-const picturesOf = (answer) => ({
-  pictures: answer.data.map((item) => item.b64_json),
+const imagesOf = (answer) => ({
+  images: answer.data.map((item) => item.b64_json),
   seeded: true,
 });
-const edit = async (fields) => picturesOf(await client.images.edit({ ...editing, ...fields }));
+const edit = async (fields) => imagesOf(await client.images.edit({ ...editing, ...fields }));
 const stream = (name = 'circle') => fs.createReadStream(WORLD[name]);
 
 const asked = () => ({
@@ -110,19 +110,19 @@ const scenarios = {
     return { pieces };
   },
 
-  generate: async () => picturesOf(await client.images.generate(drawing)),
+  generate: async () => imagesOf(await client.images.generate(generation)),
 
-  generate_n: async () => picturesOf(await client.images.generate({ ...drawing, n: 2 })),
+  generate_n: async () => imagesOf(await client.images.generate({ ...generation, n: 2 })),
 
   async generate_stream() {
     const partial = [];
-    const pictures = [];
+    const images = [];
     const fields = { stream: true, partial_images: 2 };
-    for await (const event of await client.images.generate({ ...drawing, ...fields })) {
-      const of = event.type === 'image_generation.partial_image' ? partial : pictures;
+    for await (const event of await client.images.generate({ ...generation, ...fields })) {
+      const of = event.type === 'image_generation.partial_image' ? partial : images;
       of.push(event.b64_json);
     }
-    return { partial, pictures };
+    return { partial, images };
   },
 
   edit_file: () => edit({ image: stream() }),
@@ -130,18 +130,18 @@ const scenarios = {
   edit_list: () => edit({ image: [stream()] }),
 
   async edit_mask() {
-    const mask = await toFile(picture('mask'), 'mask.png', { type: 'image/png' });
+    const mask = await toFile(imageFile('mask'), 'mask.png', { type: 'image/png' });
     return edit({ image: stream(), mask, strength: 1, seed: 3 });
   },
 
   async edit_json() {
     const body = { ...editing, images: [{ image_url: dataUri() }] };
-    return picturesOf(await client.post('/images/edits', { body }));
+    return imagesOf(await client.post('/images/edits', { body }));
   },
 
   unknown_model: () => refused(() => chatOf(about('ask_caption'), { model: 'no/such' })),
 
-  bad_size: () => refused(() => client.images.generate({ ...drawing, size: '1024x1024' })),
+  bad_size: () => refused(() => client.images.generate({ ...generation, size: '1024x1024' })),
 
   wrong_key: () => refused(() => client.withOptions({ apiKey: 'wrong' }).models.retrieve('schnell')),
 

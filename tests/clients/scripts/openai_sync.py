@@ -1,4 +1,4 @@
-"""openai-python; it judges strictly, unless the world says that another server stands in between."""
+"""openai-python with strict validation, unless a proxy is in front of our stack (``strict``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.clients.scripts.protocol import (
     Seen,
     about,
     data_uri,
-    picture,
+    image_bytes,
     refused,
     response_format,
     serve,
@@ -113,24 +113,24 @@ def responses_stream() -> Seen:
     return {"pieces": pieces}
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------
 
 
 def generate() -> Seen:
-    return _pictures(client.images.generate(**_drawing(), size="auto"))
+    return _images(client.images.generate(**_generation(), size="auto"))
 
 
 def generate_n() -> Seen:
-    return _pictures(client.images.generate(**_drawing(), n=2))
+    return _images(client.images.generate(**_generation(), n=2))
 
 
 def generate_stream() -> Seen:
-    events = list(client.images.generate(**_drawing(), stream=True, partial_images=2))
+    events = list(client.images.generate(**_generation(), stream=True, partial_images=2))
     kinds: dict[str, list[str]] = {}
     for event in events:
         kinds.setdefault(event.type, []).append(event.b64_json)
     partial, whole = "image_generation.partial_image", "image_generation.completed"
-    return {"partial": kinds[partial], "pictures": kinds[whole]}
+    return {"partial": kinds[partial], "images": kinds[whole]}
 
 
 def edit_file() -> Seen:
@@ -139,11 +139,13 @@ def edit_file() -> Seen:
 
 
 def edit_list() -> Seen:
-    return _edit(image=[("원.png", picture())])
+    return _edit(image=[("원.png", image_bytes())])
 
 
 def edit_mask() -> Seen:
-    return _edit(image=("a.png", picture()), mask=("b.png", picture("mask")), extra_body={"seed": 3})
+    return _edit(
+        image=("a.png", image_bytes()), mask=("b.png", image_bytes("mask")), extra_body={"seed": 3}
+    )
 
 
 def edit_json() -> Seen:
@@ -154,11 +156,11 @@ def edit_json() -> Seen:
         "strength": 0.5,
         "seed": 1,
     }
-    return _pictures(client.post("/images/edits", body=body, cast_to=openai.types.ImagesResponse))
+    return _images(client.post("/images/edits", body=body, cast_to=openai.types.ImagesResponse))
 
 
-def _drawing() -> Any:
-    return {"model": "image-gen", "prompt": WORLD["drawing"], "extra_body": {"seed": 0}}
+def _generation() -> Any:
+    return {"model": "image-gen", "prompt": WORLD["prompt"], "extra_body": {"seed": 0}}
 
 
 def _edit(**fields: Any) -> Seen:
@@ -168,11 +170,11 @@ def _edit(**fields: Any) -> Seen:
         "extra_body": {"strength": 0.5, "seed": 1},
         **fields,
     }
-    return _pictures(client.images.edit(**asked))
+    return _images(client.images.edit(**asked))
 
 
-def _pictures(answer: openai.types.ImagesResponse) -> Seen:
-    return {"pictures": [data.b64_json for data in answer.data or ()], "seeded": True}
+def _images(answer: openai.types.ImagesResponse) -> Seen:
+    return {"images": [data.b64_json for data in answer.data or ()], "seeded": True}
 
 
 # --- errors, and leaving -------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def unknown_model() -> Seen:
 
 
 def bad_size() -> Seen:
-    return refused(lambda: client.images.generate(**_drawing(), size="1024x1024"))
+    return refused(lambda: client.images.generate(**_generation(), size="1024x1024"))
 
 
 def wrong_key() -> Seen:
@@ -198,11 +200,11 @@ def too_large() -> Seen:
 
 
 def too_large_form() -> Seen:
-    return refused(lambda: _edit(image=("large.png", picture("large"))))
+    return refused(lambda: _edit(image=("large.png", image_bytes("large"))))
 
 
 def too_many() -> Seen:
-    two = [("a.png", picture()), ("b.png", picture())]
+    two = [("a.png", image_bytes()), ("b.png", image_bytes())]
     return refused(lambda: _edit(image=two))
 
 

@@ -1,14 +1,14 @@
 /*
- * protocol.py for Node: the name of a scenario on a line, what was seen on a line.
+ * protocol.py for Node: reads scenario names and writes results, line by line.
  */
 import fs from 'node:fs';
 import readline from 'node:readline';
 
 export const WORLD = JSON.parse(fs.readFileSync(process.argv.at(-1), 'utf8'));
-export const ENOUGH = 5; // pieces of an answer, after which a client leaves
-export const PATIENCE_MS = 1500; // of the client that has a time-out
+export const ENOUGH = 5; // chunks after which a client leaves
+export const PATIENCE_MS = 1500; // timeout of the client
 
-/* Answers each line of standard input by the function of that name. */
+/* Runs the function named by each line of standard input. */
 export async function serve(scenarios) {
   for await (const line of readline.createInterface({ input: process.stdin })) {
     let answer;
@@ -21,7 +21,7 @@ export async function serve(scenarios) {
   }
 }
 
-/* What the user sees of the error that a call must raise. */
+/* The error that a call must raise, as the user sees it. */
 export async function refused(call) {
   const began = performance.now();
   let answer;
@@ -30,7 +30,7 @@ export async function refused(call) {
   } catch (error) {
     return seenOf(error, began);
   }
-  throw new Error(`it was answered: ${JSON.stringify(answer)?.slice(0, 300)}`);
+  throw new Error(`no error, but a response: ${JSON.stringify(answer)?.slice(0, 300)}`);
 }
 
 function seenOf(error, began) {
@@ -41,6 +41,6 @@ function seenOf(error, began) {
 
 export const secondsSince = (began) => (performance.now() - began) / 1000;
 
-export const picture = (name = 'circle') => fs.readFileSync(WORLD[name]);
-export const base64 = (name = 'circle') => picture(name).toString('base64');
+export const imageFile = (name = 'circle') => fs.readFileSync(WORLD[name]);
+export const base64 = (name = 'circle') => imageFile(name).toString('base64');
 export const dataUri = (name = 'circle') => `data:image/png;base64,${base64(name)}`;

@@ -1,8 +1,8 @@
-"""How a script talks with the tests: the name of a scenario on a line, what was seen on a line.
+"""How a script communicates with the tests: it reads scenario names and writes results, line by line.
 
-Rules: standard library only, as each client has an environment of its own. The first argument names
-the JSON file of the world. A scenario is a public function of the script. What it raises is told as
-a failure; the script goes on.
+Rules: standard library only, because each client has its own environment. The first argument is the
+JSON file of the world. A scenario is a public function of the script. An exception is reported as a
+failure, and the script continues.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 Seen = dict[str, Any]
 
 WORLD: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-ENOUGH = 5  # pieces of an answer, after which a client leaves
-PATIENCE_S = 1.5  # of the client that has a time-out
+ENOUGH = 5  # chunks after which a client leaves
+PATIENCE_S = 1.5  # timeout of the client
 
 
 def serve(script: Mapping[str, Any]) -> None:
-    """Answer each line of standard input by the function of that name in *script*, a ``globals()``."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # a library that prints does no harm
+    """Run the function named by each line of standard input; *script* is its ``globals()``."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     with asyncio.Runner() as runner:
         for line in sys.stdin:
             answers.write(json.dumps(_answer(script[line.strip()], runner)) + "\n")
@@ -47,23 +47,23 @@ def _answer(scenario: Callable[[], Any], runner: asyncio.Runner) -> Seen:
 
 
 def refused(call: Callable[[], Any]) -> Seen:
-    """What the user sees of the error that *call* must raise."""
+    """The error that *call* must raise, as the user sees it."""
     began = time.monotonic()
     try:
         answer = call()
     except Exception as exc:
         return _seen_of(exc, began)
-    raise AssertionError(f"it was answered: {answer!r:.300}")
+    raise AssertionError(f"no error, but a response: {answer!r:.300}")
 
 
 async def refused_later(call: Coroutine[Any, Any, Any]) -> Seen:
-    """The same of a coroutine."""
+    """The same for a coroutine."""
     began = time.monotonic()
     try:
         answer = await call
     except Exception as exc:
         return _seen_of(exc, began)
-    raise AssertionError(f"it was answered: {answer!r:.300}")
+    raise AssertionError(f"no error, but a response: {answer!r:.300}")
 
 
 def _seen_of(exc: Exception, began: float) -> Seen:
@@ -78,16 +78,16 @@ def _seen_of(exc: Exception, began: float) -> Seen:
 # --- requests ------------------------------------------------------------------------------------
 
 
-def picture(name: str = "circle") -> bytes:
+def image_bytes(name: str = "circle") -> bytes:
     return Path(WORLD[name]).read_bytes()
 
 
 def data_uri(name: str = "circle") -> str:
-    return "data:image/png;base64," + base64.b64encode(picture(name)).decode()
+    return "data:image/png;base64," + base64.b64encode(image_bytes(name)).decode()
 
 
 def about(question: str, url: str | None = None) -> list[Any]:
-    """Messages that ask about the picture."""
+    """Messages with a question about the image."""
     parts = [
         {"type": "text", "text": WORLD[question]},
         {"type": "image_url", "image_url": {"url": url or data_uri()}},

@@ -1,4 +1,4 @@
-"""pydantic-ai, which validates every answer: by its chat model, and by its responses model."""
+"""pydantic-ai, which validates every response: its chat model and its responses model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.clients.scripts.protocol import (
     PATIENCE_S,
     WORLD,
     Seen,
-    picture,
+    image_bytes,
     refused_later,
     serve,
 )
@@ -54,7 +54,7 @@ def _agent(model: Any = best, output: Any = str, **settings: Any) -> Agent[None,
 
 
 def _about(question: str, image: Any = None) -> list[Any]:
-    return [WORLD[question], image or BinaryContent(picture(), media_type="image/png")]
+    return [WORLD[question], image or BinaryContent(image_bytes(), media_type="image/png")]
 
 
 async def _caption(model: Any = best, image: Any = None) -> Seen:
@@ -86,7 +86,7 @@ async def stream_usage() -> Seen:
 
 
 async def tools() -> Seen:
-    """An output that is asked for as the call of a tool."""
+    """An output requested as a tool call."""
     agent = _agent(output=ToolOutput(Shape, name="report"), parallel_tool_calls=False)
     answer = await agent.run(_about("ask_objects"))
     return {"name": "report", "arguments": answer.output.model_dump()}
@@ -115,7 +115,7 @@ async def wrong_key() -> Seen:
 
 
 async def too_large() -> Seen:
-    large = BinaryContent(picture("large"), media_type="image/png")
+    large = BinaryContent(image_bytes("large"), media_type="image/png")
     return await refused_later(_caption(image=large))
 
 
@@ -125,7 +125,7 @@ async def time_out() -> Seen:
 
 
 async def abort() -> Seen:
-    """A stream that is left: what has come by then is half a JSON text."""
+    """A stream that is abandoned; the text so far is incomplete JSON."""
     began = time.monotonic()
     pieces: list[str] = []
     agent = _agent(output=NativeOutput(Numbers), max_tokens=4000)

@@ -17,7 +17,7 @@ END = [chunk({}, finish_reason="stop"), chunk(usage=USAGE), "[DONE]"]
 
 
 def translate(*events: Any) -> list[dict[str, Any]]:
-    """What becomes of a stream of *events*; each is one that OpenAI's own models know."""
+    """The response events for a stream of *events*, validated by OpenAI's models."""
     rewrite = rewriting()
     made = read(rewrite.feed(sse(*events)) + rewrite.end())
     for event in made:
@@ -61,11 +61,7 @@ def test_a_text_is_added_streamed_and_done() -> None:
     assert part["part"] == {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     assert (first["delta"], second["delta"], done["text"]) == ("한", "글", "한글")
     assert part_done["part"] == {**part["part"], "text": "한글"}
-    assert item_done["item"] == {
-        **added["item"],
-        "status": "completed",
-        "content": [part_done["part"]],
-    }
+    assert item_done["item"] == {**added["item"], "status": "completed", "content": [part_done["part"]]}
     for event in (part, first, second, done, part_done):
         assert (event["item_id"], event["output_index"], event["content_index"]) == ("msg_0", 0, 0)
     final = completed["response"]
@@ -167,11 +163,11 @@ def test_logprobs_of_a_call_are_left_out() -> None:
     ]
 
 
-# --- what goes wrong ------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def failure(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The error that a stream ends with, in both forms: for readers and for SDKs that raise."""
+    """The error at the end of a stream, in both forms: for readers, and for SDKs that raise."""
     failed, error = events[-2:]
     assert kinds([failed, error]) == ["failed", "error"]
     assert failed["response"]["status"] == "failed"
@@ -215,7 +211,7 @@ def test_an_error_names_the_field_as_the_client_sent_it() -> None:
     assert (made["param"], made["message"]) == ("input[0].content", "input[0].content: too long")
 
 
-def test_a_stream_that_just_ends_has_failed() -> None:
+def test_a_stream_that_ends_too_early_has_failed() -> None:
     assert failure(translate(START, text_chunk("a")))["code"] == "worker_failed"
     assert failure(translate())["code"] == "worker_failed"
     assert failure(translate(START, text_chunk("a"), END[0]))["code"] == "worker_failed"
@@ -260,5 +256,5 @@ def test_a_response_that_is_complete_can_not_break_off() -> None:
     ],
     ids=["torn", "no chunk", "unfinished", "no id", "no name", "another call"],
 )
-def test_a_stream_that_makes_no_sense_is_not_made_sense_of(events: list[Any]) -> None:
+def test_an_invalid_stream_is_an_upstream_error(events: list[Any]) -> None:
     assert failure(translate(*events))["code"] == "upstream_error"

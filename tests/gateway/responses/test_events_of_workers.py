@@ -21,7 +21,7 @@ WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
 
 @st.composite
 def chats(draw: st.DrawFn) -> list[ChatEvent]:
-    """The events of a chat, as an engine makes them."""
+    """The events of a chat, as an engine yields them."""
     text = draw(
         st.sampled_from(["", "a red circle", "빨간 원 <tool", CALL, f"I look.\n{CALL}", CALL * 2])
     )
@@ -38,12 +38,7 @@ def chats(draw: st.DrawFn) -> list[ChatEvent]:
 
 def shape() -> Shape:
     numbers = itertools.count()
-    return Shape(
-        WHO,
-        lambda: f"call_{next(numbers)}",
-        include_usage=True,
-        names=frozenset({"look"}),
-    )
+    return Shape(WHO, lambda: f"call_{next(numbers)}", include_usage=True, names=frozenset({"look"}))
 
 
 def streamed(events: list[ChatEvent]) -> bytes:
@@ -52,7 +47,7 @@ def streamed(events: list[ChatEvent]) -> bytes:
 
 
 @given(events=chats(), data=st.data())
-def test_it_does_not_matter_how_the_bytes_are_cut(events: list[ChatEvent], data: st.DataObject) -> None:
+def test_the_result_does_not_depend_on_the_cuts(events: list[ChatEvent], data: st.DataObject) -> None:
     stream = streamed(events)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
     ends = [*cuts, len(stream)]
@@ -77,7 +72,7 @@ def test_all_deltas_together_are_the_final_text(events: list[ChatEvent]) -> None
 
 
 def essence(response: dict[str, Any]) -> dict[str, Any]:
-    """Without ids, and with texts put together: a whole answer does not tell where a text was."""
+    """Without ids, and with texts joined: a whole response does not show where a text was."""
     output = response["output"]
     parts = [part for item in output if item["type"] == "message" for part in item["content"]]
     calls = [{**item, "id": ""} for item in output if item["type"] == "function_call"]

@@ -8,7 +8,7 @@ import { asCurl, asPython, base } from "./recipe.js";
 import { handOver } from "./tabs.js";
 
 const STEP = /^step (\d+) of (\d+)/;
-const IMAGE = /(?:image|picture) (\d+) of (\d+)/;
+const IMAGE = /, \w+ (\d+) of (\d+)/; // "step 2 of 4, image 1 of 3"
 
 /** 0 to 1 from a comment such as "step 2 of 4, image 1 of 3, about 12 s left"; null for others. */
 export function shareDone(comment) {
