@@ -81,7 +81,10 @@ class IncompleteDetails(BaseModel):
 
 
 class ResponseObject(BaseModel):
-    """The response. It repeats the parameters of the request, with defaults for absent ones."""
+    """The response. It repeats the parameters of the request, with defaults for absent ones.
+
+    ``temperature`` and ``top_p`` are null if the request had none: the checkpoint's defaults applied.
+    """
 
     id: str
     object: Literal["response"] = "response"

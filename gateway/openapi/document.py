@@ -26,19 +26,19 @@ TITLE = "Vision Insight API"
 DEFAULT_SERVER = "http://localhost:8000"
 
 DESCRIPTION = """\
-Generate images, edit images, chat about images and extract what is in them: OpenAI's API in front of
-models that load on demand, share memory and unload when idle.
+Generate images, edit them, chat about them and extract their text or objects, with OpenAI's API. Models
+load on demand, share a memory budget and unload when they are idle.
 
-**Errors** have OpenAI's shape everywhere, plus `source`, the tier that made them. A wrong method is a
-405 whose `Allow` header lists the right ones. OpenAI fields that are not supported are refused with a
-400 that names the field, never ignored. Unknown fields are ignored. Rules across fields
-(`partial_images` needs `stream`) can't be expressed in a schema: breaking one is a 400 too.
+**Errors** have OpenAI's shape everywhere, plus `source`, the tier in which they occurred. A wrong
+method is a 405, whose `Allow` header lists the right ones. An OpenAI field that is not supported is a
+400 that names the field. Unknown fields are ignored. Some rules across fields (`partial_images` needs
+`stream`) are not in the schemas. A request that breaks one is a 400.
 
-**Streams** are server-sent events. Lines that start with a colon are comments that report the progress
+**Streams** are server-sent events. Lines that start with a colon are comments; they report the progress
 of a load or an image. A stream that fails ends with an event `error`, whose data is an Error.
 
 **Keys.** If a key is set, everything under `/v1/` requires it, as `Authorization: Bearer KEY` or
-`X-API-Key: KEY`. The exception is image files, whose names are keys themselves.
+`X-API-Key: KEY`. Image files need no key: their names are random and secret.
 """
 
 # The modules whose routes are the public API.

@@ -16,18 +16,19 @@ COMMON: Mapping[str, str] = MappingProxyType(
     {
         "model": "An alias (`GET /v1/models`) or another name of a model. Default: the route's model.",
         "user": _IGNORED,
-        "keep_alive": "Idle seconds before the model unloads after this request, instead of the "
-        "configured time. 0: unload at once; -1: never because of idle time. Nothing between -1 and 0.",
+        "keep_alive": "Seconds without requests after which the model unloads, instead of the "
+        "configured idle timeout. 0: at once after this request; -1: no idle timeout. Values between "
+        "-1 and 0 are invalid.",
         "seed": "The same request with the same seed returns the same result on the same machine.",
         "stream": "Respond with server-sent events.",
-        "detail": "`low` uses few tokens for an image, `high` as many as its size needs.",
+        "detail": "`low` limits the tokens of an image; `high` uses as many as its size needs.",
         "max_pixels": "Scale the image down to this many pixels before the model encodes it.",
         "name": "Letters, digits, `_` and `-`.",
     }
 )
 
 _STRICT = (
-    "`true`: a schema keyword that can't be enforced is a 400. Otherwise such a keyword is ignored."
+    "`true`: a schema keyword that cannot be enforced is a 400. Otherwise such a keyword is ignored."
 )
 
 _IMAGE: dict[str, str] = {
@@ -41,7 +42,7 @@ _IMAGE: dict[str, str] = {
     "seed": "The same request with the same seed returns the same bytes on the same machine. Default: "
     "random; the response contains it.",
     "guidance": "How closely to follow the prompt. Ignored by models without guidance.",
-    "negative_prompt": "What the image should not show. A 400 for models without negative prompts.",
+    "negative_prompt": "Not supported by any model of this version: a 400.",
     "response_format": "`url`: return URLs of this gateway instead of base64. Not for streams.",
     "output_format": "The image file format.",
     "output_compression": "The quality of `jpeg` and `webp` files.",
@@ -58,10 +59,10 @@ _EDIT: dict[str, str] = {
     "prompt": "A description of the result, or an instruction for models that edit by instruction.",
     "image": "The image to edit: base64, a data URI or an http(s) URL. A list if the model accepts "
     "several images; the first one is edited. Required, unless `images` is given.",
-    "mask": "An image of the same aspect ratio. Transparent areas are redrawn; if it has no "
-    "transparency, white areas are.",
-    "strength": "0 returns the original, 1 redraws it completely. Default: 0.7, or 1 with a mask. A "
-    "400 for models that only edit by instruction.",
+    "mask": "An image with the aspect ratio of the first input image. Transparent areas are redrawn; "
+    "if it has no transparency, white areas are.",
+    "strength": "0 returns the original; 1 redraws it completely. Default: 0.7, or 1 with a mask. A "
+    "400 for models that do not edit by strength.",
     "input_fidelity": _IGNORED,
 }
 
@@ -75,7 +76,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "ImageEditForm": {
             **_EDIT,
             "image": "The image to edit: a file or base64 text; several if the model accepts them.",
-            "mask": f"A file or base64 text. {_EDIT['mask']}",
+            "mask": "A file or base64 text: an image with the aspect ratio of the first input image. "
+            "Transparent areas are redrawn; if it has no transparency, white areas are.",
         },
         "AnalyzeRequest": {
             "image": "The image: base64, a data URI or an http(s) URL.",
@@ -85,8 +87,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "temperature": "Sampling temperature. 0 always takes the most likely token.",
         },
         "ChatRequest": {
-            "messages": "The conversation. A `tool` message answers a call of an earlier assistant "
-            "message.",
+            "messages": "The conversation. A `tool` message has the result of a call in an earlier "
+            "assistant message.",
             "stream_options": "Extra information to include in the stream.",
             "max_tokens": "Maximum number of generated tokens; `max_completion_tokens` takes "
             "precedence.",
@@ -115,7 +117,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "role": "The author of the message.",
             "content": "Text, or parts of text and images.",
             "tool_calls": "The calls that the assistant made.",
-            "tool_call_id": "The call that a `tool` message answers.",
+            "tool_call_id": "The id of the call whose result a `tool` message has.",
         },
         "ContentPart": {
             "type": "Selects which of the other fields is used.",
@@ -163,7 +165,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "FunctionTool": {
             "type": "`function`.",
-            "description": "The function's purpose; the model reads it.",
+            "description": "The function's purpose, for the model.",
             "parameters": "A JSON schema of type `object`. Absent: no parameters.",
             "strict": _STRICT,
         },
@@ -182,14 +184,14 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "verbosity": _IGNORED,
         },
         "MessageToolCall": {
-            "id": "Any text. The answering `tool` message repeats it as `tool_call_id`.",
+            "id": "Any text. The `tool` message with the result repeats it as `tool_call_id`.",
             "type": "`function`.",
             "function": "The function call.",
         },
         "CalledFunction": {"arguments": "JSON, as the model generated it."},
         "Tool": {"type": "`function`.", "function": "The function."},
         "Function": {
-            "description": "The function's purpose; the model reads it.",
+            "description": "The function's purpose, for the model.",
             "parameters": "A JSON schema of type `object`. Absent: no parameters.",
             "strict": _STRICT,
         },

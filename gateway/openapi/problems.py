@@ -62,7 +62,7 @@ PROBLEMS: Mapping[int, Problem] = MappingProxyType(
     {
         400: Problem(
             "BadRequest",
-            "The request is malformed, breaks a rule across fields, or asks for something that the "
+            "The request is malformed, breaks a rule across fields, or uses something that the "
             "model or this version does not support. `param` names the field.",
         ),
         401: Problem(
@@ -75,7 +75,9 @@ PROBLEMS: Mapping[int, Problem] = MappingProxyType(
             "The `Host` or `Origin` is not allowed: web pages may use the API only if their origin is "
             "listed. The message names the setting.",
         ),
-        404: Problem("NotFound", "The model or image does not exist.", lambda p: p.names_resource),
+        404: Problem(
+            "NotFound", "The model, image or route does not exist.", lambda p: p.names_resource
+        ),
         408: Problem("RequestTimeout", "The request arrived too slowly.", lambda p: p.takes_input),
         413: Problem(
             "PayloadTooLarge",
@@ -106,7 +108,7 @@ PROBLEMS: Mapping[int, Problem] = MappingProxyType(
         503: Problem(
             "Unavailable",
             "The model or the manager is unavailable. With `Retry-After`, a retry may succeed; with "
-            "`x-should-retry: false` it can't.",
+            "`x-should-retry: false` it cannot.",
             lambda p: p.uses_manager,
             ("retry-after", "x-should-retry"),
         ),
@@ -115,7 +117,7 @@ PROBLEMS: Mapping[int, Problem] = MappingProxyType(
 
 ERROR_SCHEMA: Schema = {
     "title": "Error",
-    "description": "OpenAI's error object, plus `source`: the tier that made it.",
+    "description": "OpenAI's error object, plus `source`: the tier in which it occurred.",
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -140,17 +142,17 @@ ERROR_SCHEMA: Schema = {
 HEADERS: Mapping[str, Schema] = MappingProxyType(
     {
         "x-request-id": {
-            "description": "The client's `x-request-id` if it sent a plain one, else a new one. "
-            "The log of each tier contains it.",
+            "description": "The client's `x-request-id` if it is valid, else a new one. The log of "
+            "each tier contains it.",
             "required": True,
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
         },
         "retry-after": {
-            "description": "Seconds after which a retry may succeed. Absent if a retry is useless.",
+            "description": "Seconds after which a retry may succeed. Absent if no retry can.",
             "schema": {"type": "integer", "minimum": 1, "maximum": 59},
         },
         "x-should-retry": {
-            "description": "`false`: a retry can't succeed. OpenAI's SDKs respect it.",
+            "description": "`false`: a retry cannot succeed. OpenAI's SDKs respect it.",
             "schema": {"type": "string", "enum": ["true", "false"]},
         },
         "openai-processing-ms": {
@@ -163,15 +165,17 @@ HEADERS: Mapping[str, Schema] = MappingProxyType(
             "schema": {"type": "integer", "minimum": 1},
         },
         RATE_HEADERS[1]: {
-            "description": "How many of them are left. Only with `gateway.rate_limit`.",
+            "description": "Requests of this limit that are left. Only with `gateway.rate_limit`.",
             "schema": {"type": "integer", "minimum": 0},
         },
         RATE_HEADERS[2]: {
-            "description": "Time until all are available again. Only with `gateway.rate_limit`.",
+            "description": "Time until the whole limit is available again. Only with "
+            "`gateway.rate_limit`.",
             "schema": {"type": "string", "examples": ["1m30s"]},
         },
         "x-vision-queue-ms": {
-            "description": "Milliseconds from requesting the model until it accepted the request.",
+            "description": "Milliseconds from the request's arrival at the manager until the model's "
+            "worker took it.",
             "schema": {"type": "integer", "minimum": 0},
         },
         "x-vision-load-ms": {
@@ -179,7 +183,8 @@ HEADERS: Mapping[str, Schema] = MappingProxyType(
             "schema": {"type": "integer", "minimum": 0},
         },
         "x-vision-model-ms": {
-            "description": "Milliseconds of model time. Absent for streams, which begin earlier.",
+            "description": "Milliseconds that the model worked. Absent in streams, whose headers are "
+            "sent before the model has finished.",
             "schema": {"type": "integer", "minimum": 0},
         },
     }

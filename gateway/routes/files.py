@@ -28,9 +28,9 @@ FileName = Annotated[str, Path(description="The last part of a ``url`` from a re
     },
 )
 async def image_file(request: Request, name: FileName) -> Response:
-    """An image by its URL, until it expires.
+    """Get an image by its URL.
 
-    The name is the key to it, so no other key is needed.
+    Needs no key, because the name is random and secret. Expires after ``gateway.image_url_ttl_s``.
     """
     token, _, form = name.partition(".")
     found = request.app.state.images.get(token)

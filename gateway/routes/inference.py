@@ -74,8 +74,9 @@ def _answer(model: type[BaseModel], events: dict[str, Any] | None = None) -> dic
 async def chat_completions(request: Request) -> Response:
     """Chat about text and images.
 
-    Any number of images per message and turn; tools, JSON schemas, logprobs; ``stream: true`` for
-    server-sent events. Absent sampling fields have OpenAI's defaults.
+    Images in any message, up to ``images.max_per_request``; tools, JSON schemas and log probabilities.
+    ``stream: true`` returns server-sent events. Absent sampling fields have the defaults of the
+    checkpoint, or OpenAI's.
     """
     return Exchange(request.app.state.services, "/v1/chat/completions", check_chat_or_legacy)
 

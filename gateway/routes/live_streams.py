@@ -26,10 +26,10 @@ _TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     responses={200: {"description": "The events.", "content": plain_stream(MANAGER_EVENTS)}},
 )
 async def system_events(request: Request) -> Response:
-    """Follow what happens, as server-sent events.
+    """Follow the system's events, as server-sent events.
 
-    Loads, evictions, progress, memory. ``Last-Event-ID`` resumes after the last event seen. The stream
-    ends only when the manager or the gateway stops.
+    Events about loads, unloads, progress and memory. ``Last-Event-ID`` resumes after the last event
+    that the client received. The stream ends only when the manager or the gateway stops.
     """
     return _stream(request, "/events")
 
@@ -46,7 +46,8 @@ async def system_logs(
 ) -> Response:
     """Get the last lines of a worker's log.
 
-    As text; with ``follow`` as server-sent events, one per line, new lines included.
+    Plain text. With ``follow``, server-sent events: one per line, first the last lines, then each new
+    one.
     """
     alias = find_alias(request.app.state.settings, name)
     return _stream(request, f"/logs/{alias}?lines={lines}&follow={int(follow)}")
@@ -56,7 +57,8 @@ async def system_logs(
 async def system_requests(request: Request) -> RecentRequests:
     """List the last requests to models, newest first.
 
-    With each request's cost and none of its content. A gateway restart clears the list.
+    Status, times and token counts of each request, without its content. A restart of the gateway clears
+    the list.
     """
     recent: RecentRequests = request.app.state.recent.newest_first()
     return recent

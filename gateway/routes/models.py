@@ -64,7 +64,7 @@ async def list_models(request: Request) -> ModelList:
 # A path parameter: SDKs send the slash of "org/name" as %2F, which arrives decoded.
 @router.get("/v1/models/{name:path}", tags=["models"], response_model_exclude_none=True)
 async def retrieve_model(request: Request, name: ModelName) -> ModelObject:
-    """Get one model, by alias or another of its names."""
+    """Get one model by its alias or another name."""
     state = request.app.state
     alias = find_alias(state.settings, name)
     statuses = await state.manager.models()
@@ -75,7 +75,7 @@ async def retrieve_model(request: Request, name: ModelName) -> ModelObject:
 async def list_tasks(request: Request) -> TaskList:
     """List the tasks of ``POST /v1/vision/analyze``.
 
-    With the prompt of each task, and the tasks of each model.
+    Lists each task with its prompt, and the tasks of each model.
     """
     models = request.app.state.settings.models
     return TaskList(

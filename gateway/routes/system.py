@@ -21,8 +21,8 @@ router = APIRouter(tags=["system"])
 IdleTime = Annotated[
     KeepAlive | None,
     Query(
-        description="Idle seconds before the model unloads, instead of the configured time. 0: unload "
-        "at once; -1: never because of idle time."
+        description="Seconds without requests after which the model unloads, instead of the configured "
+        "idle timeout. 0: at once; -1: no idle timeout."
     ),
 ]
 

@@ -160,7 +160,9 @@ SCENARIOS = (
     Scenario("responses_stream", "`/v1/responses`, streamed", _the_caption_is_streamed),
     Scenario("generate", "an image is generated", _the_image_shows_the_prompt),
     Scenario("generate_n", "two images for one prompt", _two_images_show_the_prompt),
-    Scenario("generate_stream", "an image is streamed", _the_image_is_streamed_while_it_is_generated),
+    Scenario(
+        "generate_stream", "image previews, streamed", _the_image_is_streamed_while_it_is_generated
+    ),
     Scenario("edit_file", "an edit: one file", _the_circle_changes_only_its_color),
     Scenario("edit_list", "an edit: a list", _the_circle_changes_only_its_color),
     Scenario("edit_mask", "an edit: with a mask", _only_the_masked_area_is_redrawn),
@@ -170,7 +172,9 @@ SCENARIOS = (
     Scenario("wrong_key", "error: wrong key", _reports("the API key is not valid", 401)),
     Scenario("too_large", "error: request too large", _reports(_TOO_LARGE, 413)),
     Scenario("too_large_form", "error: file too large", _reports(_TOO_LARGE, 413)),
-    Scenario("too_many", "error: two images to edit", _reports("edit one image; 2 were sent", 400)),
-    Scenario("time_out", "a timeout stops the worker", _timed_out, leaves=True),
-    Scenario("abort", "a disconnect stops the worker", _left_after_a_few_chunks, leaves=True),
+    Scenario(
+        "too_many", "error: too many images to edit", _reports("edit one image; 2 were sent", 400)
+    ),
+    Scenario("time_out", "a timeout stops the work", _timed_out, leaves=True),
+    Scenario("abort", "a disconnect stops the work", _left_after_a_few_chunks, leaves=True),
 )

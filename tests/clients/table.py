@@ -53,7 +53,7 @@ _MODELS = ("list_models", "retrieve_model")
 _IMAGES = (*_names("generate", "edit"), "bad_size", "too_large_form", "too_many")
 _STREAMED = "does not stream images"
 _FORMS = "edits with forms only"
-_PLAIN = "uses `/v1/chat/completions`"
+_PLAIN = "uses only `/v1/chat/completions`"
 
 CLIENTS = (
     Client("openai-python", "openai-python", "openai_sync", packages=("openai",)),
@@ -121,11 +121,11 @@ CLIENTS = (
         "open_webui",
         unseeded=frozenset(_names("edit")),
         cannot={
-            "retrieve_model": "requests the list only",
-            "json_schema": "never requests it",
+            "retrieve_model": "requests only the list",
+            "json_schema": "does not request it",
             **_each(_PLAIN, *_RESPONSES),
             "generate_stream": _STREAMED,
-            "edit_mask": "sends none",
+            "edit_mask": "sends no mask",
             "edit_json": _FORMS,
         },
     ),
@@ -137,7 +137,7 @@ CLIENTS = (
             **_each("lists the names in its own config", *_MODELS),
             "wrong_key": "has its own keys",
             "generate_stream": _STREAMED,
-            "time_out": "continues when its client has left",
+            "time_out": "continues its request when its client disconnects",
             "edit_json": _FORMS,
         },
         through="litellm",
