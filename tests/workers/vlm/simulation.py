@@ -143,7 +143,7 @@ class Simulation:
         elif plan.work:
             piece = self._work(sequences[plan.work.id], plan.work)
             self.scheduler.worked(piece)
-            self._check_stall(piece, snapshot.stall.limit_s)
+            self._check_stall(piece, snapshot.stall.limit_s, waited=set(snapshot.decoding) - gone)
         decoding = [s for s in sequences.values() if s.status is Status.DECODING]
         assert len(decoding) <= self.max_concurrency
         assert sum(s.status is Status.PREFILLING for s in sequences.values()) <= 1
@@ -203,9 +203,10 @@ class Simulation:
         self.now += seconds
         return seconds
 
-    def _check_stall(self, piece: float, limit_s: float) -> None:
-        """Decoding sequences wait up to the limit, plus one piece that took longer than expected."""
-        if not any(s.status is Status.DECODING for s in self.scheduler.sequences.values()):
+    def _check_stall(self, piece: float, limit_s: float, waited: set[int]) -> None:
+        """The sequences in *waited* were decoding. They wait up to the limit, plus one piece that took
+        longer than expected."""
+        if not waited:
             self._waited = self._longest_piece = 0.0
             return
         self._waited += piece
