@@ -71,6 +71,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 # --- xdist ----------------------------------------------------------------------------------------
 
 
+@pytest.hookimpl(optionalhook=True)  # absent with -p no:xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For --dist loadgroup: a file runs in one process, except for its tests in a group."""
     if config.getoption("dist") != "loadgroup":

@@ -78,7 +78,7 @@ def _wired_limit(value: Any) -> Any:
 
 
 class WorkerSettings(Section):
-    # GB of memory that MLX wires in each worker on a Mac (``mx.set_wired_limit``); 0 is `off`. With
+    # GiB of memory that MLX wires in each worker on a Mac (``mx.set_wired_limit``); 0 is `off`. With
     # concurrent requests it can make macOS panic: https://github.com/ml-explore/mlx/issues/3186
     wired_limit: Annotated[float, BeforeValidator(_wired_limit)] = 0.0
 

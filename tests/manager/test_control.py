@@ -57,7 +57,7 @@ def test_stop_all_stops_all_workers_and_lists_them(bench: Bench) -> None:
     with bench.manager({alias: bench.model() for alias in "abc"}) as manager:
         assert manager.post("/stop-all").json() == {"success": True, "stopped": []}
         for alias in "ac":
-            manager.post(f"/spawn/{alias}")
+            assert manager.post(f"/spawn/{alias}").status_code == 200
         assert manager.post("/stop-all").json() == {"success": True, "stopped": ["a", "c"]}
         assert manager.status()["workers"] == {}
 
