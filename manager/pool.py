@@ -80,8 +80,8 @@ class Pool:
         self._launcher = launcher
         self._max_wait_s = settings.manager.max_wait_s
         self._pressure = Pressure.NORMAL
-        self._queue_limit = settings.manager.queue_limit
-        self._queue = Queue(settings.manager.queue_timeout_s, clock)
+        manager = settings.manager
+        self._queue = Queue(manager.queue_limit, manager.queue_timeout_s, clock)
         self._closing = False
         self._timer = Timer(clock, self._dispatch)
         self._loads: set[asyncio.Task[None]] = set()  # without a request
@@ -153,9 +153,9 @@ class Pool:
         self._dispatch()
         if ticket.result.done():
             return ticket.result.result()
-        if self.queued(alias) > self._queue_limit:
+        if self._queue.is_full(alias):
             self._give_up(ticket)
-            raise refusal.queue_full(alias, self._queue_limit, worker.download)
+            raise refusal.queue_full(alias, self._queue.limit, worker.download)
         if ticket.pressure:
             self._give_up(ticket)
             raise refusal.under_pressure(alias)

@@ -1,4 +1,4 @@
-"""Tickets that wait for a lease, in order of arrival."""
+"""Tickets that wait for a lease, in order of arrival, and the limit on their number."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from manager.lease import Ticket
 
 
 class Queue:
-    """A ticket leaves with its result, or is removed. *timeout_s*: how long each may wait."""
+    """A ticket leaves with its result, or is removed.
 
-    def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:
+    *limit*: how many tickets of one alias may wait. *timeout_s*: how long each may wait.
+    """
+
+    def __init__(self, limit: int, timeout_s: float, clock: Callable[[], float]) -> None:
+        self.limit = limit
         self.timeout_s = timeout_s
         self._clock = clock
         self._tickets: list[Ticket] = []
@@ -28,6 +32,10 @@ class Queue:
 
     def waiting_for(self, alias: str) -> int:
         return sum(ticket.alias == alias for ticket in self._tickets)
+
+    def is_full(self, alias: str) -> bool:
+        """More tickets of *alias* wait than the limit allows, the newest one included."""
+        return self.waiting_for(alias) > self.limit
 
     def append(self, ticket: Ticket) -> None:
         self._tickets.append(ticket)
