@@ -24,8 +24,8 @@ from web import sse
 
 KEPT = 200  # events for readers that reconnect
 READER_LIMIT = 256  # unread events of one reader; more than KEPT, or a reconnect would lose some
-HEARTBEAT_S = 15.0
-HEARTBEAT = sse.comment("")  # readers skip it; writing it reveals a closed connection
+CHECK_EVERY_S = 15.0
+CONNECTION_CHECK = sse.comment("")  # readers skip it; writing it reveals a closed connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +142,19 @@ def event_of(event: BusEvent) -> bytes:
 
 
 async def stream(
-    subscription: Subscription, *, heartbeat_s: float = HEARTBEAT_S
+    subscription: Subscription, *, check_every_s: float = CHECK_EVERY_S
 ) -> AsyncIterator[bytes]:
-    """The body of ``GET /events``: events, and a comment at the start and after each ``heartbeat_s``.
+    """The body of ``GET /events``: events, and a comment at the start and after each ``check_every_s``.
 
     Ends when the bus is closed.
     """
-    yield HEARTBEAT
+    yield CONNECTION_CHECK
     while True:
         try:
-            async with asyncio.timeout(heartbeat_s):
+            async with asyncio.timeout(check_every_s):
                 event = await anext(subscription)
         except TimeoutError:
-            yield HEARTBEAT
+            yield CONNECTION_CHECK
         except StopAsyncIteration:
             return
         else:

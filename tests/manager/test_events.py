@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.events import (
-    HEARTBEAT,
+    CONNECTION_CHECK,
     KEPT,
     READER_LIMIT,
     BusEvent,
@@ -187,19 +187,19 @@ async def test_the_stream_begins_at_once_and_ends_when_the_bus_closes() -> None:
         bus.publish("pressure", {"level": "normal"})
         bus.close()
         chunks = [chunk async for chunk in stream(reader)]
-    assert chunks == [HEARTBEAT, event_of(bus.recent[0])]
+    assert chunks == [CONNECTION_CHECK, event_of(bus.recent[0])]
 
 
 @in_loop
-async def test_heartbeats_fill_silence_and_lose_no_event() -> None:
+async def test_connection_checks_fill_silence_and_lose_no_event() -> None:
     bus = EventBus()
     async with bus.subscribe() as reader:
-        body = stream(reader, heartbeat_s=0.01)
-        assert [await anext(body) for _ in range(4)] == [HEARTBEAT] * 4
+        body = stream(reader, check_every_s=0.01)
+        assert [await anext(body) for _ in range(4)] == [CONNECTION_CHECK] * 4
         numbered(bus, 3)
         bus.close()
         rest = [chunk async for chunk in body]
-    assert [chunk for chunk in rest if chunk != HEARTBEAT] == [event_of(h) for h in bus.recent]
+    assert [chunk for chunk in rest if chunk != CONNECTION_CHECK] == [event_of(h) for h in bus.recent]
 
 
 @given(st.lists(st.sampled_from(["publish", "read"]), max_size=600))
