@@ -25,7 +25,7 @@ from pathlib import Path
 from contracts.settings import MemorySettings, WorkerSettings, wired_limit_problem
 from contracts.settings.base import GIB
 from contracts.settings.file import SettingsError
-from manager.memory.peaks import replace_file
+from manager.atomic_file import replace_file
 from manager.memory.system import MIB, WIRED_LIMIT, Sysctl, sysctl
 
 log = logging.getLogger(__name__)

@@ -2,8 +2,7 @@
 
 Rules: the file is optional. A damaged file is moved aside with one warning, and learning starts again.
 If the file cannot be written, there is one warning, and the peaks in memory remain valid. An unknown
-entry is dropped alone. The file is replaced as a whole, so that a crash leaves the old or the new one.
-Sizes are bytes.
+entry is dropped alone. The file is replaced as a whole (``manager.atomic_file``). Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.settings.models import ImageSettings, VlmSettings
+from manager.atomic_file import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -188,19 +188,3 @@ def _move_aside(file: Path, aside: Path) -> None:
         except OSError:  # for instance, a folder cannot replace an older file
             aside.unlink()
             os.replace(file, aside)
-
-
-def replace_file(file: Path, content: bytes) -> None:
-    """Write *content* so that a crash leaves the old file or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f"{file.name}.tmp")
-    try:
-        with open(fresh, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(fresh, file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
