@@ -12,8 +12,9 @@ from contracts.control import WorkerState
 from manager.launcher.standby import Standbys
 from manager.lifecycle import HOLDS_MEMORY
 from manager.memory.system import MemoryReading
-from manager.unloading import memory_is_free
 from manager.worker import Worker
+
+SETTLE_S = 10.0  # how long memory may take to be available after a process has ended
 
 
 class Headroom:
@@ -62,3 +63,12 @@ class Headroom:
     def _left(self) -> int:
         holding = (w for w in self._workers.values() if w.state in HOLDS_MEMORY)
         return self.budget - sum(w.charge.bytes for w in holding)
+
+
+def memory_is_free(needed: int, available: int, freed_ago_s: float) -> bool:
+    """Whether the system has *needed* bytes available, so that a load may begin.
+
+    The memory of an ended process is not always available at once (on macOS, wired GPU pages lag), so a
+    load waits for it, up to ``SETTLE_S``. After that, other programs use it, which the budget ignores.
+    """
+    return available >= needed or freed_ago_s >= SETTLE_S

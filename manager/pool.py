@@ -19,6 +19,13 @@ from contracts.errors import ApiError
 from contracts.settings import Settings
 from manager import refusal, reloading
 from manager.headroom import Headroom
+from manager.idle_unload import (
+    idle_deadline,
+    idle_too_long,
+    least_recently_used,
+    next_idle_deadline,
+    overcommitted,
+)
 from manager.launcher.process import Launcher
 from manager.launcher.standby import Standbys
 from manager.lease import Lease, Leasing, Ticket
@@ -42,14 +49,7 @@ from manager.planner import (
 )
 from manager.queue import Queue
 from manager.readiness import Probe
-from manager.timer import Timer
-from manager.unloading import (
-    idle_deadline,
-    idle_too_long,
-    least_recently_used,
-    next_idle_deadline,
-    overcommitted,
-)
+from manager.replan_timer import ReplanTimer
 from manager.worker import Publish, Worker, WorkerContext
 from manager.worker_run import Timeouts
 
@@ -83,7 +83,7 @@ class Pool:
         manager = settings.manager
         self._queue = Queue(manager.queue_limit, manager.queue_timeout_s, clock)
         self._closing = False
-        self._timer = Timer(clock, self._dispatch)
+        self._replan_timer = ReplanTimer(clock, self._dispatch)
         self._loads: set[asyncio.Task[None]] = set()  # without a request
         context = WorkerContext(
             launcher=launcher,
@@ -184,7 +184,7 @@ class Pool:
         if self._queue or worker.worn_out or (deadline is not None and deadline <= now):
             self._dispatch()
         else:  # no request waits for it: it becomes idle
-            self._timer.arm(deadline)
+            self._replan_timer.arm(deadline)
 
     @property
     def budget(self) -> int:
@@ -277,7 +277,7 @@ class Pool:
         """Grant no more leases, and stop all workers concurrently; *hurry*: without draining them."""
         self._closing = True
         self._queue.refuse(refusal.shutting_down)
-        self._timer.cancel()
+        self._replan_timer.cancel()
         alive = [(w, w.life.incarnation) for w in self.workers.values() if w.state in HOLDS_MEMORY]
         for worker, _ in alive:
             worker.stop("the manager is shutting down", Cause.SHUTDOWN, hurry=hurry)
@@ -310,7 +310,7 @@ class Pool:
             self.workers[alias].stop(why, Cause.OVERCOMMIT)
         for alias in idle_too_long(views, now):
             self.workers[alias].stop("idle", Cause.IDLE)
-        self._timer.arm(next_idle_deadline(views, now))
+        self._replan_timer.arm(next_idle_deadline(views, now))
         self._headroom.limit_standbys(calm=self._pressure is Pressure.NORMAL)
 
     def _carry_out(self, made: Plan, ticket: Ticket, now: float) -> None:
@@ -336,7 +336,7 @@ class Pool:
                 worker.begin("requested", memory if alone else 0)
             case Wait(until=until, pressure=pressure):
                 ticket.pressure = pressure
-                self._timer.arm(until)
+                self._replan_timer.arm(until)
 
     def _views(self) -> dict[str, WorkerView]:
         return {alias: worker.view() for alias, worker in self.workers.items()}

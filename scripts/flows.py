@@ -66,7 +66,7 @@ WORKER = (
     Step("M>W", "manager/watchdog.py", "Watchdog", "poll /health every second"),
     Step("M", "manager/watchdog.py", "Growth", "measure the footprint"),
     Step("M", "manager/memory/peaks.py", "Peaks", "remember the peak"),
-    Step("M", "manager/unloading.py", "idle_too_long", "idle timeout, pressure, overcommit"),
+    Step("M", "manager/idle_unload.py", "idle_too_long", "idle timeout, pressure, overcommit"),
     Step("M", "manager/worker.py", "Worker.stop", "drain: no new requests, finish the open ones"),
     Step("M>W", "manager/worker_run.py", "WorkerRun._stop_ladder", "SIGTERM, then SIGKILL"),
     Step("M", "manager/launcher/process.py", "LocalHandle.wait", "reap it: its memory is free again"),

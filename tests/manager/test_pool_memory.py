@@ -10,10 +10,10 @@ import pytest
 from contracts.errors import LoadFailed, Unavailable
 from contracts.settings.base import GIB
 from manager.events import EventBus
+from manager.headroom import SETTLE_S
 from manager.memory.pressure import MACOS_LEVEL, Pressure, read_on, rule_of
 from manager.memory.system import MemoryReading
 from manager.ticker import Ticker
-from manager.unloading import SETTLE_S
 from tests.manager.virtual import Scene, story
 
 # --- the charge ------------------------------------------------------------------------------------

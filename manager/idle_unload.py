@@ -1,12 +1,10 @@
-"""Which workers to unload although no request needs their memory. Pure: facts in, aliases out.
+"""Which idle workers to unload although no request needs their memory. Pure: facts in, aliases out.
 
 Rules: after the idle timeout, under memory pressure, and when the charges exceed the budget because
 workers outgrew their estimates. Only idle workers, never pinned ones; least recently used first.
 """
 
 from manager.planner import Workers, WorkerView, by_use, choose_victims
-
-SETTLE_S = 10.0  # how long memory may take to be available after a process has ended
 
 
 def idle_deadline(worker: WorkerView) -> float | None:
@@ -45,12 +43,3 @@ def least_recently_used(workers: Workers) -> str | None:
     """The idle worker to unload next under memory pressure."""
     idle = by_use(w for w in workers.values() if w.evictable)
     return idle[0].alias if idle else None
-
-
-def memory_is_free(needed: int, available: int, freed_ago_s: float) -> bool:
-    """Whether the system has *needed* bytes available, so that a load may begin.
-
-    The memory of an ended process is not always available at once (on macOS, wired GPU pages lag), so a
-    load waits for it, up to ``SETTLE_S``. After that, other programs use it, which the budget ignores.
-    """
-    return available >= needed or freed_ago_s >= SETTLE_S

@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.control import WorkerState as S
-from manager.planner import WorkerView
-from manager.unloading import (
-    SETTLE_S,
+from manager.headroom import SETTLE_S, memory_is_free
+from manager.idle_unload import (
     idle_too_long,
     least_recently_used,
-    memory_is_free,
     next_idle_deadline,
     overcommitted,
 )
+from manager.planner import WorkerView
 
 
 def view(alias: str, state: S = S.READY, charge: int = 4, **kw: Any) -> WorkerView:

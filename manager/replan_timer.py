@@ -1,4 +1,4 @@
-"""A timer of the event loop that runs one action at the earliest of its deadlines."""
+"""The timer that makes the pool plan again at the earliest of its deadlines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 _SHORTEST_S = 0.001  # timers may fire early, by up to the clock resolution
 
 
-class Timer:
+class ReplanTimer:
     """One deadline suffices if *action* arms the timer again."""
 
     def __init__(self, clock: Callable[[], float], action: Callable[[], None]) -> None:
