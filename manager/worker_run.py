@@ -18,6 +18,7 @@ from enum import IntEnum
 from contracts import metal
 from contracts.control import DeviceMemory, WorkerHealth
 from contracts.settings import Settings
+from manager.launcher import stop_ladder
 from manager.launcher.process import Handle, Launcher, LaunchFailed, LaunchSpec, StopSignal, exit_text
 from manager.logs import WorkerLog
 from manager.readiness import Probe, ProbeResponse, Readiness, parse_health
@@ -150,7 +151,7 @@ class WorkerRun:
             yield Ready(self._health, self._clock() - began_at)
             async for fact in self._serve(child):
                 yield fact
-        async for fact in self._stop_ladder(child):
+        async for fact in self._drain_and_stop(child):
             yield fact
         status = child.exit.result()
         if self._failure:
@@ -259,8 +260,11 @@ class WorkerRun:
                 yield measured
             await self._waker.until(over, self._timeouts.watch_s)
 
-    async def _stop_ladder(self, child: _Child) -> AsyncIterator[Fact]:
-        """The stop ladder. Steps 1 to 4 are skipped once the process has ended."""
+    async def _drain_and_stop(self, child: _Child) -> AsyncIterator[Fact]:
+        """Drain, measure, then stop (``manager.launcher.stop_ladder``).
+
+        Steps 1 and 2 are skipped once the process has ended.
+        """
         orders, until, timeouts = self._orders, self._waker.until, self._timeouts
 
         def drained() -> bool:
@@ -276,16 +280,8 @@ class WorkerRun:
         if orders().requests and not child.ended:
             for fact in await self._last_facts(child):
                 yield fact
-        # 3. Ask the process to end.
-        if not child.ended:
-            child.handle.signal(StopSignal.TERMINATE)
-            await until(lambda: child.ended, timeouts.stop_s)
-        # 4. Kill it.
-        if not child.ended:
-            log.warning("%s: pid %d ignores SIGTERM; killing it", self._spec.alias, child.handle.pid)
-            child.handle.signal(StopSignal.KILL)
-        # 5. Reap it.
-        await child.exit
+        # 3. SIGTERM, SIGKILL, reap.
+        await stop_ladder.stop(child.handle, child.exit, timeouts.stop_s, name=self._spec.alias)
 
     async def _last_facts(self, child: _Child) -> list[Fact]:
         facts: list[Fact] = []

@@ -68,7 +68,7 @@ WORKER = (
     Step("M", "manager/memory/peaks.py", "Peaks", "remember the peak"),
     Step("M", "manager/idle_unload.py", "idle_too_long", "idle timeout, pressure, overcommit"),
     Step("M", "manager/worker.py", "Worker.stop", "drain: no new requests, finish the open ones"),
-    Step("M>W", "manager/worker_run.py", "WorkerRun._stop_ladder", "SIGTERM, then SIGKILL"),
+    Step("M>W", "manager/launcher/stop_ladder.py", "stop", "SIGTERM, then SIGKILL"),
     Step("M", "manager/launcher/process.py", "LocalHandle.wait", "reap it: its memory is free again"),
 )
 FLOWS = {"flow of a request": REQUEST, "flow of a worker": WORKER}

@@ -67,7 +67,7 @@ class LaunchSpec:
 
 
 class StopSignal(Enum):
-    """The signals of the stop ladder; each is sent to the worker and all its children."""
+    """The signals of the ``stop_ladder``; each is sent to the worker and all its children."""
 
     TERMINATE = signal.SIGTERM
     KILL = signal.SIGKILL

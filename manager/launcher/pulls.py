@@ -24,13 +24,13 @@ from contracts.control import Download
 from contracts.errors import LoadFailed
 from contracts.settings.models import ImageSettings, VlmSettings
 from manager import refusal
+from manager.launcher import stop_ladder
 from manager.launcher.process import (
     Handle,
     LaunchFailed,
     LaunchSpec,
     LocalLauncher,
     Output,
-    StopSignal,
     exit_text,
 )
 from manager.readiness import moved
@@ -178,12 +178,7 @@ class Pulls:
         closing = asyncio.ensure_future(self._closing.wait())
         try:
             await asyncio.wait({ended, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                handle.signal(StopSignal.TERMINATE)
-                await asyncio.wait({ended}, timeout=self._term_grace_s)
-            if not ended.done():
-                handle.signal(StopSignal.KILL)
-            return await ended
+            return await stop_ladder.stop(handle, ended, self._term_grace_s)
         finally:
             closing.cancel()
 

@@ -17,13 +17,13 @@ from typing import Protocol
 
 from contracts.settings.base import GIB
 from contracts.settings.models import ImageSettings, VlmSettings
+from manager.launcher import stop_ladder
 from manager.launcher.process import (
     Handle,
     Launcher,
     LaunchFailed,
     LaunchSpec,
     Output,
-    StopSignal,
     exit_text,
 )
 
@@ -158,13 +158,7 @@ class Standbys:
         task.add_done_callback(self._leaving.discard)
 
     async def _end(self, handle: Handle) -> None:
-        handle.signal(StopSignal.TERMINATE)
-        try:
-            async with asyncio.timeout(_GRACE_S):
-                await handle.wait()
-        except TimeoutError:
-            handle.signal(StopSignal.KILL)
-            await handle.wait()
+        await stop_ladder.stop(handle, asyncio.ensure_future(handle.wait()), _GRACE_S)
 
 
 class _Standby:
