@@ -60,7 +60,7 @@ class Talker(Loaded[ChatJob, ChatEvent]):
         return self.say([Turn("user", parts)], **fields)
 
     def say(self, turns: list[Turn], **fields: Any) -> str:
-        from workers.serving.answers import text_of
+        from workers.vlm.completions import text_of
 
         return text_of(self.events(talk(turns, **fields)))
 

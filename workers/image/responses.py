@@ -17,7 +17,7 @@ from contracts.wire.images import (
     OutputTokenDetails,
 )
 from web import sse
-from workers.serving.answers import Identity
+from workers.serving.endpoint import Identity
 
 PATCH = 16  # pixels: the side of the square that counts as one token
 _SEEDS = 2**64

@@ -24,8 +24,7 @@ from workers.image import files, jobs
 from workers.image.progress import Progress, step_text
 from workers.image.responses import ImageResponse
 from workers.serving import image_codec
-from workers.serving.answers import Identity
-from workers.serving.endpoint import Answer, Exchange, Stopwatch, Worker
+from workers.serving.endpoint import Answer, Exchange, Identity, Stopwatch, Worker
 
 
 class ImageRoutes:

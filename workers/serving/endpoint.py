@@ -29,7 +29,6 @@ from web.request_body import RequestBody
 from web.request_record import record_of
 from workers.backend import runtime
 from workers.engine import AnyEngine, Job
-from workers.serving.answers import Identity
 from workers.serving.model_thread import ModelThread, Timing
 
 SOURCE = "worker"
@@ -39,6 +38,15 @@ PREPARED = 4  # jobs that may hold decoded images at once; others wait, first co
 
 log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What all parts of one response share."""
+
+    id: str
+    created: int
+    model: str
 
 
 @dataclass

@@ -21,6 +21,7 @@ from contracts.wire.completions import (
     ChoiceLogprobs,
     ContentLogprob,
     FinishReason,
+    PromptTokensDetails,
     TopLogprob,
 )
 from web import sse
@@ -32,7 +33,7 @@ from workers.engine import (
     TokenLogprob,
     TopToken,
 )
-from workers.serving.answers import Identity, chat_usage
+from workers.serving.endpoint import Identity
 from workers.vlm.jobs import must_call, offered
 from workers.vlm.tool_calls import CallArguments, CallParser, CallStart, Piece, Text
 
@@ -227,3 +228,23 @@ class ChatChunks:
         if self.shape.include_usage:
             chunk["usage"] = usage
         return sse.event(chunk)
+
+
+def text_of(events: Iterable[ChatEvent], index: int = 0) -> str:
+    return "".join(e.text for e in events if isinstance(e, Delta) and e.index == index)
+
+
+def chat_usage(events: Iterable[ChatEvent]) -> ChatUsage:
+    """The prompt counts once. Its cached tokens are those that all *n* choices found in the cache."""
+    events = list(events)
+    prompt = sum(e.prompt_tokens for e in events if isinstance(e, Prefilled))
+    ends = [e for e in events if isinstance(e, Finished)]
+    completion = sum(e.completion_tokens for e in ends)
+    return ChatUsage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=min((e.cached_tokens for e in ends), default=0)
+        ),
+    )

@@ -13,9 +13,9 @@ from contracts.settings.models import VlmSettings
 from contracts.wire.analysis import AnalyzeRequest
 from contracts.wire.chat import ChatRequest, ImageUrl, Message
 from workers.engine import ChatEvent, ChatJob, Delta, Part, Turn
-from workers.serving import answers, image_codec
+from workers.serving import image_codec
 from workers.serving.endpoint import Answer, Exchange, Worker
-from workers.vlm import completions, jobs
+from workers.vlm import analysis, completions, jobs
 from workers.vlm.completions import ChatChunks, Shape
 from workers.vlm.tool_calls import ToolCall, call_text, result_parts
 
@@ -52,11 +52,11 @@ class ChatRoutes:
             image = image_codec.read_as(
                 request.image, "image", lambda image: image_codec.within(image, bound)
             )
-            return answers.analyze_job(request, Turn("user", (image, request.question)))
+            return analysis.analyze_job(request, Turn("user", (image, request.question)))
 
         who = self._worker.identity("analysis", exchange.request_id)
         collected = await self._collected(exchange, prepare)
-        return answers.analysis(who, request, collected, exchange.model_s)
+        return analysis.analysis(who, request, collected, exchange.model_s)
 
     async def _collected(self, exchange: Exchange, prepare: Callable[[], ChatJob]) -> list[ChatEvent]:
         """All events of a job."""
@@ -76,10 +76,10 @@ class ChatRoutes:
                 if chunk := chunks.of(event):
                     yield chunk
         self._log_tokens(exchange, counted)
-        yield chunks.end(answers.chat_usage(counted))
+        yield chunks.end(completions.chat_usage(counted))
 
     def _log_tokens(self, exchange: Exchange, events: list[ChatEvent]) -> None:
-        usage = answers.chat_usage(events)
+        usage = completions.chat_usage(events)
         exchange.notes["prompt_tokens"] = usage.prompt_tokens
         exchange.notes["completion_tokens"] = usage.completion_tokens
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from gateway.responses.response import response_of
 from tests.gateway.responses.given import OPENAI, counting_ids, now, read, response, rewriting
 from workers.engine import ChatEvent, Delta, Finished, Prefilled, TokenLogprob, TopToken
-from workers.serving.answers import Identity, chat_usage
-from workers.vlm.completions import ChatChunks, Shape, chat_completion
+from workers.serving.endpoint import Identity
+from workers.vlm.completions import ChatChunks, Shape, chat_completion, chat_usage
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "고양이"}}\n</tool_call>'
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")

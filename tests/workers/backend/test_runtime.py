@@ -38,7 +38,7 @@ CHAT_AND_GENERATE = """
 import json, sys
 from contracts.settings.models import ImageSettings, VlmSettings
 from demo.world import Scene, Thing, render
-from workers.serving.answers import text_of
+from workers.vlm.completions import text_of
 from workers.engine import ChatJob, ImageFinished, ImageJob, Sampling, Turn
 from workers.image.engine import MfluxEngine
 from workers.serial_engine import run_job

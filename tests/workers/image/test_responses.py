@@ -12,7 +12,7 @@ from contracts.wire.images import ImagesResponse
 from workers.engine import ImageJob, StepFinished
 from workers.image.progress import Progress, step_text
 from workers.image.responses import ImageResponse
-from workers.serving.answers import Identity
+from workers.serving.endpoint import Identity
 
 
 def image_response(**fields: Any) -> ImageResponse:

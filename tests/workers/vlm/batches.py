@@ -11,7 +11,7 @@ from demo import world
 from demo.world import Scene, Thing
 from tests.workers.conftest import Talker, talk
 from workers.engine import ChatJob, Delta, Finished, Prefilled, Turn
-from workers.serving.answers import text_of
+from workers.vlm.completions import text_of
 
 RED_CIRCLE = Scene("blue", (Thing("red", "circle", 0.5, 0.5, 0.32),))
 GREEN_STAR = Scene("yellow", (Thing("green", "star", 0.5, 0.5, 0.32),))

@@ -26,7 +26,7 @@ from tests.workers.vlm.batches import (
     user,
 )
 from workers.engine import ChatJob
-from workers.serving.answers import text_of
+from workers.vlm.completions import text_of
 
 pytestmark = pytest.mark.mlx
 

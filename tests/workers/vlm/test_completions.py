@@ -12,8 +12,8 @@ import pytest
 from contracts.wire.chat import ChatRequest
 from contracts.wire.completions import ChatChunk, ChatCompletion
 from workers.engine import ChatEvent, Delta, Finished, Prefilled, TokenLogprob, TopToken
-from workers.serving.answers import Identity, chat_usage
-from workers.vlm.completions import ChatChunks, Shape, chat_completion
+from workers.serving.endpoint import Identity
+from workers.vlm.completions import ChatChunks, Shape, chat_completion, chat_usage
 
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
 EVENTS: list[ChatEvent] = [

@@ -24,7 +24,7 @@ from tests.workers.vlm.batches import (
 )
 from workers.engine import Finished, Prefilled, Turn
 from workers.serial_engine import run_job
-from workers.serving.answers import text_of
+from workers.vlm.completions import text_of
 
 pytestmark = pytest.mark.mlx
 

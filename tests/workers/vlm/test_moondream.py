@@ -16,7 +16,7 @@ from demo import world
 from tests.workers.conftest import MODELS, Talker, ends, talk, vlm_settings
 from tests.workers.vlm.batches import CAPTION, CIRCLE, COLOR, GREEN_STAR, RED_CIRCLE, STAR
 from workers.engine import Prefilled, Turn
-from workers.serving.answers import text_of
+from workers.vlm.completions import text_of
 
 pytestmark = pytest.mark.mlx
 

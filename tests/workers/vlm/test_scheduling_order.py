@@ -27,7 +27,7 @@ from tests.workers.vlm.batches import (
     user,
 )
 from workers.engine import Delta
-from workers.serving.answers import text_of
+from workers.vlm.completions import text_of
 from workers.vlm.sequence import Status
 from workers.vlm.step_plan import Encode
 

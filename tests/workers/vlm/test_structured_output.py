@@ -15,9 +15,9 @@ from demo import world
 from demo.world import Scene, Thing
 from tests.workers.conftest import Talker, ends, talk
 from workers.engine import ChatEvent, ChatJob, Delta, Turn
-from workers.serving.answers import Identity, text_of
+from workers.serving.endpoint import Identity
 from workers.vlm import jobs
-from workers.vlm.completions import ChatChunks, Shape, chat_completion
+from workers.vlm.completions import ChatChunks, Shape, chat_completion, text_of
 from workers.vlm.tool_calls import CLOSE, OPEN
 
 pytestmark = pytest.mark.mlx

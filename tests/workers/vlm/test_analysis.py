@@ -7,8 +7,8 @@ from typing import Any
 
 from contracts.wire.analysis import AnalyzeRequest
 from workers.engine import ChatEvent, ChatJob, Delta, Finished, Prefilled, Turn
-from workers.serving import answers
-from workers.serving.answers import Identity
+from workers.serving.endpoint import Identity
+from workers.vlm import analysis
 
 WHO = Identity("chatcmpl-1", 1_700_000_000, "vlm-fast")
 EVENTS: list[ChatEvent] = [
@@ -22,7 +22,7 @@ EVENTS: list[ChatEvent] = [
 class TestAnalyses:
     def job(self, **fields: Any) -> ChatJob:
         request = AnalyzeRequest.model_validate({"image": "x", **fields})
-        return answers.analyze_job(request, Turn("user", ("hi",)))
+        return analysis.analyze_job(request, Turn("user", ("hi",)))
 
     def test_an_analysis_is_greedy_unless_a_temperature_is_given(self) -> None:
         assert self.job().sampling.temperature == 0
@@ -36,7 +36,7 @@ class TestAnalyses:
     def test_usage_has_latency_tokens_and_cached_tokens(self) -> None:
         request = AnalyzeRequest.model_validate({"image": "x"})
         events: list[ChatEvent] = [*EVENTS[:-1], Finished(0, "stop", 3, cached_tokens=5)]
-        assert json.loads(answers.analysis(WHO, request, events, 0.25))["usage"] == {
+        assert json.loads(analysis.analysis(WHO, request, events, 0.25))["usage"] == {
             "latency": 0.25,
             "prompt_tokens": 7,
             "completion_tokens": 3,
@@ -51,10 +51,10 @@ class TestAnalyses:
             Delta(0, "- red star\n\n2. cat"),
             Finished(0, "stop", 4),
         ]
-        body = json.loads(answers.analysis(WHO, request, events, 0.5))
+        body = json.loads(analysis.analysis(WHO, request, events, 0.5))
         assert body["objects"] == ["red star", "cat"]
         caption = AnalyzeRequest.model_validate({"image": "x"})
-        assert "objects" not in json.loads(answers.analysis(WHO, caption, EVENTS, 0.1))
+        assert "objects" not in json.loads(analysis.analysis(WHO, caption, EVENTS, 0.1))
 
     def test_list_items_have_no_bullets_or_numbers(self) -> None:
         for text, expected in (
@@ -64,4 +64,4 @@ class TestAnalyses:
             ("3 apples\n-5 degrees\n", ["3 apples", "-5 degrees"]),
             ("\n  \n", []),
         ):
-            assert answers.list_items(text) == expected
+            assert analysis.list_items(text) == expected
