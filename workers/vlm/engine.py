@@ -34,6 +34,7 @@ from workers.engine import (
 from workers.hub import model_files, remote_code
 from workers.serial_engine import run_job
 from workers.serving.model_thread import first_line
+from workers.vlm import architectures
 from workers.vlm.chat_template import require_known_tokens
 from workers.vlm.checkpoint import context_length, read_sampling_defaults, with_defaults
 from workers.vlm.detokenizer import HfTokenizerView
@@ -122,7 +123,7 @@ class VlmEngine:
         if moondream and self._context is None:  # the published config.json gives no sizes
             self._context = self._model.config.text_config.max_position_embeddings
         self._sampling_defaults = read_sampling_defaults(folder)
-        self._make_runner(moondream)
+        self._make_runner(config)
         report(Phase.WARMING_UP, "")
         try:
             self._warm_up()
@@ -162,29 +163,17 @@ class VlmEngine:
         kind = "" if isinstance(exc, ValueError) else f"{type(exc).__name__}: "
         return LoadError(f"{self._key}: the checkpoint can't be used: {kind}{first_line(exc)}")
 
-    def _make_runner(self, moondream: bool) -> None:
+    def _make_runner(self, config: dict[str, Any]) -> None:
         from workers.backend import cuda
-        from workers.vlm.architectures.moondream import Moondream
-        from workers.vlm.architectures.templated import Qwen, Templated
         from workers.vlm.batch import Batch
         from workers.vlm.runner import Runner
 
         settings = self._settings
-        if moondream:
-            prefix = settings.image_prefix
-            self._architecture = Moondream(
-                self._model,
-                self._processor,
-                bidirectional=None if prefix is None else prefix == "bidirectional",
-            )
-        elif type(self._processor).__name__ == "Qwen2_5_VLProcessor":
-            self._architecture = Qwen(self._model, self._processor)
-        else:
-            self._architecture = Templated(self._model, self._processor)
+        self._architecture = architectures.load(config, self._model, self._processor, settings)
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
         self._view = HfTokenizerView(self._tokenizer)
         kv_bits = settings.kv_bits
-        if moondream and kv_bits is not None:
+        if is_moondream(config) and kv_bits is not None:
             log.warning("kv_bits is ignored: Moondream2's attention cannot read quantized keys")
             kv_bits = None
         if cuda.in_use():
