@@ -20,14 +20,14 @@ from contracts.errors import ApiError
 from gateway import SOURCE
 from gateway.exchange import Services
 from gateway.manager_client import manager_disconnected, manager_errors
-from web.access_log import HEADER as REQUEST_ID
 from web.errors import answer_errors, error_response
 from web.relay import forward_response, send_upstream
 from web.request_body import RequestBody
+from web.request_id import REQUEST_ID_HEADER
 from web.request_record import RequestRecord, record_of
 
 # The only request headers that the manager needs.
-_FORWARDED = frozenset({b"last-event-id", b"accept", REQUEST_ID})
+_FORWARDED = frozenset({b"last-event-id", b"accept", REQUEST_ID_HEADER})
 
 
 class OpenStreams:
