@@ -44,8 +44,9 @@ from gateway.routes import (
 )
 from web.access_log import PROCESSING_HEADER, AccessLog, Observer
 from web.errors import install_error_handlers
-from web.origin_guard import SMALL_BODY, OriginGuard, OriginPolicy
+from web.origin_guard import OriginGuard, OriginPolicy
 from web.relay import open_session
+from web.request_body import SMALL_BODY
 
 log = logging.getLogger(__name__)
 

@@ -122,7 +122,7 @@ class Exchange(Response):
         if content_type == "multipart/form-data":
             if not self._takes_forms:
                 raise UnsupportedMediaType("send JSON: this route accepts no multipart form")
-            fields = await read_form(headers, request_body.chunks(), limit)
+            fields = await read_form(headers, request_body.chunks(limit), limit)
             return await asyncio.to_thread(check_edit_form, self._settings, fields)
         body = await request_body.read(limit)
         if len(body) > _LARGE:
