@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway import SOURCE, container
-from gateway.api_keys import read_keyring
-from gateway.auth import RATE_HEADERS, AccessControl
+from gateway.access_control import RATE_HEADERS, AccessControl
+from gateway.auth import read_keyring
 from gateway.exchange import Services
 from gateway.images_in.fetching import Fetcher, Resolve
 from gateway.images_out.links import shown

@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from contracts.version import VERSION
-from gateway.auth import is_protected
+from gateway.access_control import is_protected
 from gateway.openapi import examples, fields, links, problems
 from gateway.routes import files, inference, live_streams, models, system
 
