@@ -142,11 +142,6 @@ async def send_upstream(
         raise UpstreamDisconnected(str(exc)) from exc
 
 
-def is_retryable(response: aiohttp.ClientResponse) -> bool:
-    """Whether the next tier reports that nothing was answered, so the request may be sent again."""
-    return response.status == 503 and RETRYABLE_HEADER.decode() in response.headers
-
-
 async def forward_response(
     response: aiohttp.ClientResponse,
     send: Send,
