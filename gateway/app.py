@@ -31,17 +31,7 @@ from gateway.live_streams import OpenStreams
 from gateway.manager_client import ManagerClient
 from gateway.metrics import GatewayMetrics
 from gateway.recent_requests import RequestHistory
-from gateway.routes import (
-    docs,
-    files,
-    inference,
-    live_streams,
-    metrics,
-    models,
-    page,
-    responses,
-    system,
-)
+from gateway.routes import PUBLIC, docs, inference, metrics, page, stored_responses
 from web.access_log import PROCESSING_HEADER, AccessLog, Observer
 from web.errors import install_error_handlers
 from web.origin_guard import OriginGuard, OriginPolicy
@@ -113,8 +103,7 @@ def create_app(
     app.state.recent = recent = RequestHistory(inference.PATHS, clock=wall_clock)
     limits = settings.gateway
     app.state.images = ImageStore(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    groups = (inference, responses, models, files, system, live_streams, docs, page)
-    routers = [group.router for group in groups]
+    routers = [group.router for group in (*PUBLIC, stored_responses, docs, page)]
     observers: list[Observer] = [recent]
     if limits.metrics != "off":
         routers.append(metrics.router)
