@@ -10,13 +10,12 @@ from pathlib import Path
 
 from contracts.settings.file import SettingsError, load
 from gateway.app import create_app
-from gateway.live_streams import GatewayServer, OpenStreams
+from gateway.live_streams import OpenStreams
+from gateway.server import GRACEFUL_S, GatewayServer
 from web.logs import configure_logging, log_to_file
 from web.parent_pipe import leave_with_parent
 from web.serve import PortTaken, allow_many_connections, bind_all, tune_garbage_collector, urls
 from web.supervisor import wrong_settings
-
-GRACEFUL_S = 30
 
 
 def main() -> int:
@@ -49,7 +48,7 @@ def main() -> int:
     if args.parent_pipe:
         leave_with_parent(GRACEFUL_S)
     log.info("listening on %s", urls(sockets))
-    server = GatewayServer(app, open_streams, graceful_s=GRACEFUL_S)
+    server = GatewayServer(app, open_streams)
     tune_garbage_collector()
     server.run(sockets=sockets)
     return 0

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER
 from contracts.settings import Settings
 from gateway import SOURCE, container
-from gateway.api_keys import read_keyring
-from gateway.auth import RATE_HEADERS, AccessControl
+from gateway.access_control import RATE_HEADERS, AccessControl
+from gateway.auth import read_keyring
 from gateway.exchange import Services
 from gateway.images_in.fetching import Fetcher, Resolve
 from gateway.images_out.links import shown
@@ -31,21 +31,12 @@ from gateway.live_streams import OpenStreams
 from gateway.manager_client import ManagerClient
 from gateway.metrics import GatewayMetrics
 from gateway.recent_requests import RequestHistory
-from gateway.routes import (
-    docs,
-    files,
-    inference,
-    live_streams,
-    metrics,
-    models,
-    page,
-    responses,
-    system,
-)
+from gateway.routes import PUBLIC, docs, inference, metrics, page, stored_responses
 from web.access_log import PROCESSING_HEADER, AccessLog, Observer
 from web.errors import install_error_handlers
-from web.origin_guard import SMALL_BODY, OriginGuard, OriginPolicy
+from web.origin_guard import OriginGuard, OriginPolicy
 from web.relay import open_session
+from web.request_body import SMALL_BODY
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +103,7 @@ def create_app(
     app.state.recent = recent = RequestHistory(inference.PATHS, clock=wall_clock)
     limits = settings.gateway
     app.state.images = ImageStore(limits.image_url_ttl_s, limits.image_url_max_mb << 20, clock=clock)
-    groups = (inference, responses, models, files, system, live_streams, docs, page)
-    routers = [group.router for group in groups]
+    routers = [group.router for group in (*PUBLIC, stored_responses, docs, page)]
     observers: list[Observer] = [recent]
     if limits.metrics != "off":
         routers.append(metrics.router)

@@ -1,140 +1,68 @@
-"""API keys and per-client limits.
+"""API keys: where they come from, how a request sends one, and how it is compared.
 
-Applies to every ``/v1/*`` request except image files, whose names are keys themselves, and to metrics
-(``gateway.metrics``). A key is sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. A client
-is the name of its key, else its address. A request with a wrong key counts against its address, so
-that guessing is limited too.
+The keys, each with the name of its holder, come from the settings (``gateway.api_key``,
+``gateway.keys``) and from ``gateway.keys_file``. A request sends one as
+``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. ``gateway.access_control`` decides which requests
+need one. Rules: a key never appears in an error, a log or a repr; its name does. A given key is
+compared with all keys, each in constant time, so that timing reveals nothing.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import time
-from collections.abc import Callable
+import hmac
+import logging
+import stat
+from collections.abc import Mapping
+from pathlib import Path
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import yaml
+from starlette.types import Scope
 
-from contracts.errors import ApiError, RateLimited, TooManyOpenRequests, Unauthorized
-from contracts.settings.gateway import GatewaySettings
-from gateway import SOURCE
-from gateway.api_keys import Keyring
-from gateway.images_out.links import FILES
-from gateway.rate_limit import Grant, OpenRequests, TokenBuckets, duration, whole_seconds
-from web.errors import error_response
+from contracts.errors import Unauthorized
+from contracts.settings.file import SettingsError
+from contracts.settings.gateway import GatewaySettings, key_problem
 from web.request_record import record_of
 
-PROTECTED = "/v1/"
-METRICS = "/metrics"  # unless ``gateway.metrics`` is "open"
-RATE_HEADERS = (
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-reset-requests",
-)
-_CLIENTS = 4096  # clients whose use is remembered
+log = logging.getLogger(__name__)
+
+DEFAULT = "default"  # the name of ``gateway.api_key``
 
 
-class AccessControl:
-    """Refuses requests without a valid key and those beyond their client's limits."""
+class Keyring:
+    """Names by keys; empty: no key is required."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        keyring: Keyring,
-        settings: GatewaySettings,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._app = app
-        self._keyring = keyring
-        self._clock = clock
-        self._guards_metrics = settings.metrics == "key"
-        self._per_client = settings.max_concurrent_per_client
-        self._open = OpenRequests(self._per_client) if self._per_client else None
-        self._rate = settings.rate_limit
-        if self._rate is not None:
-            per_minute, burst = self._rate.requests_per_minute, self._rate.burst
-            # Separate, so that a flood of addresses can't evict the use of a key.
-            self._by_address = TokenBuckets(per_minute, burst, clients=_CLIENTS)
-            self._by_name = TokenBuckets(per_minute, burst, clients=_CLIENTS)
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._keys = [(name, key.encode()) for name, key in keys.items()]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._guards(scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        name, error = self._known(scope)
-        client = f"key {name}" if name is not None else _address(scope)
-        if self._rate is not None:
-            buckets = self._by_address if name is None else self._by_name
-            grant = buckets.take(client, self._clock())
-            send = _with_limits(send, self._rate.burst, grant)
-            if not grant.allowed:
-                error = self._too_many(grant)
-        if error is None and self._open is not None and not self._open.enter(client):
-            error = TooManyOpenRequests(
-                f"this client already has {self._per_client} open requests "
-                "(gateway.max_concurrent_per_client)",
-                retry_after=1,
-            )
-        if error is not None:
-            await error_response(error, SOURCE)(scope, receive, send)
-            return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            if self._open is not None:
-                self._open.leave(client)
+    def __repr__(self) -> str:
+        return f"<Keyring {', '.join(name for name, _ in self._keys) or 'empty'}>"
 
-    def _guards(self, path: str) -> bool:
-        return is_protected(path) or (self._guards_metrics and path.startswith(METRICS))
+    def __bool__(self) -> bool:
+        return bool(self._keys)
 
-    def _known(self, scope: Scope) -> tuple[str | None, ApiError | None]:
-        """The name of a request's key, which is noted in its record, or the error that refuses it."""
-        if not self._keyring:
-            return None, None
-        given = given_key(scope["headers"])
-        name = None if given is None else self._keyring.name_of(given)
-        if name is not None:
-            record_of(scope).key = name
-            return name, None
-        what = "no API key was sent" if given is None else "the API key is not valid"
-        return None, Unauthorized(f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
-
-    def _too_many(self, grant: Grant) -> RateLimited:
-        assert self._rate is not None
-        wait = whole_seconds(grant.retry_after_s)
-        return RateLimited(
-            f"more than {self._rate.burst} requests at once or {self._rate.requests_per_minute} per "
-            f"minute (gateway.rate_limit): try again in {wait} s",
-            retry_after=wait,
-        )
+    def name_of(self, given: bytes) -> str | None:
+        """The name of key *given*; None: it is unknown."""
+        found = None
+        for name, key in self._keys:  # never stops early
+            if hmac.compare_digest(given, key):
+                found = name
+        return found
 
 
-def _with_limits(send: Send, limit: int, grant: Grant) -> Send:
-    """*send* with the client's rate limit headers in the response head."""
-    values = (str(limit), str(grant.remaining), duration(grant.reset_s))
-    limits = [(k.encode(), v.encode()) for k, v in zip(RATE_HEADERS, values, strict=True)]
+def authenticate(keyring: Keyring, scope: Scope) -> tuple[str | None, Unauthorized | None]:
+    """The name of a request's key, which is noted in its record, or the error that refuses it.
 
-    async def send_with_limits(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *limits]}
-        await send(message)
-
-    return send_with_limits
-
-
-def is_protected(path: str) -> bool:
-    return path.startswith(PROTECTED) and not path.startswith(FILES)
-
-
-def _address(scope: Scope) -> str:
-    """The client's address. A household has a whole /64 of IPv6; an IPv4-mapped address is IPv4."""
-    host = scope["client"][0].partition("%")[0] if scope.get("client") else ""
-    if ":" not in host:
-        return f"address {host}"
-    address = ipaddress.IPv6Address(host)
-    if address.ipv4_mapped is not None:
-        return f"address {address.ipv4_mapped}"
-    return f"address {ipaddress.IPv6Network((int(address), 64), strict=False)}"
+    Neither if no key is required.
+    """
+    if not keyring:
+        return None, None
+    given = given_key(scope["headers"])
+    name = None if given is None else keyring.name_of(given)
+    if name is not None:
+        record_of(scope).key = name
+        return name, None
+    what = "no API key was sent" if given is None else "the API key is not valid"
+    return None, Unauthorized(f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
 
 
 def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
@@ -144,3 +72,61 @@ def given_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
     if scheme.lower() == b"bearer" and token.strip():
         return token.strip()
     return found.get(b"x-api-key")
+
+
+def read_keyring(settings: GatewaySettings) -> Keyring:
+    """All keys of *settings*. Raises ``SettingsError``."""
+    keys = dict(settings.keys)
+    if settings.keys_file:
+        keys |= _new(keys, _read(Path(settings.keys_file)), settings.keys_file)
+    if settings.required_key is not None:
+        keys |= _new(keys, {DEFAULT: settings.required_key}, "gateway.api_key")
+    names: dict[str, str] = {}
+    for name, key in keys.items():
+        if key in names:
+            raise SettingsError(f"gateway.keys: {names[key]!r} and {name!r} have the same key")
+        names[key] = name
+    return Keyring(keys)
+
+
+def _new(known: Mapping[str, str], more: dict[str, str], where: str) -> dict[str, str]:
+    for name in more:
+        if name in known:
+            raise SettingsError(f"{where}: a key named {name!r} exists already")
+    return more
+
+
+def _read(file: Path) -> dict[str, str]:
+    """The keys in *file*: lines ``NAME: KEY``."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        mode = file.stat().st_mode
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise SettingsError(f"{file}: can't read gateway.keys_file: {why}") from exc
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s is readable by other users: run chmod 600 on it", file)
+    keys: dict[str, str] = {}
+    # YAML's own message quotes the line, so only its position is reported.
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        raise SettingsError(f"{file}:{mark.line + 1 if mark else 1}: {_EXPECTED}") from None
+    if node is None:
+        return keys
+    if not isinstance(node, yaml.MappingNode):
+        raise SettingsError(f"{file}:{node.start_mark.line + 1}: {_EXPECTED}")
+    for name, key in node.value:
+        where = f"{file}:{name.start_mark.line + 1}"
+        if not isinstance(name, yaml.ScalarNode) or not isinstance(key, yaml.ScalarNode):
+            raise SettingsError(f"{where}: {_EXPECTED}")
+        if problem := key_problem(name.value, key.value):
+            raise SettingsError(f"{where}: {problem}")
+        if name.value in keys:
+            raise SettingsError(f"{where}: {name.value!r} is repeated")
+        keys[name.value] = key.value
+    return keys
+
+
+_EXPECTED = "expected lines like 'NAME: KEY'"

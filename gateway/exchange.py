@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from contracts.control import KEEP_ALIVE_HEADER
+from contracts.control import KEEP_ALIVE_HEADER, RETRYABLE_HEADER
 from contracts.errors import (
     ApiError,
     Unavailable,
@@ -45,7 +45,6 @@ from web.relay import (
     end_stream,
     forward_response,
     forwarded_headers,
-    is_retryable,
     read_whole,
     send_upstream,
 )
@@ -122,7 +121,7 @@ class Exchange(Response):
         if content_type == "multipart/form-data":
             if not self._takes_forms:
                 raise UnsupportedMediaType("send JSON: this route accepts no multipart form")
-            fields = await read_form(headers, request_body.chunks(), limit)
+            fields = await read_form(headers, request_body.chunks(limit), limit)
             return await asyncio.to_thread(check_edit_form, self._settings, fields)
         body = await request_body.read(limit)
         if len(body) > _LARGE:
@@ -223,6 +222,11 @@ class Exchange(Response):
             headers.append((KEEP_ALIVE_HEADER, repr(checked.keep_alive).encode()))
         url = f"{services.manager.url}/workers/{checked.alias}{self._path}"
         return await send_upstream(services.session, "POST", url, headers, checked.body)
+
+
+def is_retryable(response: aiohttp.ClientResponse) -> bool:
+    """Whether the manager reports that nothing was answered, so the request may be sent again."""
+    return response.status == 503 and RETRYABLE_HEADER.decode() in response.headers
 
 
 def _invalid_response() -> UpstreamError:

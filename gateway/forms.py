@@ -7,13 +7,12 @@ nothing: a part is a file or text, and images are recognized by their first byte
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from contracts.errors import InvalidRequest
-from web.request_body import too_large
 
 
 class _Parser(MultiPartParser):
@@ -26,13 +25,14 @@ class _Parser(MultiPartParser):
 
 
 async def read_form(
-    headers: Headers, chunks: AsyncIterator[bytes], limit: int
+    headers: Headers, chunks: AsyncGenerator[bytes, None], limit: int
 ) -> list[tuple[str, str | bytes]]:
     """The fields in their order: text as str, files as bytes.
 
-    Raises ``InvalidRequest`` for a malformed form, ``PayloadTooLarge`` beyond *limit* bytes in total.
+    *chunks*: the body, of at most *limit* bytes (``RequestBody.chunks``). Raises ``InvalidRequest`` for
+    a malformed form.
     """
-    parser = _Parser(headers, _bounded(chunks, limit), max_files=16, max_part_size=limit)
+    parser = _Parser(headers, chunks, max_files=16, max_part_size=limit)
     try:
         form = await parser.parse()
     except MultiPartException as exc:
@@ -50,12 +50,3 @@ async def read_form(
         ]
     finally:
         await form.close()
-
-
-async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytes, None]:
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > limit:
-            raise too_large(limit)
-        yield chunk

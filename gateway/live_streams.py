@@ -4,33 +4,30 @@ A route returns a ``ManagerStream`` as its response; it forwards one GET to the 
 chunk.
 Rules: a client that disconnects closes the connection to the manager. Nothing is retried here: the
 client knows what it has seen (``Last-Event-ID``). Such a stream has no end, so a gateway that stops
-ends it (``OpenStreams``): an open page must not delay a restart.
+ends it (``gateway.server``): an open page must not delay a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from contracts.errors import ApiError
 from gateway import SOURCE
 from gateway.exchange import Services
 from gateway.manager_client import manager_disconnected, manager_errors
-from web.access_log import HEADER as REQUEST_ID
 from web.errors import answer_errors, error_response
 from web.relay import forward_response, send_upstream
 from web.request_body import RequestBody
+from web.request_id import REQUEST_ID_HEADER
 from web.request_record import RequestRecord, record_of
-from web.serve import config_for
 
 # The only request headers that the manager needs.
-_FORWARDED = frozenset({b"last-event-id", b"accept", REQUEST_ID})
+_FORWARDED = frozenset({b"last-event-id", b"accept", REQUEST_ID_HEADER})
 
 
 class OpenStreams:
@@ -99,18 +96,3 @@ class ManagerStream(Response):
         await forward_response(
             response, send, cut_off=manager_disconnected, source=SOURCE, record=record
         )
-
-
-class GatewayServer(uvicorn.Server):
-    """A uvicorn server that ends *open_streams* when it stops.
-
-    Other open requests get *graceful_s* seconds after SIGTERM.
-    """
-
-    def __init__(self, app: ASGIApp, open_streams: OpenStreams, *, graceful_s: int) -> None:
-        super().__init__(config_for(app, source=SOURCE, graceful_s=graceful_s))
-        self._open_streams = open_streams
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._open_streams.end()
-        await super().shutdown(sockets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contracts.settings import Settings
-from gateway.__main__ import GRACEFUL_S
+from gateway.server import GRACEFUL_S
 from hostctl.services import Installation, ServiceManager, Tier
 from hostctl.steps import Write
 from manager.server import shutdown_bound_s

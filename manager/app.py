@@ -42,8 +42,9 @@ from manager.worker_run import Timeouts
 from web.access_log import AccessLog
 from web.errors import install_error_handlers
 from web.metrics import exposition
-from web.origin_guard import ANY, SMALL_BODY, OriginGuard, OriginPolicy
+from web.origin_guard import ANY, OriginGuard, OriginPolicy
 from web.relay import open_session
+from web.request_body import SMALL_BODY
 
 if TYPE_CHECKING:
     from starlette.responses import Response

@@ -30,7 +30,7 @@ REQUEST = (
     Step("C>G", "web/http_protocol.py", "BoundedProtocol", "HTTP request"),
     Step("G", "web/access_log.py", "AccessLog", "request id, request record, log line"),
     Step("G", "web/origin_guard.py", "OriginGuard", "refuse foreign hosts and origins"),
-    Step("G", "gateway/auth.py", "AccessControl", "key, rate, open requests"),
+    Step("G", "gateway/access_control.py", "AccessControl", "key, rate, open requests"),
     Step("G", "gateway/exchange.py", "Exchange", "read the body, bounded"),
     Step("G", "gateway/checks.py", "check_chat", "validate it"),
     Step("G", "gateway/routing.py", "choose_model", "choose the model"),

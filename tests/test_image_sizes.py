@@ -10,6 +10,7 @@ from contracts.families import FAMILIES
 from contracts.settings.base import GIB
 from contracts.settings.file import load
 from contracts.settings.models import ImageSettings
+from gateway.routing import default_model
 from hostctl.local_stack import ROOT
 from manager.ceiling import Mac, ceiling_of
 from scripts.image_sizes import Count, weights
@@ -65,7 +66,7 @@ def test_both_models_of_the_16_gb_settings_fit_into_the_budget_together() -> Non
     assert ceiling is not None
     budget = settings.memory.budget_bytes(16 * GIB, ceiling.bytes)
     chat, generate, edit = (
-        settings.models[settings.default_for(route) or ""] for route in ("chat", "generate", "edit")
+        settings.models[default_model(settings, route) or ""] for route in ("chat", "generate", "edit")
     )
     assert chat.memory_bytes + generate.memory_bytes <= budget
     assert all(model.memory_bytes <= budget for model in settings.models.values())

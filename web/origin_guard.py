@@ -6,7 +6,7 @@ browser found this machine; with rebinding, that is a name in the attacker's DNS
 no ``Origin``.
 Rules: the decision needs only the request head and is made first. It is one pass, because every request
 takes it. A refusal names the setting that would allow the request. A body whose ``Content-Length`` is
-too large is refused here too, unread.
+too large is refused here too, unread (``web.request_body``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.errors import ApiError, ForeignHost, ForeignOrigin, InvalidRequest
 from web.errors import error_response
-from web.request_body import too_large
+from web.request_body import SMALL_BODY, declared_too_large
 
-SMALL_BODY = 1 << 16  # bytes, for routes that read no body
 ANY = "*"  # in ``origins``: every page, except those without an origin ("null")
 
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
@@ -122,12 +121,8 @@ class OriginPolicy:
                 return self._foreign(f"pages from {_shown(origin)} may not send requests here")
         elif found.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in _SAFE:
             return self._foreign("a page from another site, which hides its origin, sent this request")
-        length = found.get(b"content-length")
-        if length is not None and length.isdigit():
-            limit = self._body_limit(scope["path"])
-            if limit is not None and int(length) > limit:
-                return too_large(limit)
-        return None
+        limit = self._body_limit(scope["path"])
+        return None if limit is None else declared_too_large(found.get(b"content-length"), limit)
 
     def _is_own(self, host: bytes) -> bool:
         if len(host) > _LONGEST:

@@ -23,8 +23,8 @@ from yarl import URL
 
 from contracts.control import LOAD_HEADER, MODEL_HEADER, QUEUE_HEADER, RETRYABLE_HEADER
 from contracts.errors import ApiError, ErrorBody, Unavailable
-from web.access_log import HEADER as REQUEST_ID
 from web.errors import StreamCut
+from web.request_id import REQUEST_ID_HEADER
 from web.request_record import RequestRecord
 from web.sse import MEDIA_TYPE as EVENT_STREAM
 from web.sse import error_event
@@ -101,7 +101,7 @@ def forwarded_headers(
     for key, value in headers:
         if key.lower() == b"connection":
             # The request id is ours, whatever the client lists.
-            dropped |= {token.strip().lower() for token in value.split(b",")} - {REQUEST_ID}
+            dropped |= {token.strip().lower() for token in value.split(b",")} - {REQUEST_ID_HEADER}
     dropped |= private
     return [(key, value) for key, value in headers if key.lower() not in dropped]
 
@@ -140,11 +140,6 @@ async def send_upstream(
         raise UpstreamUnreachable(str(exc)) from exc
     except (aiohttp.ClientError, OSError) as exc:
         raise UpstreamDisconnected(str(exc)) from exc
-
-
-def is_retryable(response: aiohttp.ClientResponse) -> bool:
-    """Whether the next tier reports that nothing was answered, so the request may be sent again."""
-    return response.status == 503 and RETRYABLE_HEADER.decode() in response.headers
 
 
 async def forward_response(

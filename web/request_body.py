@@ -3,13 +3,17 @@
 ASGI has one ``receive`` for both. Outside ``while_connected``, a chunk is received when the caller
 asks for it. Inside it, one task receives: first the rest of the body, then the disconnect. It reads
 ahead a bounded number of bytes, so that a waiting request holds little memory.
+
+The limit of a body is enforced here: by ``Content-Length`` before the body is received
+(``declared_too_large``, which ``web.origin_guard`` calls), and by counting its bytes
+(``RequestBody.chunks``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,6 +22,7 @@ from starlette.types import Receive
 from contracts.errors import PayloadTooLarge
 
 READ_AHEAD = 1 << 20  # bytes
+SMALL_BODY = 1 << 16  # bytes; the limit of routes that read no body
 
 T = TypeVar("T")
 
@@ -26,6 +31,16 @@ def too_large(limit: int) -> PayloadTooLarge:
     """The error for a request body of more than *limit* bytes."""
     size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
     return PayloadTooLarge(f"the request body is larger than {size} ({limit} bytes)")
+
+
+def declared_too_large(content_length: bytes | None, limit: int) -> PayloadTooLarge | None:
+    """The error for a body whose ``Content-Length`` exceeds *limit* bytes; None: it does not.
+
+    None too for a body without a valid length; its bytes are counted while it is received.
+    """
+    if content_length is not None and content_length.isdigit() and int(content_length) > limit:
+        return too_large(limit)
+    return None
 
 
 class ClientGone(Exception):
@@ -80,13 +95,20 @@ class RequestBody:
         if self._working is not None:
             self._working.cancel()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body. Raises ``ClientGone`` if it ends before it is complete."""
+    async def chunks(self, limit: int | None = None) -> AsyncGenerator[bytes, None]:
+        """The body. Raises ``ClientGone`` if it ends before it is complete.
+
+        Raises ``PayloadTooLarge`` as soon as it has more than *limit* bytes; None: no limit.
+        """
+        size = 0
         while True:
             while self._chunks:
                 chunk = self._chunks.popleft()
                 self._buffered -= len(chunk)
                 self._has_space.set()
+                size += len(chunk)
+                if limit is not None and size > limit:
+                    raise too_large(limit)
                 yield chunk
             if self._complete:
                 return
@@ -100,12 +122,7 @@ class RequestBody:
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises ``PayloadTooLarge`` as soon as it has more than *limit* bytes."""
-        parts, size = [], 0
-        async for chunk in self.chunks():
-            size += len(chunk)
-            if size > limit:
-                raise too_large(limit)
-            parts.append(chunk)
+        parts = [chunk async for chunk in self.chunks(limit)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:

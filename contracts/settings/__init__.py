@@ -168,12 +168,6 @@ class Settings(Section):
                 raise ValueError(f"defaults.{route}: {family} models can't {route}")
         return self
 
-    def default_for(self, route: str) -> str | None:
-        """The alias for *route* if the request names no model; None: no model is capable."""
-        configured: str | None = getattr(self.defaults, route)
-        able = (alias for alias, model in self.models.items() if _can(model, route))
-        return configured or next(able, None)
-
     @property
     def manager_url(self) -> str:
         """The manager's base URL, as the gateway uses it."""

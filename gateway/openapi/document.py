@@ -16,9 +16,9 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from contracts.version import VERSION
-from gateway.auth import is_protected
+from gateway.access_control import is_protected
 from gateway.openapi import examples, fields, links, problems
-from gateway.routes import files, inference, live_streams, models, system
+from gateway.routes import PUBLIC, inference
 
 Document = dict[str, Any]
 
@@ -41,9 +41,6 @@ of a load or an image. A stream that fails ends with an event `error`, whose dat
 `X-API-Key: KEY`. Image files need no key: their names are random and secret.
 """
 
-# The modules whose routes are the public API.
-DESCRIBED = (inference, models, files, system, live_streams)
-
 _TAGS = {
     "chat": "Text and images to text.",
     "images": "Text, or text and images, to images.",
@@ -63,7 +60,7 @@ _FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
 def document(server: str = DEFAULT_SERVER, *, key: bool | None = None) -> Document:
     """The description of the API at *server*. *key*: whether a key is required; None: unknown."""
     routes = [
-        route for module in DESCRIBED for route in module.router.routes if isinstance(route, APIRoute)
+        route for module in PUBLIC for route in module.router.routes if isinstance(route, APIRoute)
     ]
     names = {(r.path_format, method): r.name for r in routes for method in r.methods or ()}
     with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from typing import Any
 
 from contracts import errors
 from contracts.errors import ApiError
-from gateway.auth import RATE_HEADERS, is_protected
+from gateway.access_control import RATE_HEADERS, is_protected
 
 Schema = dict[str, Any]
 

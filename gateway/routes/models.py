@@ -13,7 +13,7 @@ from contracts.settings.models import ImageSettings
 from contracts.tasks import DEFAULT_TASK, TASKS
 from contracts.wire.analysis import TaskList, TaskObject
 from contracts.wire.models import ModelList, ModelObject
-from gateway.routing import find_alias
+from gateway.routing import default_model, find_alias
 
 router = APIRouter()
 
@@ -41,7 +41,7 @@ def model_object(
         revision=(status.revision if status else "") or model.revision,
         names=model.names,
         capabilities=capabilities(model),
-        default_for=[route for route in ROUTES if settings.default_for(route) == alias],
+        default_for=[route for route in ROUTES if default_model(settings, route) == alias],
         memory_gb=model.memory_gb,
         state=status.status if status else UNKNOWN,
         **image_fields,

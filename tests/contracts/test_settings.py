@@ -321,18 +321,6 @@ models:
 """
 
 
-def test_a_route_without_a_default_uses_the_first_capable_model(tmp_path: Path) -> None:
-    settings = load(write(tmp_path, VLM_ONLY), {})
-    assert [settings.default_for(route) for route in ("chat", "analyze")] == ["a", "a"]
-    # Settings without image models are valid; image requests are refused.
-    assert [settings.default_for(route) for route in ("generate", "edit")] == [None, None]
-    named = load(write(tmp_path, VLM_ONLY + "defaults: {chat: b}\n"), {})
-    assert [named.default_for(route) for route in ("chat", "analyze")] == ["b", "a"]
-    fill = "  fill: {kind: image, family: flux1-fill, path: x/y, port: 8003, memory_gb: 1}\n"
-    filling = load(write(tmp_path, VLM_ONLY + fill), {})
-    assert [filling.default_for(route) for route in ("generate", "edit")] == [None, "fill"]
-
-
 def test_settings_without_any_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="models"):
         load(write(tmp_path, "models: {}\n"), {})

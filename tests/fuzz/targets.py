@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
@@ -82,7 +82,7 @@ def form(data: bytes) -> None:
     headers = Headers(raw=[(b"content-type", content_type)])
 
     def read(chunks: Iterator[bytes]) -> list[tuple[str, str | bytes]] | int:
-        async def feed() -> AsyncIterator[bytes]:
+        async def feed() -> AsyncGenerator[bytes, None]:
             for chunk in chunks:
                 yield chunk
 

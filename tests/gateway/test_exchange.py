@@ -9,15 +9,18 @@ import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
+from aiohttp import ClientResponse
+from multidict import CIMultiDict
 from starlette.types import Message, Scope
 
 from gateway.app import create_app
 from gateway.checks import check_chat
-from gateway.exchange import Exchange, Services
+from gateway.exchange import Exchange, Services, is_retryable
 from gateway.images_in.fetching import Fetcher
 from gateway.images_out.store import ImageStore
 from gateway.manager_client import ManagerClient
@@ -299,3 +302,13 @@ def test_a_connection_header_can_not_remove_the_manager_s_token(
     assert headers["content-type"] == "application/json"
     assert headers["x-vision-keep-alive"] == "5.0"
     assert headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("status", "marked", "retryable"),
+    [(503, True, True), (200, True, False), (500, True, False), (503, False, False)],
+)
+def test_only_a_marked_503_is_retryable(status: int, marked: bool, retryable: bool) -> None:
+    headers = CIMultiDict({"X-Vision-Retryable": "1"} if marked else {})
+    response = SimpleNamespace(status=status, headers=headers)
+    assert is_retryable(cast(ClientResponse, response)) is retryable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 from starlette.datastructures import Headers
@@ -20,7 +20,7 @@ WHOLE = (
 
 
 def read(body: bytes) -> list[tuple[str, str | bytes]]:
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes, None]:
         yield body
 
     return asyncio.run(read_form(HEADERS, chunks(), 1 << 20))

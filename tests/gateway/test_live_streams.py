@@ -14,8 +14,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.app import create_app
-from gateway.live_streams import GatewayServer, OpenStreams
+from gateway.live_streams import OpenStreams
 from gateway.recent_requests import KEPT, RequestHistory
+from gateway.server import GatewayServer
 from testkit import plain
 from testkit.servers import free_port, served
 from tests.gateway.conftest import make_settings
@@ -96,7 +97,7 @@ def test_a_stopping_gateway_ends_open_streams_with_a_reason(tmp_path: Path) -> N
     open_streams = OpenStreams()
     with served(Manager().app()) as manager_url:
         app = create_app(make_settings(tmp_path, manager_url), open_streams=open_streams)
-        server = GatewayServer(app, open_streams, graceful_s=30)
+        server = GatewayServer(app, open_streams)
         sock = bind("127.0.0.1", 0)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         serving.start()

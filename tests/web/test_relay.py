@@ -19,7 +19,6 @@ from web.relay import (
     UpstreamUnreachable,
     forward_response,
     forwarded_headers,
-    is_retryable,
     open_session,
     send_upstream,
 )
@@ -165,21 +164,6 @@ def test_a_response_keeps_its_status_and_its_own_headers() -> None:
 
 
 RETRYABLE = b"HTTP/1.1 %b X\r\nx-vision-retryable: 1\r\ncontent-length: 2\r\n\r\n{}"
-
-
-def test_only_a_marked_503_is_retryable() -> None:
-    async def asked(port: int) -> bool:
-        async with open_session() as session, await posted(session, port) as answer:
-            return is_retryable(answer)
-
-    plain = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"
-    for answer, retryable in (
-        (RETRYABLE % b"503", True),
-        (RETRYABLE % b"200", False),
-        (RETRYABLE % b"500", False),
-        (plain, False),
-    ):
-        assert asyncio.run(with_server(answer, asked)) is retryable, answer
 
 
 def test_the_retryable_mark_is_never_forwarded() -> None:

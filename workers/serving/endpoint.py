@@ -23,9 +23,9 @@ from contracts.errors import ApiError
 from contracts.settings.models import ImageSettings, VlmSettings
 from contracts.wire import parse_json
 from web import sse
-from web.access_log import HEADER
 from web.errors import answer_errors, error_response, internal_error, sse_error
 from web.request_body import RequestBody
+from web.request_id import REQUEST_ID_HEADER
 from web.request_record import record_of
 from workers.backend import runtime
 from workers.engine import AnyEngine, Job
@@ -157,7 +157,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         worker = self._worker
         headers = dict(scope["headers"])
-        exchange = Exchange(headers.get(HEADER, b"-").decode("latin-1"), b"")
+        exchange = Exchange(headers.get(REQUEST_ID_HEADER, b"-").decode("latin-1"), b"")
         record = record_of(scope)
         watch = Stopwatch()
         worker.active += 1
