@@ -74,8 +74,8 @@ class Download(_Wire):
 class ImageProgress(_Wire):
     """Progress of an image worker. ``kind`` is "generation" or "edit", or "" if it is idle.
 
-    ``step`` of ``steps`` is done for image ``picture`` (from 1) of ``pictures``. ``eta_seconds`` covers
-    all remaining images; it is 0 until the first step is done.
+    ``step`` of ``steps`` steps are done, for image ``picture`` (from 1) of ``pictures``. ``eta_seconds``
+    covers all remaining images; it is 0 until the first step is done.
     """
 
     kind: str = ""
@@ -232,7 +232,7 @@ class LoadResponse(_Wire):
 
 
 class UnloadResponse(_Wire):
-    """The model is unloaded. ``was_loaded`` is false if no worker of it was running."""
+    """The model is unloaded. ``was_loaded`` is false if it had no worker process."""
 
     success: Literal[True] = True
     alias: str

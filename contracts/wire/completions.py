@@ -83,7 +83,7 @@ class DeltaFunction(BaseModel):
 
 
 class DeltaToolCall(BaseModel):
-    """Part of a call. The first has its ``id`` and name; later ones have more of its arguments."""
+    """Part of a call. The first part has its ``id`` and name; later parts continue its arguments."""
 
     index: int
     id: str | None = None

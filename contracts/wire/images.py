@@ -183,7 +183,7 @@ class ImageUsage(BaseModel):
 
 
 class ImagesResponse(BaseModel):
-    """The images. ``quality`` is absent if it was ``auto``, which OpenAI's responses do not have."""
+    """The images. ``quality`` is absent if it was ``auto``, which OpenAI's responses never have."""
 
     created: int
     data: list[ImageData]

@@ -49,7 +49,7 @@ _TAGS = {
     "system": "Health, status, loading and unloading.",
 }
 _KEYS = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "How OpenAI's SDKs send it."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "As OpenAI's SDKs send it."},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _SCHEMAS = "#/components/schemas/"

@@ -117,7 +117,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "role": "The author of the message.",
             "content": "Text, or parts of text and images.",
             "tool_calls": "The calls that the assistant made.",
-            "tool_call_id": "The id of the call whose result a `tool` message has.",
+            "tool_call_id": "In a `tool` message: the id of the call that it answers.",
         },
         "ContentPart": {
             "type": "Selects which of the other fields is used.",
@@ -151,7 +151,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "which is ignored.",
             "role": "The author of a message.",
             "content": "A message's text, or parts of text and images.",
-            "call_id": "The id of a call; its output has the same.",
+            "call_id": "The id of a call. Its `function_call_output` has the same id.",
             "name": "The function that was called.",
             "arguments": "JSON, as the model generated it.",
             "output": "The function's result: text or parts.",
@@ -161,7 +161,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "text": "The text.",
             "refusal": "The refusal.",
             "image_url": "The image: a data URI, base64 or an http(s) URL.",
-            "detail": "As in a chat completion; `original` is `high`.",
+            "detail": "As in a chat completion; `original` means `high`.",
         },
         "FunctionTool": {
             "type": "`function`.",

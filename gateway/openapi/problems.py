@@ -92,7 +92,7 @@ PROBLEMS: Mapping[int, Problem] = MappingProxyType(
         ),
         429: Problem(
             "TooManyRequests",
-            "Too many requests from this client, or waiting for this model.",
+            "This client sent too many requests, or too many wait for this model.",
             lambda p: p.path.startswith("/v1/"),
             ("retry-after", "x-should-retry", *RATE_HEADERS),
         ),
@@ -165,7 +165,7 @@ HEADERS: Mapping[str, Schema] = MappingProxyType(
             "schema": {"type": "integer", "minimum": 1},
         },
         RATE_HEADERS[1]: {
-            "description": "Requests of this limit that are left. Only with `gateway.rate_limit`.",
+            "description": "How many of these requests are left. Only with `gateway.rate_limit`.",
             "schema": {"type": "integer", "minimum": 0},
         },
         RATE_HEADERS[2]: {

@@ -76,7 +76,7 @@ async def system_status(request: Request) -> Response:
 async def evict(request: Request, name: ModelName) -> Response:
     """Unload a model once its open requests have finished.
 
-    A model that is not loaded is a 200 too.
+    Also returns 200 if the model is not loaded.
     """
     state = request.app.state
     return _forwarded(await state.manager.stop(find_alias(state.settings, name)))
