@@ -74,8 +74,8 @@ class Download(_Wire):
 class ImageProgress(_Wire):
     """Progress of an image worker. ``kind`` is "generation" or "edit", or "" if it is idle.
 
-    ``step`` of ``steps`` steps are done, for image ``picture`` (from 1) of ``pictures``. ``eta_seconds``
-    covers all remaining images; it is 0 until the first step is done.
+    ``step`` of ``steps`` steps are done, for image ``picture`` (from 1) of ``pictures``.
+    ``eta_seconds`` covers all remaining images; it is 0 until the first step is done.
     """
 
     kind: str = ""

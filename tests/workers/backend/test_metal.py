@@ -118,7 +118,7 @@ def test_a_worker_wires_as_much_as_the_settings_say() -> None:
 def test_a_wired_limit_is_bounded_well_below_the_gpu_s() -> None:
     assert wired_limit_problem(5 * GIB, 10 * GIB) == ""
     problem = wired_limit_problem(6 * GIB, 10 * GIB)
-    assert "workers.wired_limit: 6.0 GB is too much" in problem
+    assert "workers.wired_limit: 6.0 GB is too large" in problem
     assert "at most 5.0 GB" in problem
 
 
@@ -178,7 +178,7 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMetal]:
 
 @pytest.mark.mlx
 def test_a_wired_limit_that_is_too_large_fails_the_load_naming_the_setting(metal: FakeMetal) -> None:
-    with pytest.raises(LoadError, match=r"workers\.wired_limit: 6\.0 GB is too much"):
+    with pytest.raises(LoadError, match=r"workers\.wired_limit: 6\.0 GB is too large"):
         runtime.limit_memory(8 * GIB, 6 * GIB)
     assert metal.wired == []
 

@@ -114,7 +114,7 @@ class TestMoondreamTokenizer:
     def test_a_pull_without_it_fails_naming_it(self, shared: Hub, bare: Path) -> None:
         reason = shared.pull(shared.new(bare)).failed()
         assert STARMIE in reason
-        assert reason.endswith("(the tokenizer of Moondream2)")
+        assert reason.endswith("(Moondream2's tokenizer)")
 
     def test_it_is_downloaded_if_the_repository_has_none(self, tmp_path: Path, bare: Path) -> None:
         """In its own cache, because this repository's name is fixed."""
