@@ -72,7 +72,7 @@ document.addEventListener("paste", (pasted) => {
 /** A drop zone for images: accepts chosen files, and dropped or pasted ones while *listens()* is true. */
 export function imagePlace(text, { take, failed, listens }) {
   const input = el("input", { type: "file", accept: "image/*", multiple: true, class: "unseen" });
-  const place = el("div", { class: "drop" }, el("label", {}, el("strong", { textContent: text }), "or drop or paste it here", input));
+  const place = el("div", { class: "drop" }, el("label", {}, el("strong", { textContent: text }), "or drop or paste here", input));
   const takeAll = async (files) => {
     for (const file of [...files]) {
       try {
