@@ -235,6 +235,13 @@ def test_an_idle_model_is_evicted_at_once() -> None:
     assert at(100, "a@100", *workers, max_wait_s=10) == [Start(8, ("b",))]
 
 
+def test_a_worker_whose_client_only_pauses_is_not_evicted_yet() -> None:
+    workers = [view("a", S.STOPPED, 8), view("b", charge=8, last_used=100.0)]
+    terms = {"max_wait_s": 10}  # so a worker lingers for 1 s
+    assert at(100.9, "a@100.5", *workers, **terms) == [Wait("a waits for memory", 8, until=101.0)]
+    assert at(101, "a@100.5", *workers, **terms) == [Start(8, ("b",))]
+
+
 def test_memory_is_also_reserved_for_a_request_that_has_not_waited_long() -> None:
     workers = [view("a", S.STOPPED, 8), view("b", charge=8, leases=1), view("c", S.STOPPED, 8)]
     plans = at(101, "a@100 c@101", *workers, max_wait_s=10)
