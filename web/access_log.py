@@ -3,11 +3,13 @@
 Pure ASGI, so that bodies stream through untouched. The id (``web.request_id``) is sent upstream
 in the request headers and returned in the response headers.
 Rules: the line is written once, when the request is over, whether a route, a guard or a fault answered
-it. Frequent requests that succeed (``quiet``) are logged at DEBUG.
+it. A request that the server cancels, because the tier is stopping, gets a 503: uvicorn would send a
+500 in plain text. Frequent requests that succeed (``quiet``) are logged at DEBUG.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -15,10 +17,13 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.errors import Unavailable
+from web.errors import error_response
 from web.request_id import REQUEST_ID_HEADER, new_request_id, request_id_for
 from web.request_record import RequestRecord, has_output
 
 PROCESSING_HEADER = b"openai-processing-ms"  # from the request to the response head
+_RESTART_S = 5  # after which a stopped tier may be back
 _OURS = frozenset({REQUEST_ID_HEADER, PROCESSING_HEADER})
 
 
@@ -51,6 +56,7 @@ class AccessLog:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
+        self._source = source
         self._log = logging.getLogger(f"{source}.access")
         self._quiet = frozenset(quiet)
         self._shown = shown
@@ -90,6 +96,12 @@ class AccessLog:
             observer.began()
         try:
             await self._app(scope, receive, send_noted)
+        except asyncio.CancelledError:
+            if record.status:  # the response has begun, so the server cuts the connection
+                raise
+            stopping = Unavailable(f"the {self._source} is stopping", retry_after=_RESTART_S)
+            record.error = stopping.message
+            await error_response(stopping, self._source)(scope, receive, send_noted)
         finally:
             record.total_ms = (self._clock() - record.began_at) * 1e3
             self._log.log(self._level(record, scope["path"]), record)
