@@ -171,7 +171,7 @@ def _with_settings(host: Host, args: argparse.Namespace, shell: Mapping[str, str
         folder = Path(settings.manager.log_dir)
         argv = plans.log_command(host.read(shell), folder, args.what, follow=not args.no_follow)
         if not argv:
-            say(f"no log of a {args.what.removesuffix('s')} in {folder} yet")
+            say(f"no {args.what.removesuffix('s')} has written a log in {folder} yet")
             return 0
         os.chdir(ROOT)
         os.execvpe(argv[0], argv, dict(host.environ))
