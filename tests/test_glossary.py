@@ -267,7 +267,13 @@ def files_of(names: Iterable[str]) -> list[Path]:
 
 def _foreign(file: Path) -> bool:
     name = str(file.relative_to(ROOT))
-    return name.startswith(KOREAN) or "uplot" in name or "__pycache__" in name or ".lock" in name
+    return (
+        name.startswith(KOREAN)
+        or "uplot" in name
+        or "__pycache__" in name
+        or "node_modules" in name
+        or ".lock" in name
+    )
 
 
 # --- the tests ---------------------------------------------------------------------------------------
