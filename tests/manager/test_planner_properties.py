@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,10 +23,7 @@ from manager.planner import (
     plan,
     schedule,
 )
-
-
-def view(alias: str, state: S = S.READY, charge: int = 4, **kw: Any) -> WorkerView:
-    return WorkerView(alias, state, charge, **kw)
+from tests.manager.test_planner import view
 
 
 @st.composite
